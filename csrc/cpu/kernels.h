@@ -1,0 +1,101 @@
+// What the SIMD builds of kernels.inl offer to the operators, as plain data and function pointers: nothing from the
+// standard library crosses this border, so that no inline function compiled for a newer processor can be linked into
+// code that runs on an older one.
+#pragma once
+
+#include <cstdint>
+
+namespace fastcam {
+
+enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
+enum class Weighting { kGradCam, kGradCamPlusPlus, kXGradCam, kLayerCam, kHiResCam };
+enum class Normalize { kNone, kAfter, kBefore, kBoth };
+
+// Activations of one image: K channels at Z positions, channel-major (NCHW) or position-major (channels last, NHWC).
+struct Features {
+  const void* data;
+  DType dtype;
+  bool channels_last;
+  int64_t K, Z;
+};
+
+// Geometry of one operator call and the taps of its two axes; filled once, read by every thread.
+// Columns are padded to whole words of 64; padding repeats the last column, and masks cut it off.
+template <class T>
+struct Plan {
+  int64_t h, w, H, W;
+  int64_t words;   // mask words in a row: ceil(W / 64)
+  int64_t stride;  // 64 * words
+  bool relu, bicubic;
+  int32_t *x0, *x1, *y0, *y1;  // [stride] and [H] sample indices (bilinear)
+  T *wx0, *wx1, *wy0, *wy1;    // their weights
+  int32_t *cx, *cy;            // [stride], [H] first of four samples (bicubic)
+  float *cwx, *cwy;            // [stride, 4], [H, 4] weights
+};
+
+struct Run {
+  int32_t start, end, parent;  // columns [start, end); index of a run of the same component, its first run at the root
+};
+
+struct Component {
+  int32_t x0, y0, x1, y1;  // half-open
+  int64_t area;            // pixels
+  int64_t contour2;        // doubled area of the contour polygon, right where there is no hole
+  int64_t links;           // overlapping pairs of runs minus runs: above -1 where there is a hole
+};
+
+// Work space of one thread.
+template <class T>
+struct Scratch {
+  T* coarse;              // [h, w] after ReLU
+  T* rows;                // [h, stride] expanded along x (bilinear)
+  double* cubic_rows;     // [h, stride] (bicubic)
+  T *high, *low;          // [h, words] extremes of rows, word by word
+  T* line;                // [stride] one output row
+  uint64_t* mask;         // [H, words]
+  Run* runs;              // [H * (W / 2 + 1)]
+  Component* components;  // as many; valid at roots
+};
+
+// How to choose among the components of a mask.
+struct Choice {
+  int connectivity;  // 4 or 8
+  bool contour;      // largest contour area, last in raster order; else most pixels, first in raster order
+};
+
+struct Kernels {
+  const char* name;
+  // out [Z] = sum_k weights[k] * features[k]; weights and out are double for double features, else float.
+  void (*class_map)(const Features&, const void* weights, void* out);
+  // out [Z] before ReLU; gradients have the features' layout and dtype; workspace [2 * K] of the dtype of out.
+  void (*gradient_map)(const Features&, const void* gradients, Weighting, double eps, void* workspace, void* out);
+  // Heatmap [H, W]; out is T, or uint8 when as_bytes.
+  void (*heatmap_float)(const Plan<float>&, Scratch<float>&, const float* coarse, Normalize, bool as_bytes, void* out);
+  void (*heatmap_double)(const Plan<double>&, Scratch<double>&, const double* coarse, Normalize, bool as_bytes,
+                         void* out);
+  // boxes [count, 4] of one coarse map at relative thresholds or absolute levels.
+  void (*boxes)(const Plan<float>&, Scratch<float>&, const float* coarse, const float* levels, int64_t count,
+                bool absolute, Choice, int32_t* out);
+  // Number of runs of the mask of bytes [H, W]; roots hold the components.
+  int64_t (*components)(const Plan<float>&, Scratch<float>&, const uint8_t* mask, Choice);
+  // curve [256, 4] of one map [H, W]; levels is work space [H, stride] + [H] bytes.
+  void (*curve_float)(const Plan<float>&, Scratch<float>&, const float* map, uint8_t* levels, int32_t* out);
+  void (*curve_double)(const Plan<float>&, Scratch<float>&, const double* map, uint8_t* levels, int32_t* out);
+};
+
+namespace portable {
+extern const Kernels kernels;
+}
+#ifdef __x86_64__
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+// The fastest build that this processor runs, or the one that FASTCAM_SIMD names (portable, avx2, avx512).
+const Kernels& kernels();
+
+}  // namespace fastcam

@@ -1,0 +1,9 @@
+// The build for every processor: plain loops, and the definition of the bits that the others must give.
+
+#include "../contour.h"
+#include "../lerp.h"
+#include "kernels.h"
+
+#define FASTCAM_SIMD portable
+#define FASTCAM_SIMD_NAME "portable"
+#include "kernels.inl"

@@ -1,0 +1,30 @@
+// The one list of fastcam's operators. Shapes, defaults and errors are documented in fastcam/ops.py, which is their
+// only caller; each backend registers its own implementations beside its kernels.
+#include "common.h"
+
+STABLE_TORCH_LIBRARY(fastcam, m) {
+  m.def("class_map(Tensor features, Tensor weights) -> Tensor");
+  m.def("gradient_map(Tensor features, Tensor gradients, str weighting, float eps) -> Tensor");
+  m.def("heatmap(Tensor coarse, int height, int width, bool relu, str normalize, str mode, bool as_bytes) -> Tensor");
+  m.def(
+      "boxes(Tensor coarse, Tensor levels, bool absolute, int height, int width, bool relu, str mode, "
+      "int connectivity, str largest) -> Tensor");
+  m.def(
+      "class_boxes(Tensor features, Tensor weights, Tensor levels, bool absolute, int height, int width, bool relu, "
+      "str mode, int connectivity, str largest) -> Tensor");
+  m.def("box_curves(Tensor maps) -> Tensor");
+  m.def(
+      "components(Tensor masks, int connectivity, int? max_components) -> (Tensor boxes, Tensor areas, Tensor image)");
+  m.def("simd() -> str");
+  m.def("build() -> str");
+}
+
+namespace {
+std::string simd() { return fastcam::kernels().name; }
+std::string build() { return FASTCAM_BUILD; }  // what setup.py found: "cuda: ..." or "cpu: ..." and the reason
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CompositeExplicitAutograd, m) {
+  m.impl("simd", TORCH_BOX(&simd));
+  m.impl("build", TORCH_BOX(&build));
+}

@@ -1,0 +1,517 @@
+"""The operators: activations to class maps, heatmaps and boxes, in fused C++ and CUDA kernels.
+
+This module loads the extension and is the only user of ``torch.ops.fastcam``. Each function validates its arguments,
+documents them, and calls one operator; shapes for ``torch.compile`` and gradients are registered at the end of the
+file. The arithmetic from the coarse map onward is specified operation by operation (``csrc/lerp.h``), so that results
+do not depend on the batch size, the position in the batch, the number of threads, the instruction set or the device;
+:mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
+
+A coarse map that is constant, or holds NaN or infinity after ReLU, carries no location: it gives a zero map and a zero
+box on every device (a GPU kernel cannot raise without stopping the stream).
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Weighting = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"]
+Mode = Literal["bilinear", "bicubic"]
+Largest = Literal["pixels", "contour"]
+
+_WEIGHTINGS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
+_NORMALIZE = ("after", "before", "both", None)
+_MODES = ("bilinear", "bicubic")
+_LARGEST = ("pixels", "contour")
+_ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
+
+
+def _load_extension() -> Path:
+    found = sorted(Path(__file__).parent.glob("_C*.so"))
+    if not found:
+        raise ImportError(
+            "fastcam's extension is not built: run `pip install .` in its checkout, "
+            "or `python setup.py build_ext --inplace` to use the checkout itself"
+        )
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        raise ImportError(
+            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error}. "
+            "A library built with CUDA needs a CUDA build of torch, and fastcam needs torch 2.11 or newer: "
+            "reinstall fastcam in this environment"
+        ) from error
+    return found[0]
+
+
+_LIBRARY = _load_extension()
+_ops = torch.ops.fastcam
+
+
+def build_info() -> dict[str, str | bool]:
+    """What was built and what of it runs here.
+
+    Returns:
+        ``library`` (path), ``cpu_simd`` ("avx512", "avx2" or "portable": the instruction set that runs; the environment
+        variable ``FASTCAM_SIMD`` chooses a lower one), ``cuda_built`` and ``cuda_reason`` (the compiler that built the
+        CUDA kernels, or why they were left out).
+    """
+    kind, reason = _ops.build().split(": ", 1)
+    return {"library": str(_LIBRARY), "cpu_simd": _ops.simd(), "cuda_built": kind == "cuda", "cuda_reason": reason}
+
+
+# ---- validation ------------------------------------------------------------------------------------------------------
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[{', '.join(map(str, tensor.shape))}]"
+
+
+def _floating(name: str, tensor: Tensor, layout: str, ranks: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` must be a tensor {layout}, got {type(tensor).__name__}")
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"`{name}` must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    if tensor.dim() not in ranks:
+        raise ValueError(f"`{name}` must be {layout}, got {_shape(tensor)}")
+
+
+def _same_device(first: str, a: Tensor, second: str, b: Tensor) -> None:
+    if a.device != b.device:
+        raise ValueError(f"`{first}` and `{second}` must be on one device, got {a.device} and {b.device}")
+
+
+def _one_of(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
+        raise ValueError(f"`size` must be a positive integer or (height, width), got {size!r}")
+    return pair
+
+
+def _accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _features_and_weights(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Checked and promoted: features [N, K, h, w], weights [N, C, K] of the accumulation dtype."""
+    _floating("features", features, "[N, K, h, w]", (4,))
+    _floating("weights", weights, "[N, K] or [N, C, K]", (2, 3))
+    _same_device("features", features, "weights", weights)
+    if weights.shape[0] != features.shape[0] or weights.shape[-1] != features.shape[1]:
+        n, k = features.shape[:2]
+        raise ValueError(
+            f"`weights` must be [N, K] = [{n}, {k}] or [N, C, K] = [{n}, C, {k}] for `features` {_shape(features)}, "
+            f"got {_shape(weights)}"
+        )
+    dtype = _accumulation_dtype(features, weights)
+    if dtype == torch.float64:
+        features = features.double()
+    weights = weights.to(dtype)
+    return features, weights if weights.dim() == 3 else weights[:, None]
+
+
+def _coarse(coarse: Tensor) -> None:
+    _floating("coarse", coarse, "[..., h, w] with at least one leading dimension", tuple(range(3, 9)))
+    if coarse.numel() == 0 and 0 in coarse.shape[-2:]:
+        raise ValueError(f"`coarse` must have at least one position in [h, w], got {_shape(coarse)}")
+
+
+def _levels(
+    threshold: float | Sequence[float] | Tensor, lead: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, bool, tuple[int, ...]]:
+    """(levels [T] or [M, T], whether they are absolute, shape of the result)."""
+    if isinstance(threshold, Tensor):
+        if threshold.shape[: len(lead)] != lead or threshold.dim() > len(lead) + 1:
+            raise ValueError(
+                f"a tensor of absolute levels must be {list(lead)} or {[*lead, 'T']}, one row for each map, got "
+                f"{_shape(threshold)}; for relative thresholds pass a float or a list"
+            )
+        if not threshold.is_floating_point():
+            raise TypeError(f"a tensor of absolute levels must be floating-point, got {threshold.dtype}")
+        count = threshold.shape[-1] if threshold.dim() > len(lead) else 1
+        levels = threshold.detach().to(device, torch.float32)
+        return levels.reshape(math.prod(lead), count), True, (*threshold.shape, 4)
+    values = [threshold] if isinstance(threshold, int | float) else list(threshold)
+    if not all(isinstance(t, int | float) and 0 <= t <= 1 for t in values):
+        raise ValueError(f"`threshold` must be in [0, 1], relative to the map's range, got {threshold!r}")
+    shape = (*lead, 4) if isinstance(threshold, int | float) else (*lead, len(values), 4)
+    return torch.tensor(values, dtype=torch.float32, device=device), False, shape
+
+
+def _search_options(mode: str, connectivity: int, largest: str) -> None:
+    _one_of("mode", mode, _MODES)
+    _one_of("connectivity", connectivity, (4, 8))
+    _one_of("largest", largest, _LARGEST)
+    if largest == "contour" and connectivity != 8:
+        raise ValueError("largest='contour' is defined for connectivity=8 only, as cv2.findContours")
+
+
+def _finished_maps(maps: Tensor, operator: str) -> None:
+    _floating("maps", maps, "[N, H, W]", (3,))
+    if 0 in maps.shape[1:]:
+        raise ValueError(f"`maps` must have at least one pixel, got {_shape(maps)}")
+    _needs_cpu(maps, operator)
+
+
+def _needs_cpu(tensor: Tensor, operator: str) -> None:
+    if tensor.is_cuda:
+        raise NotImplementedError(f"{operator} has no CUDA kernel yet: move the tensor to the CPU first, `.cpu()`")
+
+
+# ---- operators -------------------------------------------------------------------------------------------------------
+
+
+def class_map(features: Tensor, weights: Tensor) -> Tensor:
+    r"""Channel-weighted sum of activations, :math:`M(x, y) = \sum_k w_k A_k(x, y)`, without ReLU.
+
+    Args:
+        features: activations [N, K, h, w], any floating dtype, contiguous or channels last (other layouts are copied).
+        weights: [N, K], or [N, C, K] for C maps of each image. Half types are summed in float32.
+
+    Returns:
+        Coarse maps [N, h, w] or [N, C, h, w]; float64 when either input is float64, else float32. Differentiable in
+        both arguments. The sum has one fixed order for each memory layout: channels in order (contiguous), or 16
+        interleaved partial sums and a tree (channels last), with one rounding per multiply-add.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: a wrong rank, mismatched N or K, or two devices.
+
+    Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, equation 2.
+    """
+    x, w = _features_and_weights(features, weights)
+    maps = _ops.class_map(x, w)
+    return maps[:, 0] if weights.dim() == 2 else maps
+
+
+def gradient_map(
+    features: Tensor, gradients: Tensor, weighting: Weighting = "gradcam", eps: float | None = None
+) -> Tensor:
+    r"""Activations weighted by their gradients, summed over channels, in one pass; before ReLU.
+
+    With activations A, gradients G = ∂S/∂A and sums over the Z positions of a channel:
+
+    - ``"gradcam"``: :math:`\sum_k (\frac1Z\sum G_k) A_k` (Selvaraju et al., ICCV 2017, equations 1 and 2)
+    - ``"gradcam++"``: weights :math:`\sum \alpha_k\,\mathrm{relu}(G_k)` with
+      :math:`\alpha = G^2 / (2 G^2 + G^3 \sum A_k + \epsilon)` (Chattopadhyay et al., WACV 2018, equation 19)
+    - ``"xgradcam"``: weights :math:`\sum(G_k A_k) / (\sum A_k + \epsilon)` (Fu et al., BMVC 2020, equation 8)
+    - ``"layercam"``: :math:`\sum_k \mathrm{relu}(G_k) \odot A_k` (Jiang et al., TIP 2021, equations 4 and 5)
+    - ``"hirescam"``: :math:`\sum_k G_k \odot A_k` (Draelos and Carin, 2020)
+
+    Args:
+        features: activations [N, K, h, w], any floating dtype, contiguous or channels last.
+        gradients: of the score with respect to the activations, same shape.
+        weighting: one of the names above.
+        eps: ε of "gradcam++" (default 1e-6) or "xgradcam" (default 1e-7).
+
+    Returns:
+        Coarse maps [N, h, w], float64 when either input is float64, else float32; no gradient flows through them.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: a wrong rank, different shapes or devices, an unknown weighting, a negative eps.
+    """
+    _floating("features", features, "[N, K, h, w]", (4,))
+    _floating("gradients", gradients, "[N, K, h, w]", (4,))
+    _same_device("features", features, "gradients", gradients)
+    _one_of("weighting", weighting, _WEIGHTINGS)
+    if gradients.shape != features.shape:
+        raise ValueError(f"`gradients` must have the shape of `features` {_shape(features)}, got {_shape(gradients)}")
+    if eps is None:
+        eps = _ALPHA_EPS if weighting == "gradcam++" else _RATIO_EPS
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"`eps` must be a finite number, 0 or more, got {eps!r}")
+    if features.dtype != gradients.dtype:
+        dtype = _accumulation_dtype(features, gradients)
+        features, gradients = features.to(dtype), gradients.to(dtype)
+    return _ops.gradient_map(features.detach(), gradients.detach(), weighting, float(eps))
+
+
+def heatmap(
+    coarse: Tensor,
+    size: int | Sequence[int],
+    relu: bool = True,
+    normalize: Literal["after", "before", "both"] | None = "after",
+    mode: Mode = "bilinear",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Coarse maps to pictures: ReLU, upsampling and min-max normalisation in one operator.
+
+    Args:
+        coarse: [..., h, w] with at least one leading dimension, any floating dtype.
+        size: output height and width in pixels, or one integer for both.
+        relu: clamp negative values to 0 first.
+        normalize: min-max normalisation "after" upsampling, "before" it, "both", or None for none.
+        mode: "bilinear" (align_corners=False) or "bicubic" (as cv2.INTER_CUBIC, in float64).
+        dtype: torch.uint8 gives the truncated value 255·v (what lies outside [0, 1] saturates); None keeps the floats.
+
+    Returns:
+        [..., H, W] in [0, 1] (bicubic after "before" can leave it; None is not normalised): float64 for float64, else
+        float32, or uint8. Maps that are constant or not finite are all zeros, but for ``normalize=None``, which leaves
+        values as they are. Floating results are differentiable.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: a wrong rank, empty maps, a size that is not positive, an unknown option.
+    """
+    _coarse(coarse)
+    _one_of("normalize", normalize, _NORMALIZE)
+    _one_of("mode", mode, _MODES)
+    _one_of("dtype", dtype, (None, torch.uint8))
+    height, width = _size(size)
+    maps = coarse.to(_accumulation_dtype(coarse)).reshape(math.prod(coarse.shape[:-2]), *coarse.shape[-2:])
+    as_bytes = dtype == torch.uint8
+    if as_bytes:
+        maps = maps.detach()
+    out = _ops.heatmap(maps, height, width, relu, normalize or "none", mode, as_bytes)
+    return out.reshape(*coarse.shape[:-2], height, width)
+
+
+def boxes(
+    coarse: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+) -> Tensor:
+    """Bounding box of the largest component above a threshold of each map; the upsampled map is never stored.
+
+    The mask is ``(v - min) / (max - min) > float32(threshold)``, strict, of the map after ReLU and upsampling to
+    ``size``, with minimum and maximum over all its pixels, in float32.
+
+    Args:
+        coarse: [..., h, w] with at least one leading dimension, any floating dtype (computed in float32).
+        size: height and width, in pixels, of the map in which boxes are found, or one integer for both.
+        threshold: relative to the map's range, in [0, 1]: a float; or a list of T thresholds. A tensor [...] or
+            [..., T] instead gives *absolute* levels for each map, ``v > level``, before any normalisation (for rules
+            relative to the maximum only, or to a percentile).
+        relu: clamp negative values to 0 first.
+        mode: "bilinear" or "bicubic".
+        connectivity: 8 or 4 neighbours.
+        largest: "pixels", the component with most pixels, the first in raster order where they tie; or "contour", the
+            component with the largest cv2.contourArea of its outer border, the last where they tie, which is the
+            standard WSOL evaluator's rule.
+
+    Returns:
+        int32 [..., 4], or [..., T, 4] for T thresholds: x0, y0, x1, y1 in pixels of ``size``, right and bottom
+        exclusive; zeros where the mask is empty or the map constant or not finite.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: a wrong rank, empty maps, a threshold outside [0, 1] or of the wrong shape, an unknown option.
+
+    Source: the box rule of Zhou et al., CVPR 2016, section 3.2 (20 % of the maximum, largest component).
+    """
+    _coarse(coarse)
+    _search_options(mode, connectivity, largest)
+    height, width = _size(size)
+    levels, absolute, shape = _levels(threshold, coarse.shape[:-2], coarse.device)
+    maps = coarse.detach().float().reshape(math.prod(coarse.shape[:-2]), *coarse.shape[-2:])
+    return _ops.boxes(maps, levels, absolute, height, width, relu, mode, connectivity, largest).reshape(shape)
+
+
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+) -> Tensor:
+    """:func:`class_map` and :func:`boxes` in one call: nothing between activations and boxes is stored.
+
+    Args:
+        features: activations [N, K, h, w] as for :func:`class_map`.
+        weights: [N, K] or [N, C, K].
+        size: as for :func:`boxes`, like all arguments that follow it.
+        threshold: see :func:`boxes`; a tensor of absolute levels is [N], [N, C] or has a last dimension T more.
+        relu: see :func:`boxes`.
+        mode: see :func:`boxes`.
+        connectivity: see :func:`boxes`.
+        largest: see :func:`boxes`.
+
+    Returns:
+        int32 [N, 4] or [N, C, 4], with a dimension T before the last for T thresholds; equal to
+        ``boxes(class_map(features, weights), ...)`` bit for bit.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: as :func:`class_map` and :func:`boxes`.
+    """
+    x, w = _features_and_weights(features, weights)
+    if 0 in x.shape[2:]:
+        raise ValueError(f"`features` must have at least one position in [h, w], got {_shape(features)}")
+    if x.is_cuda or x.dtype == torch.float64:  # not fused yet on CUDA, and boxes are found in float32
+        maps = class_map(features, weights)
+        return boxes(maps, size, threshold, relu, mode, connectivity, largest)
+    _search_options(mode, connectivity, largest)
+    height, width = _size(size)
+    levels, absolute, shape = _levels(threshold, weights.shape[:-1], x.device)
+    return _ops.class_boxes(
+        x.detach(), w.detach(), levels, absolute, height, width, relu, mode, connectivity, largest
+    ).reshape(shape)
+
+
+def box_curves(maps: Tensor) -> Tensor:
+    """The standard WSOL evaluator's box at every 8-bit level of finished maps.
+
+    Entry T is the box of the largest contour (cv2.contourArea, the first in OpenCV's list where they tie) of the mask
+    ``uint8(255 * map) > T``, the product in the map's own dtype and truncated.
+
+    Args:
+        maps: [N, H, W] normalised to [0, 1], any floating dtype (half types are widened). Values outside saturate and
+            NaN counts as 0: check maps of unknown origin first.
+
+    Returns:
+        int32 [N, 256, 4]: x0, y0, min(x1, W - 1), min(y1, H - 1) with exclusive x1, y1, as the evaluator clamps them;
+        zeros where no pixel is above the level.
+
+    Raises:
+        TypeError: a dtype that is not floating-point.
+        ValueError: a wrong rank or maps without pixels.
+        NotImplementedError: a CUDA tensor.
+
+    Source: Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.
+    """
+    _finished_maps(maps, "box_curves")
+    return _ops.box_curves(maps.detach().to(_accumulation_dtype(maps)))
+
+
+def components(
+    masks: Tensor, connectivity: int = 8, max_components: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All connected components of a batch of masks.
+
+    Args:
+        masks: [N, H, W], bool or uint8; nonzero is foreground.
+        connectivity: 8 or 4 neighbours.
+        max_components: at most so many of each mask, those with most pixels (the first in raster order where they
+            tie); None for all.
+
+    Returns:
+        ``(boxes, areas, image)`` over M components, by image and then by first pixel in raster order: int32 [M, 4]
+        x0, y0, x1, y1 in pixels with exclusive right and bottom, int32 [M] pixel counts, int64 [M] index of the mask.
+
+    Raises:
+        TypeError: masks that are neither bool nor uint8.
+        ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components below 1.
+        NotImplementedError: a CUDA tensor.
+    """
+    if not isinstance(masks, Tensor) or masks.dtype not in (torch.bool, torch.uint8):
+        got = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
+        raise TypeError(
+            f"`masks` must be a bool or uint8 tensor [N, H, W], got {got}; threshold maps first, `maps > t`"
+        )
+    if masks.dim() != 3 or 0 in masks.shape[1:]:
+        raise ValueError(f"`masks` must be [N, H, W] with at least one pixel, got {_shape(masks)}")
+    _one_of("connectivity", connectivity, (4, 8))
+    if max_components is not None and max_components < 1:
+        raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
+    _needs_cpu(masks, "components")
+    return _ops.components(masks.contiguous().view(torch.uint8), connectivity, max_components)
+
+
+# ---- shapes for torch.compile ----------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("fastcam::class_map")
+def _(features, weights):
+    return weights.new_empty(*weights.shape[:2], *features.shape[2:])
+
+
+@torch.library.register_fake("fastcam::gradient_map")
+def _(features, gradients, weighting, eps):
+    return features.new_empty(features.shape[0], *features.shape[2:], dtype=_accumulation_dtype(features))
+
+
+@torch.library.register_fake("fastcam::heatmap")
+def _(coarse, height, width, relu, normalize, mode, as_bytes):
+    return coarse.new_empty(coarse.shape[0], height, width, dtype=torch.uint8 if as_bytes else coarse.dtype)
+
+
+@torch.library.register_fake("fastcam::boxes")
+def _(coarse, levels, absolute, height, width, relu, mode, connectivity, largest):
+    return coarse.new_empty(coarse.shape[0], levels.shape[-1], 4, dtype=torch.int32)
+
+
+@torch.library.register_fake("fastcam::class_boxes")
+def _(features, weights, levels, absolute, height, width, relu, mode, connectivity, largest):
+    return weights.new_empty(weights.shape[0] * weights.shape[1], levels.shape[-1], 4, dtype=torch.int32)
+
+
+@torch.library.register_fake("fastcam::box_curves")
+def _(maps):
+    return maps.new_empty(maps.shape[0], 256, 4, dtype=torch.int32)
+
+
+@torch.library.register_fake("fastcam::components")
+def _(masks, connectivity, max_components):
+    count = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(count, 4, dtype=torch.int32),
+        masks.new_empty(count, dtype=torch.int32),
+        masks.new_empty(count, dtype=torch.int64),
+    )
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+def _save_class_map(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _class_map_backward(ctx, grad):
+    features, weights = ctx.saved_tensors
+    to_features = to_weights = None
+    if ctx.needs_input_grad[0]:
+        to_features = torch.einsum("nck,nchw->nkhw", weights, grad).to(features.dtype)
+    if ctx.needs_input_grad[1]:
+        to_weights = torch.einsum("nchw,nkhw->nck", grad, features.to(grad.dtype))
+    return to_features, to_weights
+
+
+def _save_heatmap(ctx, inputs, output):
+    coarse, height, width, relu, normalize, mode, _ = inputs
+    ctx.save_for_backward(coarse)
+    ctx.options = (height, width), relu, normalize, mode
+
+
+def _min_max_of(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    usable = (high - low).isfinite() & (high > low)
+    return torch.where(usable, (maps - low) / torch.where(usable, high - low, 1), 0)
+
+
+def _heatmap_backward(ctx, grad):
+    # The gradient of the same chain in torch's operators, whose ties at minimum and maximum share equally.
+    (coarse,) = ctx.saved_tensors
+    size, relu, normalize, mode = ctx.options
+
+    def chain(maps: Tensor) -> Tensor:
+        maps = maps.relu() if relu else maps
+        maps = _min_max_of(maps) if normalize in ("before", "both") else maps
+        # Torch's bicubic has OpenCV's kernel (A = -0.75) and edges.
+        maps = F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+        return _min_max_of(maps) if normalize in ("after", "both") else maps
+
+    with torch.enable_grad():
+        _, gradient = torch.func.vjp(chain, coarse)
+        return gradient(grad)[0], None, None, None, None, None, None
+
+
+torch.library.register_autograd("fastcam::class_map", _class_map_backward, setup_context=_save_class_map)
+torch.library.register_autograd("fastcam::heatmap", _heatmap_backward, setup_context=_save_heatmap)

@@ -1,0 +1,184 @@
+"""The plain PyTorch and OpenCV twin of every operator in :mod:`fastcam.ops`.
+
+Same names, same arguments, written for reading instead of speed. This module is the definition that the kernels are
+tested against, the baseline that benchmarks compare with, and what ``--backend reference`` runs. It checks nothing:
+validation is the business of :mod:`fastcam.ops`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def class_map(features: Tensor, weights: Tensor) -> Tensor:
+    """Twin of :func:`fastcam.ops.class_map`: the channel-weighted sum of the features, [N, h, w] or [N, C, h, w]."""
+    dtype = _accumulation_dtype(features, weights)
+    equation = "nk,nkhw->nhw" if weights.dim() == 2 else "nck,nkhw->nchw"
+    return torch.einsum(equation, weights.to(dtype), features.to(dtype))
+
+
+def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam", eps: float | None = None) -> Tensor:
+    """Twin of :func:`fastcam.ops.gradient_map`: the gradient-weighted sum before ReLU, [N, h, w]."""
+    dtype = _accumulation_dtype(features, gradients)
+    a, g = features.to(dtype), gradients.to(dtype)
+    if weighting == "hirescam":
+        return (g * a).sum(1)
+    if weighting == "layercam":
+        return (g.relu() * a).sum(1)
+    if weighting == "gradcam":
+        weights = g.mean((2, 3))
+    elif weighting == "xgradcam":
+        weights = (g * a).sum((2, 3)) / (a.sum((2, 3)) + (1e-7 if eps is None else eps))
+    elif weighting == "gradcam++":
+        activation_sum = a.sum((2, 3), keepdim=True)
+        alpha = g**2 / (2 * g**2 + activation_sum * g**3 + (1e-6 if eps is None else eps))
+        weights = torch.where(g > 0, alpha * g, 0).sum((2, 3))
+    else:
+        raise ValueError(f"unknown weighting {weighting!r}")
+    return (weights[:, :, None, None] * a).sum(1)
+
+
+def _resize(coarse: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Upsamples [M, h, w] to [M, H, W]: bilinear as torch, bicubic in float64 as OpenCV (A = −0.75, clamped edges)."""
+    if mode == "bilinear":
+        return F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    maps = [cv2.resize(m, size[::-1], interpolation=cv2.INTER_CUBIC) for m in coarse.double().cpu().numpy()]
+    return torch.from_numpy(np.stack(maps)).to(coarse)
+
+
+def _min_max(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+def _usable(coarse: Tensor) -> Tensor:
+    """True for the maps [M, h, w] that have finite values and are not constant; the others give zero maps."""
+    flat = coarse.flatten(1)
+    return flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1))
+
+
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def heatmap(
+    coarse: Tensor,
+    size: int | Sequence[int],
+    relu: bool = True,
+    normalize: str | None = "after",
+    mode: str = "bilinear",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Twin of :func:`fastcam.ops.heatmap`: ReLU, min-max normalisation and upsampling, [..., H, W]."""
+    size = _size(size)
+    maps = coarse.to(_accumulation_dtype(coarse)).flatten(0, -3)
+    if maps.numel() == 0:
+        return maps.new_zeros(*coarse.shape[:-2], *size, dtype=dtype or maps.dtype)
+    if relu:
+        maps = maps.relu()
+    usable = _usable(maps)[:, None, None]
+    if normalize in ("before", "both"):
+        maps = torch.where(usable, _min_max(maps), 0)
+    maps = _resize(maps, size, mode)
+    if normalize in ("after", "both"):
+        maps = torch.where(usable, _min_max(maps), 0)
+        maps = maps.nan_to_num(0.0, 0.0, 0.0)
+    if dtype == torch.uint8:
+        maps = (255 * maps).clamp(0, 255).to(torch.uint8)
+    return maps.reshape(*coarse.shape[:-2], *size)
+
+
+def _component_stats(mask: np.ndarray, connectivity: int) -> list[tuple[int, tuple[int, int, int, int], int]]:
+    """(first pixel in raster order, xyxy box, area) of each component of a mask [H, W], in raster order."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    _, first = np.unique(labels, return_index=True)
+    if count > len(first):  # no background pixel: label 0 is absent
+        first = np.concatenate([[0], first])
+    found = []
+    for label in range(1, count):
+        x, y, w, h, area = (int(v) for v in stats[label])
+        found.append((int(first[label]), (x, y, x + w, y + h), area))
+    return sorted(found)
+
+
+def _largest_by_pixels(mask: np.ndarray, connectivity: int) -> tuple[int, int, int, int]:
+    components = _component_stats(mask, connectivity)
+    return max(components, key=lambda c: (c[2], -c[0]))[1] if components else (0, 0, 0, 0)
+
+
+def _largest_by_contour(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Bounding box of the contour with the largest cv2.contourArea; the first in OpenCV's list where areas tie."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return (0, 0, 0, 0)
+    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
+    return (x, y, x + w, y + h)
+
+
+def boxes(
+    coarse: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: str = "bilinear",
+    connectivity: int = 8,
+    largest: str = "pixels",
+) -> Tensor:
+    """Twin of :func:`fastcam.ops.boxes`: the largest component's box above each threshold, [..., 4] or [..., T, 4]."""
+    size, lead = _size(size), coarse.shape[:-2]
+    flat = coarse.float().flatten(0, -3)
+    if isinstance(threshold, Tensor):  # absolute levels of the upsampled map
+        values = heatmap(flat, size, relu, None, mode) if flat.numel() else flat.new_zeros(0, *size)
+        values = torch.where(_usable(flat.relu() if relu else flat)[:, None, None], values, torch.nan)
+        levels = threshold.float().reshape(len(flat), -1)
+        shape = (*threshold.shape, 4)
+    else:
+        values = heatmap(flat, size, relu, "after", mode)
+        levels = torch.as_tensor(threshold, dtype=torch.float32).reshape(1, -1).expand(len(flat), -1)
+        shape = (*lead, 4) if isinstance(threshold, int | float) else (*lead, len(threshold), 4)
+    largest_box: Callable = (
+        _largest_by_contour if largest == "contour" else lambda m: _largest_by_pixels(m, connectivity)
+    )
+    result = [
+        largest_box(m) for v, t in zip(values.cpu(), levels.cpu(), strict=True) for m in (v > t[:, None, None]).numpy()
+    ]
+    return torch.tensor(result, dtype=torch.int32, device=coarse.device).reshape(shape)
+
+
+def class_boxes(features: Tensor, weights: Tensor, size: int | Sequence[int], **options) -> Tensor:
+    """Twin of :func:`fastcam.ops.class_boxes`: :func:`class_map`, then :func:`boxes`."""
+    return boxes(class_map(features, weights), size, **options)
+
+
+def components(
+    masks: Tensor, connectivity: int = 8, max_components: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of :func:`fastcam.ops.components`: boxes [M, 4], areas [M] and image index [M] of all components."""
+    found = []
+    for index, mask in enumerate(masks.cpu().numpy()):
+        stats = _component_stats(mask != 0, connectivity)
+        if max_components is not None:
+            stats = sorted(sorted(stats, key=lambda c: (-c[2], c[0]))[:max_components])
+        found += [(*box, area, index) for _, box, area in stats]
+    table = torch.tensor(found, dtype=torch.int64, device=masks.device).reshape(-1, 6)
+    return table[:, :4].int(), table[:, 4].int(), table[:, 5]
+
+
+def box_curves(maps: Tensor) -> Tensor:
+    """Twin of :func:`fastcam.ops.box_curves`: the standard evaluator's box at every 8-bit level, [N, 256, 4]."""
+    limit = np.array([maps.shape[2] - 1, maps.shape[1] - 1])
+    result = np.zeros((len(maps), 256, 4), np.int32)
+    for index, values in enumerate(maps.cpu().numpy()):
+        quantised = (255 * values).astype(np.uint8)
+        for level in range(int(quantised.max())):
+            box = np.array(_largest_by_contour(quantised > level))
+            result[index, level] = [*box[:2], *np.minimum(box[2:], limit)]
+    return torch.from_numpy(result).to(maps.device)
