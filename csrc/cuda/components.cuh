@@ -64,7 +64,7 @@ __global__ void boxes_kernel(const float* __restrict__ coarse,  // [M, h, w]
       const float cut = !usable ? INFINITY : a.absolute ? above(level) : cutoff(low, high, level);
       int32_t* box = out + (m * a.thresholds + t) * 4;
       if (cut == INFINITY) {
-        if (threadIdx.x < 4) box[threadIdx.x] = 0;
+        if (threadIdx.x == 0) box[0] = box[1] = box[2] = box[3] = 0;
         continue;
       }
       for (int64_t i = threadIdx.x; i < pixels; i += blockDim.x) {

@@ -1,0 +1,21 @@
+# Shortcuts for development; CONTRIBUTING.md explains them.
+.PHONY: build test lint format bench
+
+build:
+	python setup.py build_ext --inplace
+
+test:
+	pytest
+
+lint:
+	ruff check .
+	ruff format --check .
+	git ls-files 'csrc/*' | xargs clang-format --dry-run --Werror
+
+format:
+	ruff check --fix .
+	ruff format .
+	git ls-files 'csrc/*' | xargs clang-format -i
+
+bench:
+	python -m benchmarks.operators

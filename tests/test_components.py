@@ -1,0 +1,246 @@
+"""Components, largest boxes and curves against scipy, scikit-image, OpenCV and cases worked out by hand."""
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings, strategies as st
+from skimage.measure import label, regionprops
+
+from fastcam import ops, reference
+
+
+def scipy_components(mask: np.ndarray, connectivity: int) -> list[tuple[int, ...]]:
+    """(x0, y0, x1, y1, area) of each component in raster order of first pixels, which is scipy's labelling order."""
+    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)
+    found = []
+    for index, slices in enumerate(scipy.ndimage.find_objects(labels), 1):
+        y, x = slices
+        found.append((x.start, y.start, x.stop, y.stop, int((labels[slices] == index).sum())))
+    return found
+
+
+def contour_box(mask: np.ndarray) -> list[int]:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return [0, 0, 0, 0]
+    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
+    return [x, y, x + w, y + h]
+
+
+def table(masks: torch.Tensor, connectivity: int) -> list[list[tuple[int, ...]]]:
+    boxes, areas, image = ops.components(masks, connectivity)
+    rows: list[list[tuple[int, ...]]] = [[] for _ in masks]
+    for box, area, index in zip(boxes.tolist(), areas.tolist(), image.tolist(), strict=True):
+        rows[index].append((*box, area))
+    return rows
+
+
+def largest(masks: torch.Tensor, connectivity: int = 8, rule: str = "pixels") -> list[list[int]]:
+    """Boxes of masks as they are: an absolute level between 0 and 1, at the masks' own size."""
+    levels = torch.full((len(masks),), 0.5)
+    size = tuple(masks.shape[1:])
+    return ops.boxes(masks.float(), size, levels, False, "bilinear", connectivity, rule).tolist()
+
+
+ALL_4X4 = (torch.arange(2**16)[:, None] >> torch.arange(16) & 1).reshape(-1, 4, 4).bool()
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_every_4x4_mask(connectivity):
+    expected = [scipy_components(m, connectivity) for m in ALL_4X4.numpy()]
+    assert table(ALL_4X4, connectivity) == expected
+    # Constant masks carry no location.
+    varied = torch.arange(1, len(ALL_4X4) - 1)
+    boxes = largest(ALL_4X4[varied], connectivity)
+    for box, components in zip(boxes, expected[1:-1], strict=True):
+        assert tuple(box) == max(components, key=lambda c: c[4])[:4]  # max takes the first of equals
+
+
+def test_every_4x4_mask_by_contour():
+    varied = ALL_4X4[1:-1]
+    assert largest(varied, 8, "contour") == [contour_box(m) for m in varied.numpy()]
+
+
+def spiral(size: int) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    y = x = 0
+    dy, dx = 0, 1
+    for length in [size - 1, *(n for n in range(size - 1, 0, -2) for _ in range(2))]:
+        for _ in range(length):
+            mask[y, x] = True
+            y, x = y + dy, x + dx
+        dy, dx = dx, -dy
+    return mask
+
+
+def shapes(size: int) -> dict[str, np.ndarray]:
+    y, x = np.mgrid[:size, :size]
+    comb = (x % 2 == 0) | (y == size - 1)
+    serpentine = (y % 2 == 0) | ((x == size - 1) & (y % 4 == 1)) | ((x == 0) & (y % 4 == 3))
+    radius = np.hypot(y - size / 2, x - size / 2)
+    twins = np.zeros((size, size), bool)
+    twins[1:4, 1:4] = twins[1:4, size - 4 : size - 1] = twins[size - 4 : size - 1, 2:5] = True
+    return {
+        "spiral": spiral(size),
+        "comb": comb,
+        "comb upside down": comb[::-1],
+        "serpentine": serpentine,
+        "serpentine columns": serpentine.T,
+        "diagonals": (x + y) % 3 == 0,
+        "anti-diagonals": (x - y) % 3 == 0,
+        "checkerboard": (x + y) % 2 == 0,
+        "nested rings": (radius.astype(int) % 4) < 2,
+        "thin rings": (radius.astype(int) % 3) == 0,
+        "twins": twins,
+        "frame": (x == 0) | (y == 0) | (x == size - 1) | (y == size - 1),
+        "columns": x % 2 == 1,
+        "last pixel": (x == size - 1) & (y == size - 1),
+    }
+
+
+@pytest.mark.parametrize("size", [9, 31, 32, 33, 63, 64, 65, 128, 130])
+def test_adversarial_shapes(size):
+    found = shapes(size)
+    masks = torch.from_numpy(np.stack(list(found.values())))
+    for connectivity in (4, 8):
+        for name, rows, mask in zip(found, table(masks, connectivity), masks.numpy(), strict=True):
+            assert rows == scipy_components(mask, connectivity), name
+    for name, box, mask in zip(found, largest(masks, 8, "contour"), masks.numpy(), strict=True):
+        assert box == contour_box(mask), name
+
+
+def test_regionprops_agree():
+    mask = torch.rand(1, 60, 91) > 0.6
+    regions = sorted(regionprops(label(mask[0].numpy(), connectivity=2)), key=lambda r: tuple(r.coords[0]))
+    expected = [(r.bbox[1], r.bbox[0], r.bbox[3], r.bbox[2], int(r.area)) for r in regions]
+    assert table(mask, 8)[0] == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 140),
+    density=st.sampled_from([0.02, 0.3, 0.5, 0.6, 0.8, 0.97]),
+    seed=st.integers(0, 2**31),
+)
+def test_random_masks(height, width, density, seed):
+    masks = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) < density
+    for connectivity in (4, 8):
+        assert table(masks, connectivity) == [scipy_components(m, connectivity) for m in masks.numpy()]
+    varied = masks[(masks.flatten(1).any(1) & ~masks.flatten(1).all(1))]
+    assert largest(varied, 8, "contour") == [contour_box(m) for m in varied.numpy()]
+
+
+def test_components_of_bytes_empty_and_full_masks():
+    masks = torch.zeros(3, 5, 70, dtype=torch.uint8)
+    masks[1] = 255
+    masks[2, 4, 69] = 7
+    boxes, areas, image = ops.components(masks)
+    assert boxes.dtype == areas.dtype == torch.int32
+    assert image.dtype == torch.int64
+    assert boxes.tolist() == [[0, 0, 70, 5], [69, 4, 70, 5]]
+    assert areas.tolist() == [350, 1]
+    assert image.tolist() == [1, 2]
+    boxes, areas, image = ops.components(masks[:0])
+    assert boxes.shape == (0, 4)
+    assert areas.shape == image.shape == (0,)
+
+
+def test_max_components_keeps_the_largest_and_the_first_of_equals():
+    mask = torch.zeros(1, 3, 20, dtype=torch.bool)
+    for x, length in ((0, 1), (3, 2), (7, 3), (12, 2), (16, 2)):
+        mask[0, 1, x : x + length] = True
+    boxes, areas, _ = ops.components(mask, max_components=3)
+    assert areas.tolist() == [2, 3, 2]
+    assert boxes[:, 0].tolist() == [3, 7, 12]
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def maps_of_every_kind(count: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """Normalised maps float64 [count, H, W]: smooth, blurred, noisy, flat steps, holes, ties, constants."""
+    rng = np.random.default_rng(3)
+    coarse = rng.normal(size=(count, 7, 7))
+    noise = rng.random((count, height, width))
+    rings = np.stack(
+        [np.sin(np.hypot(*(np.mgrid[:height, :width] - 20 * rng.random((2, 1, 1)))) * f) for f in rng.random(count)]
+    )
+    kinds = {
+        "smooth": np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_CUBIC) for m in coarse]),
+        "blurred": np.stack([cv2.GaussianBlur(m, (0, 0), 2) for m in noise]),
+        "noise": noise,
+        "steps": np.floor(noise * 3),
+        "rings": rings,
+        "blocks": np.kron(rng.integers(0, 5, (count, (height + 3) // 4, (width + 3) // 4)), np.ones((4, 4)))[
+            :, :height, :width
+        ],
+    }
+    for name, maps in kinds.items():
+        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+        kinds[name] = (maps - low) / np.maximum(high - low, 1e-12)
+    return {**kinds, "zeros": np.zeros((1, height, width)), "ones": np.ones((1, height, width))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(40, 56), (33, 65)])
+def test_box_curves_equal_the_contours_of_every_level(dtype, size):
+    for name, values in maps_of_every_kind(4, *size).items():
+        maps = torch.from_numpy(values).to(dtype)
+        assert torch.equal(ops.box_curves(maps), reference.box_curves(maps)), name
+
+
+TAUS = [0.0, 0.2, 0.4, 0.6, 0.8]
+
+
+def standard_boxes(scores: list[list[float]], taus: list[float]) -> list[list[int]]:
+    """The standard evaluator's boxes at thresholds relative to the maximum, read off the curve."""
+    maps = torch.tensor([scores], dtype=torch.float64)
+    curve = ops.box_curves(maps)[0]
+    highest = int((255 * maps).to(torch.uint8).max())
+    return [curve[int(tau * highest)].tolist() for tau in taus]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (np.zeros((3, 3)).tolist(), [[0, 0, 0, 0]] * 5),
+        (
+            [[0, 0, 0, 0, 0], [0, 0.4, 0.4, 0.4, 0.6], [0, 0.4, 1, 0.8, 0.6], [0, 0.4, 0.4, 0.4, 0.6]],
+            [[1, 1, 4, 3], [1, 1, 4, 3], [2, 1, 4, 3], [2, 2, 4, 3], [2, 2, 3, 3]],
+        ),
+        (
+            [[0.4, 0, 0.2, 0.2, 0.2], [0.4, 0.4, 0, 0.4, 0], [0, 0, 0, 0.4, 0], [1, 0.6, 0.8, 0.2, 0.2]],
+            [[0, 0, 4, 3], [0, 0, 2, 2], [0, 3, 3, 3], [2, 3, 3, 3], [0, 3, 1, 3]],
+        ),
+    ],
+)
+def test_published_vectors(scores, expected):
+    assert standard_boxes(scores, TAUS) == expected
+
+
+def test_strict_threshold_and_clamped_edge():
+    scores = np.zeros((6, 6))
+    scores[2, 2], scores[2, 3] = 1, 0.5
+    assert standard_boxes(scores.tolist(), [0.5, 0.49]) == [[2, 2, 3, 3], [2, 2, 4, 3]]
+    assert standard_boxes(np.ones((4, 4)).tolist(), [0.0]) == [[0, 0, 3, 3]]
+
+
+def test_curve_values_outside_the_range_saturate():
+    maps = torch.tensor([[[torch.nan, -3.0, 0.5, 7.0]]])
+    curve = ops.box_curves(maps)[0]
+    assert curve[254].tolist() == [3, 0, 3, 0]  # clamped to W - 1 and H - 1
+    assert curve[0].tolist() == [2, 0, 3, 0]
+    assert curve[255].tolist() == [0, 0, 0, 0]
+
+
+def test_levels_nest():
+    maps = ops.heatmap(torch.randn(5, 9, 9), 70)
+    mask = maps > 0.3
+    boxes, _, image = ops.components(mask)
+    inner, _, inner_image = ops.components(maps > 0.6)
+    for box, index in zip(inner, inner_image, strict=True):
+        outer = boxes[image == index]
+        assert ((outer[:, :2] <= box[:2]).all(1) & (outer[:, 2:] >= box[2:]).all(1)).any()
