@@ -145,9 +145,9 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
     ScratchMemory<float> scratch(plan, true);
     for (int64_t n = begin; n < end; ++n) {
       std::vector<Found>& list = found[n];
-      const int64_t runs = k.components(plan, scratch, from + n * H * W, {static_cast<int>(connectivity), false});
+      const int64_t runs = k.components(plan, scratch, from + n * H * W, static_cast<int>(connectivity));
       for (int64_t i = 0; i < runs; ++i) {
-        if (scratch.runs[i].parent != i) continue;
+        if (scratch.parents[i] != i) continue;
         const Component& c = scratch.components[i];
         list.push_back({c.x0, c.y0, c.x1, c.y1, static_cast<int32_t>(c.area)});
       }

@@ -34,7 +34,7 @@ struct Plan {
 };
 
 struct Run {
-  int32_t start, end, parent;  // columns [start, end); index of a run of the same component, its first run at the root
+  int32_t start, end;  // columns [start, end)
 };
 
 struct Component {
@@ -51,9 +51,11 @@ struct Scratch {
   T* rows;                // [h, stride] expanded along x (bilinear)
   double* cubic_rows;     // [h, stride] (bicubic)
   T *high, *low;          // [h, words] extremes of rows, word by word
+  T *row_high, *row_low;  // [h] and over whole rows
   T* line;                // [stride] one output row
   uint64_t* mask;         // [H, words]
   Run* runs;              // [H * (W / 2 + 1)]
+  int32_t* parents;       // as many: a run of the same component, the component's first run at the root
   Component* components;  // as many; valid at roots
 };
 
@@ -77,7 +79,7 @@ struct Kernels {
   void (*boxes)(const Plan<float>&, Scratch<float>&, const float* coarse, const float* levels, int64_t count,
                 bool absolute, Choice, int32_t* out);
   // Number of runs of the mask of bytes [H, W]; roots hold the components.
-  int64_t (*components)(const Plan<float>&, Scratch<float>&, const uint8_t* mask, Choice);
+  int64_t (*components)(const Plan<float>&, Scratch<float>&, const uint8_t* mask, int connectivity);
   // curve [256, 4] of one map [H, W]; levels is work space [H, stride] + [H] bytes.
   void (*curve_float)(const Plan<float>&, Scratch<float>&, const float* map, uint8_t* levels, int32_t* out);
   void (*curve_double)(const Plan<float>&, Scratch<float>&, const double* map, uint8_t* levels, int32_t* out);

@@ -277,6 +277,14 @@ void bound_rows(const Plan<T>& plan, Scratch<T>& s) {
     s.low[i] = low[0];
     s.high[i] = high[0];
   }
+  for (int64_t r = 0; r < plan.h; ++r) {
+    s.row_low[r] = s.low[r * plan.words];
+    s.row_high[r] = s.high[r * plan.words];
+    for (int64_t i = r * plan.words; i < (r + 1) * plan.words; ++i) {
+      s.row_low[r] = smaller(s.low[i], s.row_low[r]);
+      s.row_high[r] = larger(s.high[i], s.row_high[r]);
+    }
+  }
 }
 
 // Output row y, columns [begin, end).
@@ -321,28 +329,27 @@ void extremes(const Plan<T>& plan, Scratch<T>& s, T& low, T& high) {
     for (int64_t y = 0; y < plan.H; ++y) scan(y, 0, plan.stride);
     return;
   }
-  // Twice over the words: first those that promise most, then whatever still could exceed what was found.
+  // The row whose bound promises most first; then whatever still could exceed what was found.
   bound_rows(plan, s);
-  for (int pass = 0; pass < 2; ++pass) {
-    T best_high = 0, best_low = 0;
-    int64_t y_high = -1, word_high = 0, y_low = -1, word_low = 0;
-    for (int64_t y = 0; y < plan.H; ++y) {
-      const T *h0 = s.high + plan.y0[y] * plan.words, *h1 = s.high + plan.y1[y] * plan.words;
-      const T *l0 = s.low + plan.y0[y] * plan.words, *l1 = s.low + plan.y1[y] * plan.words;
-      const T w0 = plan.wy0[y], w1 = plan.wy1[y];
-      for (int64_t word = 0; word < plan.words; ++word) {
-        const T up = lerp(w0, h0[word], w1, h1[word]), down = lerp(w0, l0[word], w1, l1[word]);
-        if (pass == 1) {
-          if (up > high || down < low) scan(y, 64 * word, 64 * word + 64);
-          continue;
-        }
-        if (y_high < 0 || up > best_high) best_high = up, y_high = y, word_high = word;
-        if (y_low < 0 || down < best_low) best_low = down, y_low = y, word_low = word;
-      }
-    }
-    if (pass == 0) {
-      scan(y_high, 64 * word_high, 64 * word_high + 64);
-      scan(y_low, 64 * word_low, 64 * word_low + 64);
+  int64_t y_high = 0, y_low = 0;
+  T best_high = 0, best_low = 0;
+  for (int64_t y = 0; y < plan.H; ++y) {
+    const T up = lerp(plan.wy0[y], s.row_high[plan.y0[y]], plan.wy1[y], s.row_high[plan.y1[y]]);
+    const T down = lerp(plan.wy0[y], s.row_low[plan.y0[y]], plan.wy1[y], s.row_low[plan.y1[y]]);
+    if (y == 0 || up > best_high) best_high = up, y_high = y;
+    if (y == 0 || down < best_low) best_low = down, y_low = y;
+  }
+  scan(y_high, 0, plan.stride);
+  scan(y_low, 0, plan.stride);
+  for (int64_t y = 0; y < plan.H; ++y) {
+    const int64_t a = plan.y0[y], b = plan.y1[y];
+    const T w0 = plan.wy0[y], w1 = plan.wy1[y];
+    if (!(lerp(w0, s.row_high[a], w1, s.row_high[b]) > high || lerp(w0, s.row_low[a], w1, s.row_low[b]) < low))
+      continue;
+    for (int64_t word = 0; word < plan.words; ++word) {
+      const int64_t i0 = a * plan.words + word, i1 = b * plan.words + word;
+      if (lerp(w0, s.high[i0], w1, s.high[i1]) > high || lerp(w0, s.low[i0], w1, s.low[i1]) < low)
+        scan(y, 64 * word, 64 * word + 64);
     }
   }
 }
@@ -448,17 +455,16 @@ void threshold(const Plan<float>& plan, Scratch<float>& s, float cut) {
         row[word] = mask_word(s.line + 64 * word, s.line + 64 * word, 1.0f, 0.0f, cut) & columns_in(plan.W, word);
       continue;
     }
-    const int64_t a = plan.y0[y], b = plan.y1[y];
+    const int64_t a = plan.y0[y] * plan.words, b = plan.y1[y] * plan.words;
     const float w0 = plan.wy0[y], w1 = plan.wy1[y];
     for (int64_t word = 0; word < plan.words; ++word) {
-      const int64_t i0 = a * plan.words + word, i1 = b * plan.words + word;
       uint64_t bits;
-      if (lerp(w0, s.high[i0], w1, s.high[i1]) < cut)
+      if (lerp(w0, s.high[a + word], w1, s.high[b + word]) < cut)
         bits = 0;
-      else if (lerp(w0, s.low[i0], w1, s.low[i1]) >= cut)
+      else if (lerp(w0, s.low[a + word], w1, s.low[b + word]) >= cut)
         bits = ~uint64_t{0};
       else
-        bits = mask_word(s.rows + 64 * i0, s.rows + 64 * i1, w0, w1, cut);
+        bits = mask_word(s.rows + 64 * (a + word), s.rows + 64 * (b + word), w0, w1, cut);
       row[word] = bits & columns_in(plan.W, word);
     }
   }
@@ -466,18 +472,18 @@ void threshold(const Plan<float>& plan, Scratch<float>& s, float cut) {
 
 // ---- connected components ------------------------------------------------------------------------------------------
 
-inline int32_t root_of(Run* runs, int32_t i) {
-  while (runs[i].parent != i) {
-    runs[i].parent = runs[runs[i].parent].parent;
-    i = runs[i].parent;
+inline int32_t root_of(int32_t* parents, int32_t i) {
+  while (parents[i] != i) {
+    parents[i] = parents[parents[i]];
+    i = parents[i];
   }
   return i;
 }
 
-// Joins b's component to a's; the earlier run stays the root, so that roots are first pixels in raster order.
-inline int32_t join(Run* runs, Component* components, int32_t a, int32_t b) {
+// Joins two components; the earlier run stays the root, so that roots are first pixels in raster order.
+inline int32_t join(int32_t* parents, Component* components, int32_t a, int32_t b) {
   const int32_t root = a < b ? a : b, other = a < b ? b : a;
-  runs[other].parent = root;
+  parents[other] = root;
   Component &to = components[root], &from = components[other];
   to.x0 = smaller(to.x0, from.x0);
   to.x1 = larger(to.x1, from.x1);
@@ -488,48 +494,73 @@ inline int32_t join(Run* runs, Component* components, int32_t a, int32_t b) {
   return root;
 }
 
-// Labels the runs of the mask; returns how many there are. Runs of one row are in order, rows follow each other.
-int64_t label(const uint64_t* mask, int64_t words, int64_t W, int64_t first_row, int64_t last_row, int connectivity,
-              Run* runs, Component* components) {
+// Writes the columns where one row of the mask changes, which are its runs' starts and ends in turn; returns how many
+// runs.
+inline int64_t find_runs(const uint64_t* row, int64_t words, int64_t W, Run* runs) {
+  int32_t *const columns = &runs->start, *to = columns;
+  uint64_t carry = 0;
+  for (int64_t word = 0; word < words; ++word) {
+    const uint64_t m = row[word];
+    uint64_t edges = m ^ (m << 1 | carry);
+    carry = m >> 63;
+    for (; edges; edges &= edges - 1) *to++ = static_cast<int32_t>(64 * word + __builtin_ctzll(edges));
+  }
+  if ((to - columns) & 1) *to++ = static_cast<int32_t>(W);
+  return (to - columns) / 2;
+}
+
+// Labels the runs of the mask's rows [first_row, last_row); returns how many there are. Runs of one row are in order,
+// rows follow each other. A row that repeats the one above adds no runs: those above grow.
+int64_t label(const Plan<float>& plan, Scratch<float>& s, int64_t first_row, int64_t last_row, int connectivity) {
   const int32_t reach = connectivity == 8 ? 1 : 0;
+  Run* runs = s.runs;
+  int32_t* parents = s.parents;
+  Component* components = s.components;
   int64_t count = 0, above_begin = 0, above_end = 0;
   for (int64_t y = first_row; y < last_row; ++y) {
-    const uint64_t* row = mask + y * words;
-    const int64_t begin = count;
-    uint64_t carry = 0;
-    bool open = false;
-    for (int64_t word = 0; word < words; ++word) {
-      const uint64_t m = row[word];
-      uint64_t edges = m ^ (m << 1 | carry);
-      carry = m >> 63;
-      while (edges) {
-        const int32_t x = static_cast<int32_t>(64 * word + __builtin_ctzll(edges));
-        edges &= edges - 1;
-        if (!open)
-          runs[count].start = x;
-        else
-          runs[count++].end = x;
-        open = !open;
+    const uint64_t* row = s.mask + y * plan.words;
+    const int32_t bottom = static_cast<int32_t>(y + 1);
+    uint64_t changed = y == first_row;
+    for (int64_t word = 0; !changed && word < plan.words; ++word) changed = row[word] ^ row[word - plan.words];
+    if (!changed) {
+      for (int64_t j = above_begin; j < above_end; ++j) {
+        Component& c = components[root_of(parents, static_cast<int32_t>(j))];
+        const int32_t length = runs[j].end - runs[j].start;
+        c.y1 = bottom;
+        c.area += length;
+        c.contour2 += 2 * length - 2;
       }
+      continue;
     }
-    if (open) runs[count++].end = static_cast<int32_t>(W);
-
+    const int64_t begin = count;
+    count += find_runs(row, plan.words, plan.W, runs + begin);
     int64_t above = above_begin;
     for (int64_t i = begin; i < count; ++i) {
-      Run& run = runs[i];
-      int32_t root = static_cast<int32_t>(i);
-      run.parent = root;
-      components[i] = {run.start, static_cast<int32_t>(y), run.end, static_cast<int32_t>(y + 1), run.end - run.start, 0,
-                       -1};
+      const Run run = runs[i];
       while (above < above_end && runs[above].end + reach <= run.start) ++above;
+      if (above == above_end || runs[above].start >= run.end + reach) {  // nothing above: a component begins
+        parents[i] = static_cast<int32_t>(i);
+        components[i] = {run.start, static_cast<int32_t>(y), run.end, bottom, run.end - run.start, 0, -1};
+        continue;
+      }
+      int32_t root = root_of(parents, static_cast<int32_t>(above));
+      int64_t contour2 = 0, links = -1;
       for (int64_t j = above; j < above_end && runs[j].start < run.end + reach; ++j) {
         const int32_t overlap = smaller(run.end, runs[j].end) - larger(run.start, runs[j].start);
-        const int32_t other = root_of(runs, static_cast<int32_t>(j));
-        if (other != root) root = join(runs, components, root, other);
-        Component& c = components[root];
-        c.contour2 += 2 * overlap - 2 + (run.start != runs[j].start) + (run.end != runs[j].end);
-        c.links += 1;
+        contour2 += 2 * overlap - 2 + (run.start != runs[j].start) + (run.end != runs[j].end);
+        links += 1;
+        if (j == above) continue;
+        const int32_t other = root_of(parents, static_cast<int32_t>(j));
+        if (other != root) root = join(parents, components, root, other);
       }
+      parents[i] = root;
+      Component& c = components[root];
+      c.x0 = smaller(run.start, c.x0);
+      c.x1 = larger(run.end, c.x1);
+      c.y1 = bottom;
+      c.area += run.end - run.start;
+      c.contour2 += contour2;
+      c.links += links;
     }
     above_begin = begin;
     above_end = count;
@@ -537,26 +568,51 @@ int64_t label(const uint64_t* mask, int64_t words, int64_t W, int64_t first_row,
   return count;
 }
 
-// The chosen component's box, half-open; zeros when there is none. Holes matter to contour areas only, and only where
-// the component could win: then its outer border is followed.
-void choose(const uint64_t* mask, int64_t words, int64_t W, int64_t H, const Run* runs, const Component* components,
-            int64_t count, bool contour, int32_t* out) {
-  int64_t best = -1;
+// Doubled area inside a component's outer border, between what is known without following it: contour2 (holes left
+// out) and the area of its box.
+inline int64_t area2_bound(const Component& c) {
+  return c.links > -1 ? 2 * static_cast<int64_t>(c.x1 - c.x0 - 1) * (c.y1 - c.y0 - 1) : c.contour2;
+}
+
+// The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
+// followed only of components with holes, and only where more than one component can win.
+const Component* largest_contour(const Plan<float>& plan, const Scratch<float>& s, int64_t runs) {
+  int64_t least = -1, candidates = 0;
+  for (int64_t i = 0; i < runs; ++i)
+    if (s.parents[i] == i) least = larger(s.components[i].contour2, least);
   const Component* winner = nullptr;
-  for (int64_t i = 0; i < count; ++i) {
-    if (runs[i].parent != i) continue;
-    const Component& c = components[i];
-    if (!contour) {
-      if (c.area > best) best = c.area, winner = &c;
-      continue;
-    }
-    int64_t area2 = c.contour2;
-    if (c.links > -1) {
-      if (2 * static_cast<int64_t>(c.x1 - c.x0 - 1) * (c.y1 - c.y0 - 1) < best) continue;
-      area2 = outer_area2(mask, words, static_cast<int>(W), static_cast<int>(H), runs[i].start, c.y0);
-    }
+  for (int64_t i = 0; i < runs; ++i) {
+    if (s.parents[i] != i || area2_bound(s.components[i]) < least) continue;
+    winner = s.components + i;
+    ++candidates;
+  }
+  if (candidates <= 1) return winner;
+  int64_t best = least;
+  for (int64_t i = 0; i < runs; ++i) {
+    const Component& c = s.components[i];
+    if (s.parents[i] != i || area2_bound(c) < best) continue;
+    const int64_t area2 = c.links == -1 ? c.contour2
+                                        : outer_area2(s.mask, plan.words, static_cast<int>(plan.W),
+                                                      static_cast<int>(plan.H), s.runs[i].start, c.y0);
     if (area2 >= best) best = area2, winner = &c;
   }
+  return winner;
+}
+
+// The component with most pixels, the first in raster order where they tie.
+const Component* most_pixels(const Scratch<float>& s, int64_t runs) {
+  int64_t best = -1;
+  const Component* winner = nullptr;
+  for (int64_t i = 0; i < runs; ++i)
+    if (s.parents[i] == i && s.components[i].area > best) best = s.components[i].area, winner = s.components + i;
+  return winner;
+}
+
+// Labels the mask's rows [first_row, last_row) and writes the chosen component's box, half-open; zeros without one.
+void largest_box(const Plan<float>& plan, Scratch<float>& s, int64_t first_row, int64_t last_row, Choice choice,
+                 int32_t* out) {
+  const int64_t runs = label(plan, s, first_row, last_row, choice.connectivity);
+  const Component* winner = choice.contour ? largest_contour(plan, s, runs) : most_pixels(s, runs);
   out[0] = winner ? winner->x0 : 0;
   out[1] = winner ? winner->y0 : 0;
   out[2] = winner ? winner->x1 : 0;
@@ -583,12 +639,11 @@ void boxes(const Plan<float>& plan, Scratch<float>& s, const float* coarse, cons
       continue;
     }
     threshold(plan, s, cut);
-    const int64_t runs = label(s.mask, plan.words, plan.W, 0, plan.H, choice.connectivity, s.runs, s.components);
-    choose(s.mask, plan.words, plan.W, plan.H, s.runs, s.components, runs, choice.contour, out);
+    largest_box(plan, s, 0, plan.H, choice, out);
   }
 }
 
-int64_t components(const Plan<float>& plan, Scratch<float>& s, const uint8_t* mask, Choice choice) {
+int64_t components(const Plan<float>& plan, Scratch<float>& s, const uint8_t* mask, int connectivity) {
   for (int64_t y = 0; y < plan.H; ++y) {
     for (int64_t word = 0; word < plan.words; ++word) {
       const uint8_t* from = mask + y * plan.W + 64 * word;
@@ -600,7 +655,7 @@ int64_t components(const Plan<float>& plan, Scratch<float>& s, const uint8_t* ma
       s.mask[y * plan.words + word] = bits;
     }
   }
-  return label(s.mask, plan.words, plan.W, 0, plan.H, choice.connectivity, s.runs, s.components);
+  return label(plan, s, 0, plan.H, connectivity);
 }
 
 // Largest contour box of every mask q > level. A level that no pixel has gives the mask of the level below.
@@ -639,8 +694,7 @@ void curve(const Plan<float>& plan, Scratch<float>& s, const T* map, uint8_t* q,
         for (int64_t word = 0; word < plan.words; ++word) row[word] = 0;
       }
     }
-    const int64_t runs = label(s.mask, plan.words, plan.W, first, last, 8, s.runs, s.components);
-    choose(s.mask, plan.words, plan.W, plan.H, s.runs, s.components, runs, true, box);
+    largest_box(plan, s, first, last, {8, true}, box);
     box[2] = smaller<int32_t>(box[2], static_cast<int32_t>(plan.W - 1));
     box[3] = smaller<int32_t>(box[3], static_cast<int32_t>(plan.H - 1));
   }

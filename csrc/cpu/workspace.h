@@ -77,6 +77,8 @@ struct ScratchMemory : Scratch<T> {
         this->rows = arena_.array<T>(plan.h * plan.stride);
         this->high = arena_.array<T>(plan.h * plan.words);
         this->low = arena_.array<T>(plan.h * plan.words);
+        this->row_high = arena_.array<T>(plan.h);
+        this->row_low = arena_.array<T>(plan.h);
       }
       this->line = arena_.array<T>(plan.stride);
     }
@@ -84,6 +86,7 @@ struct ScratchMemory : Scratch<T> {
       const int64_t most_runs = plan.H * (plan.W / 2 + 1);
       this->mask = arena_.array<uint64_t>(plan.H * plan.words);
       this->runs = arena_.array<Run>(most_runs);
+      this->parents = arena_.array<int32_t>(most_runs);
       this->components = arena_.array<Component>(most_runs);
     }
   }
