@@ -1,0 +1,261 @@
+"""One forward pass, observed and then left as it was: features, logits, targets and gradients."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastcam.models import Head, find_head
+
+
+class Targets(NamedTuple):
+    """What the maps are to explain, one or several scores for each picture.
+
+    Attributes:
+        classes: int64 [N, k], or None where callables compute the scores.
+        callables: one for each picture, from its logits [C] to a scalar; or None.
+        ranked: whether the result has a dimension for the k classes.
+    """
+
+    classes: Tensor | None
+    callables: Sequence[Callable[[Tensor], Tensor]] | None
+    ranked: bool
+
+    @property
+    def ranks(self) -> int:
+        """Number of scores for each picture."""
+        return 1 if self.classes is None else self.classes.shape[1]
+
+    def score(self, logits: Tensor, rank: int) -> Tensor:
+        """Sum one score of every picture: in evaluation mode pictures do not interact, so neither do gradients."""
+        if self.classes is not None:
+            return logits.gather(1, self.classes[:, rank, None]).sum()
+        total = logits[:0].sum()  # zero, with the logits' graph also where the batch is empty
+        for target, row in zip(self.callables, logits, strict=True):
+            score = target(row)
+            if not isinstance(score, Tensor) or score.numel() != 1:
+                got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+                raise TypeError(f"a target must turn one picture's logits [C] into a scalar tensor, got {got}")
+            if logits.requires_grad and not score.requires_grad:
+                raise ValueError("a target must compute its scalar from the logits by differentiable operations")
+            total = total + score.reshape(())
+        return total
+
+
+class Forward:
+    """One forward pass as a method sees it.
+
+    Attributes:
+        features: output of each target layer, [N, K, h, w], without a graph.
+        logits: [N, C], without a graph.
+        targets: what is to be explained.
+        linear: the linear layer whose output the logits are, or None.
+        pooled: [N, K], what that layer was given, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: dict[str, nn.Module],
+        images: Tensor,
+        targets: Any,
+        top_k: int | None,
+        *,
+        graph: bool,
+        reshape_transform: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
+
+        Args:
+            model: [N, 3, H, W] to logits [N, C].
+            layers: target layers by name.
+            images: [N, 3, H, W].
+            targets: what is to be explained.
+            top_k: instead of targets.
+            graph: whether `gradients` will be asked for.
+            reshape_transform: from a layer's output to [N, K, h, w].
+        """
+        _check_images(model, images)
+        self._layers, self._reshape = list(layers), reshape_transform
+        self._raw, self._logits, self.linear, self.pooled = _run(model, layers, images, graph)
+        if not isinstance(self._logits, Tensor) or self._logits.dim() != 2 or len(self._logits) != len(images):
+            got = list(self._logits.shape) if isinstance(self._logits, Tensor) else type(self._logits).__name__
+            raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
+        self.logits = self._logits.detach()
+        self.features = [self._spatial(*pair) for pair in zip(self._layers, self._raw, strict=True)]
+        self.targets = resolve_targets(targets, top_k, self.logits)
+
+    def _spatial(self, name: str, output: Tensor) -> Tensor:
+        output, transform = output.detach(), self._reshape
+        shaped = output if transform is None else transform(output)
+        if not isinstance(shaped, Tensor) or shaped.dim() != 4 or len(shaped) != len(self.logits):
+            got = list(shaped.shape) if isinstance(shaped, Tensor) else type(shaped).__name__
+            if transform is None:
+                raise ValueError(
+                    f"the target layer {name!r} must give maps [N, K, h, w], got {got}; a layer of tokens needs "
+                    "`reshape_transform`, a function from its output to [N, K, h, w]"
+                )
+            raise ValueError(f"`reshape_transform` must give [{len(self.logits)}, K, h, w] for {name!r}, got {got}")
+        return shaped
+
+    def head(self, layer: int) -> Head | None:
+        """Recognise global average pooling and a linear layer after a target layer, else None."""
+        return find_head(self.features[layer], self.linear, self.pooled)
+
+    def gradients(self) -> Iterator[list[Tensor]]:
+        """Differentiate the scores, rank by rank, with respect to each target layer's output, [N, K, h, w]."""
+        for rank in range(self.targets.ranks):
+            last = rank + 1 == self.targets.ranks
+            with torch.enable_grad():
+                score = self.targets.score(self._logits, rank)
+                if score.requires_grad:
+                    found = torch.autograd.grad(score, self._raw, retain_graph=not last, allow_unused=True)
+                else:
+                    found = [None] * len(self._raw)
+            for name, gradient in zip(self._layers, found, strict=True):
+                if gradient is None:
+                    raise ValueError(f"the target does not depend on the layer {name!r}: no gradient reaches it")
+            yield [self._spatial(*pair) for pair in zip(self._layers, found, strict=True)]
+
+
+def _check_images(model: nn.Module, images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"`images` must be a tensor [N, 3, H, W], got {type(images).__name__}")
+    if images.dim() != 4:
+        raise ValueError(f"`images` must be [N, 3, H, W], got {list(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"`images` must be floating point, normalised as the model wants it, got {images.dtype}")
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return
+    if parameter.device != images.device:
+        raise ValueError(f"the model is on {parameter.device}, the images are on {images.device}")
+    if parameter.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise TypeError(f"the model is {parameter.dtype}, the images are {images.dtype}")
+
+
+def _run(
+    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: bool
+) -> tuple[list[Tensor], Any, nn.Linear | None, Tensor | None]:
+    """Run the model once; give the layers' outputs, the logits, and the linear layer they come from with its input.
+
+    With `graph`, the first target layer's output becomes a leaf: what comes before has no graph, what comes after
+    has one, whatever the parameters and the caller's grad mode say.
+    """
+    outputs: dict[str, Tensor] = {}
+    linears: list[tuple[nn.Linear, Tensor, Tensor]] = []
+
+    def capture(name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor):
+                raise TypeError(f"the target layer {name!r} must give one tensor, got {type(output).__name__}")
+            # Cloned, since in-place layers (ReLU) may follow; the network goes on with a copy for the same reason.
+            if not graph:
+                outputs[name] = output.clone()
+                return None
+            torch.set_grad_enabled(True)
+            feature = output.clone()
+            outputs[name] = feature if feature.requires_grad else feature.requires_grad_()
+            return feature.clone()
+
+        return hook
+
+    def see_linear(module: nn.Linear, args: tuple, output: Tensor) -> None:
+        linears[:] = [(module, args[0], output)]
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())  # also ends what the hooks switch on
+        stack.enter_context(_evaluation(model))
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(capture(name)).remove)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                stack.callback(module.register_forward_hook(see_linear).remove)
+        # What was made inside inference mode may not enter a graph, a copy may.
+        state = itertools.chain(model.named_parameters(), model.named_buffers())
+        copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
+        images = images.clone() if images.is_inference() else images
+        logits = torch.func.functional_call(model, copies, images) if copies else model(images)
+    for name in layers:
+        if name not in outputs:
+            raise ValueError(f"the forward pass did not go through the target layer {name!r}")
+    raw = [outputs[name] for name in layers]
+    if linears and linears[0][2] is logits:
+        linear, pooled, _ = linears[0]
+        return raw, logits, linear, pooled.detach()
+    return raw, logits, None, None
+
+
+@contextlib.contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
+    """Turn the `targets` and `top_k` of a call into class indices or callables.
+
+    Args:
+        targets: see `Method.__call__`.
+        top_k: see `Method.__call__`.
+        logits: [N, C].
+
+    Returns:
+        The targets, class indices on the device of the logits.
+
+    Raises:
+        TypeError: targets are of no known kind.
+        ValueError: both are given, their number is not N, or a class is out of range.
+    """
+    count, classes = logits.shape
+    if top_k is not None:
+        if targets is not None:
+            raise ValueError("pass `targets` or `top_k`, not both")
+        if not isinstance(top_k, int) or not 1 <= top_k <= classes:
+            raise ValueError(f"`top_k` must be an int in 1 … {classes} (the number of classes), got {top_k!r}")
+        return Targets(logits.topk(top_k, dim=1).indices, None, ranked=True)
+    if targets is None:
+        return Targets(logits.argmax(1, keepdim=True), None, ranked=False)
+    if callable(targets):
+        return Targets(None, [targets] * count, ranked=False)
+    if isinstance(targets, list | tuple) and any(callable(target) for target in targets):
+        if not all(callable(target) for target in targets):
+            raise TypeError("`targets` must be all callables or all class indices, got both")
+        _check_count(len(targets), count)
+        return Targets(None, targets, ranked=False)
+    try:
+        indices = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`targets` must be class indices or callables, got {type(targets).__name__}: {error}"
+        ) from None
+    if indices.numel() == 0:
+        indices = indices.long()  # an empty list has no integers to tell its dtype by
+    if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex() or indices.dim() > 2:
+        raise TypeError(
+            f"`targets` must be integers: one, [N] or [N, k]; got {indices.dtype} of shape {list(indices.shape)}"
+        )
+    if indices.dim() == 0:
+        indices = indices.expand(count)
+    _check_count(len(indices), count)
+    if indices.numel():
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"class {wrong} in `targets` is out of range: the model has classes 0 … {classes - 1}")
+    indices = indices.to(logits.device, torch.int64, copy=True)
+    return Targets(indices if indices.dim() == 2 else indices[:, None], None, ranked=indices.dim() == 2)
+
+
+def _check_count(got: int, expected: int) -> None:
+    if got != expected:
+        raise ValueError(f"`targets` must have one entry for each of the {expected} images, got {got}")
