@@ -1,0 +1,5 @@
+"""`python -m fastcam` is `fastcam`."""
+
+from fastcam.cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""A gallery of pictures, maps and boxes as one HTML file."""
+
+import base64
+import mimetypes
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import jinja2
+import numpy as np
+
+from fastcam import visualize
+from fastcam._version import __version__
+from fastcam.writers import replacing
+
+
+class Item(NamedTuple):
+    """One entry of a gallery.
+
+    Attributes:
+        image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1].
+        map: heat map [H, W], floating in [0, 1].
+        boxes: predicted boxes [B, 4], xyxy in pixels of `image`, right and bottom exclusive.
+        truth: true boxes [B, 4], likewise.
+        caption: text below the pictures; line breaks are kept.
+        hit: whether the prediction counts as right (shown as a badge), or None.
+    """
+
+    image: Any
+    map: Any
+    boxes: Any = ()
+    truth: Any = ()
+    caption: str = ""
+    hit: bool | None = None
+
+
+def gallery(
+    path: str | os.PathLike[str],
+    items: Iterable[Item],
+    title: str,
+    summary: Mapping[str, object] | None = None,
+    figures: Mapping[str, str | os.PathLike[str]] | None = None,
+    side: int = 256,
+) -> Path:
+    """Write a gallery as one HTML file that needs nothing else: pictures and style are inside.
+
+    Every text is escaped. Items are drawn and written one at a time, so an iterator of many needs no memory.
+
+    Args:
+        path: HTML file to write; it appears when it is complete.
+        items: the entries, in order.
+        title: headline.
+        summary: label → value, shown as a row of tiles.
+        figures: caption → picture file (PNG, JPEG, SVG…), shown above the entries.
+        side: longer side in pixels that pictures are scaled to.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: if a picture, map or box has the wrong shape or range (see `visualize`).
+        OSError: if a figure cannot be read or the file not be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    embedded = [(caption, _embed_file(Path(file))) for caption, file in (figures or {}).items()]
+    stream = environment.get_template("gallery.html").stream(
+        title=title, summary=summary or {}, figures=embedded, cards=_cards(items, side), version=__version__
+    )
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        stream.dump(file)
+    return Path(path)
+
+
+def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
+    for item in items:
+        image, heat, scale = _fit(np.asarray(item.image), np.asarray(item.map), side)
+        boxes, truth = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale for boxes in (item.boxes, item.truth))
+        blend = visualize.draw_boxes(visualize.overlay(image, heat), truth, visualize.TRUTH)
+        views = {
+            "picture": image,
+            "map": visualize.colorize(heat),
+            "map over picture": visualize.draw_boxes(blend, boxes, visualize.PREDICTED),
+        }
+        yield {
+            "views": [(name, _embed(view)) for name, view in views.items()],
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "caption": item.caption,
+            "hit": item.hit,
+        }
+
+
+def _fit(image: np.ndarray, heat: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale picture and map to `side`, so that box lines are equally fine on small and large pictures."""
+    visualize.overlay(image, heat)  # for its checks, before anything is resized
+    height, width = heat.shape
+    ratio = side / max(height, width)
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    image = visualize.as_uint8(image)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+    # Linear, since it cannot leave [0, 1].
+    heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    return image, heat, np.array([size[0] / width, size[1] / height] * 2)
+
+
+def _embed(image: np.ndarray) -> str:
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return _data_url("image/jpeg", data.tobytes())
+
+
+def _embed_file(path: Path) -> str:
+    return _data_url(mimetypes.guess_type(path.name)[0] or "image/png", path.read_bytes())
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

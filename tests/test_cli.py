@@ -1,0 +1,280 @@
+"""The command line: what it writes, what it says, and its exit codes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import fastcam
+from fastcam import cli, models
+from fastcam.models import ModelConfig
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def refused(*arguments, code=2) -> str:
+    """What a run that must fail says: one line, no traceback."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("fastcam: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    config = ModelConfig("resnet18", 3, None, ("ant", "bee", "cat"), size=64, mean=(0.5,) * 3, threshold=0.4)
+    models.save_checkpoint(path, models.build("resnet18", 3), config)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (5, 6, 3), np.uint8)
+        Image.fromarray(noise).resize((80, 60)).save(path / f"{index}.png")
+    return path
+
+
+def rows(out: Path) -> list[dict]:
+    return pq.read_table(out / "boxes.parquet").to_pylist()
+
+
+def made_by(out: Path) -> dict:
+    return json.loads(pq.read_schema(out / "boxes.parquet").metadata[b"fastcam"])
+
+
+def test_version_and_help():
+    assert run("--version").stdout == f"fastcam {fastcam.__version__}\n"
+    assert all(name in run("--help").stdout for name in ("info", "demo", "train", "localize"))
+    assert run().exit_code == 2
+    assert run("localise").exit_code == 2
+
+
+def test_info():
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["fastcam"] == fastcam.__version__
+    assert facts["torch"] == torch.__version__.split("+")[0]
+    assert facts["cpu_simd"] in ("avx512", "avx2", "portable")
+    assert isinstance(facts["cuda_built"], bool)
+    assert Path(facts["library"]).exists()
+    shown = run("info").stdout
+    assert all(name in shown for name in facts)
+
+
+def test_localize_with_a_checkpoint(checkpoint, folder, tmp_path):
+    result = run("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a", "--overlays", 2)
+    assert result.exit_code == 0
+    assert result.stdout == f"3 pictures, 3 rows in {tmp_path / 'a' / 'boxes.parquet'}\n"
+    assert [row["image_id"] for row in rows(tmp_path / "a")] == ["0.png", "1.png", "2.png"]
+    assert {row["class_name"] for row in rows(tmp_path / "a")} <= {"ant", "bee", "cat"}
+    assert len(list((tmp_path / "a" / "overlays").iterdir())) == 2
+    info = made_by(tmp_path / "a")
+    assert (info["arch"], info["threshold"], info["size"], info["mean"]) == ("resnet18", 0.4, 64, [0.5] * 3)
+
+
+def test_flags_override_the_checkpoint(checkpoint, folder, tmp_path):
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    options = "--size 96 --resize crop --mean 0.1,0.2,0.3 --std 0.5 --threshold 0.3 --mode bicubic --no-relu --top-k 2"
+    result = run(
+        *("localize", folder / "1.png", folder / "0.png", "--weights", checkpoint, "--out", tmp_path / "a"),
+        *("--class-names", tmp_path / "names.txt", "--method", "gradcam", "--target-layer", "layer3", *options.split()),
+    )
+    assert result.exit_code == 0
+    found = rows(tmp_path / "a")
+    assert [(row["image_id"], row["rank"]) for row in found] == [("1.png", 1), ("1.png", 2), ("0.png", 1), ("0.png", 2)]
+    assert {row["class_name"] for row in found} <= {"x", "y", "z"}
+    expected = {"size": 96, "resize": "crop", "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "threshold": 0.3}
+    expected |= {"mode": "bicubic", "relu": False, "method": "gradcam", "backend": "fused"}
+    assert expected.items() <= made_by(tmp_path / "a").items()
+
+
+def test_localize_with_plain_weights(folder, tmp_path):
+    torch.save({"state_dict": models.build("resnet18", 4).state_dict()}, tmp_path / "w.pt")
+    assert "--arch must name" in refused("localize", folder, "--weights", tmp_path / "w.pt", "--out", tmp_path / "a")
+    common = ("localize", folder, "--weights", tmp_path / "w.pt", "--out", tmp_path / "a", "--size", 64)
+    assert "did you mean resnet18" in refused(*common, "--arch", "resnet81")
+    assert "fc.weight (expected [1000, 512], got [4, 512])" in refused(*common, "--arch", "resnet18")
+    assert run(*common, "--arch", "resnet18", "--num-classes", 4).exit_code == 0
+    assert rows(tmp_path / "a")[0]["class_name"] is None
+
+
+def test_given_classes(checkpoint, folder, tmp_path):
+    table = tmp_path / "targets.csv"
+    common = ("localize", folder, "--weights", checkpoint, "--targets", table, "--out")
+    table.write_text("image_id,class_id\n0.png,2\n1.png,0\n2.png,1\n")
+    assert run(*common, tmp_path / "a").exit_code == 0
+    assert [row["class_id"] for row in rows(tmp_path / "a")] == [2, 0, 1]
+    table.write_text("0.png,2\n1.png,0\n")
+    assert run(*common, tmp_path / "b").exit_code == 3
+    assert rows(tmp_path / "b")[2]["error"].startswith("no_target")
+    for text, message in (
+        ("0.png;2\n", "got '0.png;2'"),
+        ("0.png,two\n", "got '0.png,two'"),
+        ("a,1\na,2\n", "two classes for 'a'"),
+    ):
+        table.write_text(text)
+        assert message in refused(*common, tmp_path / "c")
+
+
+def test_damaged_pictures_give_exit_code_3(checkpoint, folder, tmp_path):
+    (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = run("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a")
+    assert result.exit_code == 3
+    assert result.stderr == "fastcam: 1 pictures failed; column `error` says why\n"
+    assert [row["status"] for row in rows(tmp_path / "a")] == ["ok", "error", "ok"]
+
+
+def test_wrong_usage_gives_exit_code_2(checkpoint, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "names.txt").write_text("only one\n")
+    (tmp_path / "text.pt").write_text("no weights")
+    common = ("--weights", checkpoint, "--out", tmp_path / "a")
+    assert "no such file or folder" in refused("localize", tmp_path / "nowhere", *common)
+    assert "looked for *.jfif, *.jpe" in refused("localize", tmp_path / "empty", *common)
+    assert "--mean must be one number or three" in refused("localize", folder, *common, "--mean", "1,2")
+    assert "`std` must be three positive" in refused("localize", folder, *common, "--std", "0")
+    assert "one name for each of the 3 classes" in refused(
+        "localize", folder, *common, "--class-names", tmp_path / "names.txt"
+    )
+    assert "has arch resnet18, got resnet50" in refused("localize", folder, *common, "--arch", "resnet50")
+    assert "has num_classes 3, got 4" in refused("localize", folder, *common, "--num-classes", 4)
+    assert "no layer 'layer5'; did you mean layer4" in refused("localize", folder, *common, "--target-layer", "layer5")
+    assert "unknown method 'gradcan'" in refused("localize", folder, *common, "--method", "gradcan")
+    assert "no file of weights" in refused("localize", folder, "--out", tmp_path, "--weights", tmp_path / "no.pt")
+    wrong = ("--out", tmp_path, "--weights", tmp_path / "text.pt", "--arch", "resnet18")
+    assert "text.pt" in refused("localize", folder, *wrong)
+    assert run("localize", folder, *common, "--mode", "cubic").exit_code == 2
+    assert run("localize", folder).exit_code == 2
+    assert not (tmp_path / "a").exists()
+
+    assert run("localize", folder, *common).exit_code == 0
+    assert "exists already" in refused("localize", folder, *common)
+    assert run("localize", folder, *common, "--overwrite").exit_code == 0
+
+
+def test_results_that_cannot_be_written_give_exit_code_1(checkpoint, folder, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        said = refused("localize", folder, "--weights", checkpoint, "--out", out, code=1)
+        assert f"cannot write to {out}" in said
+
+
+def test_interruption_is_said_in_one_line(checkpoint, folder, tmp_path, monkeypatch):
+    from fastcam import localization
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(localization, "decode", interrupted)
+    said = refused("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a", code=1)
+    assert said == "fastcam: interrupted\n"
+
+
+def test_train_then_localize(tmp_path):
+    for index in range(12):
+        path = tmp_path / "data" / ("dark" if index % 2 else "light") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (40, 40, 60) if index % 2 else (200, 210, 190)).save(path)
+    result = run(
+        *("train", tmp_path / "data", "--out", tmp_path / "run", "--size", 32, "--epochs", 1, "--batch-size", 4)
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "test accuracy" in result.stdout
+    assert (tmp_path / "run" / "training.png").exists()
+    result = run(
+        *("localize", tmp_path / "data", "--weights", tmp_path / "run" / "best.safetensors", "--out", tmp_path / "a")
+    )
+    assert result.exit_code == 0, result.stderr
+    assert {row["class_name"] for row in rows(tmp_path / "a")} <= {"dark", "light"}
+    assert "exists already" in refused("train", tmp_path / "data", "--out", tmp_path / "run", "--size", 32)
+    assert "no folder of pictures" in refused("train", tmp_path / "nowhere", "--out", tmp_path / "x")
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastcam", "localize", "nowhere", "--out", "x", "--weights", "nothing.pt"],
+        capture_output=True,
+        text=True,
+        cwd=Path(fastcam.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fastcam: no file of weights at nothing.pt\n"
+
+
+def test_shared_pictures_give_the_oracle_figures(shared, tmp_path):
+    """MobileNetV2 on 400 ILSVRC pictures against the figures of a plain PyTorch + OpenCV evaluation.
+
+    That evaluation quantises the map: its mask for τ = 0.2 is uint8(255·s) > int(0.2·255) = 51, hence s ≥ 52/255 where
+    the box rule here is s > threshold. So the same boxes come at a threshold just below 52/255. It also clamps right
+    and bottom to the last pixel, 223 of 224, and adds one to each extent for the IoU.
+    """
+    metadata = shared / "images" / "ilsvrc" / "metadata"
+
+    def read(name):
+        with (metadata / name).open(newline="") as file:
+            yield from ((line[0].removeprefix("val/"), *map(int, line[1:])) for line in csv.reader(file))
+
+    labels, truth = dict(read("class_labels.txt")), {}
+    sizes = {id: size for id, *size in read("image_sizes.txt")}
+    for id, *corners in read("localization.txt"):
+        width, height = sizes[id]
+        frame = [int(c * 224 / extent) for c, extent in zip(corners, (width, height) * 2, strict=True)]
+        truth.setdefault(id, []).append(frame)
+    (tmp_path / "targets.csv").write_text("".join(f"{id},{label}\n" for id, label in labels.items()))
+
+    def localized(backend, *paths):
+        options = (
+            f"--arch mobilenet_v2 --mean 0.5 --std 0.5 --no-relu --mode bicubic --threshold 0.2039 --backend {backend}"
+        )
+        result = run(
+            *("localize", *paths, "--weights", shared / "weights" / "mobilenet_v2.pt", *options.split()),
+            *("--class-names", shared / "images" / "ilsvrc" / "classes.txt", "--targets", tmp_path / "targets.csv"),
+            *("--out", tmp_path / backend),
+        )
+        assert result.exit_code == 0, result.stderr
+        return rows(tmp_path / backend)
+
+    def iou(a, b):
+        area = [(c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b)]
+        width, height = (max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + 1) for i in (0, 1))
+        return width * height / (sum(area) - width * height)
+
+    folder = shared / "images" / "ilsvrc" / "val"
+    found = localized("fused", folder)
+    assert [row["image_id"] for row in found] == sorted(labels)
+    hits = 0
+    for row in found:
+        corners = [row[edge] * 224 / row["width" if edge[0] == "x" else "height"] for edge in ("x0", "y0", "x1", "y1")]
+        assert np.allclose(corners, np.rint(corners), atol=1e-3)
+        x0, y0, x1, y1 = np.rint(corners)
+        hits += max(iou((x0, y0, min(x1, 223), min(y1, 223)), box) for box in truth[row["image_id"]]) >= 0.5
+    assert abs(sum(row["rank"] == 1 for row in found) - 305) <= 1  # Top-1 76.25 %
+    assert abs(hits - 272) <= 1  # BoxAcc 68.00 %
+
+    some = [folder / row["image_id"] for row in found[:48]]
+    for ours, theirs in zip(found, localized("reference", *some), strict=False):
+        assert (ours["image_id"], ours["rank"], ours["class_id"]) == tuple(
+            theirs[k] for k in ("image_id", "rank", "class_id")
+        )
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert all(abs(ours[edge] - theirs[edge]) <= 227 / 224 for edge in ("x0", "y0", "x1", "y1"))

@@ -1,0 +1,400 @@
+"""Localization: rows against a box rule written out here, and what happens when something goes wrong."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from torch import nn
+from torchvision import transforms
+
+from fastcam import localization
+from fastcam.data import Sample
+from fastcam.decoding import DecodeError
+from fastcam.localization import localize
+from fastcam.models import ModelConfig
+from fastcam.writers import SCHEMA
+
+SIZE, CLASSES = 64, 5
+CONFIG = ModelConfig(
+    "tiny", CLASSES, class_names=("ant", "bee", "cat", "dog", "eel"), size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3
+)
+
+
+class Tiny(nn.Module):
+    """Convolution, average pooling, linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.ReLU())
+        self.classifier = nn.Linear(6, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+@pytest.fixture
+def model() -> Tiny:
+    return Tiny()
+
+
+def draw(index: int, width: int = 120, height: int = 90) -> Image.Image:
+    rng = np.random.default_rng(index)
+    small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Seven pictures of several shapes, two of them of the same name in different folders."""
+    for index, name in enumerate(("a.png", "b/a.png", "b/c.webp", "b/d/e.PNG", "f.png", "g.png", "h/a.png")):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(index, 90 + 7 * index, 130 - 9 * index).save(path, lossless=True)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+ORDER = ["a.png", "f.png", "g.png", "b/a.png", "b/c.webp", "b/d/e.PNG", "h/a.png"]
+
+
+def run(model, source, tmp_path, out="out", **options):
+    summary = localize(model, source, out=tmp_path / out, **{"config": CONFIG, "progress": False, **options})
+    rows = pq.read_table(summary.path).to_pylist()
+    assert summary.path == tmp_path / out / "boxes.parquet"
+    assert summary.rows == len(rows)
+    assert summary.errors == sum(row["status"] == "error" for row in rows)
+    assert not [p for p in summary.path.parent.iterdir() if p.name not in ("boxes.parquet", "overlays")]
+    return rows
+
+
+def box(row) -> list[float]:
+    return [row[edge] for edge in ("x0", "y0", "x1", "y1")]
+
+
+@torch.no_grad()
+def expected(model, image: Image.Image, resize: str, class_id: int | None, threshold=0.2, mode="bilinear"):
+    """Class, score and box of one picture, step by step with other libraries."""
+    width, height = image.size
+    steps = [transforms.Resize((SIZE, SIZE))]
+    if resize == "crop":
+        steps = [transforms.Resize(round(SIZE * 256 / 224)), transforms.CenterCrop(SIZE)]
+    steps += [transforms.ToTensor(), transforms.Normalize(CONFIG.mean, CONFIG.std)]
+    tensor = transforms.Compose(steps)(image.convert("RGB"))[None]
+    logits = model(tensor)[0]
+    class_id = int(logits.argmax()) if class_id is None else class_id
+    coarse = torch.einsum("k,khw->hw", model.classifier.weight[class_id], model.features(tensor)[0])
+    map = F.interpolate(coarse[None, None], (SIZE, SIZE), mode=mode)[0, 0].double().numpy()
+    map = (map - map.min()) / (map.max() - map.min())
+    labels, _ = ndimage.label(map > threshold, np.ones((3, 3)))
+    rows, columns = ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+    x = np.array([columns.start, columns.stop], float)
+    y = np.array([rows.start, rows.stop], float)
+    if resize == "squash":
+        x, y = x * width / SIZE, y * height / SIZE
+    else:
+        side = round(SIZE * 256 / 224)
+        whole = [int(side * extent / min(width, height)) for extent in (width, height)]
+        x = (x + round((whole[0] - SIZE) / 2)) * width / whole[0]
+        y = (y + round((whole[1] - SIZE) / 2)) * height / whole[1]
+    return class_id, float(logits.softmax(0)[class_id]), [x[0], y[0], x[1], y[1]]
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("threshold", [0.2, 0.6])
+def test_rows_equal_the_rule_written_out(model, folder, tmp_path, resize, threshold):
+    config = ModelConfig(**{**vars(CONFIG), "resize": resize, "threshold": threshold})
+    rows = run(model, folder, tmp_path, config=config, batch_size=3)
+    assert [row["image_id"] for row in rows] == ORDER
+    for row in rows:
+        image = opened(folder / row["image_id"])
+        class_id, score, corners = expected(model, image, resize, None, threshold)
+        assert (row["width"], row["height"]) == image.size
+        assert (row["rank"], row["class_id"], row["status"], row["error"]) == (1, class_id, "ok", None)
+        assert row["class_name"] == CONFIG.class_names[class_id]
+        assert row["score"] == pytest.approx(score, abs=1e-6)
+        assert np.allclose(box(row), corners, atol=1e-4)
+        assert all(0 <= a < b <= extent for a, b, extent in zip(box(row)[:2], box(row)[2:], image.size, strict=True))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_boxes_of_rotated_pictures_are_upright(model, tmp_path, resize):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: to be turned clockwise for display
+    (tmp_path / "in").mkdir()
+    draw(1).save(tmp_path / "in" / "upright.png")
+    draw(1).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "in" / "turned.png", exif=exif)
+    turned, upright = run(model, tmp_path / "in", tmp_path, config=ModelConfig(**{**vars(CONFIG), "resize": resize}))
+    assert turned["image_id"] == "turned.png"
+    assert (turned["width"], turned["height"]) == (120, 90)
+    assert {**turned, "image_id": "upright.png"} == upright
+
+
+def test_top_k_gives_one_row_per_class(model, folder, tmp_path):
+    rows = run(model, folder, tmp_path, top_k=3)
+    assert [row["image_id"] for row in rows] == [id for id in ORDER for _ in range(3)]
+    assert [row["rank"] for row in rows] == [1, 2, 3] * len(ORDER)
+    for row in rows:
+        _, score, corners = expected(model, opened(folder / row["image_id"]), "squash", row["class_id"])
+        assert row["score"] == pytest.approx(score, abs=1e-6)
+        assert np.allclose(box(row), corners, atol=1e-4)
+    scores = np.array([row["score"] for row in rows]).reshape(-1, 3)
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_given_classes(model, folder, tmp_path):
+    best = run(model, folder, tmp_path, "all", top_k=CLASSES)
+    ranks = {(row["image_id"], row["class_id"]): row["rank"] for row in best}
+    given = {id: i % CLASSES for i, id in enumerate(ORDER)}
+    rows = run(model, folder, tmp_path, targets=given)
+    assert [row["class_id"] for row in rows] == list(given.values())
+    assert [row["rank"] for row in rows] == [ranks[pair] for pair in given.items()]
+    same = {(row["image_id"], row["class_id"]): box(row) for row in best}
+    assert [box(row) for row in rows] == [same[pair] for pair in given.items()]
+
+    del given["f.png"]
+    given["g.png"] = CLASSES
+    rows = run(model, folder, tmp_path, "partly", targets=given)
+    assert rows[1]["error"] == "no_target: no class is given for this picture"
+    assert rows[2]["error"] == "no_target: class 5 is none of the model's 5"
+    assert [row["status"] for row in rows] == ["ok", "error", "error", "ok", "ok", "ok", "ok"]
+    assert (rows[1]["width"], rows[1]["class_id"], rows[1]["x0"]) == (118, None, None)
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam", "layercam"])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_the_reference_backend_gives_the_same_rows(model, folder, tmp_path, method, mode):
+    fused, reference = (
+        run(model, folder, tmp_path, backend, backend=backend, method=method, mode=mode, top_k=2, relu=False)
+        for backend in ("fused", "reference")
+    )
+    for ours, theirs in zip(fused, reference, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert np.abs(np.array(box(ours)) - box(theirs)).max() <= max(ours["width"], ours["height"]) / SIZE
+        assert {**ours, **theirs} == {**theirs, **{k: theirs[k] for k in ours}}
+
+
+def test_the_batch_size_changes_nothing(model, folder, tmp_path):
+    whole = run(model, folder, tmp_path, "whole")
+    for row, single in zip(whole, run(model, folder, tmp_path, "single", batch_size=1), strict=True):
+        assert box(row) == box(single)
+        assert row["score"] == pytest.approx(single["score"], abs=1e-6)
+
+
+def test_damaged_pictures_become_rows(model, folder, tmp_path):
+    (folder / "b" / "broken.png").write_bytes((folder / "a.png").read_bytes()[:400])
+    (folder / "c.jpg").write_text("no picture at all")
+    rows = run(model, folder, tmp_path, batch_size=2)
+    assert [row["image_id"] for row in rows] == ["a.png", "c.jpg", *ORDER[1:4], "b/broken.png", *ORDER[4:]]
+    failed = {row["image_id"]: row for row in rows if row["status"] == "error"}
+    assert failed["c.jpg"]["error"].startswith("unsupported: ")
+    assert failed["b/broken.png"]["error"].startswith("damaged: ")
+    kept = {"image_id", "status", "error"}
+    assert all(value is None for row in failed.values() for key, value in row.items() if key not in kept)
+
+
+def test_table(model, folder, tmp_path):
+    run(model, folder, tmp_path, relu=True)
+    table = pq.read_table(tmp_path / "out" / "boxes.parquet")
+    assert table.schema.equals(SCHEMA)
+    columns = "image_id, width, height, rank, class_id, class_name, score, x0, y0, x1, y1, status, error"
+    assert ", ".join(table.schema.names) == columns
+    made_by = json.loads(table.schema.metadata[b"fastcam"])
+    assert made_by["arch"] == "tiny"
+    assert (made_by["method"], made_by["threshold"], made_by["relu"], made_by["size"]) == ("cam", 0.2, True, SIZE)
+
+
+def test_an_empty_list_gives_an_empty_table(model, tmp_path):
+    assert run(model, [], tmp_path) == []
+
+
+def test_without_a_configuration(model, folder, tmp_path):
+    rows = run(model, folder / "a.png", tmp_path, config=None)
+    assert rows[0]["image_id"] == "a.png"
+    assert rows[0]["class_name"] is None
+
+
+class Set:
+    """A data set by index, with one sample that cannot be read."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 3:
+            raise DecodeError("damaged", "as the test wants it")
+        image = draw(index) if index % 2 else np.array(draw(index))
+        boxes = np.float32([[10, 10, 60, 60]])
+        return Sample(image, label=index % CLASSES, boxes=boxes, id=None if index == 4 else f"set/{index}")
+
+
+def test_data_sets(model, tmp_path):
+    rows = run(model, Set(), tmp_path, targets="label", batch_size=2)
+    assert [row["image_id"] for row in rows] == ["set/0", "set/1", "set/2", "3", "4"]
+    assert [row["class_id"] for row in rows] == [0, 1, 2, None, 4]
+    assert rows[3]["error"] == "damaged: as the test wants it"
+    for index in (0, 1, 2, 4):
+        _, score, corners = expected(model, draw(index), "squash", index)
+        assert rows[index]["score"] == pytest.approx(score, abs=1e-6)
+        assert np.allclose(box(rows[index]), corners, atol=1e-4)
+
+    samples = (Set()[index] for index in (2, 0))
+    assert [row["image_id"] for row in run(model, samples, tmp_path, "lazy")] == ["set/2", "set/0"]
+    unlabelled = run(model, [Sample(draw(0))], tmp_path, "unlabelled", targets="label")
+    assert unlabelled[0]["error"].startswith("no_target")
+
+
+def test_pictures_in_flight_are_bounded(model, tmp_path, monkeypatch):
+    """Decoding runs ahead of the network by three batches at most, however slow the network is."""
+    (tmp_path / "in").mkdir()
+    for index in range(60):
+        draw(index, 20, 20).save(tmp_path / "in" / f"{index:03d}.png")
+    decoded, localized, ahead, lock = 0, 0, [], threading.Lock()
+    decode = localization.decode
+
+    def counting(path):
+        nonlocal decoded
+        with lock:
+            decoded += 1
+            ahead.append(decoded - localized)
+        return decode(path)
+
+    def slowly(module, inputs):
+        nonlocal localized
+        threading.Event().wait(0.02)
+        with lock:
+            localized += len(inputs[0])
+
+    monkeypatch.setattr(localization, "decode", counting)
+    model.register_forward_pre_hook(slowly)
+    assert len(run(model, tmp_path / "in", tmp_path, batch_size=4)) == 60
+    assert decoded == 60
+    assert 4 < max(ahead) <= 3 * 4
+
+
+def test_an_existing_table_is_kept_unless_told_otherwise(model, folder, tmp_path):
+    before = run(model, folder, tmp_path)
+    with pytest.raises(FileExistsError, match=r"boxes\.parquet exists already"):
+        run(model, folder / "a.png", tmp_path)
+    with pytest.raises(ValueError, match="no pictures"):
+        run(model, tmp_path / "out", tmp_path, overwrite=True)
+    assert pq.read_table(tmp_path / "out" / "boxes.parquet").to_pylist() == before
+    assert len(run(model, folder / "a.png", tmp_path, overwrite=True)) == 1
+
+
+def failing(model: Tiny, on_call: int, error: BaseException) -> Tiny:
+    calls = iter(range(1000))
+
+    def hook(module, inputs):
+        if next(calls) == on_call:
+            raise error
+
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+def test_a_failure_on_the_first_batch_is_raised(model, folder, tmp_path):
+    with pytest.raises(RuntimeError, match="broken network"):
+        run(failing(model, 0, RuntimeError("broken network")), folder, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_later_failure_costs_its_batch_only(model, folder, tmp_path):
+    rows = run(failing(model, 1, RuntimeError("out of memory\nand more")), folder, tmp_path, batch_size=3)
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["error"] * 3 + ["ok"]
+    assert {row["error"] for row in rows[3:6]} == {"model: out of memory"}
+    assert [row["image_id"] for row in rows] == ORDER
+
+
+def test_logits_that_are_not_finite_become_errors(model, folder, tmp_path):
+    def poison(module, inputs, outputs):
+        return torch.where(torch.arange(len(outputs))[:, None] == 1, torch.nan, outputs)
+
+    model.classifier.register_forward_hook(poison)
+    rows = run(model, folder, tmp_path, overlays=3)
+    assert [row["status"] for row in rows] == ["ok", "error"] + ["ok"] * 5
+    assert rows[1]["error"] == "model: its logits are not finite"
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full"), MemoryError()])
+def test_rows_survive_when_the_run_breaks_off(model, folder, tmp_path, error):
+    run(model, folder, tmp_path)
+    with pytest.raises(type(error)) as caught:
+        run(failing(model, 2, error), folder, tmp_path, batch_size=2, overwrite=True)
+    partial = tmp_path / "out" / "boxes.partial.parquet"
+    assert caught.value.__notes__ == [f"the 4 rows finished by then are in {partial}"]
+    assert [row["image_id"] for row in pq.read_table(partial).to_pylist()] == ORDER[:4]
+    assert len(pq.read_table(tmp_path / "out" / "boxes.parquet")) == 7
+    localize(Tiny(), folder, out=tmp_path / "out", config=CONFIG, overwrite=True, progress=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["boxes.parquet"]
+
+
+def test_overlays(model, folder, tmp_path):
+    run(model, folder, tmp_path, overlays=3, batch_size=2)
+    drawings = sorted((tmp_path / "out" / "overlays").iterdir())
+    assert [path.name for path in drawings] == ["000000_a.png.jpg", "000001_f.png.jpg", "000002_g.png.jpg"]
+    width, height = opened(folder / "a.png").size
+    drawing = opened(drawings[0])
+    assert drawing.size == (3 * width + 8, height)
+    assert np.abs(np.asarray(drawing)[:, :width].astype(int) - np.asarray(opened(folder / "a.png"))).mean() < 6
+
+
+def test_overlay_names_are_safe(model, tmp_path):
+    ids = ["../../etc/passwd", "/abs/x", "a:b*c?", "ä" * 300, "..", ""]
+    samples = [Sample(draw(i), boxes=np.float32([[1, 1, 9, 9]]), id=id) for i, id in enumerate(ids)]
+    rows = run(model, samples, tmp_path, overlays=6)
+    assert [row["image_id"] for row in rows] == ids
+    drawings = list((tmp_path / "out" / "overlays").iterdir())
+    assert len(drawings) == 6
+    assert all(set(path.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for path in drawings)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_the_model_stays_as_it_was(model, folder, tmp_path):
+    model.train()
+    model.features.eval()
+    run(model.double(), folder, tmp_path)
+    assert model.training
+    assert not model.features.training
+    assert model.classifier.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"top_k": 0}, ValueError, "`top_k` must be a whole number of at least 1, got 0"),
+        ({"top_k": 6}, ValueError, "`top_k` must be at most the number of classes, 5, got 6"),
+        ({"batch_size": 2.5}, ValueError, "`batch_size` must be a whole number"),
+        ({"overlays": -1}, ValueError, "`overlays` must be"),
+        ({"threshold": 1.0}, ValueError, "`threshold` must be at least 0 and less than 1"),
+        ({"threshold": float("nan")}, ValueError, "`threshold` must be"),
+        ({"targets": "labels"}, TypeError, '`targets` must be None, "label" or a mapping'),
+        ({"method": "gradcan"}, ValueError, "gradcam"),
+        ({"target_layers": "feature"}, ValueError, "features"),
+        ({"mode": "cubic"}, ValueError, "bicubic"),
+        ({"backend": "fast"}, ValueError, "fused"),
+    ],
+)
+def test_options_are_checked_before_work_begins(model, folder, tmp_path, options, error, text):
+    with pytest.raises(error, match=text):
+        run(model, folder, tmp_path, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_are_checked(model, tmp_path):
+    with pytest.raises(TypeError, match="`source` must be a path"):
+        run(model, 3, tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(model, tmp_path / "nowhere", tmp_path)
