@@ -1,6 +1,61 @@
-"""Class activation maps and the boxes in them, in fused C++/CUDA kernels behind a PyTorch API."""
+"""Class activation maps and the boxes in them, in fused C++/CUDA kernels behind a PyTorch API.
 
-from fastcam import ops
+Names are imported when they are first used, so that ``import fastcam`` and the command line start at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fastcam._version import __version__
 
-__all__ = ["__version__", "ops"]
+if TYPE_CHECKING:
+    from fastcam import evaluation, methods, models, ops, visualize
+    from fastcam.localization import localize
+    from fastcam.methods import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+    from fastcam.training import train
+    from fastcam.visualize import overlay, show_cam_on_image
+
+_HOMES = {
+    "CAM": "methods",
+    "GradCAM": "methods",
+    "GradCAMPlusPlus": "methods",
+    "HiResCAM": "methods",
+    "LayerCAM": "methods",
+    "XGradCAM": "methods",
+    "localize": "localization",
+    "train": "training",
+    "overlay": "visualize",
+    "show_cam_on_image": "visualize",
+}
+_MODULES = ("evaluation", "methods", "models", "ops", "visualize")
+
+__all__ = [
+    "CAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "XGradCAM",
+    "__version__",
+    "evaluation",
+    "localize",
+    "methods",
+    "models",
+    "ops",
+    "overlay",
+    "show_cam_on_image",
+    "train",
+    "visualize",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"fastcam.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"fastcam.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fastcam' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

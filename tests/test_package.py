@@ -1,0 +1,76 @@
+"""The package as its users meet it: public names, a quick start, docstrings, and no import against the stream."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastcam
+
+PACKAGE = Path(fastcam.__file__).parent
+# Each module may import those to its right, and the leaves.
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["demo"],
+    ["report", "training", "evaluation"],
+    ["localization"],
+    ["visualize"],
+    ["methods"],
+    ["ops", "reference"],
+]
+LEAVES = {"models", "data", "decoding", "writers", "_version"}
+
+
+def test_public_names_exist():
+    for name in fastcam.__all__:
+        assert getattr(fastcam, name) is not None
+    assert set(fastcam.__all__) <= set(dir(fastcam))
+    with pytest.raises(AttributeError, match="no attribute 'GradCAMM'"):
+        fastcam.GradCAMM  # noqa: B018
+
+
+def test_import_does_not_load_torch():
+    code = "import sys, fastcam, fastcam.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
+    functions = [f for _, f in inspect.getmembers(fastcam.ops, inspect.isfunction) if not f.__name__.startswith("_")]
+    for function in (*functions, fastcam.localize, fastcam.train, fastcam.overlay, fastcam.show_cam_on_image):
+        text = inspect.getdoc(function) or ""
+        parts = ["Returns:"] + (["Args:", "Raises:"] if inspect.signature(function).parameters else [])
+        for part in parts:
+            assert part in text, f"{function.__module__}.{function.__name__} lacks {part}"
+
+
+def imports_of(path: Path) -> set[str]:
+    """First components under fastcam of what a file imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fastcam":
+            rest = node.module.split(".")[1:2]
+            found |= set(rest) if rest else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fastcam.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    home = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if home == "__init__":
+        return
+    level = next((i for i, names in enumerate(LAYERS) if home in names), len(LAYERS))
+    for name in imports_of(path) - LEAVES - {home, "__version__"}:
+        target = next((i for i, names in enumerate(LAYERS) if name in names), None)
+        assert target is not None, f"{home} imports unknown {name}"
+        assert target > level, f"{home} imports {name}, which is not below it"
+
+
+def test_only_ops_touches_the_extension():
+    users = [p.name for p in PACKAGE.rglob("*.py") if "torch.ops.fastcam" in p.read_text(encoding="utf-8")]
+    assert users == ["ops.py"]
