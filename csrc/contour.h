@@ -7,9 +7,16 @@
 
 namespace fastcam {
 
-// words: [height, row_words] with 64 columns a word, lowest bit leftmost. (x, y) must be the component's first pixel
-// in raster order.
-FASTCAM_HD int64_t outer_area2(const uint64_t* words, int64_t row_words, int width, int height, int x, int y) {
+// Bits of a mask [height, row_words], 64 columns a word, lowest bit leftmost.
+struct Bits {
+  const uint64_t* words;
+  int64_t row_words;
+  FASTCAM_HD bool operator()(int x, int y) const { return words[y * row_words + (x >> 6)] >> (x & 63) & 1; }
+};
+
+// set(x, y) tells whether a pixel is set; (x, y) must be the component's first pixel in raster order.
+template <class Set>
+FASTCAM_HD int64_t outer_area2(const Set& set, int width, int height, int x, int y) {
   // Clockwise on the screen from west, the side on which the first pixel has background.
   const int dx[8] = {-1, -1, 0, 1, 1, 1, 0, -1};
   const int dy[8] = {0, -1, -1, -1, 0, 1, 1, 1};
@@ -20,7 +27,7 @@ FASTCAM_HD int64_t outer_area2(const uint64_t* words, int64_t row_words, int wid
     for (int turn = 1; turn <= 8; ++turn) {
       const int d = (from + turn) & 7, nx = cx + dx[d], ny = cy + dy[d];
       if (nx < 0 || ny < 0 || nx >= width || ny >= height) continue;
-      if (words[ny * row_words + (nx >> 6)] >> (nx & 63) & 1) {
+      if (set(nx, ny)) {
         step = d;
         break;
       }

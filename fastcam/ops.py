@@ -41,7 +41,7 @@ def _load_extension() -> Path:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
         raise ImportError(
-            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error}. "
+            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error.__cause__ or error}. "
             "A library built with CUDA needs a CUDA build of torch, and fastcam needs torch 2.11 or newer: "
             "reinstall fastcam in this environment"
         ) from error
@@ -159,6 +159,8 @@ def _finished_maps(maps: Tensor, operator: str) -> None:
     _floating("maps", maps, "[N, H, W]", (3,))
     if 0 in maps.shape[1:]:
         raise ValueError(f"`maps` must have at least one pixel, got {_shape(maps)}")
+    if max(maps.shape[1:]) >= 2**16:
+        raise ValueError(f"`maps` must have sides below 65,536 pixels, got {_shape(maps)}")
     _needs_cpu(maps, operator)
 
 
@@ -381,7 +383,7 @@ def box_curves(maps: Tensor) -> Tensor:
 
     Raises:
         TypeError: a dtype that is not floating-point.
-        ValueError: a wrong rank or maps without pixels.
+        ValueError: a wrong rank, maps without pixels or with a side of 65,536 pixels or more.
         NotImplementedError: a CUDA tensor.
 
     Source: Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.

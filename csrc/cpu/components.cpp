@@ -98,16 +98,14 @@ template <class T>
 void curves_of(const Tensor& maps, int32_t* out) {
   const int64_t H = maps.size(1), W = maps.size(2);
   const T* from = static_cast<const T*>(maps.const_data_ptr());
-  const PlanMemory<float> plan(0, 0, H, W, false, false);
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, maps.size(0), 1, [&](int64_t begin, int64_t end) {
-    ScratchMemory<float> scratch(plan, true);
-    uint8_t* levels = scratch.arena().template array<uint8_t>(H * plan.stride + H);
+    const LevelsMemory levels(H, W);
     for (int64_t n = begin; n < end; ++n) {
       if constexpr (sizeof(T) == sizeof(double))
-        k.curve_double(plan, scratch, from + n * H * W, levels, out + n * 1024);
+        k.curve_double(levels, from + n * H * W, out + n * 1024);
       else
-        k.curve_float(plan, scratch, from + n * H * W, levels, out + n * 1024);
+        k.curve_float(levels, from + n * H * W, out + n * 1024);
     }
   });
 }

@@ -59,6 +59,27 @@ struct Scratch {
   Component* components;  // as many; valid at roots
 };
 
+// A component of the mask q >= level. Pixels are packed as y << 16 | x.
+struct Blob {
+  int32_t parent;
+  int32_t x0, y0, x1, y1;  // half-open
+  int32_t contour2;        // doubled area of the contour polygon, right where there is no hole
+  int32_t euler4;          // four times components minus holes: below 4 where there is a hole
+  uint32_t first;          // first pixel in raster order
+};
+
+// Work space of a curve. Pixel arrays have a border of one pixel: rows of `pitch` elements, pixel (0, 0) at [pitch +
+// 1].
+struct Levels {
+  int64_t H, W, pitch;
+  uint8_t* q;           // 8-bit levels, 0 on the border
+  uint8_t* neighbours;  // bits of the neighbours that are added before a pixel
+  int32_t* label;       // blob of a pixel, valid once it is added
+  uint32_t* order;      // pixels from the brightest level down, in raster order within a level
+  Blob* blobs;          // [ceil(H / 2) * ceil(W / 2)]: beginnings are no neighbours
+  int32_t* live;        // as many: the roots, and blobs that have merged since the last level
+};
+
 // How to choose among the components of a mask.
 struct Choice {
   int connectivity;  // 4 or 8
@@ -80,9 +101,9 @@ struct Kernels {
                 bool absolute, Choice, int32_t* out);
   // Number of runs of the mask of bytes [H, W]; roots hold the components.
   int64_t (*components)(const Plan<float>&, Scratch<float>&, const uint8_t* mask, int connectivity);
-  // curve [256, 4] of one map [H, W]; levels is work space [H, stride] + [H] bytes.
-  void (*curve_float)(const Plan<float>&, Scratch<float>&, const float* map, uint8_t* levels, int32_t* out);
-  void (*curve_double)(const Plan<float>&, Scratch<float>&, const double* map, uint8_t* levels, int32_t* out);
+  // curve [256, 4] of one map [H, W].
+  void (*curve_float)(const Levels&, const float* map, int32_t* out);
+  void (*curve_double)(const Levels&, const double* map, int32_t* out);
 };
 
 namespace portable {

@@ -98,7 +98,7 @@ __global__ void boxes_kernel(const float* __restrict__ coarse,  // [M, h, w]
       if (a.contour) {
         for (int64_t i = threadIdx.x; i < pixels; i += blockDim.x) {
           if (labels[i] != i) continue;
-          const int64_t area2 = outer_area2(mask, words, static_cast<int>(a.W), static_cast<int>(a.H),
+          const int64_t area2 = outer_area2(Bits{mask, words}, static_cast<int>(a.W), static_cast<int>(a.H),
                                             static_cast<int>(i % a.W), static_cast<int>(i / a.W));
           const uint64_t rank = ranked(area2, static_cast<uint32_t>(i));
           best = rank > best ? rank : best;
