@@ -105,7 +105,8 @@ FASTCAM_HD T normalised(T v, T low, T range) {
 // 8-bit level of a normalised value, truncated; what lies outside [0, 1] saturates and NaN gives 0.
 template <class T>
 FASTCAM_HD uint8_t quantised(T v) {
-  return v >= T(1) ? 255 : v > T(0) ? static_cast<uint8_t>(T(255) * v) : 0;
+  const T positive = v > T(0) ? v : T(0), most_one = positive < T(1) ? positive : T(1);
+  return static_cast<uint8_t>(static_cast<int32_t>(T(255) * most_one));
 }
 
 // Floats in their order as integers, for the bisection in cutoff().

@@ -22,7 +22,8 @@ def class_map(features: Tensor, weights: Tensor) -> Tensor:
     """Twin of :func:`fastcam.ops.class_map`: the channel-weighted sum of the features, [N, h, w] or [N, C, h, w]."""
     dtype = _accumulation_dtype(features, weights)
     equation = "nk,nkhw->nhw" if weights.dim() == 2 else "nck,nkhw->nchw"
-    return torch.einsum(equation, weights.to(dtype), features.to(dtype))
+    with torch.autocast(features.device.type, enabled=False):  # which would sum in half precision
+        return torch.einsum(equation, weights.to(dtype), features.to(dtype))
 
 
 def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam", eps: float | None = None) -> Tensor:

@@ -117,34 +117,75 @@ int32_t largest_blob(const Levels& l, int level, int64_t& living) {
   return winner;
 }
 
-// Levels, neighbourhoods and order of all pixels; count[v] of them have level v.
+// 64 bytes as a vector, on any processor: compilers split it into what there is.
+typedef uint8_t Bytes64 __attribute__((vector_size(64)));
+
+inline Bytes64 load64(const uint8_t* p) {
+  Bytes64 v;
+  __builtin_memcpy(&v, p, 64);
+  return v;
+}
+
+// Levels, neighbourhoods and order of all pixels; count[v] of them have level v. Counting and sorting go through four
+// strips of rows in turn: neighbouring pixels often have the same level, and would wait for each other's counter.
 template <class T>
 void prepare_levels(const Levels& l, const T* map, int64_t* count) {
-  const int64_t pitch = l.pitch;
-  for (int64_t i = 0; i < pitch * (l.H + 2); ++i) l.q[i] = 0;
-  for (int v = 0; v < 256; ++v) count[v] = 0;
-  for (int64_t y = 0; y < l.H; ++y) {
-    uint8_t* __restrict row = l.q + (y + 1) * pitch + 1;
-    for (int64_t x = 0; x < l.W; ++x) row[x] = quantised(map[y * l.W + x]);
-    for (int64_t x = 0; x < l.W; ++x) ++count[row[x]];
+  constexpr int kStrips = 4;
+  // Copies, since stores of bytes might change what the struct says.
+  const int64_t H = l.H, W = l.W, pitch = l.pitch, strip_rows = (H + kStrips - 1) / kStrips;
+  uint8_t *const q = l.q, *const neighbours = l.neighbours;
+  uint32_t* const order = l.order;
+  int32_t next[kStrips][256] = {};
+  for (int64_t i = 0; i < pitch * (H + 2); ++i) q[i] = 0;
+  for (int64_t y = 0; y < H; ++y) {
+    uint8_t* __restrict row = q + (y + 1) * pitch + 1;
+    const T* from = map + y * W;
+    for (int64_t x = 0; x < W; ++x) row[x] = quantised(from[x]);
   }
-  for (int64_t y = 0; y < l.H; ++y) {
-    const uint8_t* here = l.q + (y + 1) * pitch + 1;
-    const uint8_t *up = here - pitch, *down = here + pitch;
-    uint8_t* __restrict to = l.neighbours + (y + 1) * pitch + 1;
-    for (int64_t x = 0; x < l.W; ++x) {
-      const uint8_t v = here[x];
-      to[x] = static_cast<uint8_t>((up[x - 1] >= v) | (up[x] >= v) << 1 | (up[x + 1] >= v) << 2 |
-                                   (here[x - 1] >= v) << 3 | (here[x + 1] > v) << 4 | (down[x - 1] > v) << 5 |
-                                   (down[x] > v) << 6 | (down[x + 1] > v) << 7);
+  for (int64_t y = 0; y < H; ++y) {
+    for (int64_t x = 0; x < W; x += 64) {  // beyond the row's end lies the padding
+      const uint8_t* at = q + (y + 1) * pitch + 1 + x;
+      const Bytes64 v = load64(at);
+      Bytes64 bits = (Bytes64)(load64(at - pitch - 1) >= v) & uint8_t{1};
+      bits |= (Bytes64)(load64(at - pitch) >= v) & uint8_t{2};
+      bits |= (Bytes64)(load64(at - pitch + 1) >= v) & uint8_t{4};
+      bits |= (Bytes64)(load64(at - 1) >= v) & uint8_t{8};
+      bits |= (Bytes64)(load64(at + 1) > v) & uint8_t{16};
+      bits |= (Bytes64)(load64(at + pitch - 1) > v) & uint8_t{32};
+      bits |= (Bytes64)(load64(at + pitch) > v) & uint8_t{64};
+      bits |= (Bytes64)(load64(at + pitch + 1) > v) & uint8_t{128};
+      __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, 64);
     }
   }
-  int64_t next[256], sum = 0;
-  for (int v = 255; v >= 0; --v) next[v] = sum, sum += count[v];
-  for (int64_t y = 0; y < l.H; ++y) {
-    const uint8_t* row = l.q + (y + 1) * pitch + 1;
-    for (int64_t x = 0; x < l.W; ++x) l.order[next[row[x]]++] = static_cast<uint32_t>(y << 16 | x);
+  const auto in_strips = [&](const auto& visit) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < strip_rows; ++i) {
+      if ((kStrips - 1) * strip_rows + i < H) {
+        for (int64_t x = 0; x < W; ++x)
+          for (int64_t strip = 0; strip < kStrips; ++strip) {
+            const int64_t y = strip * strip_rows + i;
+            visit(strip, x, y, q[(y + 1) * pitch + 1 + x]);
+          }
+        continue;
+      }
+      for (int64_t strip = 0; strip < kStrips; ++strip) {
+        const int64_t y = strip * strip_rows + i;
+        for (int64_t x = 0; x < W && y < H; ++x) visit(strip, x, y, q[(y + 1) * pitch + 1 + x]);
+      }
+    }
+  };
+  in_strips([&](int64_t strip, int64_t, int64_t, uint8_t v) __attribute__((always_inline)) { ++next[strip][v]; });
+  int32_t sum = 0;
+  for (int v = 255; v >= 0; --v) {
+    count[v] = -sum;
+    for (int strip = 0; strip < kStrips; ++strip) {
+      const int32_t here = next[strip][v];
+      next[strip][v] = sum;
+      sum += here;
+    }
+    count[v] += sum;
   }
+  in_strips([&](int64_t strip, int64_t x, int64_t y, uint8_t v)
+                __attribute__((always_inline)) { order[next[strip][v]++] = static_cast<uint32_t>(y << 16 | x); });
 }
 
 template <class T>

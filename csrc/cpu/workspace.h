@@ -99,9 +99,9 @@ struct ScratchMemory : Scratch<T> {
 
 struct LevelsMemory : Levels {
   LevelsMemory(int64_t H, int64_t W) : Levels{} {
-    this->H = H, this->W = W, pitch = W + 2;
+    this->H = H, this->W = W, pitch = (W + 63) / 64 * 64 + 2;
     const int64_t bordered = pitch * (H + 2), most_blobs = ((H + 1) / 2) * ((W + 1) / 2);
-    q = arena_.array<uint8_t>(bordered), neighbours = arena_.array<uint8_t>(bordered);
+    q = arena_.array<uint8_t>(bordered + 64), neighbours = arena_.array<uint8_t>(bordered);
     label = arena_.array<int32_t>(bordered), order = arena_.array<uint32_t>(H * W);
     blobs = arena_.array<Blob>(most_blobs), live = arena_.array<int32_t>(most_blobs);
   }
