@@ -120,12 +120,6 @@ int32_t largest_blob(const Levels& l, int level, int64_t& living) {
 // 64 bytes as a vector, on any processor: compilers split it into what there is.
 typedef uint8_t Bytes64 __attribute__((vector_size(64)));
 
-inline Bytes64 load64(const uint8_t* p) {
-  Bytes64 v;
-  __builtin_memcpy(&v, p, 64);
-  return v;
-}
-
 // Levels, neighbourhoods and order of all pixels; count[v] of them have level v. Counting and sorting go through four
 // strips of rows in turn: neighbouring pixels often have the same level, and would wait for each other's counter.
 template <class T>
@@ -145,15 +139,12 @@ void prepare_levels(const Levels& l, const T* map, int64_t* count) {
   for (int64_t y = 0; y < H; ++y) {
     for (int64_t x = 0; x < W; x += 64) {  // beyond the row's end lies the padding
       const uint8_t* at = q + (y + 1) * pitch + 1 + x;
-      const Bytes64 v = load64(at);
-      Bytes64 bits = (Bytes64)(load64(at - pitch - 1) >= v) & uint8_t{1};
-      bits |= (Bytes64)(load64(at - pitch) >= v) & uint8_t{2};
-      bits |= (Bytes64)(load64(at - pitch + 1) >= v) & uint8_t{4};
-      bits |= (Bytes64)(load64(at - 1) >= v) & uint8_t{8};
-      bits |= (Bytes64)(load64(at + 1) > v) & uint8_t{16};
-      bits |= (Bytes64)(load64(at + pitch - 1) > v) & uint8_t{32};
-      bits |= (Bytes64)(load64(at + pitch) > v) & uint8_t{64};
-      bits |= (Bytes64)(load64(at + pitch + 1) > v) & uint8_t{128};
+      Bytes64 here, there, bits{};
+      __builtin_memcpy(&here, at, 64);
+      for (int i = 0; i < 8; ++i) {
+        __builtin_memcpy(&there, at + l.offset[i], 64);
+        bits |= (Bytes64)(i < 4 ? there >= here : there > here) & static_cast<uint8_t>(1 << i);
+      }
       __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, 64);
     }
   }
@@ -193,7 +184,6 @@ void curve(const Levels& l, const T* map, int32_t* out) {
   int64_t count[256];
   prepare_levels(l, map, count);
   const int64_t pitch = l.pitch;
-  const int64_t offset[8] = {-pitch - 1, -pitch, -pitch + 1, -1, 1, pitch - 1, pitch, pitch + 1};
   const uint32_t* pixel = l.order;
   int64_t living = 0;
   int32_t blobs = 0;
@@ -210,9 +200,9 @@ void curve(const Levels& l, const T* map, int32_t* out) {
         l.label[at] = blobs++;
         continue;
       }
-      int32_t root = blob_of(l.blobs, l.label[at + offset[step.member[0]]]);
+      int32_t root = blob_of(l.blobs, l.label[at + l.offset[step.member[0]]]);
       for (int g = 1; g < step.groups; ++g) {
-        const int32_t other = blob_of(l.blobs, l.label[at + offset[step.member[g]]]);
+        const int32_t other = blob_of(l.blobs, l.label[at + l.offset[step.member[g]]]);
         if (other != root) root = merge(l.blobs, root, other);
       }
       l.label[at] = root;

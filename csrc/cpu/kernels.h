@@ -72,6 +72,7 @@ struct Blob {
 // 1].
 struct Levels {
   int64_t H, W, pitch;
+  int64_t offset[8];    // of the neighbours: north-west, north, north-east, west, east, south-west, south, south-east
   uint8_t* q;           // 8-bit levels, 0 on the border
   uint8_t* neighbours;  // bits of the neighbours that are added before a pixel
   int32_t* label;       // blob of a pixel, valid once it is added

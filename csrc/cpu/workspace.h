@@ -100,6 +100,10 @@ struct ScratchMemory : Scratch<T> {
 struct LevelsMemory : Levels {
   LevelsMemory(int64_t H, int64_t W) : Levels{} {
     this->H = H, this->W = W, pitch = (W + 63) / 64 * 64 + 2;
+    int64_t* next = offset;
+    for (int64_t dy = -1; dy <= 1; ++dy)
+      for (int64_t dx = -1; dx <= 1; ++dx)
+        if (dy != 0 || dx != 0) *next++ = dy * pitch + dx;
     const int64_t bordered = pitch * (H + 2), most_blobs = ((H + 1) / 2) * ((W + 1) / 2);
     q = arena_.array<uint8_t>(bordered + 64), neighbours = arena_.array<uint8_t>(bordered);
     label = arena_.array<int32_t>(bordered), order = arena_.array<uint32_t>(H * W);
