@@ -1,0 +1,1 @@
+"""Speed, measured: ratios against named alternatives in one run."""

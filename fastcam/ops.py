@@ -41,7 +41,8 @@ def _load_extension() -> Path:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
         raise ImportError(
-            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error.__cause__ or error}. "
+            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): "
+            f"{error.__cause__ or error}. "
             "A library built with CUDA needs a CUDA build of torch, and fastcam needs torch 2.11 or newer: "
             "reinstall fastcam in this environment"
         ) from error
