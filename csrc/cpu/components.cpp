@@ -31,7 +31,7 @@ struct Search {
         W(width),
         M(maps),
         choice{static_cast<int>(connectivity), largest == "contour"} {
-    STD_TORCH_CHECK(H > 0 && W > 0 && H < (int64_t{1} << 31) / W, "boxes: size");
+    STD_TORCH_CHECK(H > 0 && W > 0 && H < (int64_t{1} << 30) / W, "boxes: size");
     STD_TORCH_CHECK(M == 0 || (h > 0 && w > 0), "boxes: empty maps");
     STD_TORCH_CHECK(levels.scalar_type() == ScalarType::Float && (levels.dim() == 1 || levels.dim() == 2) &&
                         (levels.dim() == 1 || levels.size(0) == M),
@@ -113,7 +113,7 @@ void curves_of(const Tensor& maps, int32_t* out) {
 Tensor box_curves(const Tensor& maps_) {
   // [N, H, W] float or double
   STD_TORCH_CHECK(
-      maps_.dim() == 3 && maps_.size(1) > 0 && maps_.size(2) > 0 && maps_.size(1) < (int64_t{1} << 31) / maps_.size(2),
+      maps_.dim() == 3 && maps_.size(1) > 0 && maps_.size(2) > 0 && maps_.size(1) < (int64_t{1} << 30) / maps_.size(2),
       "box_curves: maps [N, H, W]");
   const Tensor maps = torch::stable::contiguous(maps_);
   Tensor out = torch::stable::new_empty(maps, {maps.size(0), 256, 4}, ScalarType::Int);
@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
                                               std::optional<int64_t> max_components) {
   // [N, H, W] bytes, 0 or not
   STD_TORCH_CHECK(masks_.dim() == 3 && masks_.scalar_type() == ScalarType::Byte && masks_.size(1) > 0 &&
-                      masks_.size(2) > 0 && masks_.size(1) < (int64_t{1} << 31) / masks_.size(2),
+                      masks_.size(2) > 0 && masks_.size(1) < (int64_t{1} << 30) / masks_.size(2),
                   "components: masks [N, H, W] of bytes");
   using Found = std::array<int32_t, 5>;  // xyxy, area
   const Tensor masks = torch::stable::contiguous(masks_);
@@ -143,11 +143,11 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
     ScratchMemory<float> scratch(plan, true);
     for (int64_t n = begin; n < end; ++n) {
       std::vector<Found>& list = found[n];
-      const int64_t runs = k.components(plan, scratch, from + n * H * W, static_cast<int>(connectivity));
-      for (int64_t i = 0; i < runs; ++i) {
-        if (scratch.parents[i] != i) continue;
+      const int64_t begun = k.components(plan, scratch, from + n * H * W, static_cast<int>(connectivity));
+      for (int64_t i = 0; i < begun; ++i) {
         const Component& c = scratch.components[i];
-        list.push_back({c.x0, c.y0, c.x1, c.y1, static_cast<int32_t>(c.area)});
+        if (c.parent != i) continue;
+        list.push_back({c.x0, c.y0, c.x1, c.y1, c.area});
       }
       const size_t most = static_cast<size_t>(max_components.value_or(static_cast<int64_t>(list.size())));
       if (list.size() <= most) continue;

@@ -72,19 +72,19 @@ void threshold(const Plan<float>& plan, Scratch<float>& s, float cut) {
   }
 }
 
-inline int32_t root_of(int32_t* parents, int32_t i) {
-  while (parents[i] != i) {
-    parents[i] = parents[parents[i]];
-    i = parents[i];
+inline int32_t root_of(Component* components, int32_t i) {
+  while (components[i].parent != i) {
+    components[i].parent = components[components[i].parent].parent;
+    i = components[i].parent;
   }
   return i;
 }
 
-// Joins two components; the earlier run stays the root, so that roots are first pixels in raster order.
-inline int32_t join(int32_t* parents, Component* components, int32_t a, int32_t b) {
+// Joins two roots. The earlier stays: components are numbered by their first pixels in raster order.
+inline int32_t join(Component* components, int32_t a, int32_t b) {
   const int32_t root = a < b ? a : b, other = a < b ? b : a;
-  parents[other] = root;
   Component &to = components[root], &from = components[other];
+  from.parent = root;
   to.x0 = smaller(to.x0, from.x0);
   to.x1 = larger(to.x1, from.x1);
   to.y1 = larger(to.y1, from.y1);
@@ -97,122 +97,129 @@ inline int32_t join(int32_t* parents, Component* components, int32_t a, int32_t 
 // Writes the columns where one row of the mask changes, which are its runs' starts and ends in turn; returns how many
 // runs.
 inline int64_t find_runs(const uint64_t* row, int64_t words, int64_t W, Run* runs) {
-  int32_t *const columns = &runs->start, *to = columns;
+  Run* run = runs;
   uint64_t carry = 0;
+  bool open = false;
   for (int64_t word = 0; word < words; ++word) {
     const uint64_t m = row[word];
     uint64_t edges = m ^ (m << 1 | carry);
     carry = m >> 63;
-    for (; edges; edges &= edges - 1) *to++ = static_cast<int32_t>(64 * word + __builtin_ctzll(edges));
+    for (; edges; edges &= edges - 1) {
+      const int32_t x = static_cast<int32_t>(64 * word + __builtin_ctzll(edges));
+      (open ? run->end : run->start) = x;
+      run += open;
+      open = !open;
+    }
   }
-  if ((to - columns) & 1) *to++ = static_cast<int32_t>(W);
-  return (to - columns) / 2;
+  if (open) (run++)->end = static_cast<int32_t>(W);
+  return run - runs;
 }
 
-// Labels the runs of the mask's rows [first_row, last_row); returns how many there are. Runs of one row are in order,
-// rows follow each other. A row that repeats the one above adds no runs: those above grow.
-int64_t label(const Plan<float>& plan, Scratch<float>& s, int64_t first_row, int64_t last_row, int connectivity) {
+// Labels the mask; returns how many components were begun. Those that are their own parent are the mask's components,
+// in raster order. A row that repeats the one above makes its runs' components grow.
+int64_t label(const Plan<float>& plan, Scratch<float>& s, int connectivity) {
   const int32_t reach = connectivity == 8 ? 1 : 0;
-  Run* runs = s.runs;
-  int32_t* parents = s.parents;
   Component* components = s.components;
-  int64_t count = 0, above_begin = 0, above_end = 0;
-  for (int64_t y = first_row; y < last_row; ++y) {
+  Run *above = s.runs[0], *here = s.runs[1];
+  int64_t begun = 0, above_count = 0;
+  for (int64_t y = 0; y < plan.H; ++y) {
     const uint64_t* row = s.mask + y * plan.words;
-    const int32_t bottom = static_cast<int32_t>(y + 1);
-    uint64_t changed = y == first_row;
+    const int32_t top = static_cast<int32_t>(y), bottom = top + 1;
+    uint64_t changed = y == 0;
     for (int64_t word = 0; !changed && word < plan.words; ++word) changed = row[word] ^ row[word - plan.words];
     if (!changed) {
-      for (int64_t j = above_begin; j < above_end; ++j) {
-        Component& c = components[root_of(parents, static_cast<int32_t>(j))];
-        const int32_t length = runs[j].end - runs[j].start;
+      for (int64_t j = 0; j < above_count; ++j) {
+        Component& c = components[root_of(components, above[j].component)];
+        const int32_t length = above[j].end - above[j].start;
         c.y1 = bottom;
         c.area += length;
         c.contour2 += 2 * length - 2;
       }
       continue;
     }
-    const int64_t begin = count;
-    count += find_runs(row, plan.words, plan.W, runs + begin);
-    int64_t above = above_begin;
-    for (int64_t i = begin; i < count; ++i) {
-      const Run run = runs[i];
-      while (above < above_end && runs[above].end + reach <= run.start) ++above;
-      if (above == above_end || runs[above].start >= run.end + reach) {  // nothing above: a component begins
-        parents[i] = static_cast<int32_t>(i);
-        components[i] = {run.start, static_cast<int32_t>(y), run.end, bottom, run.end - run.start, 0, -1};
+    const int64_t count = find_runs(row, plan.words, plan.W, here);
+    int64_t first = 0;  // of the runs above that may touch
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t start = here[i].start, end = here[i].end;
+      while (first < above_count && above[first].end + reach <= start) ++first;
+      if (first == above_count || above[first].start >= end + reach) {  // nothing above: a component begins
+        const int32_t index = static_cast<int32_t>(begun++);
+        components[index] = {index, start, top, end, bottom, start, end - start, 0, -1};
+        here[i].component = index;
         continue;
       }
-      int32_t root = root_of(parents, static_cast<int32_t>(above));
-      int64_t contour2 = 0, links = -1;
-      for (int64_t j = above; j < above_end && runs[j].start < run.end + reach; ++j) {
-        const int32_t overlap = smaller(run.end, runs[j].end) - larger(run.start, runs[j].start);
-        contour2 += 2 * overlap - 2 + (run.start != runs[j].start) + (run.end != runs[j].end);
+      int32_t root = root_of(components, above[first].component);
+      int32_t contour2 = 0, links = -1;
+      for (int64_t j = first; j < above_count && above[j].start < end + reach; ++j) {
+        const int32_t overlap = smaller(end, above[j].end) - larger(start, above[j].start);
+        contour2 += 2 * overlap - 2 + (start != above[j].start) + (end != above[j].end);
         links += 1;
-        if (j == above) continue;
-        const int32_t other = root_of(parents, static_cast<int32_t>(j));
-        if (other != root) root = join(parents, components, root, other);
+        if (j == first) continue;
+        const int32_t other = root_of(components, above[j].component);
+        if (other != root) root = join(components, root, other);
       }
-      parents[i] = root;
+      here[i].component = root;
       Component& c = components[root];
-      c.x0 = smaller(run.start, c.x0);
-      c.x1 = larger(run.end, c.x1);
+      c.x0 = smaller(start, c.x0);
+      c.x1 = larger(end, c.x1);
       c.y1 = bottom;
-      c.area += run.end - run.start;
+      c.area += end - start;
       c.contour2 += contour2;
       c.links += links;
     }
-    above_begin = begin;
-    above_end = count;
+    Run* const swapped = above;
+    above = here;
+    here = swapped;
+    above_count = count;
   }
-  return count;
+  return begun;
 }
 
-// Doubled area inside a component's outer border, between what is known without following it: contour2 (holes left
-// out) and the area of its box.
+inline bool is_root(const Component* components, int64_t i) { return components[i].parent == i; }
+
+// Doubled area inside a component's outer border: at most this, without following it.
 inline int64_t area2_bound(const Component& c) {
   return c.links > -1 ? 2 * static_cast<int64_t>(c.x1 - c.x0 - 1) * (c.y1 - c.y0 - 1) : c.contour2;
 }
 
 // The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
 // followed only of components with holes, and only where more than one component can win.
-const Component* largest_contour(const Plan<float>& plan, const Scratch<float>& s, int64_t runs) {
+const Component* largest_contour(const Plan<float>& plan, const Scratch<float>& s, int64_t begun) {
   int64_t least = -1, candidates = 0;
-  for (int64_t i = 0; i < runs; ++i)
-    if (s.parents[i] == i) least = larger(s.components[i].contour2, least);
+  for (int64_t i = 0; i < begun; ++i)
+    if (is_root(s.components, i)) least = larger<int64_t>(s.components[i].contour2, least);
   const Component* winner = nullptr;
-  for (int64_t i = 0; i < runs; ++i) {
-    if (s.parents[i] != i || area2_bound(s.components[i]) < least) continue;
+  for (int64_t i = 0; i < begun; ++i) {
+    if (!is_root(s.components, i) || area2_bound(s.components[i]) < least) continue;
     winner = s.components + i;
     ++candidates;
   }
   if (candidates <= 1) return winner;
   int64_t best = least;
-  for (int64_t i = 0; i < runs; ++i) {
+  for (int64_t i = 0; i < begun; ++i) {
     const Component& c = s.components[i];
-    if (s.parents[i] != i || area2_bound(c) < best) continue;
+    if (!is_root(s.components, i) || area2_bound(c) < best) continue;
     const int64_t area2 = c.links == -1 ? c.contour2
                                         : outer_area2(Bits{s.mask, plan.words}, static_cast<int>(plan.W),
-                                                      static_cast<int>(plan.H), s.runs[i].start, c.y0);
+                                                      static_cast<int>(plan.H), c.first_x, c.y0);
     if (area2 >= best) best = area2, winner = &c;
   }
   return winner;
 }
 
 // The component with most pixels, the first in raster order where they tie.
-const Component* most_pixels(const Scratch<float>& s, int64_t runs) {
+const Component* most_pixels(const Scratch<float>& s, int64_t begun) {
   int64_t best = -1;
   const Component* winner = nullptr;
-  for (int64_t i = 0; i < runs; ++i)
-    if (s.parents[i] == i && s.components[i].area > best) best = s.components[i].area, winner = s.components + i;
+  for (int64_t i = 0; i < begun; ++i)
+    if (is_root(s.components, i) && s.components[i].area > best) best = s.components[i].area, winner = s.components + i;
   return winner;
 }
 
-// Labels the mask's rows [first_row, last_row) and writes the chosen component's box, half-open; zeros without one.
-void largest_box(const Plan<float>& plan, Scratch<float>& s, int64_t first_row, int64_t last_row, Choice choice,
-                 int32_t* out) {
-  const int64_t runs = label(plan, s, first_row, last_row, choice.connectivity);
-  const Component* winner = choice.contour ? largest_contour(plan, s, runs) : most_pixels(s, runs);
+// Labels the mask and writes the chosen component's box, half-open; zeros without one.
+void largest_box(const Plan<float>& plan, Scratch<float>& s, Choice choice, int32_t* out) {
+  const int64_t begun = label(plan, s, choice.connectivity);
+  const Component* winner = choice.contour ? largest_contour(plan, s, begun) : most_pixels(s, begun);
   out[0] = winner ? winner->x0 : 0;
   out[1] = winner ? winner->y0 : 0;
   out[2] = winner ? winner->x1 : 0;
@@ -239,7 +246,7 @@ void boxes(const Plan<float>& plan, Scratch<float>& s, const float* coarse, cons
       continue;
     }
     threshold(plan, s, cut);
-    largest_box(plan, s, 0, plan.H, choice, out);
+    largest_box(plan, s, choice, out);
   }
 }
 
@@ -255,5 +262,5 @@ int64_t components(const Plan<float>& plan, Scratch<float>& s, const uint8_t* ma
       s.mask[y * plan.words + word] = bits;
     }
   }
-  return label(plan, s, 0, plan.H, connectivity);
+  return label(plan, s, connectivity);
 }

@@ -33,15 +33,18 @@ struct Plan {
   float *cwx, *cwy;            // [stride, 4], [H, 4] weights
 };
 
+// Columns [start, end) of a row of a mask.
 struct Run {
-  int32_t start, end;  // columns [start, end)
+  int32_t start, end, component;
 };
 
 struct Component {
+  int32_t parent;          // an earlier component that it is part of; itself at the root
   int32_t x0, y0, x1, y1;  // half-open
-  int64_t area;            // pixels
-  int64_t contour2;        // doubled area of the contour polygon, right where there is no hole
-  int64_t links;           // overlapping pairs of runs minus runs: above -1 where there is a hole
+  int32_t first_x;         // column of the first pixel in raster order, which is in row y0
+  int32_t area;            // pixels
+  int32_t contour2;        // doubled area of the contour polygon, right where there is no hole
+  int32_t links;           // overlapping pairs of runs minus runs: above -1 where there is a hole
 };
 
 // Work space of one thread.
@@ -54,9 +57,8 @@ struct Scratch {
   T *row_high, *row_low;  // [h] and over whole rows
   T* line;                // [stride] one output row
   uint64_t* mask;         // [H, words]
-  Run* runs;              // [H * (W / 2 + 1)]
-  int32_t* parents;       // as many: a run of the same component, the component's first run at the root
-  Component* components;  // as many; valid at roots
+  Run* runs[2];           // [W / 2 + 1] of this row and the one above
+  Component* components;  // [H * (W / 2 + 1)]
 };
 
 // A component of the mask q >= level. Pixels are packed as y << 16 | x.
@@ -100,7 +102,7 @@ struct Kernels {
   // boxes [count, 4] of one coarse map at relative thresholds or absolute levels.
   void (*boxes)(const Plan<float>&, Scratch<float>&, const float* coarse, const float* levels, int64_t count,
                 bool absolute, Choice, int32_t* out);
-  // Number of runs of the mask of bytes [H, W]; roots hold the components.
+  // Labels the mask of bytes [H, W]; returns how many components were begun.
   int64_t (*components)(const Plan<float>&, Scratch<float>&, const uint8_t* mask, int connectivity);
   // curve [256, 4] of one map [H, W].
   void (*curve_float)(const Levels&, const float* map, int32_t* out);

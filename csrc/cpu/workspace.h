@@ -83,11 +83,9 @@ struct ScratchMemory : Scratch<T> {
       this->line = arena_.array<T>(plan.stride);
     }
     if (with_masks) {
-      const int64_t most_runs = plan.H * (plan.W / 2 + 1);
       this->mask = arena_.array<uint64_t>(plan.H * plan.words);
-      this->runs = arena_.array<Run>(most_runs);
-      this->parents = arena_.array<int32_t>(most_runs);
-      this->components = arena_.array<Component>(most_runs);
+      for (Run*& row : this->runs) row = arena_.array<Run>(plan.W / 2 + 1);
+      this->components = arena_.array<Component>(plan.H * (plan.W / 2 + 1));
     }
   }
 

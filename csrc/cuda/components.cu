@@ -15,7 +15,7 @@ Tensor boxes(const Tensor& coarse, const Tensor& levels, bool absolute, int64_t 
   const Launch launch(coarse);
   const Tensor maps = torch::stable::contiguous(coarse), thresholds = torch::stable::contiguous(levels);
   const int64_t M = maps.size(0), T = thresholds.size(thresholds.dim() - 1);
-  STD_TORCH_CHECK(height > 0 && width > 0 && height < (int64_t{1} << 31) / width, "boxes: size");
+  STD_TORCH_CHECK(height > 0 && width > 0 && height < (int64_t{1} << 30) / width, "boxes: size");
   STD_TORCH_CHECK(M == 0 || maps.size(1) * maps.size(2) > 0, "boxes: empty maps");
   STD_TORCH_CHECK(thresholds.scalar_type() == ScalarType::Float &&
                       (thresholds.dim() == 1 || (thresholds.dim() == 2 && thresholds.size(0) == M)) &&
