@@ -151,7 +151,7 @@ def train(
     size: Annotated[int, typer.Option(min=1, help="Side of the network's square input in pixels.")] = 224,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 10,
     batch_size: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = 32,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate [2e-3, with --weights 2e-4].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate [1e-3, with --weights 1e-4].")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to run [cuda if there is one, else cpu].")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training in OUT.")] = False,

@@ -15,6 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fastcam.writers import replacing
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -194,16 +196,9 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConf
         model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives.
         config: how to build and use it; goes as JSON to the metadata key "fastcam".
     """
-    path = Path(path)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        safetensors.torch.save_file(state, temporary, metadata={_METADATA_KEY: config.to_json()})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(state, metadata={_METADATA_KEY: config.to_json()}))
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[nn.Module, ModelConfig]:

@@ -1,0 +1,212 @@
+"""A drawn localization data set: one textured object with a known box before a cluttered background.
+
+A class is a texture on a shape, such as "striped disc". Place, size, aspect ratio, rotation and colours are random.
+Behind the object lie a smooth colour field with grain, blobs, lines, and distractors: the shapes of all classes without
+texture, in the same colours. So neither a colour nor an outline tells where the object is, only its surface does.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from fastcam.data import Sample
+
+_SPLITS = ("train", "val", "test")
+_SUBPIXEL = 4  # fractional bits of the coordinates that OpenCV is given
+_MARGIN = 0.01  # of the picture, around the object
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def _filling(outline: np.ndarray) -> np.ndarray:
+    """Move and scale an outline [P, 2] so that it fills [-1, 1] in both directions."""
+    low, high = outline.min(0), outline.max(0)
+    return (outline - (low + high) / 2) / ((high - low) / 2)
+
+
+def _polar(radius: Callable[[np.ndarray], np.ndarray], points: int) -> np.ndarray:
+    angle = np.linspace(0, 2 * math.pi, points, endpoint=False)
+    return _filling(radius(angle)[:, None] * np.stack([np.sin(angle), -np.cos(angle)], 1))
+
+
+def _heart(points: int = 64) -> np.ndarray:
+    t = np.linspace(0, 2 * math.pi, points, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return _filling(np.stack([16 * np.sin(t) ** 3, -y], 1))
+
+
+_CROSS = [(1, 0), (2, 0), (2, 1), (3, 1), (3, 2), (2, 2), (2, 3), (1, 3), (1, 2), (0, 2), (0, 1), (1, 1)]
+
+OUTLINES: dict[str, np.ndarray] = {
+    "disc": _polar(np.ones_like, 64),
+    "heart": _heart(),
+    "triangle": _polar(np.ones_like, 3),
+    "flower": _polar(lambda a: 1 + 0.2 * np.cos(5 * a), 100),
+    "square": _filling(np.array([(0, 0), (1, 0), (1, 1), (0, 1)])),
+    "cross": _filling(np.array(_CROSS)),
+    "star": _polar(lambda a: np.where(np.arange(a.size) % 2, 0.5, 1.0), 10),
+    "gear": _polar(lambda a: np.where(np.sin(8 * a) > 0, 1.0, 0.8), 96),
+}
+
+
+def _ink(wave: np.ndarray, sharpness: float = 1.5) -> np.ndarray:
+    """A wave in [-1, 1] as ink in [0, 1]: sharp enough to read, soft enough not to alias."""
+    return np.clip(0.5 + sharpness * wave, 0, 1)
+
+
+def _sine(x: np.ndarray) -> np.ndarray:
+    return np.sin(2 * math.pi * x)
+
+
+def _off(x: np.ndarray) -> np.ndarray:
+    """Distance to the nearest whole number."""
+    return np.abs(x - np.rint(x))
+
+
+# From coordinates u, v [H, W], in periods of the texture and with the object's centre as origin, to ink in [0, 1].
+TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "striped": lambda u, v: _ink(_sine(u)),
+    "dotted": lambda u, v: np.clip(3.2 - 7 * np.hypot(_off(u), _off(v)), 0, 1),
+    "checked": lambda u, v: _ink(_sine(u / 2) * _sine(v / 2), 2.5),
+    "ringed": lambda u, v: _ink(_sine(np.hypot(u, v))),
+    "zigzag": lambda u, v: _ink(_sine(u + 1.2 * _off(v / 1.6))),
+    "swirled": lambda u, v: _ink(np.sin(3 * np.arctan2(v, u) + 2 * math.pi * np.hypot(u, v))),
+    "rayed": lambda u, v: _ink(np.sin(8 * np.arctan2(v, u))),
+    "scaly": lambda u, v: _ink(_sine(1.5 * np.hypot(_off(u / 1.5 + np.floor(v) / 2) * 1.5, v - np.floor(v)))),
+}
+
+CLASS_NAMES = tuple(f"{texture} {shape}" for texture, shape in zip(TEXTURES, OUTLINES, strict=True))
+
+
+class Shapes:
+    """The drawn data set: the same seed and split give the same pictures in any order, on any run.
+
+    Classes take turns, so that they are equally frequent. A picture is drawn when it is first asked for (2 ms at 128
+    pixels) and kept in memory (64 KiB).
+
+    Args:
+        split: "train", "val" or "test"; different pictures each.
+        count: number of pictures.
+        size: side of the pictures in pixels, at least 32.
+        seed: of all random choices.
+
+    Attributes:
+        class_names: names of the classes.
+
+    Raises:
+        ValueError: an unknown split, no pictures, or too small a size.
+    """
+
+    class_names = CLASS_NAMES
+
+    def __init__(self, split: str, count: int, size: int = 128, seed: int = 0) -> None:
+        if split not in _SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(_SPLITS)}, got {split!r}")
+        for name, value, least in (("count", count, 1), ("size", size, 32), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
+        self.split, self.size, self.seed = split, size, seed
+        self._samples: list[Sample | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Give a picture, uint8 [size, size, 3], with label, mask, and one box that fits the mask tightly."""
+        index = range(len(self))[index]
+        sample = self._samples[index]
+        if sample is None:
+            sample = self._samples[index] = self._draw(index)
+        return sample
+
+    def _draw(self, index: int) -> Sample:
+        label = index % len(CLASS_NAMES)
+        image, mask = draw(label, self.size, np.random.default_rng((self.seed, _SPLITS.index(self.split), index)))
+        x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        box = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1]], np.float32)
+        return Sample(image, label, box, mask, (self.size, self.size), f"{self.split}/{index:05d}")
+
+
+def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one picture.
+
+    Args:
+        label: class index into `CLASS_NAMES`.
+        size: side of the picture in pixels.
+        rng: source of all random choices.
+
+    Returns:
+        The picture, uint8 [size, size, 3] RGB, and the object's mask, bool [size, size].
+    """
+    canvas = _background(rng, size)
+    outline, angle = _place(rng, list(OUTLINES.values())[label], _extent(rng, 0.32, 0.54), size)
+    coverage = np.zeros((size, size), np.uint8)
+    _fill(coverage, outline, np.array([255]))
+    centre = (outline.min(0) + outline.max(0)) / 2
+    steps = np.arange(size, dtype=np.float32)
+    x, y = steps[None, :] - centre[0], steps[:, None] - centre[1]
+    period, cos, sin = size * rng.uniform(0.095, 0.13), math.cos(angle), math.sin(angle)
+    ink = list(TEXTURES.values())[label]((cos * x + sin * y) / period, (cos * y - sin * x) / period)
+    paper, colour = _contrasting(rng)
+    surface = paper + (colour - paper) * ink[..., None]
+    image = canvas + (surface - canvas) * (coverage[..., None] / 255)
+    return np.rint(image).astype(np.uint8), coverage > 127
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth colour field with grain, blobs, lines and distractors: uint8 [size, size, 3]."""
+    field = np.stack([_color(rng) for _ in range(9)]).reshape(3, 3, 3).astype(np.float32)
+    canvas = cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)
+    for cell in (1, 3):  # fine grain and coarse
+        side = -(-size // cell)
+        grain = rng.integers(-128, 128, (side, side), dtype=np.int16).astype(np.float32) * rng.uniform(0, 0.16)
+        canvas += cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
+    canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+    for _ in range(rng.integers(3, 8)):  # blobs
+        _fill(canvas, _place(rng, OUTLINES["disc"], _extent(rng, 0.05, 0.3), size)[0], _color(rng))
+    for _ in range(rng.integers(2, 7)):  # lines
+        ends = np.rint(rng.uniform(-0.1, 1.1, (2, 2)) * size).astype(int).tolist()
+        width = int(rng.integers(1, max(2, size // 28)))
+        cv2.line(canvas, *ends, _color(rng).tolist(), width, cv2.LINE_AA)
+    shapes = list(OUTLINES.values())
+    for _ in range(rng.integers(1, 4)):  # distractors
+        outline = shapes[rng.integers(len(shapes))]
+        _fill(canvas, _place(rng, outline, _extent(rng, 0.2, 0.45), size)[0], _color(rng))
+    return canvas
+
+
+def _extent(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """Width and height as shares of the picture: geometric mean in [low, high], aspect ratio in [1/2, 2]."""
+    stretch = 2 ** rng.uniform(-0.5, 0.5)
+    return rng.uniform(low, high) * np.array([stretch, 1 / stretch])
+
+
+def _place(rng: np.random.Generator, outline: np.ndarray, extent: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """The outline scaled to `extent`, turned by a random angle (also given) and put anywhere inside the picture."""
+    angle = rng.uniform(-math.pi, math.pi)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned = (outline * extent / 2) @ np.array([[cos, sin], [-sin, cos]])
+    low, high = turned.min(0), turned.max(0)
+    room = np.maximum(1 - 2 * _MARGIN - (high - low), 0)
+    return (turned - low + _MARGIN + rng.random(2) * room) * (size - 1), angle
+
+
+def _fill(canvas: np.ndarray, outline: np.ndarray, color: np.ndarray) -> None:
+    points = np.rint(outline * (1 << _SUBPIXEL)).astype(np.int32)
+    cv2.fillPoly(canvas, [points], color.tolist(), cv2.LINE_AA, _SUBPIXEL)
+
+
+def _color(rng: np.random.Generator) -> np.ndarray:
+    """A random colour [3] in 0..255: any hue, seldom grey."""
+    hue, saturation, value = rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.2, 1.0)
+    pure = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return 255 * value * (1 - saturation * (1 - pure))
+
+
+def _contrasting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours that differ enough in brightness for a texture to be seen."""
+    while True:
+        first, second = _color(rng), _color(rng)
+        if abs((first - second) @ _LUMA) > 90:
+            return first, second

@@ -1,0 +1,184 @@
+"""The whole road on drawn pictures: labels in, boxes out, and how well they fit."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from fastcam import evaluation, methods, models, ops, visualize
+from fastcam.data.shapes import CLASS_NAMES, Shapes
+from fastcam.decoding import Preprocess
+from fastcam.localization import localize
+from fastcam.models import ModelConfig
+from fastcam.report import Item, gallery
+from fastcam.training import train
+from fastcam.writers import replacing
+
+_THRESHOLDS = [t / 100 for t in range(5, 95)]
+_GALLERY = 64  # pictures shown
+_STANDARD_SIZE = 224  # side of the maps that the field's evaluator works on
+
+
+class DemoResult(NamedTuple):
+    """What the demo measured, all but the threshold in percent.
+
+    Attributes:
+        top1_cls: test pictures whose class is right.
+        gt_known_loc: test pictures whose box, from the map of the true class, has IoU 0.5 or more.
+        max_box_acc: MaxBoxAcc of the same maps: the standard evaluator's box at the best threshold.
+        best_center_box: BoxAcc of the strongest fixed box in the centre of the picture.
+        threshold: of the box, chosen on the validation split.
+    """
+
+    top1_cls: float
+    gt_known_loc: float
+    max_box_acc: float
+    best_center_box: float
+    threshold: float
+
+
+def run(
+    out: str | os.PathLike[str],
+    seed: int = 0,
+    *,
+    pictures: tuple[int, int, int] = (3000, 400, 600),
+    epochs: int = 5,
+    progress: bool = True,
+) -> DemoResult:
+    """Draw a data set, train ResNet18 on its labels alone, localize the test split, and report.
+
+    Writes to `out`: best.safetensors (with the threshold), last.safetensors, metrics.jsonl, training.png,
+    boxes.parquet (the box of each test picture's true class), gallery.html and hero.png. An earlier run is replaced.
+
+    Args:
+        out: folder for the results.
+        seed: of the pictures and the training; the same seed gives the same result on the same machine with the same
+            number of threads.
+        pictures: how many to draw for training, validation and test.
+        epochs: passes over the training pictures.
+        progress: show progress bars.
+
+    Returns:
+        The figures, which are also printed.
+
+    Raises:
+        ValueError: an option out of range.
+        OSError: the results cannot be written.
+    """
+    out = Path(out)
+    splits = [Shapes(split, count, seed=seed) for split, count in zip(("train", "val", "test"), pictures, strict=True)]
+    train_data, val_data, test_data = splits
+    print(f"Training ResNet18 on the labels of {len(train_data)} drawn pictures of {len(CLASS_NAMES)} classes.")
+    trained = train(
+        (train_data, val_data),
+        out=out,
+        output_stride=16,
+        size=64,
+        epochs=epochs,
+        batch_size=16,
+        seed=seed,
+        device="cpu",  # repeats to the bit, which CUDA's convolutions do not promise
+        overwrite=True,
+        progress=progress,
+    )
+    model, config = models.load_checkpoint(trained.best)
+    _, coarse = _maps(model, config, val_data)
+    candidates = ops.boxes(coarse, val_data.size, _THRESHOLDS, relu=False)
+    threshold, _ = evaluation.choose_threshold(candidates, _THRESHOLDS, _truth(val_data))
+    config = dataclasses.replace(config, threshold=threshold)
+    models.save_checkpoint(trained.best, model, config)
+
+    print(
+        f"Localizing {len(test_data)} test pictures; box threshold, chosen on the validation pictures: {threshold:.2f}."
+    )
+    found = localize(model, test_data, out=out, config=config, targets="label", overwrite=True, progress=progress)
+    table = pq.read_table(found.path).to_pydict()
+    boxes = np.stack([table[edge] for edge in ("x0", "y0", "x1", "y1")], 1)
+    truth = _truth(test_data)
+    logits, coarse = _maps(model, config, test_data)
+    standard = ops.heatmap(coarse.double(), _STANDARD_SIZE, relu=False, mode="bicubic")
+    result = DemoResult(
+        top1_cls=100 * float(np.mean(np.array(table["rank"]) == 1)),
+        gt_known_loc=evaluation.box_accuracy(boxes, truth).item(),
+        max_box_acc=evaluation.max_box_acc(standard, np.trunc(truth * (_STANDARD_SIZE / test_data.size))).accuracy,
+        best_center_box=evaluation.best_center_box(truth, (test_data.size, test_data.size)).accuracy,
+        threshold=threshold,
+    )
+    figures = {
+        "Top-1 Cls": f"{result.top1_cls:.1f} %",
+        "GT-known Loc": f"{result.gt_known_loc:.1f} %",
+        "MaxBoxAcc": f"{result.max_box_acc:.1f} %",
+        "best centre box": f"{result.best_center_box:.1f} %",
+    }
+    items = _items(test_data, logits, coarse, boxes)
+    picture = _hero(items[: len(CLASS_NAMES)])
+    with replacing(out / "hero.png") as partial:
+        partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1].tobytes())
+    page = gallery(out / "gallery.html", items, "fastcam demo", figures, {"Training, test in red": trained.curve})
+    print("\n".join(f"{name:<18}{value:>8}" for name, value in figures.items()))
+    print(f"Pictures with maps and boxes: {page}")
+    return result
+
+
+def _truth(data: Shapes) -> np.ndarray:
+    """The true boxes: float32 [N, 4]."""
+    return np.concatenate([data[index].boxes for index in range(len(data))])
+
+
+def _maps(model: nn.Module, config: ModelConfig, data: Shapes) -> tuple[Tensor, Tensor]:
+    """Logits [N, C], and the coarse maps [N, h, w] of the true classes."""
+    preprocess = Preprocess.of(config)
+    logits, coarse = [], []
+    cam = methods.CAM(model)
+    for indices in torch.arange(len(data)).split(64):
+        samples = [data[index] for index in indices.tolist()]
+        frames = np.stack([preprocess.frame(sample.image)[0] for sample in samples])
+        images = preprocess.normalize(torch.from_numpy(frames))
+        coarse.append(cam.coarse(images, [sample.label for sample in samples]))
+        logits.append(cam.outputs)
+    return torch.cat(logits), torch.cat(coarse)
+
+
+def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray) -> list[Item]:
+    """The first pictures for the gallery."""
+    maps = ops.heatmap(coarse[:_GALLERY], data.size, relu=False).numpy()
+    items = []
+    for index, (map, scores) in enumerate(zip(maps, logits.softmax(1), strict=False)):
+        sample, predicted = data[index], int(scores.argmax())
+        iou = evaluation.box_iou(boxes[index], sample.boxes[0]).item()
+        names = data.class_names
+        caption = f"{names[sample.label]}\nfound: {names[predicted]}, {scores[predicted]:.0%}\nIoU {iou:.2f}"
+        hit = predicted == sample.label and iou >= 0.5
+        items.append(Item(sample.image, map, boxes[index], sample.boxes, caption, hit))
+    return items
+
+
+def _hero(items: list[Item], side: int = 192, gap: int = 8) -> np.ndarray:
+    """Pictures, and below them map, found box (red) and true box (green): RGBA, uint8.
+
+    Gaps and the round corners are transparent, so that it stands well on any background.
+    """
+    tile = np.zeros((side, side), np.uint8)
+    radius = side // 16
+    cv2.rectangle(tile, (radius, 0), (side - 1 - radius, side - 1), 255, -1)
+    cv2.rectangle(tile, (0, radius), (side - 1, side - 1 - radius), 255, -1)
+    for x in (radius, side - 1 - radius):
+        for y in (radius, side - 1 - radius):
+            cv2.circle(tile, (x, y), radius, 255, -1, cv2.LINE_AA)
+    canvas = np.zeros((2 * side + gap, len(items) * (side + gap) - gap, 4), np.uint8)
+    for column, item in enumerate(items):
+        picture = cv2.resize(item.image, (side, side), interpolation=cv2.INTER_CUBIC)
+        blend = visualize.overlay(picture, cv2.resize(item.map, (side, side)).clip(0, 1))
+        scale = side / item.image.shape[0]
+        blend = visualize.draw_boxes(blend, np.asarray(item.truth) * scale, visualize.TRUTH)
+        blend = visualize.draw_boxes(blend, np.asarray(item.boxes) * scale, visualize.PREDICTED)
+        for row, view in enumerate((picture, blend)):
+            top, left = row * (side + gap), column * (side + gap)
+            canvas[top : top + side, left : left + side] = np.dstack([view, tile])
+    return canvas
