@@ -12,6 +12,7 @@ box on every device (a GPU kernel cannot raise without stopping the stream).
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
@@ -92,10 +93,10 @@ def _one_of(name: str, value: object, allowed: tuple) -> None:
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
+    pair = (size, size) if isinstance(size, Integral) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(v, Integral) and v > 0 for v in pair):
         raise ValueError(f"`size` must be a positive integer or (height, width), got {size!r}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def _accumulation_dtype(*tensors: Tensor) -> torch.dtype:
@@ -141,10 +142,11 @@ def _levels(
         count = threshold.shape[-1] if threshold.dim() > len(lead) else 1
         levels = threshold.detach().to(device, torch.float32)
         return levels.reshape(math.prod(lead), count), True, (*threshold.shape, 4)
-    values = [threshold] if isinstance(threshold, int | float) else list(threshold)
-    if not all(isinstance(t, int | float) and 0 <= t <= 1 for t in values):
+    single = isinstance(threshold, Real)
+    values = [threshold] if single else list(threshold)
+    if not all(isinstance(t, Real) and 0 <= t <= 1 for t in values):
         raise ValueError(f"`threshold` must be in [0, 1], relative to the map's range, got {threshold!r}")
-    shape = (*lead, 4) if isinstance(threshold, int | float) else (*lead, len(values), 4)
+    shape = (*lead, 4) if single else (*lead, len(values), 4)
     return torch.tensor(values, dtype=torch.float32, device=device), False, shape
 
 

@@ -155,6 +155,13 @@ def test_boxes_follow_the_twin(device, mode, largest, coarse):
             assert torch.equal(result.cpu(), twin)
 
 
+def test_sizes_and_thresholds_may_be_numpy_numbers():
+    maps = torch.randn(2, 7, 7)
+    expected = ops.boxes(maps, (30, 40), [0.25, 0.5])
+    assert torch.equal(ops.boxes(maps, np.array([30, 40]), np.array([0.25, 0.5], np.float32)), expected)
+    assert torch.equal(ops.boxes(maps, (np.int64(30), 40), np.float32(0.5)), expected[:, 1])
+
+
 def test_boxes_at_four_neighbours(device):
     maps = torch.randn(8, 14, 14).to(device)
     exact = ops.heatmap(maps, 64).cpu()
