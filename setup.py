@@ -39,7 +39,10 @@ def find_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
 
 def extension():
     """The one extension module, with or without CUDA."""
-    import torch  # the build environment's; absent only when metadata alone is asked for
+    try:
+        import torch
+    except ImportError as error:
+        raise SystemExit("fastcam is built against torch: install it first, or build with isolation") from error
 
     cuda_home, reason = find_cuda(torch.version.cuda)
     if os.environ.get("FORCE_CUDA") == "1" and cuda_home is None:

@@ -8,10 +8,12 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <atomic>
 #include <cstdint>
+#include <new>
 #include <string>
 
-#include "cpu/kernels.h"
+#include "options.h"
 
 namespace fastcam {
 
@@ -19,6 +21,21 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// f(begin, end) over ranges of maps, on torch's threads. An exception must not cross torch's C interface, which would
+// lose its message.
+template <class F>
+void for_maps(int64_t count, const F& f) {
+  std::atomic<bool> out_of_memory{false};
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (const std::bad_alloc&) {
+      out_of_memory = true;
+    }
+  });
+  STD_TORCH_CHECK(!out_of_memory, "fastcam: not enough memory for the work space of a map of this size");
+}
 
 inline DType dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {

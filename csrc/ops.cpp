@@ -1,6 +1,7 @@
 // The one list of fastcam's operators. Shapes, defaults and errors are documented in fastcam/ops.py, which is their
 // only caller; each backend registers its own implementations beside its kernels.
 #include "common.h"
+#include "cpu/kernels.h"
 
 STABLE_TORCH_LIBRARY(fastcam, m) {
   m.def("class_map(Tensor features, Tensor weights) -> Tensor");

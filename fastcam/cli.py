@@ -63,14 +63,14 @@ def main() -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Turn errors that a user can do something about into one line and an exit code; bugs keep their traceback."""
+    """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
         yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         code, caught = 2, error
-    except (OSError, RuntimeError, ArithmeticError, KeyboardInterrupt) as error:
+    except (OSError, RuntimeError, ArithmeticError, ImportError, KeyboardInterrupt) as error:
         code, caught = 1, error
     else:
         return
@@ -101,8 +101,6 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     """Show versions, devices, what was built and which SIMD path runs."""
     import torch
 
-    from fastcam import ops
-
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "pyarrow")
     facts: dict[str, Any] = {
         "fastcam": __version__,
@@ -116,7 +114,12 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
             facts[package] = None
     facts["cpu_threads"] = torch.get_num_threads()
     facts["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    facts |= ops.build_info()
+    try:
+        from fastcam import ops
+
+        facts |= ops.build_info()
+    except ImportError as error:  # what is wrong is what this command is asked for
+        facts["extension"] = str(error)
     if as_json:
         print(json.dumps(facts, indent=2, default=str))
         return

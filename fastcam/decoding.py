@@ -134,6 +134,9 @@ def quiet_pillow() -> Iterator[None]:
 
     Python's warning filters belong to the whole process. So this is for the thread that starts the work, around all
     of it, and not for each decoding thread.
+
+    Yields:
+        Nothing.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -141,7 +144,17 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """Do what `load_image` does, for use in threads inside `quiet_pillow`; gives a PIL picture of mode RGB."""
+    """Do what `load_image` does, for use in threads inside `quiet_pillow`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Upright PIL picture of mode RGB, decoded.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise DecodeError("unreadable", "not a regular file")
@@ -217,6 +230,9 @@ class Geometry:
 
         Returns:
             float32 [..., 4], xyxy in pixels of the original, half-open; boxes of no area become zeros.
+
+        Raises:
+            ValueError: the boxes' shape does not broadcast with [4].
         """
         boxes = np.asarray(boxes, np.float64)
         mapped = (boxes + np.array(self.offset * 2)) * np.array(self.original * 2) / np.array(self.resized * 2)
@@ -228,10 +244,13 @@ class Geometry:
 
         Args:
             map: float32 [H, W] over the frame, one value per pixel.
-            size: (width, height) to give the picture.
+            size: (width, height) to give the picture, in pixels, positive.
 
         Returns:
             float32 [height, width], interpolated linearly; zero where the frame did not reach.
+
+        Raises:
+            ValueError, cv2.error: the map is empty, not [H, W], or of a dtype that OpenCV cannot interpolate.
         """
         scale = np.array(self.resized) / np.array(size)
         shift = scale / 2 - np.array(self.offset) - 0.5
@@ -255,6 +274,10 @@ class Preprocess:
             Resize(round(size·256/224)) of the shorter side, then CenterCrop(size).
         mean: per channel, subtracted from RGB/255.
         std: per channel, divides the difference.
+
+    Raises:
+        ValueError: an unknown `resize`, a size that is no positive whole number, or mean or std that are not three
+            finite numbers, those of std positive.
     """
 
     size: int = 224
@@ -274,7 +297,17 @@ class Preprocess:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Self:
-        """Return the preprocessing that a model's configuration asks for."""
+        """Return the preprocessing that a model's configuration asks for.
+
+        Args:
+            config: of which size, resize, mean and std are used.
+
+        Returns:
+            The preprocessing.
+
+        Raises:
+            ValueError: one of them is out of range.
+        """
         return cls(config.size, config.resize, tuple(config.mean), tuple(config.std))
 
     def __call__(self, image: Image.Image | np.ndarray) -> tuple[Tensor, Geometry]:
@@ -295,7 +328,17 @@ class Preprocess:
         return self.normalize(torch.from_numpy(frame)[None])[0], geometry
 
     def frame(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Resize and crop one picture; as `__call__`, but gives bytes, uint8 [size, size, 3]."""
+        """Resize and crop one picture: `__call__` without `normalize`.
+
+        Args:
+            image: upright RGB, PIL or uint8 [H, W, 3].
+
+        Returns:
+            uint8 [size, size, 3], RGB, and the geometry that leads boxes back.
+
+        Raises:
+            TypeError, ValueError: as in a call.
+        """
         image = _pil(image)
         width, height = image.size
         if self.resize == "squash":
@@ -320,6 +363,9 @@ class Preprocess:
 
         Returns:
             float32 [N, 3, H, W], contiguous, on the same device.
+
+        Raises:
+            RuntimeError: the frames are not [N, H, W, 3].
         """
         mean, std = (frames.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)

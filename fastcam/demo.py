@@ -89,7 +89,8 @@ def run(
     )
     model, config = models.load_checkpoint(trained.best)
     _, coarse = _maps(model, config, val_data)
-    candidates = ops.boxes(coarse, val_data.size, _THRESHOLDS, relu=False)
+    # In the frame of the network's input, as `localize` finds them.
+    candidates = ops.boxes(coarse, config.size, _THRESHOLDS, relu=False) * (val_data.size / config.size)
     threshold, _ = evaluation.choose_threshold(candidates, _THRESHOLDS, _truth(val_data))
     config = dataclasses.replace(config, threshold=threshold)
     models.save_checkpoint(trained.best, model, config)

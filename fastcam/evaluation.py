@@ -44,8 +44,8 @@ def box_iou(boxes: Any, truth: Any, inclusive: bool = False) -> Tensor:
     """Intersection over union, box by box.
 
     Args:
-        boxes: [..., 4], xyxy, any real dtype.
-        truth: [..., 4]; the shapes broadcast, so that `box_iou(a[:, None], b)` compares all pairs.
+        boxes: [..., 4], xyxy in pixels, half-open unless `inclusive`, any real dtype.
+        truth: [..., 4], likewise; the shapes broadcast, so that `box_iou(a[:, None], b)` compares all pairs.
         inclusive: right and bottom edges belong to the box: one pixel more on every extent.
 
     Returns:
@@ -55,7 +55,8 @@ def box_iou(boxes: Any, truth: Any, inclusive: bool = False) -> Tensor:
         ValueError: not [..., 4], a value that is not finite, or a box whose right or bottom edge lies before its left
             or top one.
     """
-    a, b = _boxes("boxes", boxes), _boxes("truth", truth)
+    a = _boxes("boxes", boxes)
+    b = _boxes("truth", truth).to(a.device)
     extra = int(inclusive)
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + extra).clamp(min=0)
     intersection = overlap.prod(-1)
@@ -71,11 +72,13 @@ def box_accuracy(
 
     With boxes of the true classes' maps this is GT-known Loc.
 
+    Source: Choe et al., CVPR 2020 (see the module).
+
     Args:
-        boxes: [N, 4], or [N, T, 4] for T thresholds.
-        truth: [M, 4], true boxes.
-        truth_image: [M], the picture of each, in [0, N); by default M = N, one for each picture in order.
-        iou: how much a box must overlap to count, at least.
+        boxes: [N, 4], or [N, T, 4] for T thresholds; xyxy in pixels, half-open unless `inclusive`.
+        truth: [M, 4], true boxes, likewise.
+        truth_image: integers [M], the picture of each, in [0, N); by default M = N, one for each picture in order.
+        iou: how much a box must overlap to count, at least; in [0, 1].
         inclusive: see `box_iou`.
 
     Returns:
@@ -91,10 +94,10 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
     """Find the strongest box centred in the picture: what a localizer reaches that sees nothing.
 
     Args:
-        truth: [N, 4], half-open true boxes, one for each picture.
+        truth: [N, 4], true boxes, xyxy in pixels, half-open, one for each picture.
         sizes: [N, 2] or [2], width and height of the pictures in pixels.
         iou: how much a box must overlap to count, at least.
-        step: grid of widths and heights, as shares of the picture.
+        step: grid of widths and heights, as shares of the picture, in (0, 1].
 
     Returns:
         The best box of the grid, the smallest of those that tie, and its accuracy. It is chosen on the pictures that
@@ -102,6 +105,7 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
 
     Raises:
         ValueError: see `box_iou`; no pictures.
+        RuntimeError: sizes of another shape.
     """
     sides = torch.arange(1, round(1 / step) + 1, dtype=torch.float64) * step
     shares = torch.cartesian_prod(sides, sides)  # [G, 2]
@@ -109,7 +113,7 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
     truth = _boxes("truth", truth).reshape(-1, 4)
     if not len(truth):
         raise ValueError("`truth` must have at least one box, got none")
-    relative = truth / torch.as_tensor(sizes, dtype=torch.float64).tile(2)
+    relative = truth.cpu() / torch.as_tensor(sizes, dtype=torch.float64, device="cpu").tile(2)
     centred = torch.cat([0.5 - shares / 2, 0.5 + shares / 2], 1)
     accuracy = 100 * (box_iou(centred[:, None], relative) >= iou).double().mean(1)
     best = int(accuracy.argmax())
@@ -122,8 +126,8 @@ def choose_threshold(
     """Choose the threshold with the highest BoxAcc, on validation data; where several tie, the middle one of them.
 
     Args:
-        boxes: [N, T, 4], half-open, as `cam.boxes(images, labels, threshold=thresholds)` gives them.
-        thresholds: the T thresholds.
+        boxes: [N, T, 4], xyxy in pixels, half-open, as `cam.boxes(images, labels, threshold=thresholds)` gives them.
+        thresholds: the T thresholds, fractions of the map's range.
         truth: as in `box_accuracy`.
         truth_image: as in `box_accuracy`.
         iou: how much a box must overlap to count, at least.
@@ -134,6 +138,7 @@ def choose_threshold(
     Raises:
         ValueError: as `box_accuracy`; no pictures; another number of thresholds than T.
     """
+    boxes = _boxes("boxes", boxes)
     accuracy = box_accuracy(boxes, truth, truth_image, iou=iou)
     if accuracy.shape != (len(thresholds),) or not len(boxes):
         raise ValueError(
@@ -150,9 +155,11 @@ def max_box_acc(maps: Tensor, truth: Any, truth_image: Any = None, *, iou: float
     The threshold runs over 0, 0.001, …, 0.999 of each map's maximum; maps are quantised to 8 bits, and edges count as
     inclusive. It is an oracle: the threshold is the best one for these very pictures.
 
+    Source: Choe et al., CVPR 2020 (see the module).
+
     Args:
         maps: [N, H, W] in [0, 1], floating, finite; float64 quantises as the evaluator does.
-        truth: [M, 4], true boxes in pixels of the maps.
+        truth: [M, 4], true boxes, xyxy in pixels of the maps, right and bottom inclusive.
         truth_image: as in `box_accuracy`.
         iou: how much a box must overlap to count, at least.
 

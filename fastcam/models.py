@@ -37,6 +37,9 @@ class ModelConfig:
         mean: subtracted from each of R, G, B in [0, 1].
         std: divides each of R, G, B after the subtraction.
         threshold: fraction of the map's range, in [0, 1], above which a box is drawn; None if none was chosen.
+
+    Raises:
+        ValueError: `resize` has another value, or there are class names, but not one for each class.
     """
 
     arch: str
@@ -59,15 +62,28 @@ class ModelConfig:
             )
 
     def to_json(self) -> str:
-        """Return the configuration as one JSON object."""
+        """Return the configuration as one JSON object.
+
+        Returns:
+            The object's text, all fields by name.
+
+        Raises:
+            TypeError: a field holds what JSON cannot.
+        """
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
         """Read what `to_json` wrote.
 
+        Args:
+            text: one JSON object.
+
+        Returns:
+            The configuration; fields with a default may be missing from the text.
+
         Raises:
-            ValueError: the text is no JSON object, or has other fields.
+            ValueError: the text is no JSON object, has other fields, or a field has a value that it cannot have.
         """
         try:
             fields = json.loads(text)
@@ -159,7 +175,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         for key in ("state_dict", "model"):
             if isinstance(state, dict) and isinstance(state.get(key), dict):
                 state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} must hold a state_dict (names and tensors)")
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -195,6 +211,11 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConf
         path: the file to write.
         model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives.
         config: how to build and use it; goes as JSON to the metadata key "fastcam".
+
+    Raises:
+        OSError: the file cannot be written.
+        RuntimeError: tensors of the network share memory, which a safetensors file cannot express.
+        TypeError: a field of the configuration holds what JSON cannot.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with replacing(path) as partial:
@@ -338,13 +359,19 @@ def find_head(features: Tensor, linear: nn.Linear | None, pooled: Tensor | None)
     However the pooling is written, the numbers tell: the linear layer must have seen each channel's mean, or
     that of its positive part. The identity is checked on the very pictures that the maps are for.
 
+    Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, equations 1 and 2.
+
     Args:
-        features: [N, K, h, w], output of the target layer.
+        features: [N, K, h, w], floating, output of the target layer.
         linear: the linear layer that gave the logits, or None.
-        pooled: [N, K], what that layer was given, or None.
+        pooled: [N, K], floating, what that layer was given, or None.
 
     Returns:
         The head, or None where the identity does not hold.
+
+    Raises:
+        IndexError: `features` have fewer than four dimensions, though `pooled` fits the first two.
+        TypeError: `pooled` fits them, but is not floating.
     """
     if linear is None or pooled is None or pooled.shape != features.shape[:2]:
         return None
@@ -361,7 +388,15 @@ def find_head(features: Tensor, linear: nn.Linear | None, pooled: Tensor | None)
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """Name what an unknown name may have meant, as the end of an error message: "; did you mean …?"."""
+    """Name what an unknown name may have meant, as the end of an error message.
+
+    Args:
+        name: the unknown name.
+        known: the names that there are.
+
+    Returns:
+        "; did you mean …?" with up to five similar names, or "; known are …" with the first twelve.
+    """
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else f"; known are {_first(list(known), 12)}"
 

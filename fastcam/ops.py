@@ -11,7 +11,8 @@ box on every device (a GPU kernel cannot raise without stopping the stream).
 """
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
@@ -28,10 +29,13 @@ _WEIGHTINGS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 _NORMALIZE = ("after", "before", "both", None)
 _MODES = ("bilinear", "bicubic")
 _LARGEST = ("pixels", "contour")
+_MOST_PIXELS = 2**30  # areas are counted in 32 bits, doubled
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
 
 
 def _load_extension() -> Path:
+    if (simd := os.environ.get("FASTCAM_SIMD", "")) not in ("", "portable", "avx2", "avx512"):
+        raise ImportError(f"FASTCAM_SIMD must be portable, avx2 or avx512, or not be set, got {simd!r}")
     found = sorted(Path(__file__).parent.glob("_C*.so"))
     if not found:
         raise ImportError(
@@ -93,10 +97,17 @@ def _one_of(name: str, value: object, allowed: tuple) -> None:
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, Integral) else tuple(size)
+    pair = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Iterable) else ()
     if len(pair) != 2 or not all(isinstance(v, Integral) and v > 0 for v in pair):
         raise ValueError(f"`size` must be a positive integer or (height, width), got {size!r}")
-    return int(pair[0]), int(pair[1])
+    height, width = int(pair[0]), int(pair[1])
+    _few_pixels("size", height, width)
+    return height, width
+
+
+def _few_pixels(name: str, height: int, width: int) -> None:
+    if height * width >= _MOST_PIXELS:
+        raise ValueError(f"`{name}` must have fewer than 2^30 pixels, got {height} x {width}")
 
 
 def _accumulation_dtype(*tensors: Tensor) -> torch.dtype:
@@ -143,11 +154,15 @@ def _levels(
         levels = threshold.detach().to(device, torch.float32)
         return levels.reshape(math.prod(lead), count), True, (*threshold.shape, 4)
     single = isinstance(threshold, Real)
-    values = [threshold] if single else list(threshold)
+    values = [threshold] if single else list(threshold) if isinstance(threshold, Iterable) else [None]
     if not all(isinstance(t, Real) and 0 <= t <= 1 for t in values):
         raise ValueError(f"`threshold` must be in [0, 1], relative to the map's range, got {threshold!r}")
     shape = (*lead, 4) if single else (*lead, len(values), 4)
-    return torch.tensor(values, dtype=torch.float32, device=device), False, shape
+    if device.type == "cpu":
+        return torch.tensor(values, dtype=torch.float32), False, shape
+    # Filled on the device: a copy from the host would wait for it.
+    filled = [torch.full((1,), float(t), dtype=torch.float32, device=device) for t in values]
+    return torch.cat(filled) if filled else torch.empty(0, device=device), False, shape
 
 
 def _search_options(mode: str, connectivity: int, largest: str) -> None:
@@ -164,6 +179,7 @@ def _finished_maps(maps: Tensor, operator: str) -> None:
         raise ValueError(f"`maps` must have at least one pixel, got {_shape(maps)}")
     if max(maps.shape[1:]) >= 2**16:
         raise ValueError(f"`maps` must have sides below 65,536 pixels, got {_shape(maps)}")
+    _few_pixels("maps", *maps.shape[1:])
     _needs_cpu(maps, operator)
 
 
@@ -209,7 +225,7 @@ def gradient_map(
     - ``"gradcam++"``: weights :math:`\sum \alpha_k\,\mathrm{relu}(G_k)` with
       :math:`\alpha = G^2 / (2 G^2 + G^3 \sum A_k + \epsilon)` (Chattopadhyay et al., WACV 2018, equation 19)
     - ``"xgradcam"``: weights :math:`\sum(G_k A_k) / (\sum A_k + \epsilon)` (Fu et al., BMVC 2020, equation 8)
-    - ``"layercam"``: :math:`\sum_k \mathrm{relu}(G_k) \odot A_k` (Jiang et al., TIP 2021, equations 4 and 5)
+    - ``"layercam"``: :math:`\sum_k \mathrm{relu}(G_k) \odot A_k` (Jiang et al., TIP 2021)
     - ``"hirescam"``: :math:`\sum_k G_k \odot A_k` (Draelos and Carin, 2020)
 
     Args:
@@ -422,6 +438,7 @@ def components(
         )
     if masks.dim() != 3 or 0 in masks.shape[1:]:
         raise ValueError(f"`masks` must be [N, H, W] with at least one pixel, got {_shape(masks)}")
+    _few_pixels("masks", *masks.shape[1:])
     _one_of("connectivity", connectivity, (4, 8))
     if max_components is not None and max_components < 1:
         raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
@@ -482,10 +499,11 @@ def _save_class_map(ctx, inputs, output):
 def _class_map_backward(ctx, grad):
     features, weights = ctx.saved_tensors
     to_features = to_weights = None
-    if ctx.needs_input_grad[0]:
-        to_features = torch.einsum("nck,nchw->nkhw", weights, grad).to(features.dtype)
-    if ctx.needs_input_grad[1]:
-        to_weights = torch.einsum("nchw,nkhw->nck", grad, features.to(grad.dtype))
+    with torch.autocast(grad.device.type, enabled=False):  # which would sum in half precision
+        if ctx.needs_input_grad[0]:
+            to_features = torch.einsum("nck,nchw->nkhw", weights, grad).to(features.dtype)
+        if ctx.needs_input_grad[1]:
+            to_weights = torch.einsum("nchw,nkhw->nck", grad, features.to(grad.dtype))
     return to_features, to_weights
 
 
@@ -505,6 +523,10 @@ def _heatmap_backward(ctx, grad):
     # The gradient of the same chain in torch's operators, whose ties at minimum and maximum share equally.
     (coarse,) = ctx.saved_tensors
     size, relu, normalize, mode = ctx.options
+    if normalize != "none":  # maps that give zeros, whatever they are, have no gradient
+        rectified = (coarse.relu() if relu else coarse).flatten(1)
+        usable = (rectified.isfinite().all(1) & (rectified.amin(1) < rectified.amax(1)))[:, None, None]
+        coarse, grad = torch.where(usable, coarse, 0), torch.where(usable, grad, 0)
 
     def chain(maps: Tensor) -> Tensor:
         maps = maps.relu() if relu else maps

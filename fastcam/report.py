@@ -23,7 +23,7 @@ class Item(NamedTuple):
         image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1].
         map: heat map [H, W], floating in [0, 1].
         boxes: predicted boxes [B, 4], xyxy in pixels of `image`, right and bottom exclusive.
-        truth: true boxes [B, 4], likewise.
+        truth: true boxes [B, 4], likewise; both are () where there are none.
         caption: text below the pictures; line breaks are kept.
         hit: whether the prediction counts as right (shown as a badge), or None.
     """
@@ -60,7 +60,8 @@ def gallery(
         The path written.
 
     Raises:
-        ValueError: if a picture, map or box has the wrong shape or range (see `visualize`).
+        TypeError: if a picture or map is of the wrong type (see `visualize`).
+        ValueError: if a picture, map or box has the wrong shape or range.
         OSError: if a figure cannot be read or the file not be written.
     """
     environment = jinja2.Environment(

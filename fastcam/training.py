@@ -122,7 +122,10 @@ def train(
         model = _network(config, weights).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
         steps = len(_split(torch.arange(len(train_data)), batch_size))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps, pct_start=0.1)
+        # A tenth of all steps, but not just one: torch divides by the number of the last warm-up step.
+        total = epochs * steps
+        warm_up = min(0.75, max(0.1, 1.5 / total))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=total, pct_start=warm_up)
         reader = _Reader(Preprocess.of(config), pool, device)
         out.mkdir(parents=True, exist_ok=True)
         for epoch in range(1, epochs + 1):

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from fastcam.writers import replacing
+
 PREDICTED = (255, 48, 48)
 TRUTH = (64, 224, 96)
 
@@ -136,7 +138,7 @@ def draw_boxes(
 
     Raises:
         TypeError: for a picture of another type.
-        ValueError: for boxes of another shape or not finite.
+        ValueError: for a picture of another shape or range, or boxes of another shape or not finite.
     """
     picture = as_uint8(image).copy()
     corners = np.asarray(boxes, dtype=np.float64)
@@ -163,12 +165,17 @@ def panel(image: Any, map: Any, boxes: Any = (), truth: Any = (), gap: int = 4) 
     Args:
         image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1].
         map: heat map [H, W], floating in [0, 1].
-        boxes: predicted boxes [B, 4], half-open pixels, drawn in red into the overlay.
-        truth: true boxes [B, 4], half-open pixels, drawn in green into the overlay.
-        gap: white pixels between the three.
+        boxes: predicted boxes [B, 4] or [4], xyxy, half-open pixels, drawn in red into the overlay.
+        truth: true boxes [B, 4] or [4], xyxy, half-open pixels, drawn in green into the overlay.
+        gap: white pixels between the three, ≥ 0.
 
     Returns:
         RGB picture, uint8 [H, 3·W + 2·gap, 3].
+
+    Raises:
+        TypeError: for a picture or map of another type.
+        ValueError: for a picture or map of another shape or range, differing sizes, boxes of another shape or not
+            finite, or a negative gap.
     """
     picture = as_uint8(image)
     blend = draw_boxes(draw_boxes(overlay(picture, map), truth, TRUTH), boxes, PREDICTED)
@@ -188,7 +195,8 @@ def training_curve(history: Sequence[Mapping[str, float | None]], path: str | os
         The path written.
 
     Raises:
-        ValueError: if the history is empty or an epoch lacks its number.
+        ValueError: if the history is empty, an epoch lacks its number, or the suffix is of no known format.
+        OSError: if the file cannot be written.
     """
     if not history or any("epoch" not in entry for entry in history):
         raise ValueError('`history` must be a non-empty list of mappings with an "epoch" each')
@@ -213,7 +221,8 @@ def training_curve(history: Sequence[Mapping[str, float | None]], path: str | os
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = Path(path)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png")
     return path
 
 

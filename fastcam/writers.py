@@ -77,6 +77,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The path to write to.
+
+    Raises:
+        OSError: if the folder cannot be made, the file cannot be put in its place, or the block wrote none.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +122,15 @@ class BoxWriter:
         return self
 
     def write(self, rows: list[Row]) -> None:
-        """Append rows, in order."""
+        """Append rows, in order. They are held back until they fill a row group, or the `with` block ends.
+
+        Args:
+            rows: the rows, any number.
+
+        Raises:
+            TypeError, ValueError: a value does not fit its column; noticed when the row group is written.
+            OSError: the file cannot be written.
+        """
         self._pending += rows
         self.rows += len(rows)
         if len(self._pending) >= _GROUP:

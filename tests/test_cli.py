@@ -79,6 +79,14 @@ def test_info():
     assert all(name in shown for name in facts)
 
 
+def test_info_tells_what_is_wrong_with_the_extension(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastcam.ops", None)  # the import fails
+    monkeypatch.delattr(fastcam, "ops", raising=False)
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["torch"] == torch.__version__.split("+")[0]
+    assert "fastcam" in facts["extension"]
+
+
 def test_localize_with_a_checkpoint(checkpoint, folder, tmp_path):
     result = run("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a", "--overlays", 2)
     assert result.exit_code == 0

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -188,6 +189,7 @@ def test_kinds_of_targets(layer, model, images):
     ("targets", "error", "message"),
     [
         ([1, 2], ValueError, r"one entry for each of the 3 images, got 2"),
+        (torch.zeros(3, 0, dtype=torch.int64), ValueError, r"at least one class for each picture"),
         ([], ValueError, r"one entry for each of the 3 images, got 0"),
         (torch.zeros(4, 2, dtype=torch.int64), ValueError, r"each of the 3 images, got 4"),
         ([len, len], ValueError, r"one entry for each of the 3 images, got 2"),
@@ -209,6 +211,29 @@ def test_wrong_targets(targets, error, message, model, images):
     with pytest.raises(error, match=message):
         GradCAM(model, "stage1")(images, targets)
     assert_untouched(model, before)
+
+
+def test_targets_of_any_integer_dtype(model, images):
+    cam = GradCAM(model, "stage1")
+    expected = cam(images, [1, 5, 2])
+    for dtype in (np.uint8, np.uint16, np.int32):
+        assert torch.equal(cam(images, np.array([1, 5, 2], dtype)), expected)
+
+
+def test_a_linear_layer_called_by_keyword(images):
+    class Keyword(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(input=self.stage2(self.relu(self.stage1(images))).mean((2, 3)))
+
+    model = Keyword().eval()
+    assert GradCAM(model, "stage1")(images).shape == (3, *images.shape[2:])
+
+
+@pytest.mark.parametrize("name", ["xgradcam", "gradcam++"])
+@pytest.mark.parametrize("eps", [-1.0, float("nan")])
+def test_wrong_eps(name, eps, model):
+    with pytest.raises(ValueError, match="`eps` must be a finite number, 0 or more"):
+        METHODS[name](model, "stage2", eps=eps)
 
 
 def test_wrong_top_k(model, images):

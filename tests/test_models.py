@@ -186,15 +186,21 @@ class TestCheckpoint:
         save_checkpoint(path, model, config)
         before = path.read_bytes()
 
-        def fail(state: dict, filename: Path, metadata: dict) -> None:
-            filename.write_bytes(b"half")
+        def fail(file: Path, data: bytes) -> None:
+            with file.open("wb") as half:
+                half.write(data[: len(data) // 2])
             raise OSError("disk full")
 
-        monkeypatch.setattr(safetensors.torch, "save_file", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
         with pytest.raises(OSError, match="disk full"):
             save_checkpoint(path, model, config)
         assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
         assert path.read_bytes() == before
+
+    def test_keys_that_are_no_names(self, tmp_path):
+        torch.save({0: torch.ones(2)}, tmp_path / "odd.pt")
+        with pytest.raises(ValueError, match="must hold a state_dict"):
+            load_weights(build("squeezenet1_1", 3), tmp_path / "odd.pt")
 
     def test_other_files(self, tmp_path):
         state = {"a": torch.ones(2)}

@@ -352,6 +352,27 @@ def test_heatmap_gradient(device, relu, normalize, mode):
     assert torch.autograd.gradcheck(lambda c: ops.heatmap(c, (7, 6), relu, normalize, mode), coarse, atol=2e-5)
 
 
+@pytest.mark.parametrize("normalize", ["after", "before", "both"])
+def test_maps_without_a_location_have_no_gradient(device, normalize):
+    coarse = torch.randn(5, 7, 7)
+    coarse[1] = 0.7
+    coarse[2, 1, 1], coarse[3, 1, 1] = torch.nan, torch.inf
+    coarse[4] = -coarse[4].abs()
+    coarse = coarse.to(device).requires_grad_()
+    ops.heatmap(coarse, (23, 31), True, normalize).square().sum().backward()
+    assert (coarse.grad.flatten(1) != 0).any(1).tolist() == [True, False, False, False, False]
+    assert coarse.grad.isfinite().all()
+
+
+def test_gradients_are_not_rounded_by_autocast():
+    features, weights = torch.randn(2, 64, 7, 7), torch.randn(2, 64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ops.class_map(features, weights).square().sum().backward()
+    exact = weights.detach().double().requires_grad_()
+    ops.class_map(features.double(), exact).square().sum().backward()
+    assert_close(weights.grad, exact.grad, 1e-5)
+
+
 def test_class_map_gradient(device):
     features = torch.randn(2, 4, 3, 2, dtype=torch.float64, device=device, requires_grad=True)
     weights = torch.randn(2, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
@@ -414,6 +435,10 @@ F44, W4 = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
         (lambda: ops.heatmap(F44[0, 0], 9), ValueError, "`coarse`.*at least one leading dimension.*got"),
         (lambda: ops.heatmap(F44, 0), ValueError, "`size` must be a positive integer"),
         (lambda: ops.heatmap(F44, (3, 4, 5)), ValueError, "`size`"),
+        (lambda: ops.heatmap(F44, 8.0), ValueError, "`size` must be a positive integer.*got 8.0"),
+        (lambda: ops.boxes(F44, 40000), ValueError, "`size` must have fewer than 2.30 pixels, got 40000 x 40000"),
+        (lambda: ops.boxes(F44, 9, None), ValueError, "`threshold`"),
+        (lambda: ops.box_curves(torch.rand(1, 1, 70000)), ValueError, "sides below 65,536"),
         (lambda: ops.heatmap(F44, 9, mode="nearest"), ValueError, "`mode` must be one of"),
         (lambda: ops.heatmap(F44, 9, normalize="always"), ValueError, "`normalize`"),
         (lambda: ops.heatmap(F44, 9, dtype=torch.int8), ValueError, "`dtype`"),

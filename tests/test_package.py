@@ -1,6 +1,7 @@
 """The package as its users meet it: public names, a quick start, docstrings, and no import against the stream."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -23,6 +24,10 @@ LAYERS = [
     ["ops", "reference"],
 ]
 LEAVES = {"models", "data", "decoding", "writers", "_version"}
+# Where users find functions and classes; `reference` has the docstrings of `ops`.
+PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "models", "evaluation"]
+PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
+PUBLIC += ["data.shapes"]
 
 
 def test_public_names_exist():
@@ -45,6 +50,32 @@ def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
         parts = ["Returns:"] + (["Args:", "Raises:"] if inspect.signature(function).parameters else [])
         for part in parts:
             assert part in text, f"{function.__module__}.{function.__name__} lacks {part}"
+
+
+def public_functions(module):
+    """Public functions and methods that a module defines itself, with their names; overrides may do without a text."""
+    for name, item in vars(module).items():
+        if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(item):
+            for key, member in vars(item).items():
+                inherited = any(hasattr(base, key) for base in item.__bases__)
+                function = getattr(member, "__func__", member)  # of a classmethod
+                if inspect.isfunction(function) and not key.startswith("_") and (function.__doc__ or not inherited):
+                    yield f"{name}.{key}", function
+        elif inspect.isfunction(item):
+            yield name, item
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_all_public_functions_have_docstrings(name):
+    for function_name, function in public_functions(importlib.import_module(f"fastcam.{name}")):
+        text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+        assert text, f"{name}.{function_name} lacks a docstring"
+        if set(signature.parameters) - {"self", "cls"}:
+            assert "Args:" in text, f"{name}.{function_name} lacks Args:"
+        if signature.return_annotation not in (None, "None"):
+            assert "Returns:" in text or "Yields:" in text, f"{name}.{function_name} lacks Returns: or Yields:"
 
 
 def imports_of(path: Path) -> set[str]:

@@ -85,6 +85,12 @@ def test_a_left_over_picture_and_a_single_step_are_no_trouble(tmp_path) -> None:
     assert len(result.history) == 1
 
 
+@pytest.mark.parametrize(("pictures", "epochs"), [(8, 2), (8, 10), (16, 5)])
+def test_few_steps_are_enough_for_the_schedule(pictures, epochs, tmp_path) -> None:
+    result = training.train((Colours(pictures), Colours(4)), out=tmp_path, epochs=epochs, **TINY)
+    assert len(result.history) == epochs
+
+
 def test_training_goes_on_from_given_weights(trained, tmp_path) -> None:
     still = {"epochs": 1, "lr": 1e-12, "weight_decay": 0.0}
     same = training.train((Colours(8), Colours(16)), out=tmp_path / "same", weights=trained.best, **still, **TINY)

@@ -22,7 +22,7 @@ Tensor class_map(const Tensor& features, const Tensor& weights) {
   const char* weight_data = static_cast<const char*>(w.const_data_ptr());
   char* out_data = static_cast<char*>(out.mutable_data_ptr());
   const Kernels& k = kernels();
-  torch::stable::parallel_for(0, N * C, 1, [&](int64_t begin, int64_t end) {
+  for_maps(N * C, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       k.class_map(layout.image(i / C), weight_data + i * K * element, out_data + i * Z * element);
   });
@@ -45,7 +45,7 @@ Tensor gradient_map(const Tensor& features, const Tensor& gradients, std::string
   const int64_t element = out.scalar_type() == ScalarType::Double ? 8 : 4;
   char* out_data = static_cast<char*>(out.mutable_data_ptr());
   const Kernels& k = kernels();
-  torch::stable::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
+  for_maps(N, [&](int64_t begin, int64_t end) {
     Arena arena;
     void* workspace = arena.array<double>(2 * a.channels());
     for (int64_t n = begin; n < end; ++n)
@@ -60,7 +60,7 @@ void heatmap_of(const Tensor& coarse, const Plan<T>& plan, Normalize normalize, 
   char* to = static_cast<char*>(out.mutable_data_ptr());
   const int64_t bytes = plan.H * plan.W * (as_bytes ? 1 : static_cast<int64_t>(sizeof(T)));
   const Kernels& k = kernels();
-  torch::stable::parallel_for(0, coarse.size(0), 1, [&](int64_t begin, int64_t end) {
+  for_maps(coarse.size(0), [&](int64_t begin, int64_t end) {
     ScratchMemory<T> scratch(plan, false);
     for (int64_t n = begin; n < end; ++n) {
       if constexpr (sizeof(T) == sizeof(double))

@@ -52,7 +52,7 @@ struct Search {
     int32_t* to = out.mutable_data_ptr<int32_t>();
     const PlanMemory<float> plan(h, w, H, W, relu, bicubic);
     const Kernels& k = kernels();
-    torch::stable::parallel_for(0, M, 1, [&](int64_t begin, int64_t end) {
+    for_maps(M, [&](int64_t begin, int64_t end) {
       ScratchMemory<float> scratch(plan, true);
       float* space = scratch.arena().template array<float>(h * w);
       for (int64_t m = begin; m < end; ++m)
@@ -99,7 +99,7 @@ void curves_of(const Tensor& maps, int32_t* out) {
   const int64_t H = maps.size(1), W = maps.size(2);
   const T* from = static_cast<const T*>(maps.const_data_ptr());
   const Kernels& k = kernels();
-  torch::stable::parallel_for(0, maps.size(0), 1, [&](int64_t begin, int64_t end) {
+  for_maps(maps.size(0), [&](int64_t begin, int64_t end) {
     const LevelsMemory levels(H, W);
     for (int64_t n = begin; n < end; ++n) {
       if constexpr (sizeof(T) == sizeof(double))
@@ -112,9 +112,9 @@ void curves_of(const Tensor& maps, int32_t* out) {
 
 Tensor box_curves(const Tensor& maps_) {
   // [N, H, W] float or double
-  STD_TORCH_CHECK(
-      maps_.dim() == 3 && maps_.size(1) > 0 && maps_.size(2) > 0 && maps_.size(1) < (int64_t{1} << 30) / maps_.size(2),
-      "box_curves: maps [N, H, W]");
+  STD_TORCH_CHECK(maps_.dim() == 3 && maps_.size(1) > 0 && maps_.size(2) > 0 && maps_.size(1) < 65536 &&
+                      maps_.size(2) < 65536 && maps_.size(1) < (int64_t{1} << 30) / maps_.size(2),
+                  "box_curves: maps [N, H, W]");
   const Tensor maps = torch::stable::contiguous(maps_);
   Tensor out = torch::stable::new_empty(maps, {maps.size(0), 256, 4}, ScalarType::Int);
   const DType dtype = dtype_of(maps);
@@ -139,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
   const uint8_t* from = masks.const_data_ptr<uint8_t>();
   const PlanMemory<float> plan(0, 0, H, W, false, false);
   const Kernels& k = kernels();
-  torch::stable::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
+  for_maps(N, [&](int64_t begin, int64_t end) {
     ScratchMemory<float> scratch(plan, true);
     for (int64_t n = begin; n < end; ++n) {
       std::vector<Found>& list = found[n];

@@ -5,19 +5,9 @@
 
 #include <cstdint>
 
+#include "../options.h"
+
 namespace fastcam {
-
-enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
-enum class Weighting { kGradCam, kGradCamPlusPlus, kXGradCam, kLayerCam, kHiResCam };
-enum class Normalize { kNone, kAfter, kBefore, kBoth };
-
-// Activations of one image: K channels at Z positions, channel-major (NCHW) or position-major (channels last, NHWC).
-struct Features {
-  const void* data;
-  DType dtype;
-  bool channels_last;
-  int64_t K, Z;
-};
 
 // Geometry of one operator call and the taps of its two axes; filled once, read by every thread.
 // Columns are padded to whole words of 64; padding repeats the last column, and masks cut it off.

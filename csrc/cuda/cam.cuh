@@ -6,8 +6,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "../cpu/kernels.h"
 #include "../lerp.h"
+#include "../options.h"
 #include "block.cuh"
 
 namespace fastcam {

@@ -7,7 +7,8 @@
 namespace fastcam {
 namespace {
 
-constexpr int64_t kMostBlocks = 256;  // bounds the work space: 8 bytes a pixel and block
+// What bounds the work space, which is 8 bytes a pixel and block.
+constexpr int64_t kMostBlocks = 256, kMostPixels = int64_t{1} << 26;
 
 Tensor boxes(const Tensor& coarse, const Tensor& levels, bool absolute, int64_t height, int64_t width, bool relu,
              std::string mode, int64_t connectivity, std::string largest) {
@@ -35,7 +36,7 @@ Tensor boxes(const Tensor& coarse, const Tensor& levels, bool absolute, int64_t 
                                   thresholds.dim() == 2,
                                   largest == "contour",
                                   static_cast<int>(connectivity)};
-  const int64_t blocks = std::min(M, kMostBlocks);
+  const int64_t blocks = std::min({M, kMostBlocks, std::max<int64_t>(1, kMostPixels / (height * width))});
   Tensor space = torch::stable::new_empty(maps, {blocks, 2, height, width}, ScalarType::Int);
   Tensor masks =
       torch::stable::new_empty(maps, {arguments.contour ? blocks : 0, height, ceil_div(width, 64)}, ScalarType::Long);

@@ -29,6 +29,9 @@ class Dataset(Protocol):
     """What training needs of a data set: samples by index, and the names of their classes.
 
     Samples are read in several threads at once. One that cannot be read raises `fastcam.decoding.DecodeError`.
+
+    Attributes:
+        class_names: names of the classes, in the order of their indices.
     """
 
     class_names: tuple[str, ...]

@@ -28,10 +28,17 @@ class Folder:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture, upright RGB.
+        """Read one picture.
+
+        Args:
+            index: its place in `files`.
+
+        Returns:
+            PIL picture, upright RGB, with label, size and id.
 
         Raises:
             DecodeError: it cannot be read; the message names it.
+            IndexError: there is none of that index.
         """
         path = self.files[index]
         try:
@@ -58,8 +65,8 @@ def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tup
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: fewer than two classes, a class without pictures, a class that is tested on only, or a single
-            picture where a class must be divided.
+        ValueError: fewer than two classes, a class without pictures, a class that is tested on only, a single
+            picture where a class must be divided, or a folder `train` without one to test on.
     """
     root = Path(path)
     if not root.is_dir():

@@ -113,7 +113,18 @@ class Shapes:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """Give a picture, uint8 [size, size, 3], with label, mask, and one box that fits the mask tightly."""
+        """Give one picture, drawn when it is first asked for.
+
+        Args:
+            index: its number; negative ones count from the end.
+
+        Returns:
+            Picture, uint8 [size, size, 3] RGB, with label, mask, bool [size, size], and one box that fits the mask
+            tightly, float32 [1, 4], xyxy in pixels, half-open.
+
+        Raises:
+            IndexError: there is none of that index.
+        """
         index = range(len(self))[index]
         sample = self._samples[index]
         if sample is None:
@@ -133,11 +144,15 @@ def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
     Args:
         label: class index into `CLASS_NAMES`.
-        size: side of the picture in pixels.
+        size: side of the picture in pixels; below 32 there is little to be seen.
         rng: source of all random choices.
 
     Returns:
         The picture, uint8 [size, size, 3] RGB, and the object's mask, bool [size, size].
+
+    Raises:
+        IndexError: there is no class of that index.
+        cv2.error: the size is no positive whole number.
     """
     canvas = _background(rng, size)
     outline, angle = _place(rng, list(OUTLINES.values())[label], _extent(rng, 0.32, 0.54), size)

@@ -164,7 +164,8 @@ def _run(
         return hook
 
     def see_linear(module: nn.Linear, args: tuple, output: Tensor) -> None:
-        linears[:] = [(module, args[0], output)]
+        if args:  # a keyword call hides its input, so that no head is recognised
+            linears[:] = [(module, args[0], output)]
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())  # also ends what the hooks switch on
@@ -244,15 +245,18 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
         raise TypeError(
             f"`targets` must be integers: one, [N] or [N, k]; got {indices.dtype} of shape {list(indices.shape)}"
         )
+    indices = indices.to(torch.int64)
     if indices.dim() == 0:
         indices = indices.expand(count)
+    if indices.dim() == 2 and indices.shape[1] == 0:
+        raise ValueError(f"`targets` [N, k] must have at least one class for each picture, got {list(indices.shape)}")
     _check_count(len(indices), count)
     if indices.numel():
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
             raise ValueError(f"class {wrong} in `targets` is out of range: the model has classes 0 … {classes - 1}")
-    indices = indices.to(logits.device, torch.int64, copy=True)
+    indices = indices.to(logits.device, copy=True)
     return Targets(indices if indices.dim() == 2 else indices[:, None], None, ranked=indices.dim() == 2)
 
 

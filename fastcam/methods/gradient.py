@@ -1,5 +1,6 @@
 """Grad-CAM and its family: channels, or single positions, weighted by the gradient of the score."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -7,6 +8,12 @@ from torch import Tensor
 
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
+
+
+def _checked(eps: float) -> float:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"`eps` must be a finite number, 0 or more, got {eps!r}")
+    return eps
 
 
 class GradientMethod(Method):
@@ -92,8 +99,7 @@ class LayerCAM(GradientMethod):
 
     Σ_k ReLU(G_k)⊙A_k, then ReLU.
 
-    Source: Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE TIP 2021,
-    equations 6 and 7.
+    Source: Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE TIP 2021.
 
     Example:
         >>> maps = fastcam.LayerCAM(model, target_layers=["layer2"])(images)
@@ -126,7 +132,7 @@ class XGradCAM(GradientMethod):
 
     def __init__(self, model: Any, target_layers: Any = None, *, eps: float = 1e-7, **options: Any) -> None:
         super().__init__(model, target_layers, **options)
-        self.eps = eps
+        self.eps = _checked(eps)
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         return gradient * total / (total + self.eps)
@@ -155,7 +161,7 @@ class GradCAMPlusPlus(GradientMethod):
 
     def __init__(self, model: Any, target_layers: Any = None, *, eps: float = 1e-6, **options: Any) -> None:
         super().__init__(model, target_layers, **options)
-        self.eps = eps
+        self.eps = _checked(eps)
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         square = gradient**2
