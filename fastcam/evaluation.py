@@ -104,16 +104,20 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
         it is measured on, so it flatters the baseline.
 
     Raises:
-        ValueError: see `box_iou`; no pictures.
-        RuntimeError: sizes of another shape.
+        ValueError: see `box_iou`; no pictures; sizes of another shape or not positive; a step outside (0, 1].
     """
+    if not 0 < step <= 1:
+        raise ValueError(f"`step` must be a share of the picture in (0, 1], got {step!r}")
     sides = torch.arange(1, round(1 / step) + 1, dtype=torch.float64) * step
     shares = torch.cartesian_prod(sides, sides)  # [G, 2]
     shares = shares[shares.prod(1).argsort(stable=True)]
     truth = _boxes("truth", truth).reshape(-1, 4)
     if not len(truth):
         raise ValueError("`truth` must have at least one box, got none")
-    relative = truth.cpu() / torch.as_tensor(sizes, dtype=torch.float64, device="cpu").tile(2)
+    sizes = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
+    if sizes.shape not in ((2,), (len(truth), 2)) or not (sizes > 0).all():
+        raise ValueError(f"`sizes` must be positive, [2] or [{len(truth)}, 2] (width, height), got {list(sizes.shape)}")
+    relative = truth.cpu() / sizes.tile(2)
     centred = torch.cat([0.5 - shares / 2, 0.5 + shares / 2], 1)
     accuracy = 100 * (box_iou(centred[:, None], relative) >= iou).double().mean(1)
     best = int(accuracy.argmax())

@@ -140,3 +140,9 @@ def test_damaged_picture_is_named(tmp_path) -> None:
     parts = read_folder(tmp_path)
     with pytest.raises(DecodeError, match=r"a.0\.png"):
         [part[i] for part in parts for i in range(len(part))]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.2, 20])
+def test_a_share_for_the_test_is_between_0_and_1(fraction, tmp_path) -> None:
+    with pytest.raises(ValueError, match=f"`test_fraction` must be between 0 and 1, got {fraction}"):
+        read_folder(tmp_path, fraction)

@@ -90,6 +90,11 @@ def test_best_center_box() -> None:
     assert (exact.width, exact.height) == pytest.approx((0.4, 0.6))
     with pytest.raises(ValueError, match="at least one box"):
         evaluation.best_center_box(torch.zeros(0, 4), [10, 10])
+    for sizes in ([100], [[100, 50]] * 3, [100, 0]):
+        with pytest.raises(ValueError, match="`sizes` must be positive"):
+            evaluation.best_center_box(truth, sizes)
+    with pytest.raises(ValueError, match="`step`"):
+        evaluation.best_center_box(truth, [100, 50], step=0)
 
 
 def test_choose_threshold_takes_the_middle_of_the_best() -> None:
