@@ -65,8 +65,9 @@ def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tup
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a `test_fraction` outside (0, 1), fewer than two classes, a class without pictures, a class that is tested on only, a single
-            picture where a class must be divided, or a folder `train` without one to test on.
+        ValueError: a `test_fraction` outside (0, 1), fewer than two classes, a class without pictures, a class that
+            is tested on only, a single picture where a class must be divided, or a folder `train` without one to
+            test on.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"`test_fraction` must be between 0 and 1, got {test_fraction!r}")
