@@ -30,7 +30,19 @@ class Targets(NamedTuple):
         return 1 if self.classes is None else self.classes.shape[1]
 
     def score(self, logits: Tensor, rank: int) -> Tensor:
-        """Sum one score of every picture: in evaluation mode pictures do not interact, so neither do gradients."""
+        """Sum one score of every picture: in evaluation mode pictures do not interact, so neither do gradients.
+
+        Args:
+            logits: [N, C], floating.
+            rank: which of the scores, in [0, ranks).
+
+        Returns:
+            Scalar of the logits' dtype, with their graph.
+
+        Raises:
+            TypeError: a callable does not give a scalar tensor.
+            ValueError: a callable's scalar does not depend on the logits.
+        """
         if self.classes is not None:
             return logits.gather(1, self.classes[:, rank, None]).sum()
         total = logits[:0].sum()  # zero, with the logits' graph also where the batch is empty
@@ -102,11 +114,25 @@ class Forward:
         return shaped
 
     def head(self, layer: int) -> Head | None:
-        """Recognise global average pooling and a linear layer after a target layer, else None."""
+        """Recognise global average pooling and a linear layer after a target layer.
+
+        Args:
+            layer: index of the target layer.
+
+        Returns:
+            See `fastcam.models.find_head`.
+        """
         return find_head(self.features[layer], self.linear, self.pooled)
 
     def gradients(self) -> Iterator[list[Tensor]]:
-        """Differentiate the scores, rank by rank, with respect to each target layer's output, [N, K, h, w]."""
+        """Differentiate the scores, rank by rank, with respect to each target layer's output.
+
+        Yields:
+            For each rank the gradients at the target layers, [N, K, h, w] each, in the features' dtype.
+
+        Raises:
+            ValueError: a score does not depend on a target layer.
+        """
         for rank in range(self.targets.ranks):
             last = rank + 1 == self.targets.ranks
             with torch.enable_grad():
