@@ -11,16 +11,37 @@ from fastcam._version import __version__
 if TYPE_CHECKING:
     from fastcam import evaluation, methods, models, ops, visualize
     from fastcam.localization import localize
-    from fastcam.methods import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+    from fastcam.methods import (
+        CAM,
+        AblationCAM,
+        EigenCAM,
+        EigenGradCAM,
+        GradCAM,
+        GradCAMPlusPlus,
+        GuidedBackprop,
+        GuidedGradCAM,
+        HiResCAM,
+        LayerCAM,
+        Saliency,
+        ScoreCAM,
+        XGradCAM,
+    )
     from fastcam.training import train
     from fastcam.visualize import overlay, show_cam_on_image
 
 _HOMES = {
     "CAM": "methods",
+    "AblationCAM": "methods",
+    "EigenCAM": "methods",
+    "EigenGradCAM": "methods",
     "GradCAM": "methods",
     "GradCAMPlusPlus": "methods",
+    "GuidedBackprop": "methods",
+    "GuidedGradCAM": "methods",
     "HiResCAM": "methods",
     "LayerCAM": "methods",
+    "Saliency": "methods",
+    "ScoreCAM": "methods",
     "XGradCAM": "methods",
     "localize": "localization",
     "train": "training",
@@ -31,10 +52,17 @@ _MODULES = ("evaluation", "methods", "models", "ops", "visualize")
 
 __all__ = [
     "CAM",
+    "AblationCAM",
+    "EigenCAM",
+    "EigenGradCAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "Saliency",
+    "ScoreCAM",
     "XGradCAM",
     "__version__",
     "evaluation",

@@ -14,6 +14,7 @@ from fastcam.methods import CAM, METHODS, GradCAM, HiResCAM, LayerCAM, Method, X
 from fastcam.methods.forward import Forward
 
 # The closed form, and autograd through in-place layers.
+PERTURBATIONS = ("scorecam", "ablationcam")
 CASES = [(name, "stage2") for name in METHODS] + [(name, "stage1") for name in METHODS if name != "cam"]
 
 
@@ -81,7 +82,8 @@ def test_maps(name, layer, backend, model, images):
     assert maps.dtype == torch.float32
     assert not maps.requires_grad
     assert torch.equal(maps.amin((1, 2)), torch.zeros(3))
-    assert torch.equal(maps.amax((1, 2)), torch.ones(3))
+    if name not in PERTURBATIONS:  # whose maps can be all negative, and are then zero
+        assert torch.equal(maps.amax((1, 2)), torch.ones(3))
     torch.testing.assert_close(cam.outputs, model.eval()(images).detach())
     assert torch.equal(cam.targets, cam.outputs.argmax(1))
     coarse = cam.coarse(images)
@@ -94,7 +96,8 @@ def test_pictures_do_not_interact(name, layer, model, images):
     cam = methods.create(name, model, target_layers=layer)
     together = cam.coarse(images, [0, 5, 2])
     alone = [cam.coarse(images[i : i + 1], c)[0] for i, c in enumerate((0, 5, 2))]
-    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-6)
+    # Ablation-CAM's weights are small differences of scores.
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=5e-5 if name == "ablationcam" else 1e-6)
 
 
 @pytest.mark.parametrize(("name", "layer"), CASES)
@@ -103,11 +106,12 @@ def test_one_forward_pass_for_all_classes(name, layer, model, images):
     single = [cam.coarse(images, c) for c in range(6)]
     calls = model.calls
     ranked = cam.coarse(images, top_k=4)
-    assert model.calls == calls + 1
+    if name not in PERTURBATIONS:
+        assert model.calls == calls + 1
     assert torch.equal(cam.targets, cam.outputs.topk(4, 1).indices)
     for i in range(3):
         for rank, c in enumerate(cam.targets[i].tolist()):
-            torch.testing.assert_close(ranked[i, rank], single[c][i], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ranked[i, rank], single[c][i], rtol=1e-4, atol=1e-5)
     assert torch.equal(cam.coarse(images, cam.targets), ranked)
     assert cam(images, top_k=4).shape == (3, 4, 20, 28)
     assert cam(images, torch.zeros(3, 1, dtype=torch.int64)).shape == (3, 1, 20, 28)

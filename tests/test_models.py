@@ -13,6 +13,7 @@ from torch import nn
 
 from fastcam.models import (
     ModelConfig,
+    ThresholdedAvgPool2d,
     build,
     default_target_layer,
     find_head,
@@ -269,14 +270,22 @@ class TestHead:
         linear = nn.Linear(8, 3)
         assert find_head(features, linear, features.mean((2, 3))).relu is False
         assert find_head(features, linear, features.relu().mean((2, 3))).relu is True
+        assert find_head(features, linear, features.amax((2, 3))).pool == "gmp"
+        thresholded = ThresholdedAvgPool2d(0.3)(features).flatten(1)
+        assert find_head(features, linear, thresholded, [0.1, 0.3]).pool == "tap"
         for pooled in (
-            features.amax((2, 3)),
+            thresholded,
+            features.amin((2, 3)),
             features.mean((2, 3)) * 1.2,
             features.mean((2, 3))[:, :4],
             nn.functional.layer_norm(features.mean((2, 3)), [8]),
         ):
             assert find_head(features, linear, pooled) is None
         assert find_head(features, None, None) is None
+        assert torch.equal(
+            find_head(features, None, features.mean((2, 3))).weight,
+            torch.eye(8, dtype=torch.promote_types(dtype, torch.float32)),
+        )
 
     @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 1e9])
     def test_at_any_scale_and_size(self, scale):
@@ -284,7 +293,8 @@ class TestHead:
         head = find_head(features, nn.Linear(8, 3, bias=False), features.mean((2, 3)))
         assert head is not None
         assert head.bias is None
-        assert find_head(features, nn.Linear(8, 3), features.amax((2, 3))) is None
+        assert find_head(features, nn.Linear(8, 3), features.amax((2, 3))).pool == "gmp"
+        assert find_head(features, nn.Linear(8, 3), features.amin((2, 3))) is None
 
     def test_carries_no_graph(self):
         features = torch.randn(2, 8, 3, 3)

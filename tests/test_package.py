@@ -25,7 +25,9 @@ LAYERS = [
 ]
 LEAVES = {"models", "data", "decoding", "writers", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
-PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "models", "evaluation"]
+PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "methods.perturbation"]
+PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
+PUBLIC += ["models.checkpoints", "evaluation"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes"]
 

@@ -4,11 +4,14 @@ from typing import Any
 
 from torch import nn
 
-from fastcam.methods.activation import CAM
+from fastcam.methods.activation import CAM, EigenCAM
 from fastcam.methods.core import Method
-from fastcam.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
+from fastcam.methods.perturbation import AblationCAM, ScoreCAM
 from fastcam.models import suggest
 
+# Maps [N, H, W] in [0, 1], and boxes.
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
     "gradcam": GradCAM,
@@ -16,26 +19,47 @@ METHODS: dict[str, type[Method]] = {
     "hirescam": HiResCAM,
     "layercam": LayerCAM,
     "xgradcam": XGradCAM,
+    "eigencam": EigenCAM,
+    "eigengradcam": EigenGradCAM,
+    "scorecam": ScoreCAM,
+    "ablationcam": AblationCAM,
+}
+# Gradients of the picture's own size, not normalised.
+ATTRIBUTIONS: dict[str, type[Attribution]] = {
+    "saliency": Saliency,
+    "guided-backprop": GuidedBackprop,
+    "guided-gradcam": GuidedGradCAM,
 }
 
 __all__ = [
+    "ATTRIBUTIONS",
     "CAM",
     "METHODS",
+    "AblationCAM",
+    "Attribution",
+    "EigenCAM",
+    "EigenGradCAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
     "Method",
+    "Saliency",
+    "ScoreCAM",
     "XGradCAM",
     "create",
 ]
 
 
-def create(name: str, model: nn.Module, **options: Any) -> Method:
+def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
     """Make a method by its name.
 
     Args:
-        name: a key of `METHODS`: "cam", "gradcam", "gradcam++", "hirescam", "layercam" or "xgradcam".
+        name: a key of `METHODS` ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "eigencam",
+            "eigengradcam", "scorecam", "ablationcam") or of `ATTRIBUTIONS` ("saliency", "guided-backprop",
+            "guided-gradcam").
         model: the network.
         **options: keywords of the method.
 
@@ -45,6 +69,7 @@ def create(name: str, model: nn.Module, **options: Any) -> Method:
     Raises:
         ValueError: there is no such method; similar names are listed.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{suggest(name, list(METHODS))}")
-    return METHODS[name](model, **options)
+    known = METHODS | ATTRIBUTIONS
+    if name not in known:
+        raise ValueError(f"unknown method {name!r}{suggest(name, list(known))}")
+    return known[name](model, **options)

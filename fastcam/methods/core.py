@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.methods.forward import Forward
-from fastcam.models import default_target_layer, resolve_layers
+from fastcam.methods.smoothing import merge_views, projection
+from fastcam.models import default_reshape, default_target_layer, resolve_layers, unwrap
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -38,18 +39,23 @@ class Method:
     inside `torch.no_grad`, `torch.inference_mode` and
     `torch.autocast`; results carry no graph.
 
+    The network inside DataParallel and `torch.compile` is run itself, on the device of the images, since neither shows
+    its layers to hooks.
+
     Args:
         model: a classification network, images [N, 3, H, W] to logits [N, C].
         target_layers: modules of the model or their dotted names; None is its last stage
-            (`fastcam.models.default_target_layer`). The maps of several layers are normalised and averaged. Of a
+            (`fastcam.models.default_target_layer`). The maps of several layers are normalised and fused. Of a
             layer that runs several times in a pass, the last run counts.
         relu: whether negative values of the coarse map count as zero; None is the method's own.
         order: "fastcam" upsamples, then normalises by min-max. "grad-cam" gives the numbers of the popular
             package: min-max with eps 1e-7 at low resolution, upsampling, mean over layers, min-max.
         mode: "bilinear" or "bicubic" upsampling.
         backend: "fused" for the compiled kernels, "reference" for their plain PyTorch twins.
+        fuse: how the maps of several layers become one, by their "mean" or "max"; normalised again.
         reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], for networks whose
-            layers give tokens.
+            layers give tokens; None knows the transformers of torchvision and timm
+            (`fastcam.models.default_reshape`).
 
     Attributes:
         outputs: logits [N, C] of the last call.
@@ -71,6 +77,7 @@ class Method:
         order: Literal["fastcam", "grad-cam"] = "fastcam",
         mode: Literal["bilinear", "bicubic"] = "bilinear",
         backend: Literal["fused", "reference"] = "fused",
+        fuse: Literal["mean", "max"] = "mean",
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -79,15 +86,17 @@ class Method:
             ("order", order, ("fastcam", "grad-cam")),
             ("mode", mode, ("bilinear", "bicubic")),
             ("backend", backend, tuple(_BACKENDS)),
+            ("fuse", fuse, ("mean", "max")),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
         self.model = model
-        names = {module: name for name, module in model.named_modules()}
+        names = {module: name for name, module in unwrap(model).named_modules()}
         wanted = default_target_layer(model) if target_layers is None else target_layers
         self.layers = {names[layer]: layer for layer in resolve_layers(model, wanted)}
         self.relu = type(self).relu if relu is None else relu
-        self.order, self.mode, self.reshape_transform = order, mode, reshape_transform
+        self.order, self.mode, self.fuse, self.reshape_transform = order, mode, fuse, reshape_transform
+        self._reshape = [reshape_transform or default_reshape(model, name) for name in self.layers]
         self.ops = importlib.import_module(_BACKENDS[backend])
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
@@ -98,34 +107,50 @@ class Method:
     def __exit__(self, *exception: object) -> None:
         """Do nothing: every call has already put the model back."""
 
-    def __call__(self, images: Tensor, targets: Any = None, top_k: int | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        targets: Any = None,
+        top_k: int | None = None,
+        *,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+    ) -> Tensor:
         """Compute maps of the images' own size.
 
         Args:
             images: [N, 3, H, W], normalised as the model wants it, on the model's device and of its dtype.
             targets: None for each picture's highest class; a class index for all; a list, array or int64 tensor
-                [N] of class indices; [N, k] for k maps of each picture; or one callable, or a list of N, that
-                turn a picture's logits [C] into the scalar to explain.
+                [N] of class indices; [N, k] for k maps of each picture; "all" for those of every class; or one
+                callable, or a list of N, that turn a picture's logits [C] into the scalar to explain.
             top_k: instead of `targets`: the k highest classes of each picture, highest first.
+            aug_smooth: average the maps of six views, {as it is, mirrored} x {0.9, 1.0, 1.1}, run as one batch. The
+                classes are those of the plain view. The average is normalised again, but for `order="grad-cam"`.
+            eigen_smooth: instead of summing the weighted channels, project them on their first principal component
+                (`fastcam.methods.smoothing.projection`).
 
         Returns:
-            float32 [N, H, W] in [0, 1] on the images' device; [N, k, H, W] for [N, k] targets and for `top_k`. A
-            constant map gives zeros.
+            float32 [N, H, W] in [0, 1] on the images' device; [N, k, H, W] for [N, k] targets and for `top_k`,
+            [N, C, H, W] for "all". A constant map gives zeros.
 
         Raises:
             TypeError: images are no floating-point tensor or not of the model's dtype; targets are of no known kind.
             ValueError: images are not [N, 3, H, W] or not on the model's device; a number of targets other than
                 N, or a class out of range; a target layer that is not used or gives no [N, K, h, w].
         """
-        return self._heatmap(self._terms(images, targets, top_k), tuple(images.shape[-2:]))
+        terms = self._terms(images, targets, top_k, aug_smooth, eigen_smooth)
+        return self._heatmap(terms, tuple(images.shape[-2:]), aug_smooth)
 
-    def coarse(self, images: Tensor, targets: Any = None, top_k: int | None = None) -> Tensor:
+    def coarse(
+        self, images: Tensor, targets: Any = None, top_k: int | None = None, *, eigen_smooth: bool = False
+    ) -> Tensor:
         """Compute maps at the target layer's resolution, before ReLU, upsampling and normalisation.
 
         Args:
             images: as in a call.
             targets: as in a call.
             top_k: as in a call.
+            eigen_smooth: as in a call.
 
         Returns:
             float32 (float64 for float64 models) [N, h, w], or [N, k, h, w].
@@ -135,7 +160,7 @@ class Method:
         """
         if len(self.layers) > 1:
             raise ValueError(f"a coarse map is one target layer's, got {', '.join(self.layers)}")
-        (term,) = self._terms(images, targets, top_k)
+        (term,) = self._terms(images, targets, top_k, False, eigen_smooth)
         return self._sum(term)
 
     def boxes(
@@ -146,8 +171,11 @@ class Method:
         *,
         size: int | tuple[int, int] | None = None,
         threshold: float | Sequence[float] | Tensor = 0.2,
+        percentile: float = 100.0,
         connectivity: int = 8,
         largest: Literal["pixels", "contour"] = "pixels",
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
     ) -> Tensor:
         """Compute the box around the largest component above a threshold in each map.
 
@@ -158,21 +186,38 @@ class Method:
             size: (height, width), or the side of a square, whose pixels the boxes count; None is the images' own.
             threshold: as in `fastcam.ops.boxes`: a fraction of the map's range, a list of T, or a tensor [N] or
                 [N, T] of absolute levels.
+            percentile: the threshold is a fraction of this percentile of the normalised map instead of its maximum,
+                which is the percentile 100. Rethinking CAM (Bae et al., ECCV 2020, section 3.3) has 0.35 of the 90th.
             connectivity: 4 or 8.
             largest: by number of "pixels" or by area within the "contour".
+            aug_smooth: as in a call.
+            eigen_smooth: as in a call.
 
         Returns:
             int32 [N, 4], xyxy in pixels of `size`, right and bottom exclusive, zeros when empty; [N, k, 4] for
             several classes; [..., T, 4] for several thresholds.
 
         Raises:
-            TypeError, ValueError: as in a call and in `fastcam.ops.boxes`.
+            TypeError, ValueError: as in a call and in `fastcam.ops.boxes`; a percentile outside [0, 100], or one below
+                100 of absolute levels.
         """
-        terms = self._terms(images, targets, top_k)
+        if not 0 <= percentile <= 100:
+            raise ValueError(f"`percentile` must be in [0, 100], got {percentile!r}")
+        if percentile < 100 and isinstance(threshold, Tensor):
+            raise ValueError(
+                "`percentile` is for relative thresholds, a float or a list; got a tensor of absolute levels"
+            )
+        terms = self._terms(images, targets, top_k, aug_smooth, eigen_smooth)
         size = tuple(images.shape[-2:]) if size is None else size
         options = {"threshold": threshold, "mode": self.mode, "connectivity": connectivity, "largest": largest}
-        if len(terms) > 1 or self.order == "grad-cam":
-            return self.ops.boxes(self._heatmap(terms, size), size, relu=False, **options)
+        if len(terms) > 1 or self.order == "grad-cam" or aug_smooth or percentile < 100:
+            maps = self._heatmap(terms, size, aug_smooth)
+            if percentile < 100:
+                fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
+                options["threshold"] = _percentile(maps, percentile).reshape(
+                    *maps.shape[:-2], *[1] * fractions.dim()
+                ) * (fractions)
+            return self.ops.boxes(maps, size, relu=False, **options)
         (term,) = terms
         if isinstance(term, WeightedSum):
             return self.ops.class_boxes(*term, size, relu=self.relu, **options)
@@ -182,7 +227,21 @@ class Method:
         """What a method is: for each target layer a WeightedSum, or a coarse map [N, k, h, w] before ReLU."""
         raise NotImplementedError
 
-    def _terms(self, images: Tensor, targets: Any, top_k: int | None) -> list[WeightedSum | Tensor]:
+    def _eigen_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        """The same with eigen_smooth: the first component of what `_layer_maps` would sum over channels."""
+        return self._projected(self._layer_maps(forward))
+
+    def _projected(self, terms: list[WeightedSum | Tensor]) -> list[Tensor]:
+        if not all(isinstance(term, WeightedSum) for term in terms):
+            raise ValueError(f"eigen_smooth needs weighted channels, which {type(self).__name__} does not have")
+        return [
+            torch.stack([projection(features * row[..., None, None]) for row in weights.unbind(1)], 1)
+            for features, weights in terms
+        ]
+
+    def _terms(
+        self, images: Tensor, targets: Any, top_k: int | None, aug_smooth: bool, eigen_smooth: bool
+    ) -> list[WeightedSum | Tensor]:
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
             forward = Forward(
@@ -191,12 +250,13 @@ class Method:
                 images,
                 targets,
                 top_k,
-                graph=self._needs_gradients,
-                reshape_transform=self.reshape_transform,
+                graph="layers" if self._needs_gradients else None,
+                reshape=self._reshape,
+                augment=aug_smooth,
             )
-            terms = self._layer_maps(forward)
-        ranked, classes = forward.targets.ranked, forward.targets.classes
-        self.outputs = forward.logits
+            terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
+        ranked, classes = forward.targets.ranked, forward.chosen.classes
+        self.outputs = forward.logits[: len(images)]
         self.targets = classes if ranked or classes is None else classes[:, 0]
         if ranked:
             return terms
@@ -208,7 +268,9 @@ class Method:
     def _sum(self, term: WeightedSum | Tensor) -> Tensor:
         return self.ops.class_map(*term) if isinstance(term, WeightedSum) else term
 
-    def _heatmap(self, terms: list[WeightedSum | Tensor], size: int | tuple[int, int]) -> Tensor:
+    def _heatmap(
+        self, terms: list[WeightedSum | Tensor], size: int | tuple[int, int], aug_smooth: bool = False
+    ) -> Tensor:
         maps = []
         for term in terms:
             coarse = self._sum(term)
@@ -219,6 +281,23 @@ class Method:
                 low = low - low.amin((-2, -1), keepdim=True)
                 low = low / (1e-7 + low.amax((-2, -1), keepdim=True))
                 maps.append(self.ops.heatmap(low, size, False, None, self.mode))
-        if len(maps) == 1 and self.order == "fastcam":
-            return maps[0].float()
-        return self.ops.heatmap(torch.stack(maps).mean(0), size, False, "after").float()
+        fused = maps[0]
+        if len(maps) > 1:
+            stacked = torch.stack(maps)
+            fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
+        if len(maps) > 1 or self.order == "grad-cam":
+            fused = self.ops.heatmap(fused, size, False, "after")
+        if aug_smooth:
+            fused = merge_views(fused)
+            fused = fused if self.order == "grad-cam" else self.ops.heatmap(fused, size, False, "after")
+        return fused.float()
+
+
+def _percentile(maps: Tensor, q: float) -> Tensor:
+    """The q-th percentile of each map [..., H, W], linear between two values as NumPy has it: [...]."""
+    values = maps.flatten(-2)
+    place = (values.shape[-1] - 1) * q / 100
+    low = int(place)
+    lower = values.kthvalue(low + 1, -1).values
+    upper = values.kthvalue(min(low + 2, values.shape[-1]), -1).values
+    return lower + (upper - lower) * (place - low)

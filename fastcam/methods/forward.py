@@ -3,12 +3,13 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.models import Head, find_head
+from fastcam.methods.smoothing import VIEWS, views
+from fastcam.models import Head, ThresholdedAvgPool2d, find_head, unwrap
 
 
 class Targets(NamedTuple):
@@ -47,25 +48,57 @@ class Targets(NamedTuple):
             return logits.gather(1, self.classes[:, rank, None]).sum()
         total = logits[:0].sum()  # zero, with the logits' graph also where the batch is empty
         for target, row in zip(self.callables, logits, strict=True):
-            score = target(row)
-            if not isinstance(score, Tensor) or score.numel() != 1:
-                got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
-                raise TypeError(f"a target must turn one picture's logits [C] into a scalar tensor, got {got}")
+            score = _scalar(target, row)
             if logits.requires_grad and not score.requires_grad:
                 raise ValueError("a target must compute its scalar from the logits by differentiable operations")
-            total = total + score.reshape(())
+            total = total + score
         return total
+
+    def scores(self, logits: Tensor, owners: Tensor) -> Tensor:
+        """Give all scores of variations of the pictures.
+
+        Args:
+            logits: [B, C], floating, one row for each variation.
+            owners: int64 [B], the picture that each is a variation of.
+
+        Returns:
+            [B, ranks] of the logits' dtype.
+
+        Raises:
+            TypeError: a callable does not give a scalar tensor.
+        """
+        if self.classes is not None:
+            return logits.gather(1, self.classes[owners])
+        found = [_scalar(self.callables[i], row) for i, row in zip(owners.tolist(), logits, strict=True)]
+        return torch.stack(found)[:, None] if found else logits.new_empty(0, 1)
+
+    def repeated(self, times: int) -> "Targets":
+        """The same targets for several runs of the pictures, run by run."""
+        if self.classes is not None:
+            return self._replace(classes=self.classes.repeat(times, 1))
+        return self._replace(callables=[*self.callables] * times)
+
+
+def _scalar(target: Callable[[Tensor], Tensor], row: Tensor) -> Tensor:
+    score = target(row)
+    if not isinstance(score, Tensor) or score.numel() != 1:
+        got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        raise TypeError(f"a target must turn one picture's logits [C] into a scalar tensor, got {got}")
+    return score.reshape(())
 
 
 class Forward:
     """One forward pass as a method sees it.
 
     Attributes:
-        features: output of each target layer, [N, K, h, w], without a graph.
+        model: the network itself, outside of wrappers.
+        images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows.
+        features: output of each target layer, [N, K, h, w], without a graph; the images where those are explained.
         logits: [N, C], without a graph.
         targets: what is to be explained.
         linear: the linear layer whose output the logits are, or None.
         pooled: [N, K], what that layer was given, or None.
+        chosen: targets of the pictures as they came, without their views.
     """
 
     def __init__(
@@ -76,8 +109,9 @@ class Forward:
         targets: Any,
         top_k: int | None,
         *,
-        graph: bool,
-        reshape_transform: Callable[[Tensor], Tensor] | None,
+        graph: Literal["layers", "images"] | None = None,
+        reshape: Sequence[Callable[[Tensor], Tensor] | None] | None = None,
+        augment: bool = False,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
@@ -87,21 +121,27 @@ class Forward:
             images: [N, 3, H, W].
             targets: what is to be explained.
             top_k: instead of targets.
-            graph: whether `gradients` will be asked for.
-            reshape_transform: from a layer's output to [N, K, h, w].
+            graph: what `gradients` will be asked for: target layers or images.
+            reshape: for each layer what turns its output into [N, K, h, w], or None.
+            augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
         """
-        _check_images(model, images)
-        self._layers, self._reshape = list(layers), reshape_transform
-        self._raw, self._logits, self.linear, self.pooled = _run(model, layers, images, graph)
+        self.model = unwrap(model)
+        _check_images(self.model, images)
+        count = len(images)
+        self.images = images = views(images.detach()) if augment else images.detach()
+        self._layers = list(layers) if graph != "images" else ["images"]
+        self._reshape = reshape or [None] * len(self._layers)
+        self.raw, self._logits, self.linear, self.pooled = _run(self.model, layers, images, graph)
         if not isinstance(self._logits, Tensor) or self._logits.dim() != 2 or len(self._logits) != len(images):
             got = list(self._logits.shape) if isinstance(self._logits, Tensor) else type(self._logits).__name__
             raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
         self.logits = self._logits.detach()
-        self.features = [self._spatial(*pair) for pair in zip(self._layers, self._raw, strict=True)]
-        self.targets = resolve_targets(targets, top_k, self.logits)
+        self.features = [self._spatial(*pair) for pair in enumerate(self.raw)]
+        self.chosen = resolve_targets(targets, top_k, self.logits[:count])
+        self.targets = self.chosen.repeated(VIEWS) if augment else self.chosen
 
-    def _spatial(self, name: str, output: Tensor) -> Tensor:
-        output, transform = output.detach(), self._reshape
+    def _spatial(self, index: int, output: Tensor) -> Tensor:
+        name, transform, output = self._layers[index], self._reshape[index], output.detach()
         shaped = output if transform is None else transform(output)
         if not isinstance(shaped, Tensor) or shaped.dim() != 4 or len(shaped) != len(self.logits):
             got = list(shaped.shape) if isinstance(shaped, Tensor) else type(shaped).__name__
@@ -114,7 +154,7 @@ class Forward:
         return shaped
 
     def head(self, layer: int) -> Head | None:
-        """Recognise global average pooling and a linear layer after a target layer.
+        """Recognise a global pooling and at most one linear layer after a target layer.
 
         Args:
             layer: index of the target layer.
@@ -122,7 +162,25 @@ class Forward:
         Returns:
             See `fastcam.models.find_head`.
         """
-        return find_head(self.features[layer], self.linear, self.pooled)
+        poolings = [module for module in self.model.modules() if isinstance(module, ThresholdedAvgPool2d)]
+        pooled = self.logits if self.linear is None else self.pooled
+        return find_head(self.features[layer], self.linear, pooled, {module.threshold for module in poolings})
+
+    @contextlib.contextmanager
+    def variations(self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None) -> Iterator[nn.Module]:
+        """Run the model again, on variations of the pictures or of a layer's output, as it was run before.
+
+        Args:
+            replacements: forward hooks by module, in place while the context lasts.
+
+        Yields:
+            The model in evaluation mode, to be called without a graph.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_evaluation(self.model))
+            for module, hook in (replacements or {}).items():
+                stack.callback(module.register_forward_hook(hook).remove)
+            yield self.model
 
     def gradients(self) -> Iterator[list[Tensor]]:
         """Differentiate the scores, rank by rank, with respect to each target layer's output.
@@ -138,13 +196,13 @@ class Forward:
             with torch.enable_grad():
                 score = self.targets.score(self._logits, rank)
                 if score.requires_grad:
-                    found = torch.autograd.grad(score, self._raw, retain_graph=not last, allow_unused=True)
+                    found = torch.autograd.grad(score, self.raw, retain_graph=not last, allow_unused=True)
                 else:
-                    found = [None] * len(self._raw)
+                    found = [None] * len(self.raw)
             for name, gradient in zip(self._layers, found, strict=True):
                 if gradient is None:
                     raise ValueError(f"the target does not depend on the layer {name!r}: no gradient reaches it")
-            yield [self._spatial(*pair) for pair in zip(self._layers, found, strict=True)]
+            yield [self._spatial(*pair) for pair in enumerate(found)]
 
 
 def _check_images(model: nn.Module, images: Tensor) -> None:
@@ -164,12 +222,12 @@ def _check_images(model: nn.Module, images: Tensor) -> None:
 
 
 def _run(
-    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: bool
+    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: Literal["layers", "images"] | None
 ) -> tuple[list[Tensor], Any, nn.Linear | None, Tensor | None]:
     """Run the model once; give the layers' outputs, the logits, and the linear layer they come from with its input.
 
-    With `graph`, the first target layer's output becomes a leaf: what comes before has no graph, what comes after
-    has one, whatever the parameters and the caller's grad mode say.
+    With a graph, the first target layer's output becomes a leaf: what comes before has no graph, what comes after
+    has one, whatever the parameters and the caller's grad mode say. With a graph from the images, those are the leaf.
     """
     outputs: dict[str, Tensor] = {}
     linears: list[tuple[nn.Linear, Tensor, Tensor]] = []
@@ -204,12 +262,16 @@ def _run(
         # What was made inside inference mode may not enter a graph, a copy may.
         state = itertools.chain(model.named_parameters(), model.named_buffers())
         copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
-        images = images.clone() if images.is_inference() else images
+        images = images.clone() if graph == "images" or images.is_inference() else images
+        if graph == "images":
+            outputs["images"] = images.requires_grad_()
+            torch.set_grad_enabled(True)
+            images = images.clone()  # the first layer may work in place
         logits = torch.func.functional_call(model, copies, images) if copies else model(images)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    raw = [outputs[name] for name in layers]
+    raw = [outputs[name] for name in layers] or [*outputs.values()]
     if linears and linears[0][2] is logits:
         linear, pooled, _ = linears[0]
         return raw, logits, linear, pooled.detach()
@@ -218,11 +280,15 @@ def _run(
 
 @contextlib.contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    # Compiled code passes hooks by, so that what is compiled runs as it was written.
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
     try:
         for module in training:
             module.training = False
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
     finally:
         for module in training:
             module.training = True
@@ -244,6 +310,9 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
         ValueError: both are given, their number is not N, or a class is out of range.
     """
     count, classes = logits.shape
+    if isinstance(targets, str) and targets == "all":
+        targets = torch.arange(classes, device=logits.device).expand(count, classes)
+        return Targets(targets, None, ranked=True) if top_k is None else resolve_targets(targets, top_k, logits)
     if top_k is not None:
         if targets is not None:
             raise ValueError("pass `targets` or `top_k`, not both")

@@ -1,13 +1,15 @@
 """Grad-CAM and its family: channels, or single positions, weighted by the gradient of the score."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
+from fastcam.methods.smoothing import projection
 
 
 def _checked(eps: float) -> float:
@@ -28,6 +30,8 @@ class GradientMethod(Method):
     _weighting: ClassVar[str]
     eps: float | None = None
 
+    _any_pooling: ClassVar[bool] = False  # whether `_channel_weights` holds after other poolings than the mean
+
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         """The weights [N, k, K] where the gradient [N, k, K] is the same at all positions.
 
@@ -38,23 +42,50 @@ class GradientMethod(Method):
         """
         raise NotImplementedError
 
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        """The weights [N, K, h, w] or [N, K, 1, 1] of activations with these gradients, both [N, K, h, w]."""
+        raise NotImplementedError
+
     def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        closed = self._closed_form(forward)
+        if closed is not None:
+            return [closed]
+        return self._by_gradients(forward, self._sums)
+
+    def _eigen_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        closed = self._closed_form(forward)
+        if closed is not None:
+            return self._projected([closed])
+        return self._by_gradients(forward, lambda a, g: projection(a * self._weights(a, g)))
+
+    def _sums(self, features: Tensor, gradients: Tensor) -> Tensor:
+        """The coarse map [N, h, w]."""
+        return self.ops.gradient_map(features, gradients, self._weighting, self.eps)
+
+    def _closed_form(self, forward: Forward) -> WeightedSum | None:
         head = forward.head(0) if len(self.layers) == 1 and forward.targets.classes is not None else None
-        if head is not None and not head.relu:
-            (features,) = forward.features
-            positions = features.shape[-2] * features.shape[-1]
-            exact = torch.promote_types(features.dtype, torch.float32)
-            gradient = head.weight[forward.targets.classes].to(exact) / positions
-            total = features.sum((2, 3), dtype=exact)[:, None]
-            return [WeightedSum(features, self._channel_weights(gradient, total, positions))]
+        if head is None or head.relu or not (head.pool == "gap" or self._any_pooling):
+            return None
+        (features,) = forward.features
+        positions = features.shape[-2] * features.shape[-1]
+        exact = torch.promote_types(features.dtype, torch.float32)
+        gradient = head.weight[forward.targets.classes].to(exact) / positions
+        if head.pool == "tap":  # channels without a positive value are pooled to a constant
+            gradient = gradient * (features.amax((2, 3)) > 0)[:, None]
+        total = features.sum((2, 3), dtype=exact)[:, None]
+        return WeightedSum(features, self._channel_weights(gradient, total, positions))
+
+    def _by_gradients(self, forward: Forward, coarse: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
         ranks = [
-            [
-                self.ops.gradient_map(features, gradients, self._weighting, self.eps)
-                for features, gradients in zip(forward.features, layers, strict=True)
-            ]
+            [coarse(features, gradients) for features, gradients in zip(forward.features, layers, strict=True)]
             for layers in forward.gradients()
         ]
         return [torch.stack(maps, 1) for maps in zip(*ranks, strict=True)]
+
+
+def _exact(*tensors: Tensor) -> list[Tensor]:
+    """In float32, or float64 where they are."""
+    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
 
 class GradCAM(GradientMethod):
@@ -71,9 +102,14 @@ class GradCAM(GradientMethod):
     """
 
     _weighting = "gradcam"
+    _any_pooling = True
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         return gradient
+
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        (gradients,) = _exact(gradients)
+        return gradients.mean((2, 3), keepdim=True)
 
 
 class HiResCAM(GradientMethod):
@@ -93,6 +129,26 @@ class HiResCAM(GradientMethod):
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         return gradient
 
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        return gradients
+
+
+class EigenGradCAM(HiResCAM):
+    """Eigen-Grad-CAM: the first principal component of activations times gradients.
+
+    The projection of G_k⊙A_k, centred for each channel, on its first right singular vector: Eigen-CAM that tells
+    classes apart. The same as HiResCAM with `eigen_smooth`.
+
+    Source: Muhammad and Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020, equation 4, of
+    the gradient-weighted activations, as the popular package defines it.
+
+    Example:
+        >>> maps = fastcam.EigenGradCAM(model)(images)
+    """
+
+    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        return self._eigen_maps(forward)
+
 
 class LayerCAM(GradientMethod):
     """LayerCAM: each position weighted by the positive part of its gradient; made for early layers.
@@ -109,6 +165,9 @@ class LayerCAM(GradientMethod):
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         return gradient.relu()
+
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        return gradients.relu()
 
 
 class XGradCAM(GradientMethod):
@@ -137,11 +196,20 @@ class XGradCAM(GradientMethod):
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         return gradient * total / (total + self.eps)
 
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        features, gradients = _exact(features, gradients)
+        total = features.sum((2, 3), keepdim=True)
+        return (gradients * features).sum((2, 3), keepdim=True) / (total + self.eps)
+
 
 class GradCAMPlusPlus(GradientMethod):
     """Grad-CAM++: positive gradients, weighted so that each occurrence of an object counts alike.
 
     a = G²/(2G² + ΣA_k·G³ + eps), w_k = Σ a·ReLU(G_k); Σ_k w_k·A_k, then ReLU.
+
+    The author's own code divides a by its sum over the positions with positive gradients, and has no eps: with
+    `variant="author"` w_k = Σ a·ReLU(G_k) / Σ_{G>0} a. After global average pooling that is ReLU(G_k), so that the map
+    is CAM without the negative weights.
 
     Source: Chattopadhyay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV
     2018, equations 10 and 19.
@@ -150,8 +218,12 @@ class GradCAMPlusPlus(GradientMethod):
         model: as in `Method`.
         target_layers: as in `Method`.
         eps: keeps the quotient finite where the gradient is zero. 1e-6, the popular package's, is not negligible: at
-            a ResNet's last stage 2G² is about 5e-7.
+            a ResNet's last stage 2G² is about 5e-7. The author's variant does without.
+        variant: "paper" or "author".
         **options: as in `Method`.
+
+    Raises:
+        TypeError, ValueError: as in `Method`; an eps that is negative or not finite, an unknown variant.
 
     Example:
         >>> maps = fastcam.GradCAMPlusPlus(model)(images)
@@ -159,11 +231,43 @@ class GradCAMPlusPlus(GradientMethod):
 
     _weighting = "gradcam++"
 
-    def __init__(self, model: Any, target_layers: Any = None, *, eps: float = 1e-6, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        target_layers: Any = None,
+        *,
+        eps: float = 1e-6,
+        variant: Literal["paper", "author"] = "paper",
+        **options: Any,
+    ) -> None:
         super().__init__(model, target_layers, **options)
-        self.eps = _checked(eps)
+        if variant not in ("paper", "author"):
+            raise ValueError(f"`variant` must be one of paper, author, got {variant!r}")
+        self.eps, self.variant = _checked(eps), variant
+
+    def _sums(self, features: Tensor, gradients: Tensor) -> Tensor:
+        if self.variant == "paper":
+            return super()._sums(features, gradients)
+        return self.ops.class_map(features, self._weights(features, gradients).flatten(1))
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
+        if self.variant == "author":
+            return gradient.relu()
         square = gradient**2
         alpha = square / (2 * square + total * gradient * square + self.eps)
         return torch.where(gradient > 0, positions * alpha * gradient, 0)
+
+    def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
+        features, gradients = _exact(features, gradients)
+        square = gradients**2
+        denominator = 2 * square + features.sum((2, 3), keepdim=True) * gradients * square
+        if self.variant == "author":
+            denominator = torch.where(denominator == 0, 1, denominator)
+        else:
+            denominator = denominator + self.eps
+        alpha = torch.where(gradients > 0, square / denominator, 0)
+        weights = (alpha * gradients).sum((2, 3), keepdim=True)
+        if self.variant == "paper":
+            return weights
+        total = alpha.sum((2, 3), keepdim=True)
+        return weights / torch.where(total == 0, 1, total)

@@ -1,0 +1,247 @@
+"""Methods that weight channels by what the network says when only they, or all but they, are seen."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastcam.methods.core import Method, WeightedSum
+from fastcam.methods.forward import Forward
+
+
+class PerturbationMethod(Method):
+    """Base of the methods that run the network once more for each channel.
+
+    Runs of several pictures are packed into batches of one size; memory does not grow with the number of channels or
+    pictures beyond that.
+
+    Args:
+        model: as in `Method`.
+        target_layers: as in `Method`.
+        batch_size: variations per forward pass.
+        top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
+        **options: as in `Method`.
+
+    Raises:
+        TypeError, ValueError: as in `Method`; a batch size or number of channels that is not positive.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        target_layers: Any = None,
+        *,
+        batch_size: int = 32,
+        top_channels: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, **options)
+        for name, value in (("batch_size", batch_size), ("top_channels", top_channels or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+        self.batch_size, self.top_channels = batch_size, top_channels
+
+    def _packs(self, features: Tensor, alive: Tensor) -> tuple[Tensor, ...]:
+        """Pictures and channels to run, int64 [B, 2] for each forward pass, of those that are alive, [N, K]."""
+        if self.top_channels is not None and self.top_channels < alive.shape[1]:
+            spread = features.double().var((2, 3), correction=0).masked_fill(~alive, -1)
+            best = spread.topk(self.top_channels, dim=1).indices
+            alive = alive & torch.zeros_like(alive).scatter(1, best, True)
+        pairs = alive.nonzero()
+        return pairs.split(self.batch_size) if len(pairs) else ()
+
+
+class ScoreCAM(PerturbationMethod):
+    """Score-CAM: channels weighted by the score of the picture where only they let it through.
+
+    H_k = minmax(upsampled A_k), s_k = S_c(X⊙H_k), α = softmax over k of s; Σ_k α_k·A_k, then ReLU. No gradients: one
+    forward pass for each channel, packed over pictures. Channels that are constant have no mask, and are left out, as
+    in the author's code. The paper's baseline, s_k − S_c(X_b), cancels under the softmax.
+
+    Published codes differ; the defaults are the paper's. The author's code has `score="probability", softmax=False`;
+    grad-cam's `align_corners=True`; torchcam's `normalize="before"`.
+
+    Source: Wang et al., Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW 2020,
+    equations 3 to 6 and algorithm 1; `top_channels` from Faster Score-CAM.
+
+    Args:
+        model: as in `Method`.
+        target_layers: as in `Method`.
+        score: the class's "logit" or its "probability" (callables always take logits).
+        softmax: whether weights are the softmax of the scores over the channels, or the scores themselves.
+        baseline: image or images [N or 1, 3, H, W] whose score is subtracted; it matters without softmax only.
+        normalize: min-max of the mask "after" upsampling or "before".
+        align_corners: how masks are upsampled, see `torch.nn.functional.interpolate`.
+        batch_size: masked pictures per forward pass.
+        top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
+        **options: as in `Method`.
+
+    Raises:
+        TypeError, ValueError: as in `Method`; an option that has no such value.
+
+    Example:
+        >>> maps = fastcam.ScoreCAM(model, batch_size=64, top_channels=128)(images)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        target_layers: Any = None,
+        *,
+        score: Literal["logit", "probability"] = "logit",
+        softmax: bool = True,
+        baseline: Tensor | None = None,
+        normalize: Literal["after", "before"] = "after",
+        align_corners: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, **options)
+        for name, value, known in (
+            ("score", score, ("logit", "probability")),
+            ("normalize", normalize, ("after", "before")),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+        self.score, self.softmax, self.baseline = score, softmax, baseline
+        self.normalize, self.align_corners = normalize, align_corners
+
+    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        with forward.variations() as model:
+            offset = self._offset(forward, model)
+            return [
+                WeightedSum(features, self._channel_weights(features, forward, model, offset))
+                for features in forward.features
+            ]
+
+    def _offset(self, forward: Forward, model: nn.Module) -> Tensor | float:
+        """Scores of the baseline, [N or 1, 1, ranks]."""
+        if self.baseline is None or self.softmax:
+            return 0.0
+        baseline = self.baseline.to(forward.images)
+        if baseline.dim() == 3:
+            baseline = baseline[None]
+        if len(baseline) not in (1, len(forward.chosen.classes if forward.chosen.classes is not None else baseline)):
+            raise ValueError(f"`baseline` must be one image or one for each of the images, got {list(baseline.shape)}")
+        repeats = len(forward.images) // max(len(baseline), 1)
+        logits = model(baseline).repeat(repeats, 1)
+        return self._scores(logits, torch.arange(len(logits), device=logits.device), forward)[:, None]
+
+    def _scores(self, logits: Tensor, owners: Tensor, forward: Forward) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.score == "probability" and forward.targets.classes is not None:
+            logits = logits.softmax(1)
+        return forward.targets.scores(logits, owners)
+
+    def _channel_weights(self, features: Tensor, forward: Forward, model: nn.Module, offset: Tensor | float) -> Tensor:
+        """[N, ranks, K]."""
+        alive = features.amax((2, 3)) > features.amin((2, 3))
+        exact = torch.promote_types(forward.logits.dtype, torch.float32)
+        unseen = -torch.inf if self.softmax else 0.0
+        scores = features.new_full((*features.shape[:2], forward.targets.ranks), unseen, dtype=exact)
+        packs = self._packs(features, alive)
+        for owners, channels in (pack.unbind(1) for pack in packs):
+            masked = forward.images[owners]
+            masked *= self._masks(features[owners, channels], tuple(masked.shape[2:])).to(masked.dtype)[:, None]
+            found = self._scores(model(masked), owners, forward)
+            if isinstance(offset, Tensor):
+                found = found - (offset[owners, 0] if len(offset) > 1 else offset[0])
+            scores[owners, channels] = found.to(exact)
+        if self.softmax:
+            scores = scores.softmax(1).nan_to_num(0.0)  # NaN where no channel was run
+        return scores.transpose(1, 2)
+
+    def _masks(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks [B, H, W] in [0, 1] of channels [B, h, w]."""
+        if not self.align_corners:
+            return self.ops.heatmap(coarse, size, False, self.normalize, "bilinear")
+        coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
+        if self.normalize == "before":
+            coarse = _minmax(coarse)
+        masks = F.interpolate(coarse[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        return masks if self.normalize == "before" else _minmax(masks)
+
+
+def _minmax(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+class AblationCAM(PerturbationMethod):
+    """Ablation-CAM: channels weighted by how much the score drops without them.
+
+    w_k = (S_c − S_c without A_k)/S_c; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. No gradients: one
+    forward pass for each channel, packed over pictures. After a global pooling and one linear layer the drop is
+    W[c, k] times the pooled channel, and a single forward pass is enough. Channels that are zero are left out.
+
+    Source: Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
+    Localization, WACV 2020, equations 2 and 3.
+
+    Args:
+        model: as in `Method`.
+        target_layers: as in `Method`.
+        batch_size: variations per forward pass.
+        top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
+        **options: as in `Method`. A `reshape_transform` must only rearrange what the layer gives.
+
+    Example:
+        >>> maps = fastcam.AblationCAM(model, target_layers=["layer3"])(images)
+    """
+
+    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        every = torch.arange(len(forward.images), device=forward.images.device)
+        exact = torch.promote_types(forward.logits.dtype, torch.float32)
+        scores = forward.targets.scores(forward.logits, every).to(exact)[:, None]  # [N, 1, ranks]
+        return [
+            WeightedSum(features, (self._drops(index, forward, scores) / scores).transpose(1, 2))
+            for index, features in enumerate(forward.features)
+        ]
+
+    def _drops(self, index: int, forward: Forward, scores: Tensor) -> Tensor:
+        """S − S_k, [N, K, ranks]."""
+        features, classes = forward.features[index], forward.targets.classes
+        head = forward.head(index)
+        if head is not None and classes is not None:
+            pooled = (forward.logits if forward.linear is None else forward.pooled)[..., None]
+            drops = pooled * head.weight[classes].transpose(1, 2)
+            if self.top_channels is None:
+                return drops.to(scores.dtype)
+        alive = (features != 0).flatten(2).any(2)
+        result = scores.new_zeros(*features.shape[:2], forward.targets.ranks)
+        packs = self._packs(features, alive)
+        if head is not None and classes is not None:
+            for owners, channels in (pack.unbind(1) for pack in packs):
+                result[owners, channels] = drops[owners, channels].to(result.dtype)
+            return result
+        raw = forward.raw[index].detach()
+        places = _places(raw[:1], self._reshape[index], features.shape[1]) if len(raw) else None
+        flat, name = raw.flatten(1), list(self.layers)[index]
+        current: list[Tensor] = []
+
+        def ablate(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            owners, channels = current
+            without = flat[owners].scatter(1, places[channels], 0)
+            return without.unflatten(1, raw.shape[1:]).to(output.dtype)
+
+        with forward.variations({self.layers[name]: ablate}) as model:
+            for pack in packs:
+                current[:] = owners, channels = pack.unbind(1)
+                found = forward.targets.scores(model(forward.images[owners]), owners)
+                result[owners, channels] = scores[owners, 0] - found.to(result.dtype)
+        return result
+
+
+def _places(raw: Tensor, transform: Any, channels: int) -> Tensor:
+    """Where each channel of a map lies in the layer's own output: flat indices [K, h·w]."""
+    count = raw[0].numel()
+    numbers = torch.arange(count, dtype=torch.float64, device=raw.device).reshape(raw.shape)
+    shaped = numbers if transform is None else transform(numbers)
+    places = shaped[0].reshape(channels, -1).long()
+    if not torch.equal(places.to(shaped.dtype).reshape(shaped[0].shape), shaped[0]) or (
+        len(places.unique()) != places.numel() or places.min() < 0 or places.max() >= count
+    ):
+        raise ValueError(
+            "AblationCAM sets channels of the layer's own output to zero: `reshape_transform` must only rearrange or "
+            "leave out its numbers"
+        )
+    return places

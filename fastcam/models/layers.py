@@ -1,0 +1,200 @@
+"""Layers that maps are taken from: their names, the usual one of each family, and the shape of what they give."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+# The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
+_LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
+
+
+def default_target_layer(model: nn.Module) -> str:
+    """Name the layer whose map is the network's last: where CAM and Grad-CAM usually look.
+
+    Known are the families of torchvision, those of `fastcam.models`, and others that name their stages alike, as most
+    of timm's do. A last stage that ends in max pooling (AlexNet, VGG) is taken before it, as in the Grad-CAM paper;
+    of a vision transformer it is the first normalisation of the last block, after which only the class token counts.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+
+    Returns:
+        A dotted name of `unwrap(model).named_modules()`.
+
+    Raises:
+        ValueError: the network is of no known family; candidate names are listed.
+    """
+    model = unwrap(model)
+    children = dict(model.named_children())
+    encoder = [name for name, _ in model.named_modules() if name.startswith("encoder.layers.encoder_layer_")]
+    if "conv_proj" in children and encoder:  # torchvision's VisionTransformer
+        return f"{'.'.join(encoder[-1].split('.')[:3])}.ln_1"
+    if isinstance(children.get("blocks"), nn.Sequential | nn.ModuleList):
+        if "patch_embed" in children and "norm1" in dict(children["blocks"][-1].named_children()):  # timm's
+            return f"blocks.{len(children['blocks']) - 1}.norm1"
+        if "conv_head" in children and "bn2" in children and "global_pool" in children:  # timm's EfficientNet
+            return "bn2"
+        return f"blocks.{len(children['blocks']) - 1}"
+    name = next((name for name in _LAST_STAGES if name in children), None)
+    if name is None:
+        stages = [name for name, child in children.items() if next(child.parameters(), None) is not None]
+        raise ValueError(
+            f"no default target layer is known for {type(model).__name__}: pass `target_layers`, names of the "
+            f"last layers with a spatial map; its parts are {first(stages, 12)}"
+        )
+    inner = list(children[name].named_children())
+    while inner and isinstance(inner[-1][1], nn.MaxPool2d):
+        inner.pop()
+        name = f"{name.split('.')[0]}.{inner[-1][0]}"
+    return name
+
+
+def resolve_layers(model: nn.Module, target_layers: str | nn.Module | Iterable[str | nn.Module]) -> list[nn.Module]:
+    """Find the modules that are meant by names.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+        target_layers: modules of the network or their dotted names ("layer4", "features.28"); one or several.
+
+    Returns:
+        The modules, in the given order.
+
+    Raises:
+        TypeError: something is neither a module nor a name.
+        ValueError: there is none, a name is unknown (similar ones are listed), or a module is not in the network.
+    """
+    if isinstance(target_layers, str | nn.Module):
+        target_layers = [target_layers]
+    model = unwrap(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = []
+    for layer in target_layers:
+        if isinstance(layer, str):
+            if layer not in modules:  # named as in the wrapper
+                layer = layer.removeprefix("module.").removeprefix("_orig_mod.")
+            if layer not in modules:
+                names = [name for name in modules if name]
+                raise ValueError(f"{type(model).__name__} has no layer {layer!r}{suggest(layer, names)}")
+            layer = modules[layer]
+        elif not isinstance(layer, nn.Module):
+            raise TypeError(f"a target layer must be a module or its name, got {type(layer).__name__}")
+        elif not any(layer is module for module in modules.values()):
+            raise ValueError(f"the target layer {type(layer).__name__} is not a module of this model")
+        layers.append(layer)
+    if not layers:
+        raise ValueError("`target_layers` must name at least one layer, got none")
+    return layers
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Find the network inside wrappers that hide its layers from hooks.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The module inside (Distributed)DataParallel and `torch.compile`, or the model itself.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile's OptimizedModule
+            model = inner
+        else:
+            return model
+
+
+def vit_reshape(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int = 1) -> Tensor:
+    """Arrange the patch tokens of a vision transformer as a map: a `reshape_transform`.
+
+    Args:
+        tokens: [N, prefix + h·w, K], floating.
+        grid: (h, w); None is a square.
+        prefix: tokens before the patches, such as the class token; they are left out.
+
+    Returns:
+        [N, K, h, w], a view.
+
+    Raises:
+        ValueError: the tokens have another shape, or their number is no square or not h·w.
+    """
+    count = tokens.shape[1] - prefix if tokens.dim() == 3 else -1
+    side = math.isqrt(max(count, 0))
+    height, width = grid or (side, side)
+    if count < 1 or height * width != count:
+        raise ValueError(
+            f"tokens must be [N, {prefix} + h·w, K] with h x w = {'a square' if grid is None else grid}, got "
+            f"{list(tokens.shape)}; pass `grid`, or `prefix` where the network has more or fewer other tokens"
+        )
+    return tokens[:, prefix:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def swin_reshape(tokens: Tensor) -> Tensor:
+    """Move the channels of a Swin transformer's layer to where convolutions have them: a `reshape_transform`.
+
+    Args:
+        tokens: [N, h, w, K].
+
+    Returns:
+        [N, K, h, w], a view.
+
+    Raises:
+        ValueError: the tensor has not four dimensions.
+    """
+    if tokens.dim() != 4:
+        raise ValueError(f"a layer of a Swin transformer gives [N, h, w, K], got {list(tokens.shape)}")
+    return tokens.permute(0, 3, 1, 2)
+
+
+def default_reshape(model: nn.Module, name: str) -> Callable[[Tensor], Tensor] | None:
+    """Choose the `reshape_transform` of a layer in the transformers of torchvision and timm.
+
+    Args:
+        model: the network.
+        name: dotted name of the layer.
+
+    Returns:
+        `vit_reshape` or `swin_reshape` where the layer gives tokens; None elsewhere, and for unknown networks.
+    """
+    model = unwrap(model)
+    kind, top = type(model).__name__, name.split(".")[0]
+    if kind == "VisionTransformer":
+        if top == "encoder":
+            return vit_reshape
+        if top in ("blocks", "norm") and hasattr(model, "num_prefix_tokens"):
+            return partial(
+                vit_reshape, grid=getattr(model.patch_embed, "grid_size", None), prefix=model.num_prefix_tokens
+            )
+    if kind.startswith("SwinTransformer") and top in ("features", "layers", "norm"):
+        return swin_reshape
+    return None
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Name what an unknown name may have meant, as the end of an error message.
+
+    Args:
+        name: the unknown name.
+        known: the names that there are.
+
+    Returns:
+        "; did you mean …?" with up to five similar names, or "; known are …" with the first twelve.
+    """
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else f"; known are {first(list(known), 12)}"
+
+
+def first(names: list[str], limit: int = 5) -> str:
+    """Join names for a message.
+
+    Args:
+        names: the names.
+        limit: at most so many are shown.
+
+    Returns:
+        The names, with commas, and "…" for what was left out.
+    """
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
