@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fastcam._version import __version__
 
 if TYPE_CHECKING:
-    from fastcam import evaluation, methods, models, ops, visualize
+    from fastcam import evaluation, methods, metrics, models, ops, visualize
+    from fastcam.explanation import explain
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -43,12 +44,13 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "explain": "explanation",
     "localize": "localization",
     "train": "training",
     "overlay": "visualize",
     "show_cam_on_image": "visualize",
 }
-_MODULES = ("evaluation", "methods", "models", "ops", "visualize")
+_MODULES = ("evaluation", "methods", "metrics", "models", "ops", "visualize")
 
 __all__ = [
     "CAM",
@@ -66,8 +68,10 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "evaluation",
+    "explain",
     "localize",
     "methods",
+    "metrics",
     "models",
     "ops",
     "overlay",

@@ -1,4 +1,4 @@
-"""The command line: `fastcam info`, `demo`, `train`, `localize`.
+"""The command line: `fastcam info`, `demo`, `train`, `localize`, `explain`.
 
 Exit codes: 0 all well, 1 failed, 2 wrong usage or input, 3 finished, but some inputs failed.
 """
@@ -47,6 +47,13 @@ class Mode(StrEnum):
 
     bilinear = "bilinear"
     bicubic = "bicubic"
+
+
+class Fuse(StrEnum):
+    """How the maps of several layers become one."""
+
+    mean = "mean"
+    max = "max"
 
 
 class Backend(StrEnum):
@@ -225,16 +232,7 @@ def localize(
     """
     from fastcam import localization
 
-    given = {
-        "size": size,
-        "resize": resize and resize.value,
-        "mean": mean and _triple("--mean", mean),
-        "std": std and _triple("--std", std),
-        "class_names": class_names and _lines(class_names),
-        "num_classes": num_classes,
-        "threshold": threshold,
-    }
-    model, config = _load(weights, arch, {name: value for name, value in given.items() if value is not None})
+    model, config = _load(weights, arch, _given(size, resize, mean, std, class_names, num_classes, threshold))
     summary = localization.localize(
         model.to(device or _default_device()),
         paths,
@@ -255,6 +253,127 @@ def localize(
     if summary.errors:
         print(f"fastcam: {summary.errors} pictures failed; column `error` says why", file=sys.stderr)
         raise typer.Exit(3)
+
+
+@app.command()
+@_plain_errors()
+def explain(
+    paths: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures, and folders of pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")],
+    weights: Annotated[
+        Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
+    ],
+    arch: Annotated[
+        str | None, typer.Option(help="torchvision's name of the network; a checkpoint knows its own.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224].")] = None,
+    resize: Annotated[Resize | None, typer.Option(help="Squash the picture, or crop its centre [squash].")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of RGB in 0..1: one number or three, a,b,c [ImageNet's].")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation, likewise [ImageNet's].")] = None,
+    class_names: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes [of names, else 1000].")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="One or several: gradcam, layercam, guided-backprop, … [gradcam].")
+    ] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Layers by dotted name, drawn beside each other [the last stage].")
+    ] = None,
+    fuse: Annotated[Fuse | None, typer.Option(help="Make one map of all layers.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Classes by index or name, commas between [the highest of each picture].")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="This many of the highest classes, without --targets.")] = 1,
+    smooth: Annotated[list[str] | None, typer.Option(help="aug, eigen or aug,eigen: smoother maps.")] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="NAME_grid.png: classes in rows, methods and layers in columns [default].")
+    ] = False,
+    panel: Annotated[
+        bool, typer.Option("--panel", help="NAME_panel.png: picture, map, map over picture with boxes.")
+    ] = False,
+    num_result: Annotated[
+        int, typer.Option(min=0, help="imgN, camN and ResultN.png for this many of the first pictures.")
+    ] = 0,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(help="largest, all, largest,all or none [largest in panels and results, none in grids]."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the map's range above which the largest box lies [checkpoint's, else 0.2]."),
+    ] = None,
+    component_threshold: Annotated[
+        float, typer.Option(help="Fraction of the map's maximum above which the boxes of `all` lie.")
+    ] = 0.6,
+    blend: Annotated[
+        str | None, typer.Option(help="Weights of map and picture [0.7,0.5; for --num-result 0.3,0.5].")
+    ] = None,
+    relu: Annotated[
+        bool | None, typer.Option("--relu/--no-relu", help="Clip the map at zero [as the method has it].")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="Upsampling of the map.")] = Mode.bilinear,
+    backend: Annotated[Backend, typer.Option(help="Own kernels, or plain PyTorch.")] = Backend.fused,
+    device: Annotated[str | None, typer.Option(help="Where to run [cuda if there is one, else cpu].")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing figures.")] = False,
+) -> None:
+    """Draw where a network sees classes in pictures, by one or several methods and layers.
+
+    Several values go with commas between or in several options. Damaged pictures are named; the exit code is 3 then.
+    """
+    from fastcam import explanation
+
+    model, config = _load(weights, arch, _given(size, resize, mean, std, class_names, num_classes, threshold))
+    chosen_boxes = _parts(boxes)
+    summary = explanation.explain(
+        model.to(device or _default_device()),
+        paths,
+        out=out,
+        config=config,
+        methods=_parts(method) or ["gradcam"],
+        layers=_parts(layers),
+        fuse=fuse and fuse.value,
+        targets=None if targets is None else _classes(targets, config.class_names),
+        top_k=top_k,
+        smooth=_parts(smooth) or (),
+        grid=grid or not (panel or num_result),
+        panel=panel,
+        num_results=num_result,
+        boxes=[] if chosen_boxes == ["none"] else chosen_boxes,
+        component_threshold=component_threshold,
+        blend=None if blend is None else _pair("--blend", blend),
+        relu=relu,
+        mode=mode.value,
+        backend=backend.value,
+        overwrite=overwrite,
+    )
+    print(f"{summary.pictures} pictures, {len(summary.files)} files in {out}")
+    for id, reason in summary.errors:
+        print(f"fastcam: {id}: {reason}", file=sys.stderr)
+    if summary.errors:
+        raise typer.Exit(3)
+
+
+def _given(
+    size: int | None,
+    resize: Resize | None,
+    mean: str | None,
+    std: str | None,
+    class_names: Path | None,
+    num_classes: int | None,
+    threshold: float | None,
+) -> dict[str, Any]:
+    """What of the model's configuration the command line says."""
+    given = {
+        "size": size,
+        "resize": resize and resize.value,
+        "mean": mean and _triple("--mean", mean),
+        "std": std and _triple("--std", std),
+        "class_names": class_names and _lines(class_names),
+        "num_classes": num_classes,
+        "threshold": threshold,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _default_device() -> str:
@@ -294,6 +413,33 @@ def _triple(option: str, text: str) -> tuple[float, float, float]:
             f"{option} must be one number or three with commas between, such as 0.5 or 0.4,0.5,0.6; got {text!r}"
         )
     return tuple(values * 3)[:3]
+
+
+def _pair(option: str, text: str) -> tuple[float, float]:
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} must be two numbers with a comma between, such as 0.7,0.5; got {text!r}") from None
+    return first, second
+
+
+def _parts(values: list[str] | None) -> list[str] | None:
+    """Join what several options and commas list."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()] if values else None
+
+
+def _classes(text: str, names: tuple[str, ...]) -> list[int]:
+    """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat"."""
+    known = {name.split(",")[0].strip().lower(): index for index, name in reversed(list(enumerate(names)))}
+    classes = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part.isdecimal() and part.lower() not in known:
+            from fastcam.models import suggest
+
+            hint = suggest(part.lower(), list(known)) if names else "; names need --class-names or a checkpoint"
+            raise ValueError(f"--targets: no class {part!r}{hint}")
+        classes.append(int(part) if part.isdecimal() else known[part.lower()])
+    return classes
 
 
 def _lines(path: Path) -> tuple[str, ...]:

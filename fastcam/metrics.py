@@ -5,14 +5,14 @@ Values are per picture, so that those of several batches can be joined; means ar
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.methods.forward import Targets, _check_images, _evaluation, resolve_targets
-from fastcam.perturbation import Baseline, background, impute
+from fastcam.methods.forward import Targets, check_images, evaluation_mode, resolve_targets
+from fastcam.removal import Baseline, background, impute
 
 Score = Literal["probability", "logit"]
 
@@ -105,7 +105,7 @@ def confidence_change(
         maps: [N, H, W], floating, in [0, 1].
         targets: as for a method's call, one for each picture; None is its highest class. Callables take logits.
         baseline: what shows where the map is zero: "zero" (the mean colour, since images are normalised), "blur"
-            (`fastcam.perturbation.blurred`), or a tensor that broadcasts to the images: (0 − mean)/std as [3, 1, 1] is
+            (`fastcam.removal.blurred`), or a tensor that broadcasts to the images: (0 − mean)/std as [3, 1, 1] is
             black.
         batch_size: pictures per forward pass.
 
@@ -216,7 +216,7 @@ def road(
 ) -> Road:
     """ROAD, remove and debias: the score after the most and after the least relevant pixels were imputed.
 
-    Missing pixels become the weighted mean of their neighbours (`fastcam.perturbation.impute`) with a little noise, so
+    Missing pixels become the weighted mean of their neighbours (`fastcam.removal.impute`) with a little noise, so
     that the shape of the hole tells the network nothing. Of n pixels, n − ceil((1 − f)·(n − 1)) go for a fraction f:
     with distinct values these are the pixels at or above the percentile 100·(1 − f).
 
@@ -325,7 +325,7 @@ class _Scores:
             raise ValueError(f'`score` must be "probability" or "logit", got {score!r}')
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
-        _check_images(model, images)
+        check_images(model, images)
         self._model, self._score, self._batch = model, score, batch_size
         everything = torch.arange(len(images), device=images.device)
         logits = torch.cat(list(self._logits(lambda index: images[index], everything))) if len(images) else None
@@ -347,19 +347,16 @@ class _Scores:
         return torch.cat(scores) if scores else self.before.new_empty(0)
 
     @torch.no_grad()
-    def _logits(self, pictures: Callable[[Tensor], Tensor], index: Tensor):
+    def _logits(self, pictures: Callable[[Tensor], Tensor], index: Tensor) -> Iterator[Tensor]:
         for part in index.split(self._batch) if len(index) else ():
             inputs = pictures(part)
-            with _evaluation(self._model):
+            with evaluation_mode(self._model):
                 yield self._model(inputs)
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self._targets.classes is None:
-            callables = self._targets.callables
-            return torch.stack([callables[i](row).reshape(()) for i, row in zip(owner.tolist(), exact, strict=True)])
-        scores = exact.softmax(1) if self._score == "probability" else exact
-        return scores.gather(1, self._targets.classes[owner])[:, 0]
+        probable = self._score == "probability" and self._targets.classes is not None
+        return self._targets.scores(exact.softmax(1) if probable else exact, owner)[:, 0]
 
 
 def _curve(

@@ -7,12 +7,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from fastcam import ops
 from fastcam.writers import replacing
 
 PREDICTED = (255, 48, 48)
 TRUTH = (64, 224, 96)
+COMPONENT = (255, 64, 255)  # of no colour in the usual colour map
 
 
 def overlay(
@@ -69,14 +72,7 @@ def colorize(map: Any, colormap: int = cv2.COLORMAP_JET) -> np.ndarray:
         TypeError: if the map is not floating.
         ValueError: if it is not [H, W] or has values outside [0, 1] (NaN included).
     """
-    values = np.asarray(map)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise TypeError(f"`map` must be floating with values in [0, 1], got {values.dtype}")
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"`map` must be [H, W], got {list(values.shape)}")
-    if not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"`map` must lie in [0, 1], got values in [{values.min()}, {values.max()}]")
-    return cv2.cvtColor(cv2.applyColorMap((255 * values).astype(np.uint8), colormap), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap((255 * _unit_map(map)).astype(np.uint8), colormap), cv2.COLOR_BGR2RGB)
 
 
 def show_cam_on_image(
@@ -119,6 +115,59 @@ def show_cam_on_image(
     blend = (1 - image_weight) * (heat.astype(np.float32) / 255) + image_weight * picture
     # An all-black blend has no brightest pixel to divide by.
     return np.uint8(255 * (blend / (np.max(blend) or 1)))
+
+
+def deprocess(gradients: Any) -> np.ndarray:
+    """Make gradients visible: (x − mean)/(std + 1e-5)·0.1 + 0.5, clipped to [0, 1]; zero becomes about mid-grey.
+
+    Mean and standard deviation are those of all the picture's values. The usual display of guided backprop, first
+    in F. Chollet's Keras example on visualizing what convnets learn.
+
+    Args:
+        gradients: [3, H, W], floating, finite, of any range; NumPy array or CPU tensor.
+
+    Returns:
+        RGB picture, uint8(255·value), truncated, [H, W, 3].
+
+    Raises:
+        TypeError: if the gradients are not floating.
+        ValueError: if they are not [3, H, W] or not finite.
+    """
+    values = np.asarray(gradients)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise TypeError(f"`gradients` must be floating, got {values.dtype}")
+    if values.ndim != 3 or values.shape[0] != 3 or values.size == 0:
+        raise ValueError(f"`gradients` must be [3, H, W], got {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError("`gradients` must be finite, got NaN or infinity")
+    values = values - values.mean()
+    values = values / (values.std() + 1e-5) * 0.1 + 0.5
+    return (255 * np.clip(values, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def component_boxes(map: Any, threshold: float = 0.6, connectivity: int = 4) -> np.ndarray:
+    """Find the box of every connected component of map > threshold·max(map), strict.
+
+    The box of the largest one alone, at a fraction of the map's range, is `fastcam.ops.boxes`.
+
+    Args:
+        map: heat map [H, W], floating in [0, 1]; NumPy array or CPU tensor.
+        threshold: fraction of the map's maximum, in [0, 1).
+        connectivity: 4 or 8 neighbours.
+
+    Returns:
+        int32 [B, 4], xyxy in pixels of the map, right and bottom exclusive, by first pixel in raster order; B is 0 for
+        a map of zeros.
+
+    Raises:
+        TypeError: if the map is not floating.
+        ValueError: if it is not [H, W] or has values outside [0, 1], or the threshold or connectivity is none of these.
+    """
+    values = _unit_map(map)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"`threshold` must be at least 0 and less than 1, got {threshold!r}")
+    mask = values > values.dtype.type(threshold) * values.max()
+    return ops.components(torch.from_numpy(mask)[None], connectivity)[0].numpy()
 
 
 def draw_boxes(
@@ -249,3 +298,14 @@ def as_uint8(image: Any) -> np.ndarray:
     if not (picture.min() >= 0 and picture.max() <= 1):
         raise ValueError(f"a floating picture must lie in [0, 1], got values in [{picture.min()}, {picture.max()}]")
     return np.rint(255 * picture).astype(np.uint8)
+
+
+def _unit_map(map: Any) -> np.ndarray:
+    values = np.asarray(map)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise TypeError(f"`map` must be floating with values in [0, 1], got {values.dtype}")
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"`map` must be [H, W], got {list(values.shape)}")
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"`map` must lie in [0, 1], got values in [{values.min()}, {values.max()}]")
+    return values

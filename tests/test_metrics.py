@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from fastcam import metrics, perturbation
+from fastcam import metrics, removal
 
 
 class Mean(nn.Module):
@@ -96,7 +96,7 @@ def slow_curve(model, images, maps, classes, steps, base, insert):
 @pytest.mark.parametrize("insert", [False, True])
 def test_curves_equal_a_plain_loop(insert):
     model, images, maps = network().eval(), torch.randn(3, 3, 9, 12), torch.rand(3, 9, 12)
-    base = perturbation.blurred(images) if insert else torch.zeros_like(images)
+    base = removal.blurred(images) if insert else torch.zeros_like(images)
     with torch.no_grad():
         expected = slow_curve(model, images, maps, [0, 3, 1], 10, base, insert)
     function = metrics.insertion if insert else metrics.deletion
@@ -175,7 +175,7 @@ def test_road_combined_and_noise():
 def test_impute_solves_its_equations(device, dtype):
     images = torch.randn(3, 2, 15, 22, dtype=dtype, device=device)
     missing = torch.rand(3, 15, 22, device=device) < torch.tensor([0.1, 0.6, 0.95], device=device)[:, None, None]
-    filled = perturbation.impute(images, missing)
+    filled = removal.impute(images, missing)
     assert filled.dtype == dtype
     keep = ~missing[:, None].expand_as(images)
     assert torch.equal(filled[keep], images[keep])
@@ -192,18 +192,18 @@ def test_impute_equals_grad_cam_on_a_large_hole():
     peer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0)
     image, known = torch.randn(3, 64, 64), torch.ones(64, 64)
     known[5:60, 3:50] = 0
-    ours = perturbation.impute(image[None], known[None] == 0)[0]
+    ours = removal.impute(image[None], known[None] == 0)[0]
     torch.testing.assert_close(ours, peer(image, known), atol=1e-4, rtol=1e-4)
 
 
 def test_impute_where_nothing_or_all_is_missing():
     images = torch.randn(2, 3, 4, 5, dtype=torch.bfloat16)
     none = torch.zeros(2, 4, 5, dtype=torch.bool)
-    assert torch.equal(perturbation.impute(images, none), images)
-    assert not perturbation.impute(images, ~none).any()
-    assert perturbation.impute(images[:0], none[:0]).shape == (0, 3, 4, 5)
+    assert torch.equal(removal.impute(images, none), images)
+    assert not removal.impute(images, ~none).any()
+    assert removal.impute(images[:0], none[:0]).shape == (0, 3, 4, 5)
     one = torch.zeros(1, 1, 1, 1)
-    assert perturbation.impute(one, torch.ones(1, 1, 1, dtype=torch.bool)).item() == 0
+    assert removal.impute(one, torch.ones(1, 1, 1, dtype=torch.bool)).item() == 0
 
 
 def test_blur_is_the_published_kernel():
@@ -212,7 +212,7 @@ def test_blur_is_the_published_kernel():
     point[5, 5] = 1
     kernel = ndimage.gaussian_filter(point, 5)
     expected = np.stack([ndimage.convolve(channel, kernel, mode="constant") for channel in image[0]])
-    assert perturbation.blurred(torch.from_numpy(image))[0].numpy() == pytest.approx(expected, abs=1e-12)
+    assert removal.blurred(torch.from_numpy(image))[0].numpy() == pytest.approx(expected, abs=1e-12)
 
 
 def test_pointing_game_by_hand(device):
@@ -304,9 +304,9 @@ def test_wrong_use():
         (ValueError, "each of the 2 boxes", lambda: point(maps, boxes, [0, 2])),
         (ValueError, "finite boxes", lambda: point(maps, torch.zeros(2, 5))),
         (ValueError, "masks must have", lambda: point(maps, maps[:1] > 0.5)),
-        (TypeError, "`missing` bool", lambda: perturbation.impute(images, maps)),
-        (ValueError, r"\[N, H, W\], got", lambda: perturbation.impute(images, maps[:1] > 0)),
-        (ValueError, "`tolerance`", lambda: perturbation.impute(images, maps > 0, tolerance=0)),
+        (TypeError, "`missing` bool", lambda: removal.impute(images, maps)),
+        (ValueError, r"\[N, H, W\], got", lambda: removal.impute(images, maps[:1] > 0)),
+        (ValueError, "`tolerance`", lambda: removal.impute(images, maps > 0, tolerance=0)),
     ):
         with pytest.raises(error, match=text):
             call()

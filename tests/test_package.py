@@ -17,11 +17,12 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["report", "training", "evaluation"],
-    ["localization"],
+    ["report", "training", "evaluation", "metrics"],
+    ["localization", "explanation"],
+    ["panels"],
     ["visualize"],
     ["methods"],
-    ["ops", "reference"],
+    ["ops", "reference", "removal"],
 ]
 LEAVES = {"models", "data", "decoding", "writers", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
@@ -29,7 +30,7 @@ PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradi
 PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
-PUBLIC += ["data.shapes"]
+PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():
@@ -47,7 +48,14 @@ def test_import_does_not_load_torch():
 
 def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
     functions = [f for _, f in inspect.getmembers(fastcam.ops, inspect.isfunction) if not f.__name__.startswith("_")]
-    for function in (*functions, fastcam.localize, fastcam.train, fastcam.overlay, fastcam.show_cam_on_image):
+    for function in (
+        *functions,
+        fastcam.localize,
+        fastcam.explain,
+        fastcam.train,
+        fastcam.overlay,
+        fastcam.show_cam_on_image,
+    ):
         text = inspect.getdoc(function) or ""
         parts = ["Returns:"] + (["Args:", "Raises:"] if inspect.signature(function).parameters else [])
         for part in parts:

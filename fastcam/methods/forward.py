@@ -126,7 +126,7 @@ class Forward:
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
         """
         self.model = unwrap(model)
-        _check_images(self.model, images)
+        check_images(self.model, images)
         count = len(images)
         self.images = images = views(images.detach()) if augment else images.detach()
         self._layers = list(layers) if graph != "images" else ["images"]
@@ -177,7 +177,7 @@ class Forward:
             The model in evaluation mode, to be called without a graph.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_evaluation(self.model))
+            stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
             yield self.model
@@ -205,7 +205,17 @@ class Forward:
             yield [self._spatial(*pair) for pair in enumerate(found)]
 
 
-def _check_images(model: nn.Module, images: Tensor) -> None:
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """See that images fit a model as far as can be told before it runs.
+
+    Args:
+        model: the network.
+        images: what is to be [N, 3, H, W], floating, of the dtype and on the device of the model's parameters.
+
+    Raises:
+        TypeError: they are no floating-point tensor, or of another dtype than the parameters outside of autocast.
+        ValueError: they are not [N, 3, H, W], or on another device.
+    """
     if not isinstance(images, Tensor):
         raise TypeError(f"`images` must be a tensor [N, 3, H, W], got {type(images).__name__}")
     if images.dim() != 4:
@@ -253,7 +263,7 @@ def _run(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())  # also ends what the hooks switch on
-        stack.enter_context(_evaluation(model))
+        stack.enter_context(evaluation_mode(model))
         for name, layer in layers.items():
             stack.callback(layer.register_forward_hook(capture(name)).remove)
         for module in model.modules():
@@ -279,7 +289,15 @@ def _run(
 
 
 @contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules back as it was at the end.
+
+    Args:
+        model: the network; compiled code in it runs as it was written, so that hooks are seen.
+
+    Yields:
+        Nothing.
+    """
     modules = list(model.modules())
     training = [module for module in modules if module.training]
     # Compiled code passes hooks by, so that what is compiled runs as it was written.
