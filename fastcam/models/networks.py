@@ -116,6 +116,7 @@ class GlobalPoolNet(nn.Module):
 
 
 _POOLS = {"gap": lambda: nn.AdaptiveAvgPool2d(1), "gmp": lambda: nn.AdaptiveMaxPool2d(1), "tap": ThresholdedAvgPool2d}
+_POOL_TYPES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, ThresholdedAvgPool2d)
 
 
 def to_gap(
@@ -159,9 +160,11 @@ def to_gap(
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"`{name}` must be positive, got {extra if name == 'extra' else sizes[0]!r}")
     pooling = ThresholdedAvgPool2d(threshold) if pool == "tap" else _POOLS[pool]()
-    model = copy.deepcopy(unwrap(model))
+    model = unwrap(model)
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     trunk = _cut(model)
+    # Not the layers that are cut off, which are most of VGG.
+    trunk, model = (copy.deepcopy(trunk), model) if trunk is not None else (None, copy.deepcopy(model))
     if trunk is not None:
         classes = num_classes or linears[-1].out_features
         convolutions, channels = [], _channels(trunk)
@@ -174,7 +177,7 @@ def to_gap(
     elif isinstance(model, GlobalPoolNet):
         model.pool = pooling
         new = model
-    elif isinstance(getattr(model, "avgpool", None), nn.AdaptiveAvgPool2d) and _is_linear_head(model):
+    elif isinstance(getattr(model, "avgpool", None), _POOL_TYPES) and _is_linear_head(model):
         model.avgpool = pooling
         new = model
     elif isinstance(model, DenseNet | MobileNetV2 | MNASNet) or (hasattr(model, "conv5") and hasattr(model, "fc")):
