@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from fastcam import metrics, removal
+import fastcam
+from fastcam import decoding, metrics, models, removal
 
 
 class Mean(nn.Module):
@@ -310,3 +311,22 @@ def test_wrong_use():
     ):
         with pytest.raises(error, match=text):
             call()
+
+
+def test_maps_of_real_pictures_beat_their_opposite(shared):
+    """Spoonbill and zebra: what Grad-CAM shows matters more to the score than what it does not."""
+    model = models.build("mobilenet_v2").eval()
+    models.load_weights(model, shared / "weights" / "mobilenet_v2.pt")
+    prepare = decoding.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
+    files = [shared / "images" / "peers" / name for name in ("water-bird.JPEG", "zebra.jpg")]
+    images = torch.stack([prepare(decoding.load_image(file))[0] for file in files])
+    cam = fastcam.GradCAM(model)
+    maps = cam(images)
+    assert cam.targets.tolist() == [129, 340]
+    for metric, better in (
+        (lambda m: -metrics.confidence_change(model, images, m).drop, "drop"),
+        (lambda m: metrics.insertion(model, images, m, steps=5).auc, "insertion"),
+        (lambda m: -metrics.deletion(model, images, m, steps=5).auc, "deletion"),
+        (lambda m: metrics.road(model, images, m, fractions=[0.3]).combined, "road"),
+    ):
+        assert (metric(maps) > metric(1 - maps)).all(), better

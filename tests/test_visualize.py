@@ -4,9 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
+from scipy import ndimage
 
-from fastcam import visualize
+from fastcam import ops, panels, visualize
+from fastcam.panels import Cell
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (30, 40, 3), np.uint8)
@@ -68,6 +72,130 @@ def test_panel_holds_picture_map_and_overlay():
     assert np.array_equal(drawn[:, 43:83], visualize.colorize(MAP))
     assert (drawn[:, 86:] == visualize.PREDICTED).all(2).any()
     assert (drawn[:, 86:] == visualize.TRUTH).all(2).any()
+
+
+def test_overlay_by_hand():
+    """JET's ends and middle as cv2.applyColorMap gives them in BGR: (128, 0, 0), (130, 255, 126), (0, 0, 128)."""
+    ramp = np.array([[0, 127 / 255, 1.0]])
+    assert cv2.applyColorMap(np.uint8([[0, 127, 255]]), cv2.COLORMAP_JET).tolist() == [
+        [[128, 0, 0], [130, 255, 126], [0, 0, 128]]
+    ]
+    picture = np.array([[[200, 100, 250], [254, 255, 254], [0, 10, 20]]], np.uint8)
+    # 0.7·heat + 0.5·picture: 0.7·128 + 125 = 214.6; 0.7·126 + 127 = 215.2; 0.7·255 + 127.5 = 306 saturates.
+    assert visualize.overlay(picture, ramp).tolist() == [[[100, 50, 215], [215, 255, 218], [90, 5, 10]]]
+    assert visualize.overlay(picture, ramp, 0.5, 0.3).tolist() == [[[100, 50, 163], [165, 204, 166], [38, 5, 10]]]
+
+
+def test_deprocess_is_the_usual_display_of_gradients():
+    peer = pytest.importorskip("pytorch_grad_cam.utils.image").deprocess_image
+    gradients = RNG.normal(0.01, 0.003, (3, 20, 30)).astype(np.float32)
+    shown = visualize.deprocess(torch.from_numpy(gradients))
+    assert shown.shape == (20, 30, 3)
+    # A sum in another order may fall on the other side of a whole number.
+    assert np.abs(shown.astype(int) - peer(gradients.transpose(1, 2, 0))).max() <= 1
+    exact = (gradients - gradients.mean(dtype=float)) / (gradients.std(dtype=float) + 1e-5) * 0.1 + 0.5
+    assert np.abs(shown.transpose(2, 0, 1) + 0.5 - 255 * exact.clip(0, 1)).max() <= 0.51
+    assert (visualize.deprocess(np.zeros((3, 4, 5))) == 127).all()
+    for bad, error, text in (
+        (gradients.transpose(1, 2, 0), ValueError, r"\[3, H, W\], got \[20, 30, 3\]"),
+        (gradients.astype(int), TypeError, "must be floating"),
+        (gradients * np.nan, ValueError, "finite"),
+    ):
+        with pytest.raises(error, match=text):
+            visualize.deprocess(bad)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.2, 0.6, 0.95])
+def test_component_boxes_are_those_of_scipy(threshold):
+    for seed in range(20):
+        map = ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 50)), 1.5).astype(np.float32)
+        map = (map - map.min()) / np.float32(1.5 * np.ptp(map))  # whose maximum is not 1
+        for connectivity, structure in ((4, None), (8, np.ones((3, 3)))):
+            labels, _ = ndimage.label(map > np.float32(threshold) * map.max(), structure)
+            expected = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+            found = visualize.component_boxes(map, threshold, connectivity)
+            assert sorted(expected) == sorted(tuple(box) for box in found.tolist())
+
+
+def test_component_boxes_of_two_blobs():
+    map = np.zeros((30, 40), np.float32)
+    map[3:9, 5:15] = 1
+    map[15:20, 30:38] = 0.7
+    map[25, 1] = 0.5
+    assert visualize.component_boxes(map).tolist() == [[5, 3, 15, 9], [30, 15, 38, 20]]
+    assert visualize.component_boxes(torch.from_numpy(map), 0.4).tolist()[2] == [1, 25, 2, 26]
+    assert ops.boxes(torch.from_numpy(map)[None], (30, 40), 0.2).tolist() == [[5, 3, 15, 9]]  # the largest alone
+    assert visualize.component_boxes(0 * map).shape == (0, 4)
+    for bad in (1, -0.1, np.nan):
+        with pytest.raises(ValueError, match="`threshold` must be"):
+            visualize.component_boxes(map, bad)
+
+
+def texts(figure) -> list[Text]:
+    FigureCanvasAgg(figure).draw()
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (200, 60), (60, 200)])
+def test_grid_shows_every_picture_and_clips_no_text(shape):
+    picture = RNG.integers(0, 256, (*shape, 3), np.uint8)
+    rows = [
+        [
+            Cell(picture, "a long title of a picture that has to be wrapped"),
+            Cell(picture / 255, "map\nlayer1 56×56"),
+            None,
+        ],
+        [Cell(picture), Cell(picture), Cell(picture, "last")],
+    ]
+    figure = panels.grid(
+        rows, ["281 tabby, tabby cat\n45.3%", "a class of a very long name, or of several\n1%"], "name.jpg"
+    )
+    found = texts(figure)
+    shown = [image.get_array() for axes in figure.axes for image in axes.images]
+    assert len(shown) == 5
+    assert all(np.array_equal(array, picture) for array in shown)
+    boxes = [text.get_window_extent() for text in found]
+    for text, box in zip(found, boxes, strict=True):
+        assert min(box.x0, box.y0) >= -1, text
+        assert box.x1 <= figure.bbox.x1 + 1, text
+        assert box.y1 <= figure.bbox.y1 + 1, text
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    for axes in figure.axes:
+        if axes.images:
+            inside = axes.get_window_extent()
+            assert inside.width * inside.height > 0.5 * (2.4 * figure.dpi) ** 2 * min(shape) / max(shape)
+            assert not any(inside.padded(-1).overlaps(box) for box in boxes)
+
+
+def test_grid_is_saved_and_checked(tmp_path):
+    figure = panels.grid([[Cell(PICTURE, "picture")]])
+    assert panels.save(figure, tmp_path / "a" / "figure.png") == tmp_path / "a" / "figure.png"
+    with Image.open(tmp_path / "a" / "figure.png") as image:
+        assert image.width > 200
+    for rows, labels, text in (
+        ([], (), "at least one cell"),
+        ([[None]], (), "at least one"),
+        ([[Cell(PICTURE)]], "ab", "1 rows"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            panels.grid(rows, labels)
+    with pytest.raises(ValueError, match="`side`"):
+        panels.grid([[Cell(PICTURE)]], side=0)
+    with pytest.raises(TypeError, match="uint8, or floating"):
+        panels.grid([[Cell(PICTURE.astype(int))]])
+    with pytest.raises(ValueError, match="bmp9"):
+        panels.save(figure, tmp_path / "figure.bmp9")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_results_are_numbered_pictures(tmp_path):
+    paths = panels.save_results(tmp_path / "out", 7, PICTURE, MAP, [5, 5, 20, 20])
+    assert [path.name for path in paths] == ["img7.png", "cam7.png", "Result7.png"]
+    image, cam, result = (np.array(Image.open(path)) for path in paths)
+    assert np.array_equal(image, PICTURE)
+    assert np.array_equal(cam, cv2.applyColorMap((255 * MAP).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1])
+    expected = visualize.draw_boxes(visualize.overlay(PICTURE, MAP, 0.5, 0.3), [5, 5, 20, 20])
+    assert np.array_equal(result, expected)
 
 
 def test_pictures_and_maps_are_checked():
