@@ -52,8 +52,7 @@ def network(request: pytest.FixtureRequest) -> tuple[str, nn.Module, Tensor]:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 64)
     if request.param == "vit_b_16":
-        images = images[..., :32, :32]
-        model = torchvision.models.vit_b_16(num_classes=5, image_size=32)
+        model = torchvision.models.vit_b_16(num_classes=5, image_size=64)
         nn.init.normal_(model.heads.head.weight)  # torchvision's is zero, and so would be all gradients
     else:
         model = build(request.param, 5)
