@@ -10,7 +10,7 @@ import torch
 import typer
 
 import fastcam
-from benchmarks.ratios import interleaved, machine
+from fastcam.bench import interleaved, processor, set_threads, versions
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -31,8 +31,7 @@ def main(arch: str = "resnet18", batch: int = 16, threads: int = 1, rounds: int 
         warnings.simplefilter("ignore")
         from pytorch_grad_cam import GradCAM
     torch.manual_seed(0)
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+    set_threads(threads)
     model = fastcam.models.build(arch).eval()
     layer = fastcam.models.default_target_layer(model)
     images = torch.randn(batch, 3, 224, 224)
@@ -50,8 +49,8 @@ def main(arch: str = "resnet18", batch: int = 16, threads: int = 1, rounds: int 
     medians = interleaved(contestants, 0, rounds)
     forward = medians["bare forward pass, inference mode"]
     lines = [
-        f"{machine()}; {threads} thread{'s' if threads > 1 else ''}, {arch}, batches of {batch} at 224x224, "
-        f"medians of {rounds}",
+        f"{processor()}, {versions()}; {threads} thread{'s' if threads > 1 else ''}, {arch}, "
+        f"batches of {batch} at 224x224, medians of {rounds}",
         "",
         "| work | ms a picture | against the forward pass |",
         "|---|---:|---:|",

@@ -16,12 +16,13 @@ PACKAGE = Path(fastcam.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["demo"],
-    ["report", "training", "evaluation"],
+    ["demo", "bench_gpu"],
+    ["report", "training", "evaluation", "bench"],
     ["localization"],
     ["visualize"],
     ["methods"],
-    ["ops", "reference"],
+    ["ops", "reference", "baselines"],
+    ["autograd"],
 ]
 LEAVES = {"models", "data", "decoding", "writers", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
