@@ -18,4 +18,4 @@ format:
 	git ls-files 'csrc/*' | xargs clang-format -i
 
 bench:
-	python -m benchmarks.operators
+	python -m fastcam bench

@@ -2,14 +2,17 @@
 // raised in fastcam/ops.py), options by name, and memory layouts. No arithmetic.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <new>
 #include <string>
 
@@ -20,12 +23,32 @@ namespace fastcam {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// An uninitialised, contiguous tensor on the device of another. new_empty and contiguous of the stable ABI go through
+// the dispatcher by name, which costs as much as the boxes of several pictures.
+inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int64_t strides[4] = {1, 1, 1, 1};
+  const int dims = static_cast<int>(sizes.size());
+  for (int d = dims - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(sizes.begin()[d + 1], 1);
+  int32_t device_type = 0, device_index = 0;
+  AtenTensorHandle handle = nullptr;
+  STD_TORCH_CHECK(aoti_torch_get_device_type(like.get(), &device_type) == 0 &&
+                      aoti_torch_get_device_index(like.get(), &device_index) == 0 &&
+                      aoti_torch_empty_strided(
+                          dims, sizes.begin(), strides,
+                          static_cast<int32_t>(torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype))),
+                          device_type, device_index, &handle) == 0,
+                  "fastcam: not enough memory for a result");
+  return Tensor(handle);
+}
+
+inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// f(begin, end) over ranges of maps, on torch's threads. An exception must not cross torch's C interface, which would
+// f(begin, end) over ranges, on torch's threads. An exception must not cross torch's C interface, which would
 // lose its message.
 template <class F>
-void for_maps(int64_t count, const F& f) {
+void for_ranges(int64_t count, const F& f) {
   std::atomic<bool> out_of_memory{false};
   torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     try {
@@ -35,6 +58,25 @@ void for_maps(int64_t count, const F& f) {
     }
   });
   STD_TORCH_CHECK(!out_of_memory, "fastcam: not enough memory for the work space of a map of this size");
+}
+
+// f(state, n, begin, end) over the parts of each of several things: whole ones where there are many, else shares of
+// one. Each thread makes a state of its own.
+template <class State, class F>
+void for_parts(int64_t things, int64_t parts, const State& state, const F& f) {
+  for_ranges(things * parts, [&](int64_t begin, int64_t end) {
+    auto own = state();
+    while (begin < end) {
+      const int64_t n = begin / parts, first = begin - n * parts, count = std::min(parts - first, end - begin);
+      f(own, n, first, first + count);
+      begin += count;
+    }
+  });
+}
+
+template <class F>
+void for_parts(int64_t things, int64_t parts, const F& f) {
+  for_parts(things, parts, [] { return 0; }, [&](int, int64_t n, int64_t begin, int64_t end) { f(n, begin, end); });
 }
 
 inline DType dtype_of(const Tensor& t) {

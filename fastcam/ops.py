@@ -1,8 +1,8 @@
 """The operators: activations to class maps, heatmaps and boxes, in fused C++ and CUDA kernels.
 
 This module loads the extension and is the only user of ``torch.ops.fastcam``. Each function validates its arguments,
-documents them, and calls one operator; shapes for ``torch.compile`` and gradients are registered at the end of the
-file. The arithmetic from the coarse map onward is specified operation by operation (``csrc/lerp.h``), so that results
+documents them, and calls one operator; shapes for ``torch.compile`` and gradients are in :mod:`fastcam.autograd`. The
+arithmetic from the coarse map onward is specified operation by operation (``csrc/lerp.h``), so that results
 do not depend on the batch size, the position in the batch, the number of threads, the instruction set or the device;
 :mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
 
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from fastcam import autograd
 
 Weighting = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"]
 Mode = Literal["bilinear", "bicubic"]
@@ -55,6 +56,7 @@ def _load_extension() -> Path:
 
 
 _LIBRARY = _load_extension()
+autograd.register()
 _ops = torch.ops.fastcam
 
 
@@ -128,7 +130,7 @@ def _features_and_weights(features: Tensor, weights: Tensor) -> tuple[Tensor, Te
     dtype = _accumulation_dtype(features, weights)
     if dtype == torch.float64:
         features = features.double()
-    weights = weights.to(dtype)
+    weights = weights if weights.dtype == dtype else weights.to(dtype)
     return features, weights if weights.dim() == 3 else weights[:, None]
 
 
@@ -140,8 +142,8 @@ def _coarse(coarse: Tensor) -> None:
 
 def _levels(
     threshold: float | Sequence[float] | Tensor, lead: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, bool, tuple[int, ...]]:
-    """(levels [T] or [M, T], whether they are absolute, shape of the result)."""
+) -> tuple[Tensor | None, list[float], tuple[int, ...]]:
+    """(absolute levels [M, T] or None, relative thresholds [T], shape of the result)."""
     if isinstance(threshold, Tensor):
         if threshold.shape[: len(lead)] != lead or threshold.dim() > len(lead) + 1:
             raise ValueError(
@@ -152,17 +154,30 @@ def _levels(
             raise TypeError(f"a tensor of absolute levels must be floating-point, got {threshold.dtype}")
         count = threshold.shape[-1] if threshold.dim() > len(lead) else 1
         levels = threshold.detach().to(device, torch.float32)
-        return levels.reshape(math.prod(lead), count), True, (*threshold.shape, 4)
+        return levels.reshape(math.prod(lead), count), [], (*threshold.shape, 4)
     single = isinstance(threshold, Real)
     values = [threshold] if single else list(threshold) if isinstance(threshold, Iterable) else [None]
     if not all(isinstance(t, Real) and 0 <= t <= 1 for t in values):
         raise ValueError(f"`threshold` must be in [0, 1], relative to the map's range, got {threshold!r}")
-    shape = (*lead, 4) if single else (*lead, len(values), 4)
-    if device.type == "cpu":
-        return torch.tensor(values, dtype=torch.float32), False, shape
-    # Filled on the device: a copy from the host would wait for it.
-    filled = [torch.full((1,), float(t), dtype=torch.float32, device=device) for t in values]
-    return torch.cat(filled) if filled else torch.empty(0, device=device), False, shape
+    return None, [float(t) for t in values], (*lead, 4) if single else (*lead, len(values), 4)
+
+
+# Calls of torch that change nothing are left out: on a processor whose caches hold other things each costs as much as
+# the boxes of several pictures.
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _flat(coarse: Tensor) -> Tensor:
+    """[..., h, w] as [M, h, w]."""
+    return coarse if coarse.dim() == 3 else coarse.reshape(math.prod(coarse.shape[:-2]), *coarse.shape[-2:])
+
+
+def _shaped(result: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return result if result.shape == shape else result.reshape(shape)
 
 
 def _search_options(mode: str, connectivity: int, largest: str) -> None:
@@ -173,19 +188,41 @@ def _search_options(mode: str, connectivity: int, largest: str) -> None:
         raise ValueError("largest='contour' is defined for connectivity=8 only, as cv2.findContours")
 
 
-def _finished_maps(maps: Tensor, operator: str) -> None:
+def _finished_maps(maps: Tensor) -> None:
     _floating("maps", maps, "[N, H, W]", (3,))
     if 0 in maps.shape[1:]:
         raise ValueError(f"`maps` must have at least one pixel, got {_shape(maps)}")
     if max(maps.shape[1:]) >= 2**16:
         raise ValueError(f"`maps` must have sides below 65,536 pixels, got {_shape(maps)}")
     _few_pixels("maps", *maps.shape[1:])
-    _needs_cpu(maps, operator)
 
 
-def _needs_cpu(tensor: Tensor, operator: str) -> None:
-    if tensor.is_cuda:
-        raise NotImplementedError(f"{operator} has no CUDA kernel yet: move the tensor to the CPU first, `.cpu()`")
+def _true_boxes(boxes: Tensor, box_image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """True boxes by image: float64 [M, 4], and int64 [N + 1], where those of each image start."""
+    for name, tensor in (("boxes", boxes), ("box_image", box_image)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got {type(tensor).__name__}")
+        _same_device("maps", maps, name, tensor)
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise TypeError(f"`boxes` must be real numbers, got {boxes.dtype}")
+    if box_image.is_floating_point() or box_image.dtype == torch.bool or box_image.is_complex():
+        raise TypeError(f"`box_image` must be integers, got {box_image.dtype}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or box_image.shape != boxes.shape[:1]:
+        raise ValueError(f"`boxes` must be [M, 4] and `box_image` [M], got {_shape(boxes)} and {_shape(box_image)}")
+    image, order = box_image.detach().long().sort(stable=True)
+    truths = boxes.detach().double()[order]
+    if not truths.is_cuda and len(truths):
+        if image[0] < 0 or image[-1] >= len(maps):
+            wrong = image[0] if image[0] < 0 else image[-1]
+            raise ValueError(f"`box_image` must be in [0, {len(maps)}), the number of maps, got {int(wrong)}")
+        bad = ~truths.isfinite().all(1) | (truths[:, 2:] < truths[:, :2]).any(1)
+        if bad.any():
+            at = int(bad.nonzero()[0])
+            raise ValueError(
+                f"`boxes` must be finite x0, y0, x1, y1 with x1 >= x0 and y1 >= y0, got {truths[at].tolist()} for "
+                f"image {int(image[at])}"
+            )
+    return truths, torch.searchsorted(image, torch.arange(len(maps) + 1, device=maps.device))
 
 
 # ---- operators -------------------------------------------------------------------------------------------------------
@@ -254,7 +291,7 @@ def gradient_map(
     if features.dtype != gradients.dtype:
         dtype = _accumulation_dtype(features, gradients)
         features, gradients = features.to(dtype), gradients.to(dtype)
-    return _ops.gradient_map(features.detach(), gradients.detach(), weighting, float(eps))
+    return _ops.gradient_map(_as(features, features.dtype), _as(gradients, gradients.dtype), weighting, float(eps))
 
 
 def heatmap(
@@ -289,12 +326,13 @@ def heatmap(
     _one_of("mode", mode, _MODES)
     _one_of("dtype", dtype, (None, torch.uint8))
     height, width = _size(size)
-    maps = coarse.to(_accumulation_dtype(coarse)).reshape(math.prod(coarse.shape[:-2]), *coarse.shape[-2:])
-    as_bytes = dtype == torch.uint8
+    maps, wanted, as_bytes = _flat(coarse), _accumulation_dtype(coarse), dtype == torch.uint8
     if as_bytes:
-        maps = maps.detach()
+        maps = _as(maps, wanted)
+    elif maps.dtype != wanted:
+        maps = maps.to(wanted)
     out = _ops.heatmap(maps, height, width, relu, normalize or "none", mode, as_bytes)
-    return out.reshape(*coarse.shape[:-2], height, width)
+    return _shaped(out, (*coarse.shape[:-2], height, width))
 
 
 def boxes(
@@ -337,9 +375,9 @@ def boxes(
     _coarse(coarse)
     _search_options(mode, connectivity, largest)
     height, width = _size(size)
-    levels, absolute, shape = _levels(threshold, coarse.shape[:-2], coarse.device)
-    maps = coarse.detach().float().reshape(math.prod(coarse.shape[:-2]), *coarse.shape[-2:])
-    return _ops.boxes(maps, levels, absolute, height, width, relu, mode, connectivity, largest).reshape(shape)
+    levels, thresholds, shape = _levels(threshold, coarse.shape[:-2], coarse.device)
+    maps = _flat(_as(coarse, torch.float32))
+    return _shaped(_ops.boxes(maps, levels, thresholds, height, width, relu, mode, connectivity, largest), shape)
 
 
 def class_boxes(
@@ -375,15 +413,15 @@ def class_boxes(
     x, w = _features_and_weights(features, weights)
     if 0 in x.shape[2:]:
         raise ValueError(f"`features` must have at least one position in [h, w], got {_shape(features)}")
-    if x.is_cuda or x.dtype == torch.float64:  # not fused yet on CUDA, and boxes are found in float32
+    if x.dtype == torch.float64:  # boxes are found in float32
         maps = class_map(features, weights)
         return boxes(maps, size, threshold, relu, mode, connectivity, largest)
     _search_options(mode, connectivity, largest)
     height, width = _size(size)
-    levels, absolute, shape = _levels(threshold, weights.shape[:-1], x.device)
-    return _ops.class_boxes(
-        x.detach(), w.detach(), levels, absolute, height, width, relu, mode, connectivity, largest
-    ).reshape(shape)
+    levels, thresholds, shape = _levels(threshold, weights.shape[:-1], x.device)
+    x, w = _as(x, x.dtype), _as(w, w.dtype)
+    found = _ops.class_boxes(x, w, levels, thresholds, height, width, relu, mode, connectivity, largest)
+    return _shaped(found, shape)
 
 
 def box_curves(maps: Tensor) -> Tensor:
@@ -403,12 +441,47 @@ def box_curves(maps: Tensor) -> Tensor:
     Raises:
         TypeError: a dtype that is not floating-point.
         ValueError: a wrong rank, maps without pixels or with a side of 65,536 pixels or more.
-        NotImplementedError: a CUDA tensor.
 
     Source: Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.
     """
-    _finished_maps(maps, "box_curves")
-    return _ops.box_curves(maps.detach().to(_accumulation_dtype(maps)))
+    _finished_maps(maps)
+    return _ops.box_curves(_as(maps, _accumulation_dtype(maps)))
+
+
+def iou_curves(
+    maps: Tensor, boxes: Tensor, box_image: Tensor, contours: Literal["largest", "all"] = "largest"
+) -> Tensor:
+    """The best overlap with a true box at every 8-bit level of finished maps: all of a WSOL evaluation but its average.
+
+    Entry T belongs to the mask ``uint8(255 * map) > T``, as in :func:`box_curves`. Its boxes are those of the contours
+    that cv2.findContours finds: the largest alone, or all, which are the outer borders of the components (islands in
+    holes too) and the borders of holes (a hole's box, one pixel wider on each side). Right and bottom edges are clamped
+    to W - 1 and H - 1; without a contour the box [0, 0, 0, 0] counts.
+
+    Args:
+        maps: [N, H, W] as for :func:`box_curves`.
+        boxes: true boxes [M, 4], xyxy in pixels of the maps, any real dtype.
+        box_image: integers [M], the map that each belongs to, in [0, N), in any order.
+        contours: "largest" (MaxBoxAcc) or "all" (MaxBoxAccV2).
+
+    Returns:
+        float64 [N, 256]: the highest IoU of any of the mask's boxes with any true box of that map, counted as the
+        evaluator does, with right and bottom edges inside (one pixel more on every extent); 0 for a map without a true
+        box.
+
+    Raises:
+        TypeError: a dtype that is not floating-point (maps), real (boxes) or integer (box_image).
+        ValueError: a wrong rank, different M, two devices, an unknown name; and, on the CPU only, a box that is not
+            finite or has x1 < x0 or y1 < y0, or a box_image outside [0, N). On a GPU looking at values would wait for
+            it: boxes of images outside [0, N) are left out there, and IoU with an impossible box is meaningless.
+
+    Source: Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020, and its
+    extension (TPAMI 2022) for all contours.
+    """
+    _finished_maps(maps)
+    _one_of("contours", contours, ("largest", "all"))
+    truths, starts = _true_boxes(boxes, box_image, maps)
+    return _ops.iou_curves(_as(maps, _accumulation_dtype(maps)), truths, starts, contours == "all")
 
 
 def components(
@@ -429,7 +502,6 @@ def components(
     Raises:
         TypeError: masks that are neither bool nor uint8.
         ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components below 1.
-        NotImplementedError: a CUDA tensor.
     """
     if not isinstance(masks, Tensor) or masks.dtype not in (torch.bool, torch.uint8):
         got = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
@@ -442,103 +514,4 @@ def components(
     _one_of("connectivity", connectivity, (4, 8))
     if max_components is not None and max_components < 1:
         raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
-    _needs_cpu(masks, "components")
     return _ops.components(masks.contiguous().view(torch.uint8), connectivity, max_components)
-
-
-# ---- shapes for torch.compile ----------------------------------------------------------------------------------------
-
-
-@torch.library.register_fake("fastcam::class_map")
-def _(features, weights):
-    return weights.new_empty(*weights.shape[:2], *features.shape[2:])
-
-
-@torch.library.register_fake("fastcam::gradient_map")
-def _(features, gradients, weighting, eps):
-    return features.new_empty(features.shape[0], *features.shape[2:], dtype=_accumulation_dtype(features))
-
-
-@torch.library.register_fake("fastcam::heatmap")
-def _(coarse, height, width, relu, normalize, mode, as_bytes):
-    return coarse.new_empty(coarse.shape[0], height, width, dtype=torch.uint8 if as_bytes else coarse.dtype)
-
-
-@torch.library.register_fake("fastcam::boxes")
-def _(coarse, levels, absolute, height, width, relu, mode, connectivity, largest):
-    return coarse.new_empty(coarse.shape[0], levels.shape[-1], 4, dtype=torch.int32)
-
-
-@torch.library.register_fake("fastcam::class_boxes")
-def _(features, weights, levels, absolute, height, width, relu, mode, connectivity, largest):
-    return weights.new_empty(weights.shape[0] * weights.shape[1], levels.shape[-1], 4, dtype=torch.int32)
-
-
-@torch.library.register_fake("fastcam::box_curves")
-def _(maps):
-    return maps.new_empty(maps.shape[0], 256, 4, dtype=torch.int32)
-
-
-@torch.library.register_fake("fastcam::components")
-def _(masks, connectivity, max_components):
-    count = torch.library.get_ctx().new_dynamic_size()
-    return (
-        masks.new_empty(count, 4, dtype=torch.int32),
-        masks.new_empty(count, dtype=torch.int32),
-        masks.new_empty(count, dtype=torch.int64),
-    )
-
-
-# ---- gradients -------------------------------------------------------------------------------------------------------
-
-
-def _save_class_map(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _class_map_backward(ctx, grad):
-    features, weights = ctx.saved_tensors
-    to_features = to_weights = None
-    with torch.autocast(grad.device.type, enabled=False):  # which would sum in half precision
-        if ctx.needs_input_grad[0]:
-            to_features = torch.einsum("nck,nchw->nkhw", weights, grad).to(features.dtype)
-        if ctx.needs_input_grad[1]:
-            to_weights = torch.einsum("nchw,nkhw->nck", grad, features.to(grad.dtype))
-    return to_features, to_weights
-
-
-def _save_heatmap(ctx, inputs, output):
-    coarse, height, width, relu, normalize, mode, _ = inputs
-    ctx.save_for_backward(coarse)
-    ctx.options = (height, width), relu, normalize, mode
-
-
-def _min_max_of(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    usable = (high - low).isfinite() & (high > low)
-    return torch.where(usable, (maps - low) / torch.where(usable, high - low, 1), 0)
-
-
-def _heatmap_backward(ctx, grad):
-    # The gradient of the same chain in torch's operators, whose ties at minimum and maximum share equally.
-    (coarse,) = ctx.saved_tensors
-    size, relu, normalize, mode = ctx.options
-    if normalize != "none":  # maps that give zeros, whatever they are, have no gradient
-        rectified = (coarse.relu() if relu else coarse).flatten(1)
-        usable = (rectified.isfinite().all(1) & (rectified.amin(1) < rectified.amax(1)))[:, None, None]
-        coarse, grad = torch.where(usable, coarse, 0), torch.where(usable, grad, 0)
-
-    def chain(maps: Tensor) -> Tensor:
-        maps = maps.relu() if relu else maps
-        maps = _min_max_of(maps) if normalize in ("before", "both") else maps
-        # Torch's bicubic has OpenCV's kernel (A = -0.75) and edges.
-        maps = F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
-        return _min_max_of(maps) if normalize in ("after", "both") else maps
-
-    with torch.enable_grad():
-        _, gradient = torch.func.vjp(chain, coarse)
-        return gradient(grad)[0], None, None, None, None, None, None
-
-
-torch.library.register_autograd("fastcam::class_map", _class_map_backward, setup_context=_save_class_map)
-torch.library.register_autograd("fastcam::heatmap", _heatmap_backward, setup_context=_save_heatmap)

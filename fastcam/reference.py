@@ -183,3 +183,35 @@ def box_curves(maps: Tensor) -> Tensor:
             box = np.array(_largest_by_contour(quantised > level))
             result[index, level] = [*box[:2], *np.minimum(box[2:], limit)]
     return torch.from_numpy(result).to(maps.device)
+
+
+def _contour_boxes(mask: np.ndarray, contours: str) -> np.ndarray:
+    """The standard evaluator's boxes of a mask [H, W], int64 [B, 4]; one box of zeros without a contour."""
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not found:
+        return np.zeros((1, 4), np.int64)
+    if contours == "largest":
+        found = [max(found, key=cv2.contourArea)]
+    boxes = np.array([cv2.boundingRect(c) for c in found], np.int64)
+    boxes[:, 2:] += boxes[:, :2]
+    boxes[:, 2:] = np.minimum(boxes[:, 2:], [mask.shape[1] - 1, mask.shape[0] - 1])
+    return boxes
+
+
+def _inclusive_iou(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """IoU [B, M] of all pairs, right and bottom edges inside."""
+    a, b = boxes[:, None].astype(np.float64), truth[None].astype(np.float64)
+    overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1, 0, None).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2] + 1).prod(-1) for box in (a, b)]
+    return overlap / (areas[0] + areas[1] - overlap)
+
+
+def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "largest") -> Tensor:
+    """Twin of :func:`fastcam.ops.iou_curves`: the best IoU with a true box at every 8-bit level, [N, 256]."""
+    result = np.zeros((len(maps), 256))
+    truths, owner = boxes.cpu().numpy(), box_image.cpu().numpy()
+    for index, values in enumerate(maps.cpu().numpy()):
+        quantised, truth = (255 * values).astype(np.uint8), truths[owner == index]
+        for level in range(256 if len(truth) else 0):
+            result[index, level] = _inclusive_iou(_contour_boxes(quantised > level, contours), truth).max()
+    return torch.from_numpy(result).to(maps.device)

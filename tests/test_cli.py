@@ -63,7 +63,7 @@ def made_by(out: Path) -> dict:
 
 def test_version_and_help():
     assert run("--version").stdout == f"fastcam {fastcam.__version__}\n"
-    assert all(name in run("--help").stdout for name in ("info", "demo", "train", "localize"))
+    assert all(name in run("--help").stdout for name in ("info", "demo", "train", "localize", "bench"))
     assert run().exit_code == 2
     assert run("localise").exit_code == 2
 

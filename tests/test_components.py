@@ -1,5 +1,7 @@
 """Components, largest boxes and curves against scipy, scikit-image, OpenCV and cases worked out by hand."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -160,9 +162,9 @@ def test_max_components_keeps_the_largest_and_the_first_of_equals():
 # ---- curves ----------------------------------------------------------------------------------------------------------
 
 
-def maps_of_every_kind(count: int, height: int, width: int) -> dict[str, np.ndarray]:
+def maps_of_every_kind(count: int, height: int, width: int, seed: int = 3) -> dict[str, np.ndarray]:
     """Normalised maps float64 [count, H, W]: smooth, blurred, noisy, flat steps, holes, ties, constants."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     coarse = rng.normal(size=(count, 7, 7))
     noise = rng.random((count, height, width))
     rings = np.stack(
@@ -190,6 +192,114 @@ def test_box_curves_equal_the_contours_of_every_level(dtype, size):
     for name, values in maps_of_every_kind(4, *size).items():
         maps = torch.from_numpy(values).to(dtype)
         assert torch.equal(ops.box_curves(maps), reference.box_curves(maps)), name
+
+
+def truths_for(count: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """True boxes [M, 4] and the images that they belong to, in no order; some images have several, some none."""
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.integers(0, width, (2 * count, 2)), 1), np.sort(rng.integers(0, height, (2 * count, 2)), 1)
+    boxes = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+    return torch.from_numpy(boxes), torch.from_numpy(rng.integers(0, count, 2 * count))
+
+
+@pytest.mark.parametrize("contours", ["largest", "all"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(40, 56), (33, 65), (1, 40), (40, 1)])
+def test_iou_curves_equal_those_of_every_contour(contours, dtype, size):
+    for name, values in maps_of_every_kind(4, *size).items():
+        maps = torch.from_numpy(values).to(dtype)
+        boxes, image = truths_for(len(maps), *size)
+        expected = reference.iou_curves(maps, boxes, image, contours)
+        assert torch.equal(ops.iou_curves(maps, boxes, image, contours), expected), name
+        assert torch.equal(ops.iou_curves(maps, boxes.float(), image.int(), contours), expected), name
+
+
+def test_iou_curves_of_a_ring_with_an_island():
+    # The standard evaluator's conformance vector: outer border, hole and island.
+    maps = torch.zeros(1, 9, 9, dtype=torch.float64)
+    maps[0, 1:8, 1:8] = 1
+    maps[0, 3:6, 3:6] = 0
+    maps[0, 4, 4] = 0.5
+    for box, low, high in (([1, 1, 8, 8], 1, 1), ([2, 2, 7, 7], 1, 1), ([4, 4, 5, 5], 1, 4 / 36)):
+        curve = ops.iou_curves(maps, torch.tensor([box]), torch.tensor([0]), "all")[0]
+        assert curve[int(0.3 * 255)] == low
+        assert curve[int(0.6 * 255)] == high
+    assert ops.iou_curves(maps, torch.tensor([[1, 1, 8, 8]]), torch.tensor([0]))[0, 200] == 1
+
+
+def test_iou_curves_without_a_contour_or_a_true_box():
+    maps = torch.rand(3, 8, 8)
+    maps[1] = 0
+    curves = ops.iou_curves(maps, torch.tensor([[0, 0, 1, 1]]), torch.tensor([1]), "all")
+    assert curves.dtype == torch.float64
+    assert (curves[1] == 0.25).all()  # the box [0, 0, 0, 0] counts: one pixel of four
+    assert (curves[[0, 2]] == 0).all()
+    assert ops.iou_curves(maps[:0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 256)
+    assert (ops.iou_curves(maps, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "image", "error", "message"),
+    [
+        ([[0, 0, 1, 1]], [3], ValueError, r"`box_image` must be in \[0, 3\).*got 3"),
+        ([[0, 0, 1, 1]], [-1], ValueError, "got -1"),
+        ([[2, 0, 1, 1]], [0], ValueError, "x1 >= x0.*for image 0"),
+        ([[0.0, 0.0, float("nan"), 1.0]], [1], ValueError, "finite.*for image 1"),
+        ([[0, 0, 1]], [0], ValueError, r"`boxes` must be \[M, 4\].*\[1, 3\]"),
+        ([[0, 0, 1, 1]], [0, 1], ValueError, r"`box_image` \[M\].*\[2\]"),
+        ([[0, 0, 1, 1]], [0.0], TypeError, "`box_image` must be integers"),
+        ([[True] * 4], [0], TypeError, "`boxes` must be real"),
+    ],
+)
+def test_true_boxes_are_checked(boxes, image, error, message):
+    with pytest.raises(error, match=message):
+        ops.iou_curves(torch.rand(3, 8, 8), torch.tensor(boxes), torch.tensor(image))
+
+
+def test_iou_curves_options_are_checked():
+    with pytest.raises(ValueError, match="`contours` must be one of 'largest', 'all'"):
+        ops.iou_curves(torch.rand(1, 8, 8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), "outer")
+    with pytest.raises(TypeError, match="`boxes` must be a tensor"):
+        ops.iou_curves(torch.rand(1, 8, 8), [[0, 0, 1, 1]], torch.zeros(1, dtype=torch.int64))
+
+
+def evaluate_contours(values: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest contour's box, and the best IoU of any contour's, at each level of one map: once for each mask."""
+    quantised, limit = (255 * values).astype(np.uint8), np.array(values.shape[::-1]) - 1
+    boxes, ious = np.zeros((256, 4), np.int32), np.zeros(256)
+    edges = [-1, *np.unique(quantised).tolist(), 256]
+    for low, high in itertools.pairwise(edges):  # levels low ... high - 1 have one mask
+        mask = (quantised > low).view(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+        found = np.array([cv2.boundingRect(c) for c in contours] or [[0, 0, 0, 0]], np.float64)
+        found[:, 2:] = np.minimum(found[:, 2:] + found[:, :2], limit)
+        span = slice(max(low, 0), high)
+        if contours:
+            boxes[span] = found[max(range(len(contours)), key=lambda i: cv2.contourArea(contours[i]))]
+        if len(truths):
+            overlap = np.minimum(found[:, None, 2:], truths[:, 2:]) - np.maximum(found[:, None, :2], truths[:, :2]) + 1
+            inter = overlap.clip(0).prod(-1)
+            areas = [(b[:, 2:] - b[:, :2] + 1).prod(-1) for b in (found, truths)]
+            ious[span] = (inter / (areas[0][:, None] + areas[1] - inter)).max()
+    return boxes, ious
+
+
+def test_ten_thousand_maps_equal_the_contours_of_every_level():
+    """Every kind of map at many small sizes, largest and all contours: no difference is allowed."""
+    rng, seen = np.random.default_rng(11), 0
+    while seen < 10_000:
+        height, width = (int(v) for v in rng.integers(1, 28, 2))
+        for name, values in maps_of_every_kind(16, height, width, int(rng.integers(2**31))).items():
+            boxes, image = truths_for(len(values), height, width, seen)
+            found = (
+                ops.box_curves(torch.from_numpy(values)),
+                ops.iou_curves(torch.from_numpy(values), boxes, image, "all"),
+            )
+            for i, one in enumerate(values):
+                expected = evaluate_contours(one, boxes[image == i].numpy().astype(np.float64))
+                for curve, wanted in zip(found, expected, strict=True):
+                    assert np.array_equal(curve[i].numpy(), wanted), (name, height, width)
+            seen += len(values)
 
 
 TAUS = [0.0, 0.2, 0.4, 0.6, 0.8]

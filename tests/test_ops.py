@@ -239,6 +239,8 @@ def digest() -> str:
         for mode in ("bilinear", "bicubic"):
             maps = ops.heatmap(coarse, (100, 131), mode=mode)
             results = [maps, ops.boxes(coarse, (100, 131), [0.1, 0.3, 0.9], mode=mode), ops.box_curves(maps)]
+            truths, image = torch.tensor([[20, 30, 90, 80]]).repeat(len(maps), 1), torch.arange(len(maps))
+            results += [ops.iou_curves(maps, truths, image, contours) for contours in ("largest", "all")]
             results += [ops.heatmap(coarse.double(), 65, mode=mode), *ops.components(maps > 0.4)]
             for m in results:
                 total.update(m.numpy().tobytes())
@@ -273,12 +275,16 @@ def test_threads_batch_and_position_do_not_matter(device):
         return [
             maps,
             ops.gradient_map(x, g, "gradcam++"),
+            ops.gradient_map(x, g, "layercam"),
             ops.heatmap(maps, 65),
             ops.boxes(maps, 65, [0.2, 0.6]),
             ops.class_boxes(x, w, 65),
         ]
 
     whole = run(list(range(9)))
+    for index in range(9):  # fewer images than threads: the work on one is shared
+        for all_of, one in zip(whole, run([index]), strict=True):
+            assert torch.equal(all_of[index], one[0])
     order = [4, 0, 8, 2]
     for all_of, some in zip(whole, run(order), strict=True):
         assert torch.equal(all_of[order], some)
@@ -330,13 +336,17 @@ def test_opcheck():
         (library.gradient_map, (features.detach(), torch.randn(2, 6, 5, 4), "gradcam++", 1e-6)),
         (library.heatmap, (coarse.clone().requires_grad_(), 12, 10, True, "after", "bilinear", False)),
         (library.heatmap, (coarse, 12, 10, False, "both", "bicubic", True)),
-        (library.boxes, (coarse, levels, False, 12, 10, True, "bilinear", 8, "pixels")),
-        (library.boxes, (coarse, levels.expand(3, 2), True, 12, 10, True, "bicubic", 8, "contour")),
+        (library.boxes, (coarse, None, [0.2, 0.5], 12, 10, True, "bilinear", 8, "pixels")),
+        (library.boxes, (coarse, levels.repeat(3, 1), [], 12, 10, True, "bicubic", 8, "contour")),
         (
             library.class_boxes,
-            (features.detach(), weights.detach(), levels, False, 12, 10, True, "bilinear", 4, "pixels"),
+            (features.detach(), weights.detach(), None, [0.2], 12, 10, True, "bilinear", 4, "pixels"),
         ),
         (library.box_curves, (torch.rand(2, 6, 7),)),
+        (
+            library.iou_curves,
+            (torch.rand(2, 6, 7), torch.tensor([[1.0, 1, 4, 5]]).double(), torch.tensor([0, 1, 1]), True),
+        ),
         (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 8, None)),
     ]
     for operator, arguments in cases:

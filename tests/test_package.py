@@ -16,13 +16,14 @@ PACKAGE = Path(fastcam.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["demo"],
-    ["report", "training", "evaluation", "metrics"],
+    ["demo", "bench_gpu"],
+    ["report", "training", "evaluation", "metrics", "bench"],
     ["localization", "explanation"],
     ["panels"],
     ["visualize"],
     ["methods"],
-    ["ops", "reference", "removal"],
+    ["ops", "reference", "removal", "baselines"],
+    ["autograd"],
 ]
 LEAVES = {"models", "data", "decoding", "writers", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.

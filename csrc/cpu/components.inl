@@ -72,114 +72,134 @@ void threshold(const Plan<float>& plan, Scratch<float>& s, float cut) {
   }
 }
 
-inline int32_t root_of(Component* components, int32_t i) {
-  while (components[i].parent != i) {
-    components[i].parent = components[components[i].parent].parent;
-    i = components[i].parent;
+// Joins two components (Rem's algorithm: each step makes one way shorter). Earlier ones are nearer to the root.
+inline void join(int32_t* parent, int32_t a, int32_t b) {
+  while (true) {
+    const int32_t above_a = parent[a], above_b = parent[b];
+    if (above_a == above_b) return;
+    const bool swap = above_a > above_b;
+    const int32_t from = swap ? a : b, high = swap ? above_a : above_b, low = swap ? above_b : above_a;
+    parent[from] = low;
+    if (from == high) return;
+    a = swap ? b : a;
+    b = high;
   }
-  return i;
 }
 
-// Joins two roots. The earlier stays: components are numbered by their first pixels in raster order.
-inline int32_t join(Component* components, int32_t a, int32_t b) {
-  const int32_t root = a < b ? a : b, other = a < b ? b : a;
-  Component &to = components[root], &from = components[other];
-  from.parent = root;
-  to.x0 = smaller(to.x0, from.x0);
-  to.x1 = larger(to.x1, from.x1);
-  to.y1 = larger(to.y1, from.y1);
-  to.area += from.area;
-  to.contour2 += from.contour2;
-  to.links += from.links;
-  return root;
-}
+inline int bit_count(uint64_t bits) { return __builtin_popcountll(bits); }
 
-// Writes the columns where one row of the mask changes, which are its runs' starts and ends in turn; returns how many
-// runs.
-inline int64_t find_runs(const uint64_t* row, int64_t words, int64_t W, Run* runs) {
-  Run* run = runs;
+// Returns how many edges the row has.
+inline int32_t find_runs(const uint64_t* row, int64_t words, Runs& runs) {
+  int32_t count = 0;
   uint64_t carry = 0;
-  bool open = false;
   for (int64_t word = 0; word < words; ++word) {
     const uint64_t m = row[word];
     uint64_t edges = m ^ (m << 1 | carry);
     carry = m >> 63;
-    for (; edges; edges &= edges - 1) {
-      const int32_t x = static_cast<int32_t>(64 * word + __builtin_ctzll(edges));
-      (open ? run->end : run->start) = x;
-      run += open;
-      open = !open;
+    runs.bits[word] = edges;
+    runs.before[word] = count;
+    int32_t* edge = runs.edge + count;
+    count += bit_count(edges);
+    const int32_t base = static_cast<int32_t>(64 * word);
+    while (edges) {  // by pairs, since how many there are is hard to foresee
+      edge[0] = base + static_cast<int32_t>(__builtin_ctzll(edges));
+      edges &= edges - 1;
+      edge[1] = base + static_cast<int32_t>(__builtin_ctzll(edges | uint64_t{1} << 63));
+      edges &= edges - 1;
+      edge += 2;
     }
   }
-  if (open) (run++)->end = static_cast<int32_t>(W);
-  return run - runs;
+  runs.bits[words] = carry;
+  runs.before[words] = count;
+  runs.edge[count] = static_cast<int32_t>(64 * words);
+  return count + static_cast<int32_t>(carry);
 }
 
-// Labels the mask; returns how many components were begun. Those that are their own parent are the mask's components,
-// in raster order. A row that repeats the one above makes its runs' components grow.
-int64_t label(const Plan<float>& plan, Scratch<float>& s, int connectivity) {
-  const int32_t reach = connectivity == 8 ? 1 : 0;
-  Component* components = s.components;
-  Run *above = s.runs[0], *here = s.runs[1];
-  int64_t begun = 0, above_count = 0;
+// How many edges lie before a column.
+inline int32_t edges_before(const Runs& runs, int32_t column) {
+  return runs.before[column >> 6] + bit_count(runs.bits[column >> 6] & ((uint64_t{1} << (column & 63)) - 1));
+}
+
+// Labels the mask; returns how many components were begun. Those that are their own parents are the mask's components,
+// in raster order. A run takes over the label of the first run that it touches above, found by counting bits; what it
+// adds stays with that label, and goes to the roots in the end: parents come before their children. Branches are few,
+// since in a noisy mask nothing can be foreseen.
+template <bool kContour>
+int64_t label_mask(const Plan<float>& plan, Scratch<float>& s, int32_t reach) {
+  Component* const components = s.components;
+  int32_t *const parent = s.parent, *const joins = s.joins;
+  Runs above = s.runs[0], here = s.runs[1];
+  for (int64_t word = 0; word <= plan.words; ++word) above.bits[word] = 0, above.before[word] = 0;
+  int32_t begun = 0;
+  int32_t edges = 0;
   for (int64_t y = 0; y < plan.H; ++y) {
     const uint64_t* row = s.mask + y * plan.words;
-    const int32_t top = static_cast<int32_t>(y), bottom = top + 1;
+    const int32_t top = static_cast<int32_t>(y);
     uint64_t changed = y == 0;
-    for (int64_t word = 0; !changed && word < plan.words; ++word) changed = row[word] ^ row[word - plan.words];
+    for (int64_t word = 0; word < plan.words && y > 0; ++word) changed |= row[word] ^ row[word - plan.words];
     if (!changed) {
-      for (int64_t j = 0; j < above_count; ++j) {
-        Component& c = components[root_of(components, above[j].component)];
-        const int32_t length = above[j].end - above[j].start;
-        c.y1 = bottom;
+      for (int32_t i = 0; 2 * i < edges; ++i) {
+        Component& c = components[above.component[i]];
+        const int32_t length = above.edge[2 * i + 1] - above.edge[2 * i];
+        c.corners[3] = -top - 1;
         c.area += length;
         c.contour2 += 2 * length - 2;
       }
       continue;
     }
-    const int64_t count = find_runs(row, plan.words, plan.W, here);
-    int64_t first = 0;  // of the runs above that may touch
-    for (int64_t i = 0; i < count; ++i) {
-      const int32_t start = here[i].start, end = here[i].end;
-      while (first < above_count && above[first].end + reach <= start) ++first;
-      if (first == above_count || above[first].start >= end + reach) {  // nothing above: a component begins
-        const int32_t index = static_cast<int32_t>(begun++);
-        components[index] = {index, start, top, end, bottom, start, end - start, 0, -1};
-        here[i].component = index;
-        continue;
-      }
-      int32_t root = root_of(components, above[first].component);
-      int32_t contour2 = 0, links = -1;
-      for (int64_t j = first; j < above_count && above[j].start < end + reach; ++j) {
-        const int32_t overlap = smaller(end, above[j].end) - larger(start, above[j].start);
-        contour2 += 2 * overlap - 2 + (start != above[j].start) + (end != above[j].end);
-        links += 1;
-        if (j == first) continue;
-        const int32_t other = root_of(components, above[j].component);
-        if (other != root) root = join(components, root, other);
-      }
-      here[i].component = root;
-      Component& c = components[root];
-      c.x0 = smaller(start, c.x0);
-      c.x1 = larger(end, c.x1);
-      c.y1 = bottom;
+    edges = find_runs(row, plan.words, here);
+    int32_t* join_end = joins;
+    for (int32_t i = 0; 2 * i < edges; ++i) {
+      const int32_t start = here.edge[2 * i], end = here.edge[2 * i + 1];
+      // The runs above that end right of this one's start and start left of its end: they touch, if there are any.
+      const int32_t first = edges_before(above, start + 1 - reach) >> 1;
+      const int32_t touching = ((edges_before(above, end + reach) + 1) >> 1) - first;
+      const int32_t fresh = touching <= 0, inherited = above.component[first];
+      const int32_t own = inherited + ((begun - inherited) & -fresh);
+      components[begun] = {Corners{INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX}, 0, 0, 0, start};
+      parent[begun] = begun;
+      begun += fresh;
+      here.component[i] = own;
+      Component& c = components[own];
+      const Corners corners = {start, top, -end, -top - 1};
+      c.corners = corners < c.corners ? corners : c.corners;
       c.area += end - start;
-      c.contour2 += contour2;
-      c.links += links;
+      if (kContour) {
+        int32_t contour2 = 0;
+        for (int32_t j = first; j < first + touching; ++j) {
+          const int32_t a = above.edge[2 * j], b = above.edge[2 * j + 1];
+          contour2 += 2 * (smaller(end, b) - larger(start, a)) - 2 + (start != a) + (end != b);
+        }
+        c.contour2 += contour2;
+        c.links += larger(touching, 0) - 1;
+      }
+      // The further runs that touch: seldom more than one.
+      join_end[0] = own, join_end[1] = above.component[first + 1];
+      for (int32_t j = 2; j < touching; ++j)
+        join_end[2 * j - 2] = own, join_end[2 * j - 1] = above.component[first + j];
+      join_end += 2 * larger(touching - 1, 0);
     }
-    Run* const swapped = above;
+    for (const int32_t* pair = joins; pair != join_end; pair += 2) join(parent, pair[0], pair[1]);
+    const Runs swapped = above;
     above = here;
     here = swapped;
-    above_count = count;
+  }
+  for (int32_t i = begun - 1; i > 0; --i) {
+    if (parent[i] == i) continue;
+    const Component& from = components[i];
+    Component& to = components[parent[i]];
+    to.corners = from.corners < to.corners ? from.corners : to.corners;
+    to.area += from.area;
+    to.contour2 += from.contour2;
+    to.links += from.links;
   }
   return begun;
 }
 
-inline bool is_root(const Component* components, int64_t i) { return components[i].parent == i; }
-
 // Doubled area inside a component's outer border: at most this, without following it.
 inline int64_t area2_bound(const Component& c) {
-  return c.links > -1 ? 2 * static_cast<int64_t>(c.x1 - c.x0 - 1) * (c.y1 - c.y0 - 1) : c.contour2;
+  const int64_t across = -c.corners[2] - c.corners[0] - 1, down = -c.corners[3] - c.corners[1] - 1;
+  return c.links > -1 ? 2 * across * down : c.contour2;
 }
 
 // The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
@@ -187,10 +207,10 @@ inline int64_t area2_bound(const Component& c) {
 const Component* largest_contour(const Plan<float>& plan, const Scratch<float>& s, int64_t begun) {
   int64_t least = -1, candidates = 0;
   for (int64_t i = 0; i < begun; ++i)
-    if (is_root(s.components, i)) least = larger<int64_t>(s.components[i].contour2, least);
+    if (s.parent[i] == i) least = larger<int64_t>(s.components[i].contour2, least);
   const Component* winner = nullptr;
   for (int64_t i = 0; i < begun; ++i) {
-    if (!is_root(s.components, i) || area2_bound(s.components[i]) < least) continue;
+    if (s.parent[i] != i || area2_bound(s.components[i]) < least) continue;
     winner = s.components + i;
     ++candidates;
   }
@@ -198,10 +218,10 @@ const Component* largest_contour(const Plan<float>& plan, const Scratch<float>& 
   int64_t best = least;
   for (int64_t i = 0; i < begun; ++i) {
     const Component& c = s.components[i];
-    if (!is_root(s.components, i) || area2_bound(c) < best) continue;
+    if (s.parent[i] != i || area2_bound(c) < best) continue;
     const int64_t area2 = c.links == -1 ? c.contour2
                                         : outer_area2(Bits{s.mask, plan.words}, static_cast<int>(plan.W),
-                                                      static_cast<int>(plan.H), c.first_x, c.y0);
+                                                      static_cast<int>(plan.H), c.first_x, c.corners[1]);
     if (area2 >= best) best = area2, winner = &c;
   }
   return winner;
@@ -212,18 +232,20 @@ const Component* most_pixels(const Scratch<float>& s, int64_t begun) {
   int64_t best = -1;
   const Component* winner = nullptr;
   for (int64_t i = 0; i < begun; ++i)
-    if (is_root(s.components, i) && s.components[i].area > best) best = s.components[i].area, winner = s.components + i;
+    if (s.parent[i] == i && s.components[i].area > best) best = s.components[i].area, winner = s.components + i;
   return winner;
 }
 
 // Labels the mask and writes the chosen component's box, half-open; zeros without one.
 void largest_box(const Plan<float>& plan, Scratch<float>& s, Choice choice, int32_t* out) {
-  const int64_t begun = label(plan, s, choice.connectivity);
+  const int32_t reach = choice.connectivity == 8 ? 1 : 0;
+  const int64_t begun = choice.contour ? label_mask<true>(plan, s, reach) : label_mask<false>(plan, s, reach);
   const Component* winner = choice.contour ? largest_contour(plan, s, begun) : most_pixels(s, begun);
-  out[0] = winner ? winner->x0 : 0;
-  out[1] = winner ? winner->y0 : 0;
-  out[2] = winner ? winner->x1 : 0;
-  out[3] = winner ? winner->y1 : 0;
+  const Corners corners = winner ? winner->corners : Corners{};
+  out[0] = corners[0];
+  out[1] = corners[1];
+  out[2] = -corners[2];
+  out[3] = -corners[3];
 }
 
 void boxes(const Plan<float>& plan, Scratch<float>& s, const float* coarse, const float* levels, int64_t count,
@@ -262,5 +284,5 @@ int64_t components(const Plan<float>& plan, Scratch<float>& s, const uint8_t* ma
       s.mask[y * plan.words + word] = bits;
     }
   }
-  return label(plan, s, connectivity);
+  return label_mask<false>(plan, s, connectivity == 8 ? 1 : 0);
 }

@@ -1,12 +1,13 @@
-// The largest contour's box at all 8-bit levels, in one pass over the pixels from the brightest level down. A pixel
-// that is added begins a component, grows one, or joins several; which, and how the area of the contour polygon
-// changes, depends on its eight neighbours alone. A neighbour is there already when it is brighter, or as bright and
-// earlier in raster order, so that all neighbourhoods are known beforehand, as bytes. Work: about one union-find step a
-// pixel, whatever the map; nothing is done again for each level but the choice among the components that live.
+// Contours of a picture at all 8-bit levels, in one pass over its pixels. From the brightest level down each pixel
+// begins a region, grows one, or joins several; which, and how the area of the contour polygon changes, depends on its
+// eight neighbours alone. A neighbour is there already when it is brighter, or as bright and earlier in raster order,
+// so that all neighbourhoods are known beforehand, as bytes. Most pixels only grow the region of a neighbour: they take
+// over its label and add to that region's record, without asking which component the region has become part of. That is
+// settled once a level, for the regions that grew. The background's holes are found by the same pass upwards.
 
 // What adding a pixel does, by its neighbours in raster order (bit 0 north-west ... bit 7 south-east).
 struct Step {
-  int8_t contour2, euler4, groups;
+  int8_t size, euler4, groups;
   uint8_t member[4];  // a neighbour of each group; groups are connected without the pixel
 };
 
@@ -14,18 +15,22 @@ struct Steps {
   Step of[256];
 };
 
-constexpr Steps make_steps() {
+// Connectivity 8 for the mask, whose size is the doubled area of the contour polygon; 4 for the background, whose size
+// is its pixels.
+constexpr Steps make_steps(int connectivity) {
   // North-west, north, north-east, west, east, south-west, south, south-east.
   const int dx[8] = {-1, 0, 1, -1, 1, -1, 0, 1}, dy[8] = {-1, -1, -1, 0, 0, 1, 1, 1};
   // The 2x2 quads around a pixel: the corner opposite to it, and its two neighbours along the axes.
   const int corner[4] = {0, 2, 5, 7}, side[4] = {1, 1, 3, 4}, other[4] = {3, 4, 6, 6};
+  const int reach = connectivity == 8 ? 2 : 1;  // squared distance of neighbours
   Steps steps{};
   for (int pattern = 0; pattern < 256; ++pattern) {
     Step& step = steps.of[pattern];
-    for (int quad = 0; quad < 4; ++quad) {
+    step.size = connectivity == 4;
+    for (int quad = 0; connectivity == 8 && quad < 4; ++quad) {
       const int a = pattern >> corner[quad] & 1, b = pattern >> side[quad] & 1, c = pattern >> other[quad] & 1;
       const int set = a + b + c;
-      step.contour2 += set >= 2;  // three set pixels are half a unit of area, four a whole one
+      step.size += set >= 2;  // three set pixels are half a unit of area, four a whole one
       // Gray's formula: quads with one pixel count 1, with three -1, with two on a diagonal -2.
       const int before = set == 1 ? 1 : set == 3 ? -1 : set == 2 && !a ? -2 : 0;
       const int after = set == 0 ? 1 : set == 2 ? -1 : set == 1 && a ? -2 : 0;
@@ -34,85 +39,213 @@ constexpr Steps make_steps() {
     int seen = 0;
     for (int start = 0; start < 8; ++start) {
       if (!(pattern >> start & 1) || seen >> start & 1) continue;
-      step.member[step.groups++] = static_cast<uint8_t>(start);
+      if (dx[start] * dx[start] + dy[start] * dy[start] > reach) continue;  // touches the others, not the pixel
       int group = 1 << start;
       for (int round = 0; round < 8; ++round)
         for (int i = 0; i < 8; ++i)
           for (int j = 0; j < 8; ++j) {
             const int x = dx[i] - dx[j], y = dy[i] - dy[j];
-            if (group >> j & 1 && pattern >> i & 1 && x * x <= 1 && y * y <= 1) group |= 1 << i;
+            if (group >> j & 1 && pattern >> i & 1 && x * x + y * y <= reach) group |= 1 << i;
           }
       seen |= group;
+      int member = 7;  // the last: those after a pixel are of another level, whose labels have been there for long
+      while (!(group >> member & 1) || dx[member] * dx[member] + dy[member] * dy[member] > reach) --member;
+      step.member[step.groups++] = static_cast<uint8_t>(member);
     }
   }
   return steps;
 }
 
-constexpr Steps kSteps = make_steps();
+constexpr Steps kMaskSteps = make_steps(8), kBackgroundSteps = make_steps(4);
 
-inline int32_t blob_of(Blob* blobs, int32_t i) {
-  while (blobs[i].parent != i) {
-    blobs[i].parent = blobs[blobs[i].parent].parent;
-    i = blobs[i].parent;
+void growths(const Levels& l) {
+  for (int i = 0; i < 2; ++i)
+    for (int pattern = 0; pattern < 256; ++pattern) {
+      const Step& step = (i == 0 ? kMaskSteps : kBackgroundSteps).of[pattern];
+      l.growth[i][pattern] = {
+          {(int64_t{step.size} << 32) + step.euler4}, static_cast<int32_t>(l.offset[step.member[0]]), step.groups};
+    }
+}
+
+// Pixels as they lie in Levels::order: column, row and neighbourhood. Two widths, since less memory is faster.
+template <class Word>
+struct Pixel {
+  static constexpr int kBits = sizeof(Word) == 4 ? 12 : 16, kMask = (1 << kBits) - 1;
+  static Word pack(int64_t x, int64_t y, uint8_t neighbours) {
+    return static_cast<Word>(neighbours) << (2 * kBits) | static_cast<Word>(y) << kBits | static_cast<Word>(x);
   }
-  return i;
+  Word word;
+  int64_t x() const { return static_cast<int64_t>(word & kMask); }
+  int64_t y() const { return static_cast<int64_t>(word >> kBits & kMask); }
+  uint8_t neighbours() const { return static_cast<uint8_t>(word >> (2 * kBits)); }
+  Reach reach() const {
+    const uint32_t low = static_cast<uint32_t>(y()) << 16 | static_cast<uint32_t>(x());
+    typedef uint64_t Halves __attribute__((vector_size(16)));
+    return (Reach)Halves{low | static_cast<uint64_t>(~low) << 32, 0};
+  }
+};
+
+inline Reach least(Reach a, Reach b) { return a < b ? a : b; }
+
+inline bool fits_narrow(const Levels& l) { return l.W <= 4096 && l.H <= 4096; }
+
+// The regions of a pass, as far as it has come.
+struct Regions {
+  const Levels& l;
+  Region* of;
+  int32_t begun = 0, living = 0, grown = 0;
+
+  explicit Regions(const Levels& levels) : l(levels), of(levels.regions) {}
+
+  int32_t root(int32_t i) const {
+    while (of[i].parent != i) {
+      of[i].parent = of[of[i].parent].parent;
+      i = of[i].parent;
+    }
+    return i;
+  }
+
+  int32_t begin(Reach reach) {
+    const int32_t i = begun++;
+    of[i] = Region{reach, {0}, 0.0, i, -1, living};
+    l.live[living++] = i;
+    return i;
+  }
+
+  static void absorb(Region& to, Region& from) {
+    to.reach = least(to.reach, from.reach);
+    to.sums.word += from.sums.word;
+    from.sums.word = 0;
+  }
+
+  // Joins two roots. The larger stays the root, for short ways; region 0 always does where it is the frame.
+  int32_t join(int32_t a, int32_t b, bool frame) {
+    const bool keep_a = frame && (a == 0 || b == 0) ? a == 0 : of[a].sums.word >= of[b].sums.word;
+    const int32_t to = keep_a ? a : b, from = keep_a ? b : a;
+    absorb(of[to], of[from]);
+    of[from].parent = to;
+    const int32_t last = l.live[--living];
+    l.live[of[from].place] = last;
+    of[last].place = of[from].place;
+    return to;
+  }
+
+  // What regions gained since the last call goes to the components that they are part of now.
+  void settle() {
+    for (int32_t i = 0; i < grown; ++i) {
+      Region& r = of[l.grown[i]];
+      if (r.parent != l.grown[i]) absorb(of[root(l.grown[i])], r);
+    }
+  }
+};
+
+// Adds pixels in their order; kDown: to the mask, else in reverse order to the background.
+template <class Word, bool kDown>
+void add_pixels(const Levels& l, Regions& regions, const Word* pixels, int64_t count, int level) {
+  // Copies in registers: stores might change what lies in memory.
+  const Growth* const growth = l.growth[kDown ? 0 : 1];
+  const int64_t pitch = l.pitch;
+  int32_t *const label = l.label + pitch + 1, *const grown = l.grown;
+  Region* const of = l.regions;
+  int32_t grown_count = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Pixel<Word> p{kDown ? pixels[i] : pixels[count - 1 - i]};
+    const int64_t at = p.y() * pitch + p.x();
+    const int pattern = kDown ? p.neighbours() : p.neighbours() ^ 0xff;
+    const Growth& g = growth[pattern];
+    const Reach reach = p.reach();
+    const int32_t own = g.groups > 0 ? label[at + g.offset] : regions.begin(reach);
+    label[at] = own;
+    Region& r = of[own];
+    r.reach = least(reach, r.reach);
+    r.sums.word += g.sums.word;
+    grown[grown_count] = own;
+    grown_count += r.level != level;
+    r.level = level;
+    if (g.groups > 1) {
+      const Step& step = (kDown ? kMaskSteps : kBackgroundSteps).of[pattern];
+      int32_t root = regions.root(own);
+      for (int m = 1; m < step.groups; ++m) {
+        const int32_t other = regions.root(label[at + l.offset[step.member[m]]]);
+        if (other != root) root = regions.join(root, other, !kDown);
+      }
+    }
+  }
+  regions.grown = grown_count;
+  regions.settle();
 }
 
-inline int32_t merge(Blob* blobs, int32_t a, int32_t b) {
-  const bool keep_a = blobs[a].contour2 >= blobs[b].contour2;  // the larger stays the root: short ways for its pixels
-  Blob &to = blobs[keep_a ? a : b], &from = blobs[keep_a ? b : a];
-  from.parent = keep_a ? a : b;
-  to.x0 = smaller(from.x0, to.x0);
-  to.y0 = smaller(from.y0, to.y0);
-  to.x1 = larger(from.x1, to.x1);
-  to.y1 = larger(from.y1, to.y1);
-  to.contour2 += from.contour2;
-  to.euler4 += from.euler4;
-  to.first = smaller(from.first, to.first);
-  return from.parent;
+struct Extents {
+  int32_t x0, y0, x1, y1;  // inclusive
+  explicit Extents(const Region& r)
+      : x0(r.reach[0]), y0(r.reach[1]), x1(0xffff - r.reach[2]), y1(0xffff - r.reach[3]) {}
+};
+
+inline void box_of(const Region& r, int32_t margin, const Levels& l, int32_t* box) {
+  const Extents e(r);
+  box[0] = e.x0 - margin;
+  box[1] = e.y0 - margin;
+  box[2] = smaller(e.x1 + 1 + margin, static_cast<int32_t>(l.W - 1));
+  box[3] = smaller(e.y1 + 1 + margin, static_cast<int32_t>(l.H - 1));
 }
 
-// Doubled area inside the blob's outer border: what it is at most, and exactly, by following the border.
-inline int64_t area2_bound(const Blob& b) {
-  return b.euler4 < 4 ? 2 * static_cast<int64_t>(b.x1 - b.x0 - 1) * (b.y1 - b.y0 - 1) : b.contour2;
+// Doubled area inside a component's outer border, at most: without holes it is exact.
+inline int64_t area2_bound(const Region& r) {
+  const Extents e(r);
+  return r.sums.euler4() < 4 ? 2 * static_cast<int64_t>(e.x1 - e.x0) * (e.y1 - e.y0) : r.sums.size();
 }
 
-struct Added {  // the mask at some moment
+struct AtLeast {  // the mask of a level
   const Levels& l;
   int level;
   bool operator()(int x, int y) const { return l.q[(y + 1) * l.pitch + x + 1] >= level; }
 };
 
-// The live blob with the largest area inside its outer border, the last in raster order where they tie. Borders are
-// followed only of blobs with holes, and only where more than one can win.
-int32_t largest_blob(const Levels& l, int level, int64_t& living) {
-  int64_t kept = 0, least = -1;
-  for (int64_t i = 0; i < living; ++i) {
-    if (l.blobs[l.live[i]].parent != l.live[i]) continue;
-    l.live[kept++] = l.live[i];
-    least = larger<int64_t>(l.blobs[l.live[i]].contour2, least);
-  }
-  living = kept;
-  int32_t winner = -1;
-  int64_t candidates = 0;
-  for (int64_t i = 0; i < living; ++i) {
-    if (area2_bound(l.blobs[l.live[i]]) < least) continue;
+// Column of a component's first pixel in raster order, which is in its topmost row.
+inline int32_t first_column(const Regions& regions, int32_t root, int level) {
+  const Levels& l = regions.l;
+  const Region& r = regions.of[root];
+  const int64_t row = (r.reach[1] + 1) * l.pitch + 1;
+  int32_t x = r.reach[0];
+  while (l.q[row + x] < level || regions.root(l.label[row + x]) != root) ++x;
+  return x;
+}
+
+// The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
+// followed only of components with holes, and only where more than one can win.
+int32_t largest_component(const Regions& regions, int level) {
+  const Levels& l = regions.l;
+  int64_t least = -1;
+  for (int32_t i = 0; i < regions.living; ++i) least = larger(regions.of[l.live[i]].sums.size(), least);
+  int32_t winner = -1, candidates = 0;
+  for (int32_t i = 0; i < regions.living; ++i) {
+    if (area2_bound(regions.of[l.live[i]]) < least) continue;
     winner = l.live[i];
     ++candidates;
   }
   if (candidates == 1) return winner;
   int64_t best = least;
-  winner = -1;
-  for (int64_t i = 0; i < living; ++i) {
-    const Blob& b = l.blobs[l.live[i]];
-    if (area2_bound(b) < best) continue;
-    const int64_t area2 = b.euler4 == 4
-                              ? b.contour2
-                              : outer_area2(Added{l, level}, static_cast<int>(l.W), static_cast<int>(l.H),
-                                            static_cast<int>(b.first & 0xffff), static_cast<int>(b.first >> 16));
+  int32_t best_x = 0, best_y = -1;
+  for (int32_t i = 0; i < regions.living; ++i) {
+    const Region& r = regions.of[l.live[i]];
+    if (area2_bound(r) < best) continue;
+    const int32_t y = r.reach[1];
+    int32_t x = -1;
+    int64_t area2 = r.sums.size();
+    if (r.sums.euler4() != 4) {
+      x = first_column(regions, l.live[i], level);
+      area2 = outer_area2(AtLeast{l, level}, static_cast<int>(l.W), static_cast<int>(l.H), x, y);
+    }
     if (area2 < best) continue;
-    if (area2 > best || winner < 0 || b.first > l.blobs[winner].first) winner = l.live[i];
-    best = area2;
+    if (area2 == best && best_y >= 0) {
+      if (y < best_y) continue;
+      if (x < 0) x = first_column(regions, l.live[i], level);
+      if (y == best_y) {
+        if (best_x < 0) best_x = first_column(regions, winner, level);
+        if (x < best_x) continue;
+      }
+    }
+    winner = l.live[i], best = area2, best_x = x, best_y = y;
   }
   return winner;
 }
@@ -120,15 +253,15 @@ int32_t largest_blob(const Levels& l, int level, int64_t& living) {
 // 64 bytes as a vector, on any processor: compilers split it into what there is.
 typedef uint8_t Bytes64 __attribute__((vector_size(64)));
 
-// Levels, neighbourhoods and order of all pixels; count[v] of them have level v. Counting and sorting go through four
-// strips of rows in turn: neighbouring pixels often have the same level, and would wait for each other's counter.
-template <class T>
-void prepare_levels(const Levels& l, const T* map, int64_t* count) {
+// Levels, neighbourhoods and order of all pixels. Counting and sorting go through four strips of rows in turn:
+// neighbouring pixels often have the same level, and would wait for each other's counter.
+template <class T, class Word>
+void sort_pixels(const Levels& l, const T* map) {
   constexpr int kStrips = 4;
   // Copies, since stores of bytes might change what the struct says.
   const int64_t H = l.H, W = l.W, pitch = l.pitch, strip_rows = (H + kStrips - 1) / kStrips;
   uint8_t *const q = l.q, *const neighbours = l.neighbours;
-  uint32_t* const order = l.order;
+  Word* const order = static_cast<Word*>(l.order);
   int32_t next[kStrips][256] = {};
   for (int64_t i = 0; i < pitch * (H + 2); ++i) q[i] = 0;
   for (int64_t y = 0; y < H; ++y) {
@@ -142,87 +275,124 @@ void prepare_levels(const Levels& l, const T* map, int64_t* count) {
       Bytes64 here, there, bits{};
       __builtin_memcpy(&here, at, 64);
       for (int i = 0; i < 8; ++i) {
+        const uint8_t bit = static_cast<uint8_t>(1 << i);
         __builtin_memcpy(&there, at + l.offset[i], 64);
-        bits |= (Bytes64)(i < 4 ? there >= here : there > here) & static_cast<uint8_t>(1 << i);
+        bits |= (Bytes64)(i < 4 ? there >= here : there > here) & bit;
       }
       __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, 64);
     }
   }
+  // Pixels outside are never part of the mask; they look so beside level 0 on two sides.
+  for (int64_t x = 0; x < W; ++x) neighbours[pitch + 1 + x] &= 0xf8, neighbours[H * pitch + 1 + x] &= 0x1f;
+  for (int64_t y = 1; y <= H; ++y) neighbours[y * pitch + 1] &= 0xd6, neighbours[y * pitch + W] &= 0x6b;
   const auto in_strips = [&](const auto& visit) __attribute__((always_inline)) {
     for (int64_t i = 0; i < strip_rows; ++i) {
       if ((kStrips - 1) * strip_rows + i < H) {
         for (int64_t x = 0; x < W; ++x)
           for (int64_t strip = 0; strip < kStrips; ++strip) {
             const int64_t y = strip * strip_rows + i;
-            visit(strip, x, y, q[(y + 1) * pitch + 1 + x]);
+            visit(strip, x, y, (y + 1) * pitch + 1 + x);
           }
         continue;
       }
       for (int64_t strip = 0; strip < kStrips; ++strip) {
         const int64_t y = strip * strip_rows + i;
-        for (int64_t x = 0; x < W && y < H; ++x) visit(strip, x, y, q[(y + 1) * pitch + 1 + x]);
+        for (int64_t x = 0; x < W && y < H; ++x) visit(strip, x, y, (y + 1) * pitch + 1 + x);
       }
     }
   };
-  in_strips([&](int64_t strip, int64_t, int64_t, uint8_t v) __attribute__((always_inline)) { ++next[strip][v]; });
+  in_strips([&](int64_t strip, int64_t, int64_t, int64_t at) __attribute__((always_inline)) { ++next[strip][q[at]]; });
   int32_t sum = 0;
   for (int v = 255; v >= 0; --v) {
-    count[v] = -sum;
+    l.count[v] = -sum;
     for (int strip = 0; strip < kStrips; ++strip) {
       const int32_t here = next[strip][v];
       next[strip][v] = sum;
       sum += here;
     }
-    count[v] += sum;
+    l.count[v] += sum;
   }
-  in_strips([&](int64_t strip, int64_t x, int64_t y, uint8_t v)
-                __attribute__((always_inline)) { order[next[strip][v]++] = static_cast<uint32_t>(y << 16 | x); });
+  in_strips([&](int64_t strip, int64_t x, int64_t y, int64_t at) __attribute__((always_inline)) {
+    order[next[strip][q[at]]++] = Pixel<Word>::pack(x, y, neighbours[at]);
+  });
 }
 
 template <class T>
-void curve(const Levels& l, const T* map, int32_t* out) {
-  int64_t count[256];
-  prepare_levels(l, map, count);
-  const int64_t pitch = l.pitch;
-  const uint32_t* pixel = l.order;
-  int64_t living = 0;
-  int32_t blobs = 0;
+void sort_levels(const Levels& l, const T* map) {
+  fits_narrow(l) ? sort_pixels<T, uint32_t>(l, map) : sort_pixels<T, uint64_t>(l, map);
+}
+
+template <class Word>
+void curve_of(const Levels& l, int32_t* out) {
+  Regions regions(l);
+  const Word* pixels = static_cast<const Word*>(l.order);
   for (int i = 0; i < 4; ++i) out[4 * 255 + i] = 0;
   for (int level = 255; level > 0; --level) {
     int32_t* box = out + 4 * (level - 1);  // the mask q >= level is q > level - 1
-    for (const uint32_t* end = pixel + count[level]; pixel != end; ++pixel) {
-      const int32_t x = static_cast<int32_t>(*pixel & 0xffff), y = static_cast<int32_t>(*pixel >> 16);
-      const int64_t at = (y + 1) * pitch + x + 1;
-      const Step& step = kSteps.of[l.neighbours[at]];
-      if (step.groups == 0) {
-        l.blobs[blobs] = {blobs, x, y, x + 1, y + 1, 0, 4, *pixel};
-        l.live[living++] = blobs;
-        l.label[at] = blobs++;
-        continue;
-      }
-      int32_t root = blob_of(l.blobs, l.label[at + l.offset[step.member[0]]]);
-      for (int g = 1; g < step.groups; ++g) {
-        const int32_t other = blob_of(l.blobs, l.label[at + l.offset[step.member[g]]]);
-        if (other != root) root = merge(l.blobs, root, other);
-      }
-      l.label[at] = root;
-      Blob& b = l.blobs[root];
-      b.x0 = smaller(x, b.x0);
-      b.y0 = smaller(y, b.y0);
-      b.x1 = larger(x + 1, b.x1);
-      b.y1 = larger(y + 1, b.y1);
-      b.contour2 += step.contour2;
-      b.euler4 += step.euler4;
-      b.first = smaller(*pixel, b.first);
-    }
-    if (count[level] == 0) {
+    if (l.count[level] == 0) {
       for (int i = 0; i < 4; ++i) box[i] = box[4 + i];
       continue;
     }
-    const Blob& b = l.blobs[largest_blob(l, level, living)];
-    box[0] = b.x0;
-    box[1] = b.y0;
-    box[2] = smaller(b.x1, static_cast<int32_t>(l.W - 1));
-    box[3] = smaller(b.y1, static_cast<int32_t>(l.H - 1));
+    add_pixels<Word, true>(l, regions, pixels, l.count[level], level);
+    pixels += l.count[level];
+    box_of(regions.of[largest_component(regions, level)], 0, l, box);
   }
+}
+
+void curve(const Levels& l, int32_t* out) { fits_narrow(l) ? curve_of<uint32_t>(l, out) : curve_of<uint64_t>(l, out); }
+
+// Adds the pixels of a level, then sees to the IoU of the components that grew; the best of all is returned. Region
+// `frame` is no component.
+template <class Word, bool kDown, class Score>
+double best_iou_after(const Levels& l, Regions& regions, const Word* pixels, int level, int32_t frame,
+                      const Score& score) {
+  add_pixels<Word, kDown>(l, regions, pixels, l.count[level], level);
+  for (int32_t i = 0; i < regions.grown; ++i) {
+    const int32_t root = regions.root(l.grown[i]);
+    if (root != frame) score(regions.of[root]);
+  }
+  double best = 0;
+  for (int32_t i = 0; i < regions.living; ++i)
+    if (l.live[i] != frame) best = larger(regions.of[l.live[i]].iou, best);
+  return best;
+}
+
+template <class Word>
+void contours_of(const Levels& l, const double* truths, int64_t truth_count, double* out) {
+  const auto score = [&](Region& r, int32_t margin) {
+    int32_t box[4];
+    box_of(r, margin, l, box);
+    r.iou = best_iou(box, truths, truth_count);
+  };
+  const int32_t nothing[4] = {0, 0, 0, 0};
+  out[255] = best_iou(nothing, truths, truth_count);
+  Regions mask(l);
+  const Word* pixels = static_cast<const Word*>(l.order);
+  bool holes = false;
+  for (int level = 255; level > 0; pixels += l.count[level--]) {
+    out[level - 1] =
+        l.count[level] == 0 ? out[level] : best_iou_after<Word, true>(l, mask, pixels, level, -1, [&](Region& r) {
+          holes |= r.sums.euler4() < 4;
+          score(r, 0);
+        });
+  }
+  if (!holes) return;
+  // Holes, from the darkest level up: components of the background that do not reach the frame around the picture.
+  Regions background(l);
+  background.begin(Reach{});
+  for (int64_t x = 0; x < l.W + 2; ++x) l.label[x] = l.label[(l.H + 1) * l.pitch + x] = 0;
+  for (int64_t y = 0; y < l.H + 2; ++y) l.label[y * l.pitch] = l.label[y * l.pitch + l.W + 1] = 0;
+  const Word* end = static_cast<const Word*>(l.order) + l.H * l.W;
+  double best = 0;
+  for (int level = 0; level < 255; ++level) {
+    if (l.count[level] > 0) {
+      end -= l.count[level];
+      best = best_iou_after<Word, false>(l, background, end, level, 0, [&](Region& r) { score(r, 1); });
+    }
+    out[level] = larger(best, out[level]);
+  }
+}
+
+void contours(const Levels& l, const double* truths, int64_t count, double* out) {
+  fits_narrow(l) ? contours_of<uint32_t>(l, truths, count, out) : contours_of<uint64_t>(l, truths, count, out);
 }

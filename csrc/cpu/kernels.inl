@@ -26,8 +26,9 @@ constexpr int kLanes = 16;
 
 }  // namespace
 
-const Kernels kernels = {FASTCAM_SIMD_NAME, class_map,    gradient_map, heatmap<float>, heatmap<double>, boxes,
-                         components,        curve<float>, curve<double>};
+const Kernels kernels = {FASTCAM_SIMD_NAME,   class_map, gradient_weights, product_map, heatmap<float>,
+                         heatmap<double>,     boxes,     components,       growths,     sort_levels<float>,
+                         sort_levels<double>, curve,     contours};
 
 }  // namespace FASTCAM_SIMD
 }  // namespace fastcam

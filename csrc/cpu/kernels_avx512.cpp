@@ -2,7 +2,10 @@
 #ifdef __x86_64__
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "../contour.h"
+#include "../iou.h"
 #include "../lerp.h"
 #include "kernels.h"
 

@@ -1,6 +1,9 @@
 // The build for every processor: plain loops, and the definition of the bits that the others must give.
 
+#include <type_traits>
+
 #include "../contour.h"
+#include "../iou.h"
 #include "../lerp.h"
 #include "kernels.h"
 

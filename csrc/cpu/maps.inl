@@ -133,10 +133,10 @@ void extremes(const Plan<T>& plan, Scratch<T>& s, T& low, T& high) {
 }
 
 template <class T>
-void heatmap(const Plan<T>& plan, Scratch<T>& s, const T* coarse, Normalize normalize, bool as_bytes, void* out) {
+void heatmap(const Plan<T>& plan, Scratch<T>& s, const T* coarse, Normalize normalize, bool as_bytes, int64_t begin,
+             int64_t end, void* out) {
   const bool before = normalize == Normalize::kBefore || normalize == Normalize::kBoth;
   const bool after = normalize == Normalize::kAfter || normalize == Normalize::kBoth;
-  const int64_t pixels = plan.H * plan.W;
   uint8_t* bytes = static_cast<uint8_t*>(out);
   T* floats = static_cast<T*>(out);
   bool usable = load_coarse(plan, s, coarse);
@@ -160,12 +160,12 @@ void heatmap(const Plan<T>& plan, Scratch<T>& s, const T* coarse, Normalize norm
   }
   if (!usable && normalize != Normalize::kNone) {
     if (as_bytes)
-      for (int64_t i = 0; i < pixels; ++i) bytes[i] = 0;
+      for (int64_t i = begin * plan.W; i < end * plan.W; ++i) bytes[i] = 0;
     else
-      for (int64_t i = 0; i < pixels; ++i) floats[i] = 0;
+      for (int64_t i = begin * plan.W; i < end * plan.W; ++i) floats[i] = 0;
     return;
   }
-  for (int64_t y = 0; y < plan.H; ++y) {
+  for (int64_t y = begin; y < end; ++y) {
     T* __restrict line = as_bytes ? s.line : floats + y * plan.W;
     output_row(plan, s, y, 0, plan.W, line);
     if (after)

@@ -37,10 +37,19 @@ inline Acc lane_sum(Acc* lanes) {  // a fixed tree
   return lanes[0];
 }
 
-template <class In, class Acc>
-inline void widen(const In* p, int64_t count, Acc* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = value(p[i]);
+// Half values are converted 16 at a time where the processor can; what else value() does, compilers make vectors of.
+#if defined(FASTCAM_F16C)
+constexpr bool kWidensHalf = true;
+inline void widen(const Half* p, float* lanes) {
+  for (int l = 0; l < kLanes; l += 8)
+    _mm256_storeu_ps(lanes + l, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + l))));
 }
+#else
+constexpr bool kWidensHalf = false;
+inline void widen(const Half*, float*) {}
+#endif
+template <class In>
+constexpr bool kWidens = kWidensHalf && std::is_same_v<In, Half>;
 
 // What a pass over channel-major planes or position-major rows adds up, each with terms t(a, g):
 struct Products {  // hirescam
@@ -60,8 +69,16 @@ template <class In, class Acc, class Term>
 Acc lane_reduce(const In* a, const In* g, int64_t count) {
   Acc lanes[kLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] = Term::term(Acc(value(a[i + l])), Acc(value(g[i + l])), lanes[l]);
+  for (; i + kLanes <= count; i += kLanes) {
+    if constexpr (kWidens<In>) {
+      float x[kLanes], y[kLanes];
+      widen(a + i, x);
+      widen(g + i, y);
+      for (int l = 0; l < kLanes; ++l) lanes[l] = Term::term(x[l], y[l], lanes[l]);
+    } else {
+      for (int l = 0; l < kLanes; ++l) lanes[l] = Term::term(Acc(value(a[i + l])), Acc(value(g[i + l])), lanes[l]);
+    }
+  }
   for (int l = 0; i + l < count; ++l) lanes[l] = Term::term(Acc(value(a[i + l])), Acc(value(g[i + l])), lanes[l]);
   return lane_sum(lanes);
 }
@@ -70,8 +87,15 @@ template <class In, class Acc>
 Acc lane_total(const In* a, int64_t count) {
   Acc lanes[kLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += value(a[i + l]);
+  for (; i + kLanes <= count; i += kLanes) {
+    if constexpr (kWidens<In>) {
+      float x[kLanes];
+      widen(a + i, x);
+      for (int l = 0; l < kLanes; ++l) lanes[l] += x[l];
+    } else {
+      for (int l = 0; l < kLanes; ++l) lanes[l] += value(a[i + l]);
+    }
+  }
   for (int l = 0; i + l < count; ++l) lanes[l] += value(a[i + l]);
   return lane_sum(lanes);
 }
@@ -80,23 +104,58 @@ template <class In, class Acc>
 Acc lane_dot(const In* a, const Acc* w, int64_t count) {
   Acc lanes[kLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] = fused(w[i + l], Acc(value(a[i + l])), lanes[l]);
+  for (; i + kLanes <= count; i += kLanes) {
+    if constexpr (kWidens<In>) {
+      float x[kLanes];
+      widen(a + i, x);
+      for (int l = 0; l < kLanes; ++l) lanes[l] = fused(w[i + l], x[l], lanes[l]);
+    } else {
+      for (int l = 0; l < kLanes; ++l) lanes[l] = fused(w[i + l], Acc(value(a[i + l])), lanes[l]);
+    }
+  }
   for (int l = 0; i + l < count; ++l) lanes[l] = fused(w[i + l], Acc(value(a[i + l])), lanes[l]);
   return lane_sum(lanes);
 }
 
+// Sums at the 16 positions from each of the offsets, which stay in registers over all channels.
+template <int kVectors, class In, class Acc>
+inline void sum_vectors(const In* a, const Acc* w, int64_t K, int64_t Z, const int64_t* offset, Acc* __restrict out) {
+  Acc sum[kVectors][kLanes] = {};
+  for (int64_t k = 0; k < K; ++k)
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (kWidens<In>) {
+        float x[kLanes];
+        widen(a + k * Z + offset[v], x);
+        for (int l = 0; l < kLanes; ++l) sum[v][l] = fused(w[k], x[l], sum[v][l]);
+      } else {
+        for (int l = 0; l < kLanes; ++l) sum[v][l] = fused(w[k], Acc(value(a[k * Z + offset[v] + l])), sum[v][l]);
+      }
+    }
+  for (int v = 0; v < kVectors; ++v)
+    for (int l = 0; l < kLanes; ++l) out[offset[v] + l] = sum[v][l];
+}
+
+// Positions [begin, end).
 template <class In, class Acc>
-void weighted_sum(const In* a, const Acc* w, int64_t K, int64_t Z, bool channels_last, Acc* __restrict out) {
-  if (channels_last) {
-    for (int64_t z = 0; z < Z; ++z) out[z] = lane_dot(a + z * K, w, K);
+void weighted_sum(const Features& f, const Acc* w, int64_t begin, int64_t end, Acc* __restrict out) {
+  const In* a = static_cast<const In*>(f.data);
+  if (f.channels_last) {
+    for (int64_t z = begin; z < end; ++z) out[z] = lane_dot(a + z * f.K, w, f.K);
     return;
   }
-  for (int64_t z = 0; z < Z; ++z) out[z] = 0;
-  for (int64_t k = 0; k < K; ++k) {
-    const In* row = a + k * Z;
-    const Acc wk = w[k];
-    for (int64_t z = 0; z < Z; ++z) out[z] = fused(wk, Acc(value(row[z])), out[z]);
+  if (end - begin < kLanes) {
+    for (int64_t z = begin; z < end; ++z) out[z] = 0;
+    for (int64_t k = 0; k < f.K; ++k)
+      for (int64_t z = begin; z < end; ++z) out[z] = fused(w[k], Acc(value(a[k * f.Z + z])), out[z]);
+    return;
+  }
+  for (int64_t z = begin; z < end; z += 4 * kLanes) {
+    int64_t offset[4];  // what is beyond the end is done twice instead
+    for (int v = 0; v < 4; ++v) offset[v] = smaller(z + v * kLanes, end - kLanes);
+    if (end - z > 2 * kLanes)
+      sum_vectors<4>(a, w, f.K, f.Z, offset, out);
+    else
+      sum_vectors<2>(a, w, f.K, f.Z, offset, out);
   }
 }
 
@@ -110,25 +169,28 @@ inline Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
   return g > Acc(0) ? share : g != g ? g : Acc(0);
 }
 
+// Weights of channels [begin, end).
 template <class In, class Acc>
-void channel_weights(const In* a, const In* g, int64_t K, int64_t Z, bool channels_last, Weighting weighting, Acc eps,
+void channel_weights(const Features& f, const In* g, Weighting weighting, Acc eps, int64_t begin, int64_t end,
                      Acc* __restrict sums, Acc* __restrict w) {
-  for (int64_t k = 0; k < K; ++k) sums[k] = w[k] = 0;
-  if (channels_last) {  // vectors along channels, positions in order
+  const In* a = static_cast<const In*>(f.data);
+  const int64_t K = f.K, Z = f.Z;
+  for (int64_t k = begin; k < end; ++k) sums[k] = w[k] = 0;
+  if (f.channels_last) {  // vectors along channels, positions in order
     for (int64_t z = 0; z < Z; ++z) {
       const In *az = a + z * K, *gz = g + z * K;
       if (weighting == Weighting::kGradCam)
-        for (int64_t k = 0; k < K; ++k) w[k] += value(gz[k]);
+        for (int64_t k = begin; k < end; ++k) w[k] += value(gz[k]);
       else
-        for (int64_t k = 0; k < K; ++k) sums[k] += value(az[k]);
+        for (int64_t k = begin; k < end; ++k) sums[k] += value(az[k]);
       if (weighting == Weighting::kXGradCam)
-        for (int64_t k = 0; k < K; ++k) w[k] = fused(Acc(value(gz[k])), Acc(value(az[k])), w[k]);
+        for (int64_t k = begin; k < end; ++k) w[k] = fused(Acc(value(gz[k])), Acc(value(az[k])), w[k]);
     }
     if (weighting == Weighting::kGradCamPlusPlus)
       for (int64_t z = 0; z < Z; ++z)
-        for (int64_t k = 0; k < K; ++k) w[k] += plus_plus(Acc(value(g[z * K + k])), sums[k], eps);
+        for (int64_t k = begin; k < end; ++k) w[k] += plus_plus(Acc(value(g[z * K + k])), sums[k], eps);
   } else {
-    for (int64_t k = 0; k < K; ++k) {
+    for (int64_t k = begin; k < end; ++k) {
       const In *ak = a + k * Z, *gk = g + k * Z;
       if (weighting == Weighting::kGradCam) {
         w[k] = lane_total<In, Acc>(gk, Z);
@@ -145,56 +207,62 @@ void channel_weights(const In* a, const In* g, int64_t K, int64_t Z, bool channe
     }
   }
   if (weighting == Weighting::kGradCam)
-    for (int64_t k = 0; k < K; ++k) w[k] /= static_cast<Acc>(Z);
+    for (int64_t k = begin; k < end; ++k) w[k] /= static_cast<Acc>(Z);
   if (weighting == Weighting::kXGradCam)
-    for (int64_t k = 0; k < K; ++k) w[k] /= sums[k] + eps;
+    for (int64_t k = begin; k < end; ++k) w[k] /= sums[k] + eps;
 }
 
+// Positions [begin, end).
 template <class In, class Acc, class Term>
-void elementwise_sum(const In* a, const In* g, int64_t K, int64_t Z, bool channels_last, Acc* __restrict out) {
-  if (channels_last) {
-    for (int64_t z = 0; z < Z; ++z) out[z] = lane_reduce<In, Acc, Term>(a + z * K, g + z * K, K);
+void elementwise_sum(const Features& f, const In* g, int64_t begin, int64_t end, Acc* __restrict out) {
+  const In* a = static_cast<const In*>(f.data);
+  if (f.channels_last) {
+    for (int64_t z = begin; z < end; ++z) out[z] = lane_reduce<In, Acc, Term>(a + z * f.K, g + z * f.K, f.K);
     return;
   }
-  for (int64_t z = 0; z < Z; ++z) out[z] = 0;
-  for (int64_t k = 0; k < K; ++k)
-    for (int64_t z = 0; z < Z; ++z) out[z] = Term::term(Acc(value(a[k * Z + z])), Acc(value(g[k * Z + z])), out[z]);
+  for (int64_t z = begin; z < end; ++z) out[z] = 0;
+  for (int64_t k = 0; k < f.K; ++k)
+    for (int64_t z = begin; z < end; ++z)
+      out[z] = Term::term(Acc(value(a[k * f.Z + z])), Acc(value(g[k * f.Z + z])), out[z]);
 }
 
-template <class In, class Acc>
-void gradient_map_of(const Features& f, const void* gradients, Weighting weighting, double eps, void* workspace,
-                     void* result) {
-  const In *a = static_cast<const In*>(f.data), *g = static_cast<const In*>(gradients);
-  Acc* out = static_cast<Acc*>(result);
-  if (weighting == Weighting::kHiResCam)
-    return elementwise_sum<In, Acc, Products>(a, g, f.K, f.Z, f.channels_last, out);
-  if (weighting == Weighting::kLayerCam)
-    return elementwise_sum<In, Acc, PositiveProducts>(a, g, f.K, f.Z, f.channels_last, out);
-  Acc *sums = static_cast<Acc*>(workspace), *w = sums + f.K;
-  channel_weights(a, g, f.K, f.Z, f.channels_last, weighting, static_cast<Acc>(eps), sums, w);
-  weighted_sum(a, w, f.K, f.Z, f.channels_last, out);
-}
-
-template <class In, class Acc>
-void class_map_of(const Features& f, const void* weights, void* out) {
-  weighted_sum(static_cast<const In*>(f.data), static_cast<const Acc*>(weights), f.K, f.Z, f.channels_last,
-               static_cast<Acc*>(out));
-}
-
-void class_map(const Features& f, const void* weights, void* out) {
-  switch (f.dtype) {
-    case DType::kFloat: return class_map_of<float, float>(f, weights, out);
-    case DType::kDouble: return class_map_of<double, double>(f, weights, out);
-    case DType::kHalf: return class_map_of<Half, float>(f, weights, out);
-    case DType::kBFloat16: return class_map_of<BFloat16, float>(f, weights, out);
+// Calls run with null pointers of the element type and of the type of its sums.
+template <class Run>
+inline void with_types(DType dtype, const Run& run) {
+  switch (dtype) {
+    case DType::kFloat: return run(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
+    case DType::kDouble: return run(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
+    case DType::kHalf: return run(static_cast<Half*>(nullptr), static_cast<float*>(nullptr));
+    case DType::kBFloat16: return run(static_cast<BFloat16*>(nullptr), static_cast<float*>(nullptr));
   }
 }
 
-void gradient_map(const Features& f, const void* g, Weighting weighting, double eps, void* workspace, void* out) {
-  switch (f.dtype) {
-    case DType::kFloat: return gradient_map_of<float, float>(f, g, weighting, eps, workspace, out);
-    case DType::kDouble: return gradient_map_of<double, double>(f, g, weighting, eps, workspace, out);
-    case DType::kHalf: return gradient_map_of<Half, float>(f, g, weighting, eps, workspace, out);
-    case DType::kBFloat16: return gradient_map_of<BFloat16, float>(f, g, weighting, eps, workspace, out);
-  }
+void class_map(const Features& f, const void* weights, int64_t begin, int64_t end, void* out) {
+  with_types(f.dtype, [&](auto* in, auto* acc) {
+    using In = std::remove_pointer_t<decltype(in)>;
+    using Acc = std::remove_pointer_t<decltype(acc)>;
+    weighted_sum<In>(f, static_cast<const Acc*>(weights), begin, end, static_cast<Acc*>(out));
+  });
+}
+
+void gradient_weights(const Features& f, const void* gradients, Weighting weighting, double eps, int64_t begin,
+                      int64_t end, void* sums, void* weights) {
+  with_types(f.dtype, [&](auto* in, auto* acc) {
+    using In = std::remove_pointer_t<decltype(in)>;
+    using Acc = std::remove_pointer_t<decltype(acc)>;
+    channel_weights(f, static_cast<const In*>(gradients), weighting, static_cast<Acc>(eps), begin, end,
+                    static_cast<Acc*>(sums), static_cast<Acc*>(weights));
+  });
+}
+
+void product_map(const Features& f, const void* gradients, bool positive, int64_t begin, int64_t end, void* out) {
+  with_types(f.dtype, [&](auto* in, auto* acc) {
+    using In = std::remove_pointer_t<decltype(in)>;
+    using Acc = std::remove_pointer_t<decltype(acc)>;
+    const In* g = static_cast<const In*>(gradients);
+    if (positive)
+      elementwise_sum<In, Acc, PositiveProducts>(f, g, begin, end, static_cast<Acc*>(out));
+    else
+      elementwise_sum<In, Acc, Products>(f, g, begin, end, static_cast<Acc*>(out));
+  });
 }

@@ -1,26 +1,44 @@
-// Sums, extremes and arg-maxima over one block of any number of threads, in a fixed order.
+// What the threads of a warp or a block do together: reductions, prefix sums, and access to memory that several of
+// them touch at once. Work: five shuffles a warp and one value a warp in shared memory. Every function is for all
+// threads of the block (or lanes of the warp) at once, and deterministic for operations that are free of order:
+// integers, minimum and maximum.
 #pragma once
 
 #include <cstdint>
 
+// Dynamic shared memory. Off the GPU, the emulation in tests/ provides it.
+#ifdef __CUDACC__
+#define FASTCAM_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#else
+#define FASTCAM_DYNAMIC_SHARED(name) unsigned char* name = emulation::dynamic_shared()
+#endif
+
 namespace fastcam {
 
-constexpr int kMostThreads = 1024;
+constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Combines one value of each thread; every thread gets the result. op must be associative and commutative.
-template <class T, class Op>
-__device__ T block_reduce(T value, Op op) {
-  __shared__ T shared[kMostThreads];
-  __syncthreads();  // the previous use is over
-  shared[threadIdx.x] = value;
-  __syncthreads();
-  for (int count = blockDim.x; count > 1;) {
-    const int half = (count + 1) / 2;
-    if (threadIdx.x + half < count) shared[threadIdx.x] = op(shared[threadIdx.x], shared[threadIdx.x + half]);
-    __syncthreads();
-    count = half;
-  }
-  return shared[0];
+__device__ inline int lane() { return static_cast<int>(threadIdx.x & 31); }
+__device__ inline int warp() { return static_cast<int>(threadIdx.x >> 5); }
+
+// Reads and writes that other threads may do at the same time: whole words, in no particular order.
+template <class T>
+__device__ inline T load_relaxed(const T* p) {
+#ifdef __CUDACC__
+  return *static_cast<const volatile T*>(p);
+#else
+  T v;
+  __atomic_load(p, &v, __ATOMIC_RELAXED);
+  return v;
+#endif
+}
+
+template <class T>
+__device__ inline void store_relaxed(T* p, T v) {
+#ifdef __CUDACC__
+  *static_cast<volatile T*>(p) = v;
+#else
+  __atomic_store(p, &v, __ATOMIC_RELAXED);
+#endif
 }
 
 struct Smaller {
@@ -36,5 +54,57 @@ struct Larger {
     return b > a ? b : a;
   }
 };
+
+struct Sum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// One value of each lane, combined; every lane gets the result.
+template <class T, class Op>
+__device__ inline T warp_reduce(T v, Op op) {
+  for (int distance = 16; distance > 0; distance /= 2) v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
+  return v;
+}
+
+// One value of each thread, combined; every thread gets the result. What was written before is visible after.
+template <int kThreads, class T, class Op>
+__device__ inline T block_reduce(T v, Op op) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ T partial[kWarps];
+  v = warp_reduce(v, op);
+  __syncthreads();  // the previous use is over
+  if (lane() == 0) partial[warp()] = v;
+  __syncthreads();
+  v = partial[0];
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) v = op(v, partial[i]);
+  return v;
+}
+
+// The sum of v over the threads before this one, and over all of them.
+template <int kThreads>
+__device__ inline int block_exclusive_sum(int v, int* total) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ int partial[kWarps];
+  int inclusive = v;
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, inclusive, distance);
+    if (lane() >= distance) inclusive += before;
+  }
+  __syncthreads();  // the previous use is over
+  if (lane() == 31) partial[warp()] = inclusive;
+  __syncthreads();
+  int sum = 0, before = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) {
+    if (i == warp()) before = sum;
+    sum += partial[i];
+  }
+  *total = sum;
+  return before + inclusive - v;
+}
 
 }  // namespace fastcam

@@ -1,0 +1,204 @@
+// The standard evaluator's boxes, or their IoU with the truth, at all 255 levels of a map. A block takes a map: it
+// quantises it, builds the tree of its components (tree.cuh, nodes.cuh), and then a thread takes a level and looks at
+// that level's components: the largest contour by cpu/curves.inl's rule, following borders only of components with
+// holes that may yet win, or the best IoU of all boxes. Holes are the components of the inverted picture, 4-connected,
+// that do not touch its frame: the same tree once more. All integers but the IoU, whose maximum is free of order.
+// Maps that find room are done in shared memory; the others are left to a second launch that works in global memory.
+#pragma once
+
+#include <type_traits>
+
+#include "../contour.h"
+#include "../iou.h"
+#include "nodes.cuh"
+
+namespace fastcam {
+
+enum class Curve { kBoxes, kLargestIou, kBestIou };
+
+struct CurveArguments {
+  const void* maps;       // [N, H, W]
+  const double* truths;   // [M, 4], for IoU only
+  const int64_t* starts;  // [N + 1] where the truths of a map begin
+  int32_t* boxes;         // [N, 256, 4]
+  double* ious;           // [N, 256]
+  int32_t* unfinished;    // [N] 1: no room in shared memory. Null where that is so of all maps
+  unsigned char* space;   // [blocks, plan.bytes], for global memory only
+  int64_t N;
+  bool is_double;
+  Curve kind;
+  TreePlan plan;
+};
+
+struct LevelMask {
+  const uint8_t* first;  // pixel (0, 0)
+  int pitch, level;
+  FASTCAM_HD bool operator()(int x, int y) const { return first[y * pitch + x] >= level; }
+};
+
+template <int kThreads, class T, class Size>
+__device__ __forceinline__ void load_levels(const Tree<Size>& t, const T* __restrict__ map) {
+  for (int row = warp(); row < t.height + 2; row += kThreads / 32) {
+    const int y = row - 1;
+    for (int i = lane(); i < t.pitch; i += 32) {
+      const int x = i - 4;
+      const bool inside = x >= 0 && x < t.width && y >= 0 && y < t.height;
+      t.levels[row * t.pitch + i] = inside ? quantised(map[static_cast<int64_t>(y) * t.width + x]) : 0;
+    }
+  }
+}
+
+// A component's first pixel in raster order, y << 16 | x.
+template <class Size>
+__device__ inline uint32_t first_pixel(const Tree<Size>& t, typename Size::Id branch, int level) {
+  const uint32_t at = t.branch[branch].node - static_cast<uint32_t>(level);
+  const int y = static_cast<int>(t.y[at] & 0xffff);
+  int x = static_cast<int>(t.x[at] & 0xffff);
+  while (t.level(x, y) < level || t.branch_at(t.link[t.hill(x, y)], level) != branch) ++x;
+  return static_cast<uint32_t>(y) << 16 | static_cast<uint32_t>(x);
+}
+
+// The component with the largest area inside its outer border, the last in raster order where they tie; -1 for none.
+template <class Size>
+__device__ __forceinline__ int largest_branch(const Tree<Size>& t, int branches, int level) {
+  using Word = typename Size::Word;
+  const auto node = [&](int i) { return t.branch[i].node - static_cast<uint32_t>(level); };
+  const auto area2 = [&](int i) {
+    return static_cast<int64_t>(t.count[node(i)] & ((Word{1} << Size::kEulerShift) - 1));
+  };
+  const auto is_solid = [&](int i) { return t.count[node(i)] >> Size::kEulerShift == 1; };
+  // What the area inside the border is at most.
+  const auto bound = [&](int i) {
+    if (is_solid(i)) return area2(i);
+    const uint32_t x = t.x[node(i)], y = t.y[node(i)];
+    return 2 * (static_cast<int64_t>(x >> 16) - (x & 0xffff) - 1) * (static_cast<int64_t>(y >> 16) - (y & 0xffff) - 1);
+  };
+  int64_t least = -1;
+  for (int i = 0; i < branches; ++i)
+    if (t.alive(i, level) && area2(i) > least) least = area2(i);
+  int winner = -1, candidates = 0;
+  for (int i = 0; i < branches; ++i) {
+    if (!t.alive(i, level) || bound(i) < least) continue;
+    winner = i;
+    ++candidates;
+  }
+  if (candidates <= 1) return winner;
+  winner = -1;
+  uint32_t winner_first = 0;
+  for (int i = 0; i < branches; ++i) {
+    if (!t.alive(i, level) || bound(i) < least) continue;
+    const uint32_t first = first_pixel(t, static_cast<typename Size::Id>(i), level);
+    const LevelMask set{&t.level(0, 0), t.pitch, level};
+    const int64_t inside = is_solid(i) ? area2(i)
+                                       : outer_area2(set, t.width, t.height, static_cast<int>(first & 0xffff),
+                                                     static_cast<int>(first >> 16));
+    if (inside < least || (inside == least && winner >= 0 && first < winner_first)) continue;
+    least = inside;
+    winner = i;
+    winner_first = first;
+  }
+  return winner;
+}
+
+// The box of a component, dilated by one pixel where it is a hole; the right and lower edges stay inside the picture.
+template <class Size>
+__device__ __forceinline__ void box_of(const Tree<Size>& t, int branch, int level, int dilation, int32_t* box) {
+  const uint32_t at = t.branch[branch].node - static_cast<uint32_t>(level);
+  const int x1 = static_cast<int>(t.x[at] >> 16) + dilation, y1 = static_cast<int>(t.y[at] >> 16) + dilation;
+  box[0] = static_cast<int>(t.x[at] & 0xffff) - dilation;
+  box[1] = static_cast<int>(t.y[at] & 0xffff) - dilation;
+  box[2] = x1 < t.width - 1 ? x1 : t.width - 1;
+  box[3] = y1 < t.height - 1 ? y1 : t.height - 1;
+}
+
+// Entries of the levels from low to high of map n; those of holes are added to what is there.
+template <int kThreads, class Size>
+__device__ __forceinline__ void write_levels(const CurveArguments& a, const Tree<Size>& t, int branches, int low,
+                                             int high, bool holes, int64_t n) {
+  const double* truths = a.kind == Curve::kBoxes ? nullptr : a.truths + 4 * a.starts[n];
+  const int64_t count = a.kind == Curve::kBoxes ? 0 : a.starts[n + 1] - a.starts[n];
+  for (int level = low + static_cast<int>(threadIdx.x); level <= high; level += kThreads) {
+    // The mask level >= L is q > L - 1; inverted, 255 - q >= L, it is the background of q > 255 - L.
+    const int64_t entry = 256 * n + (holes ? 255 - level : level - 1);
+    int32_t box[4] = {0, 0, 0, 0};
+    if (a.kind != Curve::kBestIou) {
+      const int winner = largest_branch(t, branches, level);
+      if (winner >= 0) box_of(t, winner, level, 0, box);
+      for (int i = 0; i < 4 && a.kind == Curve::kBoxes; ++i) a.boxes[4 * entry + i] = box[i];
+      if (a.kind == Curve::kLargestIou) a.ious[entry] = best_iou(box, truths, count);
+      continue;
+    }
+    double best = holes ? a.ious[entry] : 0.0;
+    bool found = holes;
+    for (int i = 0; i < branches; ++i) {
+      if (!t.alive(i, level)) continue;
+      const uint32_t at = t.branch[i].node - static_cast<uint32_t>(level), x = t.x[at], y = t.y[at];
+      if (holes && ((x & 0xffff) == 0 || (y & 0xffff) == 0 || static_cast<int>(x >> 16) == t.width ||
+                    static_cast<int>(y >> 16) == t.height))
+        continue;
+      found = true;
+      box_of(t, i, level, holes, box);
+      const double iou = best_iou(box, truths, count);
+      best = iou > best ? iou : best;
+    }
+    a.ious[entry] = found ? best : best_iou(box, truths, count);
+  }
+  if (threadIdx.x != 0 || holes || high < 255) return;
+  const int32_t nothing[4] = {0, 0, 0, 0};  // the mask q > 255
+  for (int i = 0; i < 4 && a.kind == Curve::kBoxes; ++i) a.boxes[4 * (256 * n + 255) + i] = 0;
+  if (a.kind != Curve::kBoxes) a.ious[256 * n + 255] = best_iou(nothing, truths, count);
+}
+
+// Returns false where there was no room.
+template <int kThreads, class Size>
+__device__ __forceinline__ bool write_curve(const CurveArguments& a, const Tree<Size>& t, int64_t n) {
+  __shared__ int alive[256];
+  const int64_t pixels = static_cast<int64_t>(t.width) * t.height;
+  if (a.is_double)
+    load_levels<kThreads>(t, static_cast<const double*>(a.maps) + n * pixels);
+  else
+    load_levels<kThreads>(t, static_cast<const float*>(a.maps) + n * pixels);
+  const int trees = a.kind == Curve::kBestIou ? 2 : 1;
+  for (int tree = 0; tree < trees; ++tree) {
+    const bool holes = tree == 1;
+    __syncthreads();
+    for (int y = warp(); holes && y < t.height; y += kThreads / 32)
+      for (int x = lane(); x < t.width; x += 32) t.level(x, y) = static_cast<uint8_t>(255 - t.level(x, y));
+    const int hills = find_hills<kThreads>(t);
+    if (hills > t.most_hills) return false;
+    const int branches = link_hills<kThreads>(t, hills, holes ? 0 : 1);
+    if (branches > t.most_branches) return false;
+    connect_branches<kThreads>(t, !holes);
+    const BranchSummary all = order_branches<kThreads>(t, branches);
+    if (all.nodes > t.most_nodes) count_components<kThreads>(t, branches, alive);
+    for (int high = 255, low; high > 0; high = low - 1) {
+      low = 1;
+      if (all.nodes > t.most_nodes) {
+        int room = t.most_nodes;
+        for (low = high + 1; low > 1 && alive[low - 1] <= room; --low) room -= alive[low - 1];
+        if (low > high) return false;
+      }
+      place_nodes<kThreads>(t, branches, low, high);
+      measure<kThreads>(t, low, high, a.kind == Curve::kBestIou ? 256 : all.contested);
+      sum_nodes<kThreads>(t, branches, all.deepest, low, high);
+      write_levels<kThreads>(a, t, branches, low, high, holes, n);
+    }
+  }
+  return true;
+}
+
+// A block takes every gridDim.x-th map. The bounds leave a thread 64 registers, so that two blocks of 512 run together.
+template <int kThreads, class Size>
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads) curves_kernel(CurveArguments a) {
+  constexpr bool kShared = std::is_same_v<Size, SmallTree>;
+  FASTCAM_DYNAMIC_SHARED(shared);
+  const Tree<Size> tree(a.plan, kShared ? shared : a.space + blockIdx.x * a.plan.bytes);
+  for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
+    if (!kShared && a.unfinished != nullptr && a.unfinished[n] == 0) continue;
+    __syncthreads();
+    const bool finished = write_curve<kThreads>(a, tree, n);
+    if (kShared && threadIdx.x == 0) a.unfinished[n] = !finished;
+  }
+}
+
+}  // namespace fastcam

@@ -1,0 +1,261 @@
+// One coarse map as the picture it becomes: ReLU, then bilinear or bicubic upsampling, with the bits of csrc/cpu. A
+// block holds the map and the taps of all columns and rows in shared memory (when they fit; else they are read and
+// computed where needed, with the same bits). A thread walks down a few columns and keeps the expanded coarse rows
+// between which it is in registers, so that an output pixel costs one multiplication, one fma and no memory access.
+// The picture is never stored. Traffic: the coarse map once. Minimum and maximum are free of order, so that nothing
+// depends on threads or grid.
+#pragma once
+
+#include <type_traits>
+
+#include "../lerp.h"
+#include "../options.h"
+#include "block.cuh"
+
+namespace fastcam {
+
+__device__ inline float least(float a, float b) { return fminf(a, b); }
+__device__ inline double least(double a, double b) { return fmin(a, b); }
+__device__ inline float most(float a, float b) { return fmaxf(a, b); }
+__device__ inline double most(double a, double b) { return fmax(a, b); }
+
+// How coarse maps become pictures; the same for every image of a call.
+struct Upsampling {
+  int h, w, H, W;
+  bool relu;
+};
+
+// What walk() leaves out by default: nothing.
+struct Everything {
+  template <class T, int kColumns>
+  __device__ bool operator()(const T (&)[kColumns], const T (&)[kColumns]) const {
+    return false;
+  }
+};
+
+template <class T, bool kBicubic>
+class Surface {
+ public:
+  using Tap = std::conditional_t<kBicubic, Cubic, Linear<T>>;
+
+  // Bytes of shared memory that load() wants, a multiple of 16.
+  static FASTCAM_HD int64_t bytes(const Upsampling& u) {
+    return map_bytes(u) + (static_cast<int64_t>(sizeof(Tap)) * (u.H + int64_t{u.W}) + 15) / 16 * 16;
+  }
+
+  // All threads of the block call load() and extremes() together. load() is true unless the map is constant or holds a
+  // value that is not finite. `space` is shared memory of bytes(u), 16 bytes aligned and no longer read by any thread,
+  // or null: then the map stays where it is. `from` [h, w] may be shared or global, and may be `space` itself.
+  template <int kThreads>
+  __device__ bool load(const T* from, const Upsampling& u, unsigned char* space) {
+    u_ = u;
+    held_ = reinterpret_cast<T*>(space);
+    map_ = from;
+    T low = static_cast<T>(INFINITY), high = -low;
+    for (int64_t i = threadIdx.x; i < int64_t{u.h} * u.w; i += kThreads) {
+      const T v = rectified(from[i], u.relu);
+      if (held_) held_[i] = v;
+      low = finite(v) ? least(low, v) : static_cast<T>(-INFINITY);
+      high = finite(v) ? most(high, v) : static_cast<T>(INFINITY);
+    }
+    if (held_) {
+      Tap* taps = reinterpret_cast<Tap*>(space + map_bytes(u));
+      columns_ = taps, rows_ = taps + u.W;
+      for (int x = threadIdx.x; x < u.W; x += kThreads) taps[x] = tap(x, u.w, u.W);
+      for (int y = threadIdx.x; y < u.H; y += kThreads) taps[u.W + y] = tap(y, u.h, u.H);
+    }
+    low_ = block_reduce<kThreads>(low, Least());
+    high = block_reduce<kThreads>(high, Most());
+    return finite(low_) && finite(high) && low_ < high;
+  }
+
+  // Exact minimum and maximum over every output pixel of a map that load() found usable.
+  template <int kThreads>
+  __device__ void extremes(T& low, T& high) const {
+    low = static_cast<T>(INFINITY), high = -low;
+    // The pixels at the coarse samples are nearly the extremes; then only what could exceed them is visited.
+    const int64_t samples = int64_t{u_.h} * u_.w;
+    if (!kBicubic && 16 * samples <= int64_t{u_.H} * u_.W) {
+      for (int i = threadIdx.x; i < samples; i += kThreads) {
+        const T v = (*this)(nearest(i / u_.w, u_.h, u_.H), nearest(i % u_.w, u_.w, u_.W));
+        low = least(low, v), high = most(high, v);
+      }
+      low = block_reduce<kThreads>(low, Least()), high = block_reduce<kThreads>(high, Most());
+    }
+    each<kThreads>(
+        0, u_.H,
+        [&](int, int, const T(&v)[4]) {
+          for (int c = 0; c < 4; ++c) low = least(low, v[c]), high = most(high, v[c]);
+        },
+        [&](const T(&up)[4], const T(&down)[4]) {
+          T least_of = least(up[0], down[0]), most_of = most(up[0], down[0]);
+          for (int c = 1; c < 4; ++c) {
+            least_of = least(least_of, least(up[c], down[c]));
+            most_of = most(most_of, most(up[c], down[c]));
+          }
+          return least_of - slack(least_of) >= low && most_of + slack(most_of) <= high;
+        });
+    low = block_reduce<kThreads>(low, Least()), high = block_reduce<kThreads>(high, Most());
+  }
+
+  // Whether all differences to low, the least pixel, are zero or at least 2^-100, and quotients by high - low normal
+  // numbers: either low is large enough, or pixels mix coarse values that are zero or large enough with weights that
+  // are zero or at least 2^-24.
+  template <int kThreads>
+  __device__ bool divides_safely(T low, T high) const {
+    if constexpr (kBicubic || sizeof(T) == sizeof(double)) return false;
+    T least_positive = static_cast<T>(INFINITY);
+    for (int64_t i = threadIdx.x; i < int64_t{u_.h} * u_.w; i += kThreads) {
+      const T v = sample(i / u_.w, i % u_.w);
+      if (v > T(0)) least_positive = least(least_positive, v);
+    }
+    least_positive = block_reduce<kThreads>(least_positive, Least());
+    const T size = low < T(0) ? -low : low, range = high - low;
+    const bool apart = low == T(0) ? low_ >= T(0) && least_positive >= T(0x1p-50) : size >= T(0x1p-50);
+    return apart && range >= T(0x1p-60) && range <= T(0x1p20);
+  }
+
+  // One output pixel. To visit many, walk() is many times cheaper.
+  __device__ T operator()(int y, int x) const {
+    T v[1];
+    walk<1>(x, 1, y, y + 1, [&](int, const T(&pixel)[1]) { v[0] = pixel[0]; });
+    return v[0];
+  }
+
+  // f(y, v) for the rows y in [begin, end) in order, v[c] the pixel in column x + c * step (columns beyond the last
+  // repeat it). Which instructions run depends on the rows only: lanes with the same rows stay together, and f may
+  // ballot and shuffle. skip(up, down), asked whenever the walk comes between two other coarse rows, may leave out
+  // the rows there; their pixels lie between up[c] and down[c], up to rounding.
+  template <int kColumns, class F, class Skip = Everything>
+  __device__ void walk(int x, int step, int begin, int end, const F& f, const Skip& skip = Skip()) const {
+    Tap columns[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int column = x + c * step < u_.W ? x + c * step : u_.W - 1;
+      columns[c] = held_ ? columns_[column] : tap(column, u_.w, u_.W);
+    }
+    if constexpr (kBicubic)
+      walk_cubic<kColumns>(columns, begin, end, f);
+    else
+      walk_linear<kColumns>(columns, begin, end, f, skip);
+  }
+
+  // The whole block visits the rows [begin, end): f(x, y, v) for groups of four columns x + c * step(). They are
+  // neighbours where W is a multiple of 4; else neighbouring threads have neighbouring columns, and some are beyond W.
+  __device__ int step() const { return u_.W % 4 == 0 ? 1 : (u_.W + 3) / 4; }
+
+  template <int kThreads, class F, class Skip = Everything>
+  __device__ void each(int begin, int end, const F& f, const Skip& skip = Skip()) const {
+    const int groups = (u_.W + 3) / 4, parts = groups < kThreads ? kThreads / groups : 1;
+    const int part = static_cast<int>(threadIdx.x) / (parts > 1 ? groups : kThreads);
+    const int first = static_cast<int>(threadIdx.x) - (parts > 1 ? part * groups : 0);
+    const int count = (end - begin + parts - 1) / parts, from = begin + part * count;
+    const int to = part >= parts ? from : from + count < end ? from + count : end;
+    for (int g = first; g < groups; g += kThreads) {
+      const int x = u_.W % 4 == 0 ? 4 * g : g;
+      walk<4>(x, step(), from, to, [&](int y, const T(&v)[4]) { f(x, y, v); }, skip);
+      if (parts > 1) break;
+    }
+  }
+
+ private:
+  struct Least {
+    __device__ T operator()(T a, T b) const { return least(a, b); }
+  };
+  struct Most {
+    __device__ T operator()(T a, T b) const { return most(a, b); }
+  };
+
+  static FASTCAM_HD int64_t map_bytes(const Upsampling& u) {
+    return (static_cast<int64_t>(sizeof(T)) * u.h * u.w + 15) / 16 * 16;
+  }
+
+  static __device__ Tap tap(int i, int in, int out) {
+    if constexpr (kBicubic)
+      return cubic(i, in, out);
+    else
+      return linear<T>(i, in, out);
+  }
+
+  // The output pixel at a coarse sample.
+  static __device__ int nearest(int i, int in, int out) {
+    const int pixel =
+        static_cast<int>((static_cast<float>(i) + 0.5f) * static_cast<float>(out) / static_cast<float>(in));
+    return pixel < out ? pixel : out - 1;
+  }
+
+  // More than rounding can lead beyond the larger, or the smaller, of two values that are mixed.
+  static __device__ T slack(T v) {
+    const T size = v < T(0) ? -v : v;
+    return size >= T(0x1p-100) ? size * T(0x1p-20) : v == T(0) ? T(0) : static_cast<T>(INFINITY);
+  }
+
+  __device__ T sample(int64_t r, int64_t x) const {
+    const int64_t i = r * u_.w + x;
+    return held_ ? held_[i] : rectified(map_[i], u_.relu);
+  }
+
+  __device__ Tap row_tap(int y) const { return held_ ? rows_[y] : tap(y, u_.h, u_.H); }
+
+  template <int kColumns, class F, class Skip>
+  __device__ void walk_linear(const Tap (&columns)[kColumns], int begin, int end, const F& f, const Skip& skip) const {
+    T up[kColumns], down[kColumns];
+    int row = -1;
+    bool skipped = false;
+    for (int y = begin; y < end; ++y) {
+      const Tap t = row_tap(y);
+      if (t.i0 != row) {
+        row = t.i0;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          const Tap& x = columns[c];
+          up[c] = lerp(x.w0, sample(t.i0, x.i0), x.w1, sample(t.i0, x.i1));
+          down[c] = lerp(x.w0, sample(t.i1, x.i0), x.w1, sample(t.i1, x.i1));
+        }
+        skipped = skip(up, down);
+      }
+      if (skipped) continue;
+      T v[kColumns];
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) v[c] = lerp(t.w0, up[c], t.w1, down[c]);
+      f(y, v);
+    }
+  }
+
+  __device__ double cubic_row(int64_t r, const Cubic& x) const {
+    const int64_t row = clamped(r, u_.h);
+    return mix4(x.w, sample(row, clamped(x.i, u_.w)), sample(row, clamped(x.i + 1, u_.w)),
+                sample(row, clamped(x.i + 2, u_.w)), sample(row, clamped(x.i + 3, u_.w)));
+  }
+
+  template <int kColumns, class F>
+  __device__ void walk_cubic(const Tap (&columns)[kColumns], int begin, int end, const F& f) const {
+    double rows[4][kColumns];
+    int row = INT32_MIN;
+    for (int y = begin; y < end; ++y) {
+      const Tap t = row_tap(y);
+      if (t.i != row) {
+        const bool next = t.i - 1 == row;  // of the four rows three are there already
+        row = t.i;
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+#pragma unroll
+          for (int c = 0; c < kColumns; ++c)
+            rows[k][c] = next && k < 3 ? rows[k < 3 ? k + 1 : k][c] : cubic_row(t.i + k, columns[c]);
+      }
+      T v[kColumns];
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c)
+        v[c] = static_cast<T>(mix4(t.w, rows[0][c], rows[1][c], rows[2][c], rows[3][c]));
+      f(y, v);
+    }
+  }
+
+  Upsampling u_;
+  const T* map_;                // [h, w], as given
+  T* held_;                     // after ReLU, in shared memory; or null
+  const Tap *columns_, *rows_;  // [W], [H] where the map is held
+  T low_;                       // of the coarse map
+};
+
+}  // namespace fastcam

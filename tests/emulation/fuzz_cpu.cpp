@@ -1,0 +1,171 @@
+// Feeds the CPU kernels with sizes and values chosen to break them, for the sanitizers to look at: every input and
+// output lies in a heap block of exactly its size. What a portable build finds, the others must find too.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "../../csrc/cpu/workspace.h"
+
+using namespace fastcam;
+
+namespace {
+
+std::mt19937 generator(1);
+
+int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
+
+template <class T>
+T one_of(std::initializer_list<T> values) {
+  return values.begin()[pick(0, static_cast<int64_t>(values.size()) - 1)];
+}
+
+// Kinds: noise, noise with odd values strewn in, few values, a constant.
+template <class T>
+std::vector<T> values(int64_t count) {
+  using Limits = std::numeric_limits<T>;
+  std::normal_distribution<double> normal;
+  const int64_t kind = pick(0, 5);
+  const T constant = one_of<T>({T(0), T(-1), T(0.3), Limits::max(), Limits::denorm_min()});
+  std::vector<T> result(static_cast<size_t>(count));
+  for (T& v : result) {
+    v = kind == 5 ? constant : static_cast<T>(normal(generator));
+    if (kind == 1) v = std::round(v);
+    if (kind == 2 && pick(0, 9) == 0)
+      v = one_of<T>({Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity(), T(-0.0), Limits::max(),
+                     Limits::lowest(), Limits::min(), Limits::denorm_min(), -Limits::denorm_min()});
+    if (kind == 3) v = (v > T(0) ? v : T(0)) / T(3);
+  }
+  return result;
+}
+
+std::vector<const Kernels*> builds() {
+  std::vector<const Kernels*> found{&portable::kernels};
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (std::strcmp(kernels().name, "portable") != 0) found.push_back(&avx2::kernels);
+  if (std::strcmp(kernels().name, "avx512") == 0) found.push_back(&avx512::kernels);
+#endif
+  return found;
+}
+
+// run(kernels, out) fills out, which must be the same bytes for all builds; NaN has many bit patterns and is skipped.
+template <class T, class Run>
+void same(const char* what, int64_t count, const Run& run) {
+  std::vector<T> expected;
+  for (const Kernels* k : builds()) {
+    std::vector<T> out(static_cast<size_t>(count));
+    run(*k, out.data());
+    if (expected.empty()) expected = out;
+    for (size_t i = 0; i < out.size(); ++i)
+      if (out[i] != expected[i] && !(out[i] != out[i] && expected[i] != expected[i]))
+        throw std::runtime_error(std::string(what) + " differs in " + k->name);
+  }
+}
+
+void sums() {
+  const int64_t K = pick(0, 40), Z = pick(1, 70);
+  const auto a = values<float>(K * Z), g = values<float>(K * Z), w = values<float>(K);
+  for (bool last : {false, true}) {
+    const Features f{a.data(), DType::kFloat, last, K, Z};
+    const int64_t begin = pick(0, Z), end = pick(begin, Z);
+    same<float>("class_map", Z, [&](const Kernels& k, float* out) { k.class_map(f, w.data(), begin, end, out); });
+    same<float>("product_map", Z,
+                [&](const Kernels& k, float* out) { k.product_map(f, g.data(), begin % 2, begin, end, out); });
+    for (Weighting rule : {Weighting::kGradCam, Weighting::kGradCamPlusPlus, Weighting::kXGradCam})
+      same<float>("gradient_weights", K, [&](const Kernels& k, float* out) {
+        std::vector<float> space(static_cast<size_t>(K));
+        k.gradient_weights(f, g.data(), rule, 1e-6, 0, K, space.data(), out);
+      });
+  }
+  // Any 16 bits are a number of the half types.
+  std::vector<uint16_t> bits(static_cast<size_t>(K * Z));
+  for (uint16_t& b : bits) b = static_cast<uint16_t>(pick(0, 65535));
+  for (DType type : {DType::kHalf, DType::kBFloat16})
+    same<float>("class_map of halves", Z, [&](const Kernels& k, float* out) {
+      k.class_map({bits.data(), type, K % 2 == 0, K, Z}, w.data(), 0, Z, out);
+    });
+}
+
+void maps() {
+  const int64_t h = pick(1, 9), w = pick(1, 9), H = pick(1, 70), W = pick(1, 140);
+  const bool relu = pick(0, 1), bicubic = pick(0, 1), bytes = pick(0, 1);
+  const auto coarse = values<float>(h * w);
+  const auto doubles = values<double>(h * w);
+  const Normalize order = one_of({Normalize::kNone, Normalize::kAfter, Normalize::kBefore, Normalize::kBoth});
+  const int64_t begin = pick(0, H), end = pick(begin, H);
+  const PlanMemory<float> plan(h, w, H, W, relu, bicubic);
+  same<float>("heatmap", H * W, [&](const Kernels& k, float* out) {
+    ScratchMemory<float> scratch(plan, false);
+    k.heatmap_float(plan, scratch, coarse.data(), order, false, begin, end, out);
+  });
+  const PlanMemory<double> wide(h, w, H, W, relu, bicubic);
+  same<uint8_t>("heatmap", H * W, [&](const Kernels& k, uint8_t* out) {
+    ScratchMemory<double> scratch(wide, false);
+    if (bytes) k.heatmap_double(wide, scratch, doubles.data(), order, true, begin, end, out);
+  });
+  const auto levels = values<float>(3);
+  for (bool absolute : {false, true})
+    for (Choice choice : {Choice{8, false}, Choice{4, false}, Choice{8, true}})
+      same<int32_t>("boxes", 12, [&](const Kernels& k, int32_t* out) {
+        ScratchMemory<float> scratch(plan, true);
+        k.boxes(plan, scratch, coarse.data(), levels.data(), 3, absolute, choice, out);
+        for (int i = 0; i < 12; ++i)
+          if (out[i] < 0 || out[i] > (i % 2 ? H : W)) throw std::runtime_error("a box outside the picture");
+      });
+}
+
+void masks() {
+  const int64_t H = pick(1, 40), W = pick(1, 200), density = pick(0, 10);
+  std::vector<uint8_t> mask(static_cast<size_t>(H * W));
+  for (uint8_t& v : mask) v = pick(0, 9) < density ? static_cast<uint8_t>(pick(1, 255)) : 0;
+  const PlanMemory<float> plan(0, 0, H, W, false, false);
+  for (int connectivity : {4, 8})
+    same<int64_t>("components", 2, [&](const Kernels& k, int64_t* out) {
+      ScratchMemory<float> scratch(plan, true);
+      const int64_t begun = k.components(plan, scratch, mask.data(), connectivity);
+      for (int64_t i = 0; i < begun; ++i)
+        if (scratch.parent[i] == i) out[0] += 1, out[1] += scratch.components[i].area;
+    });
+}
+
+template <class T>
+void curves() {
+  const int64_t H = pick(1, 30), W = pick(1, 140);
+  const auto map = values<T>(H * W);
+  const std::vector<double> truths{0, 0, 1, 1, 2, 1, static_cast<double>(W), static_cast<double>(H)};
+  const auto sorted = [&](const Kernels& k, const Levels& levels) {
+    if constexpr (sizeof(T) == 8)
+      k.sort_levels_double(levels, map.data());
+    else
+      k.sort_levels_float(levels, map.data());
+  };
+  same<int32_t>("curve", 1024, [&](const Kernels& k, int32_t* out) {
+    const LevelsMemory levels(H, W, false);
+    sorted(k, levels);
+    k.curve(levels, out);
+  });
+  same<double>("contours", 256, [&](const Kernels& k, double* out) {
+    const LevelsMemory levels(H, W, true);
+    sorted(k, levels);
+    k.contours(levels, truths.data(), 2, out);
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Arena held(true);  // so that the arenas of the work space take a block of the heap for each array
+  const int64_t rounds = argc > 1 ? std::atoll(argv[1]) : 400;
+  for (int64_t i = 0; i < rounds; ++i) {
+    sums();
+    maps();
+    masks();
+    curves<float>();
+    curves<double>();
+  }
+  std::printf("%lld rounds of CPU kernels (%zu builds)\n", static_cast<long long>(rounds), builds().size());
+}

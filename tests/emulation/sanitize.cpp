@@ -1,0 +1,252 @@
+// Runs every operator on small random and adversarial inputs, for the sanitizers to look at. Results are held against a
+// plain computation or another operator where that is short, and must not depend on the order of threads, on the
+// number of blocks and on how much shared memory there is.
+#include <cstdio>
+#include <functional>
+
+#include "operators.h"
+
+namespace {
+
+using namespace operators;
+using torch::stable::ScalarType;
+using torch::stable::Sizes;
+
+constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
+const std::string kModes[] = {"bilinear", "bicubic"};
+
+uint32_t state = 1;
+
+double uniform() {
+  state = state * 1664525u + 1013904223u;
+  return (state >> 8) * 0x1p-24;
+}
+
+// Values of a type, cut off rather than rounded.
+Tensor filled(Sizes sizes, ScalarType type, const std::function<double(int64_t)>& value) {
+  Tensor t(std::move(sizes), type);
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    const double v = value(i);
+    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(v));
+    switch (type) {
+      case ScalarType::Double: t.mutable_data_ptr<double>()[i] = v; break;
+      case ScalarType::Float: t.mutable_data_ptr<float>()[i] = static_cast<float>(v); break;
+      case ScalarType::BFloat16: t.mutable_data_ptr<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16); break;
+      case ScalarType::Half: {  // normal numbers only
+        const uint32_t magnitude = ((bits & 0x7fffffffu) >> 13) - (112u << 10);
+        t.mutable_data_ptr<uint16_t>()[i] = static_cast<uint16_t>((bits >> 16 & 0x8000u) | magnitude);
+        break;
+      }
+      case ScalarType::Long: t.mutable_data_ptr<int64_t>()[i] = static_cast<int64_t>(v); break;
+      default: t.mutable_data_ptr<uint8_t>()[i] = static_cast<uint8_t>(v);
+    }
+  }
+  return t;
+}
+
+Tensor random(Sizes sizes, ScalarType type = ScalarType::Float) {
+  return filled(std::move(sizes), type, [](int64_t) { return (uniform() + 0.01) * (uniform() < 0.5 ? -1 : 1); });
+}
+
+Tensor channels_last(const Tensor& memory) {
+  const int64_t h = memory.size(1), w = memory.size(2), K = memory.size(3);
+  return {memory, {memory.size(0), K, h, w}, {h * w * K, 1, w * K, K}};
+}
+
+void require(bool condition, const std::string& what) {
+  if (!condition) throw std::runtime_error(what);
+}
+
+bool equal(const Tensor& a, const Tensor& b) {
+  const auto bytes = static_cast<size_t>(a.numel() * torch::stable::size_of(a.scalar_type()));
+  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(), bytes) == 0;
+}
+
+bool equal(const Table& a, const Table& b) {
+  return equal(std::get<0>(a), std::get<0>(b)) && equal(std::get<1>(a), std::get<1>(b)) &&
+         equal(std::get<2>(a), std::get<2>(b));
+}
+
+// f() on devices and in orders of threads that must not matter.
+template <class F>
+auto everywhere(const std::string& what, int64_t little_memory, const F& f) {
+  const auto on = [&](int64_t multiprocessors, int64_t shared, uint32_t seed) {
+    fastcam::limits = {multiprocessors, shared};
+    emulation::seed = seed;
+    return f();
+  };
+  const auto result = on(1, 225 << 10, 0);
+  require(equal(on(1, 225 << 10, 1), result), what + ": another order of threads");
+  require(equal(on(50, 225 << 10, 2), result), what + ": more blocks");
+  if (little_memory > 0) require(equal(on(2, little_memory, 3), result), what + ": less shared memory");
+  return result;
+}
+
+void sums() {
+  const auto class_map = find<ClassMap>("class_map");
+  const auto gradient_map = find<GradientMap>("gradient_map");
+  for (const ScalarType type : kTypes) {
+    const ScalarType sum = type == ScalarType::Double ? type : ScalarType::Float;
+    for (const auto& [K, h, w] : {std::tuple{40, 5, 5}, std::tuple{72, 4, 6}, std::tuple{33, 2, 1}}) {
+      const Tensor weights = random({2, 2, K}, sum);
+      for (const bool last : {false, true}) {
+        const Sizes sizes = last ? Sizes{2, h, w, K} : Sizes{2, K, h, w};
+        const Tensor a = random(sizes, type), g = random(sizes, type);
+        const Tensor x = last ? channels_last(a) : a, y = last ? channels_last(g) : g;
+        const Tensor map = everywhere("class_map", 0, [&] { return class_map(x, weights); });
+        if (type == ScalarType::Double) {
+          double expected = 0;
+          for (int64_t k = 0; k < K; ++k)
+            expected += weights.const_data_ptr<double>()[K + k] * x.const_data_ptr<double>()[k * x.stride(1)];
+          require(std::abs(map.const_data_ptr<double>()[h * w] - expected) < 1e-12, "class_map");
+        }
+        for (const char* weighting : {"gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"})
+          everywhere(weighting, 0, [&] { return gradient_map(x, y, weighting, 1e-6); });
+      }
+    }
+  }
+}
+
+// Coarse maps with and without a location.
+Tensor coarse_maps(int64_t h, int64_t w, ScalarType type) {
+  return filled({9, h, w}, type, [&](int64_t i) {
+    const int64_t m = i / (h * w), at = i % (h * w);
+    const double v = 2 * uniform() - 1;
+    if (m == 0) return v;
+    if (m == 1) return 0.3;
+    if (m == 2) return at == 0 ? std::nan("") : v;
+    if (m == 3) return at == 1 ? -INFINITY : v;
+    if (m == 4) return std::round(2 * v);
+    if (m == 5) return v * 1e-42;
+    if (m == 6) return v * 3e38;
+    if (m == 7) return at % 2 ? 1.0 : -0.0;
+    return v < 0.6 ? 0.0 : v;
+  });
+}
+
+void maps() {
+  const auto heatmap = find<Heatmap>("heatmap");
+  for (const auto& [H, W] : {std::pair{40, 36}, std::pair{17, 65}, std::pair{1, 70}, std::pair{70, 1}})
+    for (const std::string& mode : kModes)
+      for (const ScalarType type : {ScalarType::Float, ScalarType::Double})
+        for (const char* normalize : {"none", "after", "before", "both"})
+          for (const bool as_bytes : {false, true})
+            everywhere("heatmap", true, [&, coarse = coarse_maps(5, 7, type)] {
+              return heatmap(coarse, H, W, true, normalize, mode, as_bytes);
+            });
+}
+
+struct Choice {
+  int64_t connectivity;
+  const char* largest;
+};
+constexpr Choice kChoices[] = {{8, "pixels"}, {4, "pixels"}, {8, "contour"}};
+
+void boxes_of_maps() {
+  const auto boxes = find<Boxes>("boxes");
+  const auto class_boxes = find<ClassBoxes>("class_boxes");
+  const auto class_map = find<ClassMap>("class_map");
+  const std::vector<double> relative{0.2, 0.5, 0.8};
+  for (const auto& [H, W] : {std::pair{40, 36}, std::pair{17, 65}, std::pair{1, 70}})
+    for (const std::string& mode : kModes)
+      for (const auto& [connectivity, largest] : kChoices) {
+        const Tensor coarse = coarse_maps(5, 7, ScalarType::Float), absolute = random({9, 2});
+        everywhere("boxes", 1500, [&] { return boxes(coarse, {}, relative, H, W, true, mode, connectivity, largest); });
+        everywhere("boxes", 1500,
+                   [&] { return boxes(coarse, absolute, {}, H, W, false, mode, connectivity, largest); });
+        const Tensor features = random({2, 40, 5, 7}, ScalarType::Half), weights = random({2, 2, 40});
+        const Tensor fused = everywhere("class_boxes", 5000, [&] {
+          return class_boxes(features, weights, {}, relative, H, W, true, mode, connectivity, largest);
+        });
+        fastcam::limits = {};
+        const Tensor sums(class_map(features, weights), {4, 5, 7}, {35, 7, 1});
+        require(equal(fused, boxes(sums, {}, relative, H, W, true, mode, connectivity, largest)), "class_boxes");
+      }
+}
+
+// Pictures of 0 and 1: noise, a checkerboard, a comb, rings, a spiral of diagonals.
+Tensor masks(int64_t H, int64_t W, ScalarType type) {
+  return filled({7, H, W}, type, [&](int64_t i) {
+    const int64_t m = i / (H * W), y = i / W % H, x = i % W, ring = std::min({x, y, W - 1 - x, H - 1 - y});
+    switch (m) {
+      case 0: return uniform() < 0.3 ? 1.0 : 0.0;
+      case 1: return uniform() < 0.55 ? 1.0 : 0.0;
+      case 2: return uniform() < 0.8 ? 1.0 : 0.0;
+      case 3: return (x + y) % 2 ? 1.0 : 0.0;
+      case 4: return x % 2 == 0 || y == H - 1 ? 1.0 : 0.0;
+      case 5: return ring % 2 == 0 ? 1.0 : 0.0;
+      default: return (y % 2 == 0 || (y % 4 == 1 ? x == W - 1 : x == 0)) ? 1.0 : 0.0;
+    }
+  });
+}
+
+// Pixels of the component at i, which are cleared.
+int fill(uint8_t* mask, int64_t H, int64_t W, int64_t i, int64_t connectivity) {
+  if (mask[i] == 0) return 0;
+  mask[i] = 0;
+  int area = 1;
+  std::vector<int64_t> stack{i};
+  while (!stack.empty()) {
+    const int64_t y = stack.back() / W, x = stack.back() % W;
+    stack.pop_back();
+    for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, H - 1); ++v)
+      for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, W - 1); ++u)
+        if ((connectivity == 8 || u == x || v == y) && mask[v * W + u] != 0) {
+          mask[v * W + u] = 0;
+          ++area;
+          stack.push_back(v * W + u);
+        }
+  }
+  return area;
+}
+
+void masks_and_curves() {
+  const auto boxes = find<Boxes>("boxes");
+  const auto components = find<Components>("components");
+  const auto box_curves = find<BoxCurves>("box_curves");
+  const auto iou_curves = find<IouCurves>("iou_curves");
+  for (const auto& [H, W] : {std::pair{20, 65}, std::pair{33, 31}, std::pair{1, 70}, std::pair{40, 1}}) {
+    const Tensor bytes = masks(H, W, ScalarType::Byte), floats = masks(H, W, ScalarType::Float);
+    const Tensor level = filled({7, 1}, ScalarType::Float, [](int64_t) { return 0.5; });
+    for (const auto& [connectivity, largest] : kChoices)
+      everywhere("boxes of masks", 1500,
+                 [&] { return boxes(floats, level, {}, H, W, false, "bilinear", connectivity, largest); });
+    for (const int64_t connectivity : {4, 8}) {
+      const Table all = everywhere("components", 1500, [&] { return components(bytes, connectivity, {}); });
+      everywhere("largest components", 1500, [&] { return components(bytes, connectivity, 2); });
+      Tensor rest(Sizes{7, H, W}, ScalarType::Byte);
+      std::memcpy(rest.mutable_data_ptr(), bytes.const_data_ptr(), static_cast<size_t>(rest.numel()));
+      int64_t found = 0;
+      for (int64_t i = 0; i < rest.numel(); ++i) {
+        uint8_t* mask = rest.mutable_data_ptr<uint8_t>() + i / (H * W) * (H * W);
+        const int area = fill(mask, H, W, i % (H * W), connectivity);
+        if (area == 0) continue;
+        require(found < std::get<1>(all).numel() && std::get<1>(all).const_data_ptr<int32_t>()[found] == area, "areas");
+        ++found;
+      }
+      require(found == std::get<1>(all).numel(), "number of components");
+    }
+    const Tensor noise = filled({2, H, W}, ScalarType::Double, [](int64_t) { return uniform(); });
+    const Tensor steps = filled({2, H, W}, ScalarType::Float, [](int64_t) { return std::floor(4 * uniform()) / 3; });
+    const Tensor truths = filled({3, 4}, ScalarType::Double, [](int64_t i) { return i % 4 < 2 ? 2 : 17.5; });
+    const Tensor starts = filled({3}, ScalarType::Long, [](int64_t i) { return i == 0 ? 0 : 3; });
+    for (const Tensor& scores : {noise, steps, floats}) {
+      const Tensor first(scores, {2, H, W}, scores.strides());
+      everywhere("box_curves", 1500, [&] { return box_curves(first); });
+      for (const bool all : {false, true})
+        everywhere("iou_curves", 1500, [&] { return iou_curves(first, truths, starts, all); });
+    }
+  }
+}
+
+}  // namespace
+
+int main() try {
+  sums();
+  maps();
+  boxes_of_maps();
+  masks_and_curves();
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}
