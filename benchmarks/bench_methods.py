@@ -256,7 +256,8 @@ def main(
     best = min((name for name in score_calls if name.startswith("forward")), key=score_times.get)
     eigen = eigen_times(rounds)
     lines = [
-        f"{processor()}, {versions()}; {threads} thread{'s' if threads > 1 else ''}, {arch} at 224x224, medians of {rounds} in turns",
+        f"{processor()}, {versions()}; {threads} thread{'s' if threads > 1 else ''}, {arch} at 224x224, "
+        f"medians of {rounds} in turns",
         "",
         *table(f"batch of {batch}", times, held, batch, "forward pass, inference mode"),
         "",
