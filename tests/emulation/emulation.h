@@ -247,7 +247,11 @@ EMULATION_MACHINE inline void begin_block(unsigned threads, dim3 block, unsigned
   m.block.expected = static_cast<int>(threads);
   m.block.arrived = 0;
   for (Meeting& warp : m.warps) warp.expected = 32, warp.arrived = 0;
-  for (unsigned t = 0; t < threads; ++t) m.fibers[t].finished = false, m.fibers[t].waits_for = nullptr;
+  for (unsigned t = 0; t < threads; ++t) {
+    m.fibers[t].finished = false;
+    m.fibers[t].waits_for = nullptr;
+    m.fibers[t].slot = 0;
+  }
   release(&m.begin);
 }
 
@@ -278,12 +282,13 @@ inline void run_block(unsigned threads, std::vector<unsigned>& order) {
 
 // Shared memory, full of garbage. For ThreadSanitizer it is memory that no other block has touched.
 inline void renew_shared(std::vector<std::unique_ptr<unsigned char[]>>& memory, size_t bytes) {
-  const auto size = static_cast<size_t>(emulation_shared_end - emulation_shared_begin);
-  if (kCrews > 1 && size > 0)
-    mmap(emulation_shared_begin, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  if (unsigned char* const begin = emulation_shared_begin; begin != nullptr) {
+    const auto size = static_cast<size_t>(emulation_shared_end - begin);
+    if (kCrews > 1) mmap(begin, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    std::memset(begin, kGarbage, size);
+  }
   if (kCrews > 1 || memory.empty())  // on the heap and of its size, so that its end is guarded
     memory.push_back(std::make_unique<unsigned char[]>(bytes));
-  std::memset(emulation_shared_begin, kGarbage, size);
   std::memset(memory.back().get(), kGarbage, bytes);
 }
 

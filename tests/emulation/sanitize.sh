@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Every CUDA operator on the host (sanitize.cpp): once for errors of memory and undefined behaviour, once for races.
+# And the CPU kernels with sizes and values chosen to break them (fuzz_cpu.cpp), for the first kind.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 sources="sanitize.cpp cam.cu components.cu curves.cu"
 export CXX=${CXX:-g++} UBSAN_OPTIONS=print_stacktrace=1
+memory=(-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined,float-cast-overflow)
 
 build() { "$here/build.sh" "$folder/$1" 64 "$folder/$1/run" "$sources" -g "${@:2}"; }
-build memory -fsanitize=address,undefined -fno-sanitize-recover=undefined
+"$CXX" -std=c++20 -O1 -g -ffp-contract=off "${memory[@]}" "$here"/fuzz_cpu.cpp "$here"/../../csrc/cpu/kernels*.cpp \
+  -o "$folder/fuzz_cpu" &
+build memory "${memory[@]}"
+wait $!
+"$folder/fuzz_cpu"
 build races -fsanitize=thread
 
 "$folder/memory/run" &
