@@ -19,7 +19,7 @@ class PerturbationMethod(Method):
     Args:
         model: as in `Method`.
         target_layers: as in `Method`.
-        batch_size: variations per forward pass; None is 16 on a CPU, whose caches like few, and 64 on a GPU.
+        batch_size: variations per forward pass; None is 8 on a CPU, whose caches like few, and 64 on a GPU.
         top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
         **options: as in `Method`.
 
@@ -49,7 +49,7 @@ class PerturbationMethod(Method):
             best = spread.topk(self.top_channels, dim=1).indices
             alive = alive & torch.zeros_like(alive).scatter(1, best, True)
         pairs = alive.nonzero()
-        size = self.batch_size or (16 if features.device.type == "cpu" else 64)
+        size = self.batch_size or (8 if features.device.type == "cpu" else 64)
         return pairs.split(size) if len(pairs) else ()
 
 
@@ -74,7 +74,7 @@ class ScoreCAM(PerturbationMethod):
         baseline: image or images [N or 1, 3, H, W] whose score is subtracted; it matters without softmax only.
         normalize: min-max of the mask "after" upsampling or "before".
         align_corners: how masks are upsampled, see `torch.nn.functional.interpolate`.
-        batch_size: masked pictures per forward pass; None is 16 on a CPU, whose caches like few, and 64 on a GPU.
+        batch_size: masked pictures per forward pass; None is 8 on a CPU, whose caches like few, and 64 on a GPU.
         top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
         **options: as in `Method`.
 
@@ -181,7 +181,7 @@ class AblationCAM(PerturbationMethod):
     Args:
         model: as in `Method`.
         target_layers: as in `Method`.
-        batch_size: variations per forward pass; None is 16 on a CPU, whose caches like few, and 64 on a GPU.
+        batch_size: variations per forward pass; None is 8 on a CPU, whose caches like few, and 64 on a GPU.
         top_channels: only so many channels of each picture, those that vary most over the positions; None for all.
         **options: as in `Method`. A `reshape_transform` must only rearrange what the layer gives.
 
