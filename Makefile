@@ -10,12 +10,12 @@ test:
 lint:
 	ruff check .
 	ruff format --check .
-	git ls-files 'csrc/*' | xargs clang-format --dry-run --Werror
+	git ls-files 'csrc/*' 'tests/emulation/*.h' 'tests/emulation/*.cpp' | xargs clang-format --dry-run --Werror
 
 format:
 	ruff check --fix .
 	ruff format .
-	git ls-files 'csrc/*' | xargs clang-format -i
+	git ls-files 'csrc/*' 'tests/emulation/*.h' 'tests/emulation/*.cpp' | xargs clang-format -i
 
 bench:
 	python -m fastcam bench

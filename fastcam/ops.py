@@ -237,8 +237,9 @@ def class_map(features: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         Coarse maps [N, h, w] or [N, C, h, w]; float64 when either input is float64, else float32. Differentiable in
-        both arguments. The sum has one fixed order for each memory layout: channels in order (contiguous), or 16
-        interleaved partial sums and a tree (channels last), with one rounding per multiply-add.
+        both arguments. The sum has one fixed order, with one rounding per multiply-add: on the CPU channels in order
+        (contiguous) or 16 interleaved partial sums and a tree (channels last); on a GPU 32 interleaved partial sums and
+        a tree, whatever the layout.
 
     Raises:
         TypeError: a dtype that is not floating-point.
