@@ -155,7 +155,7 @@ int64_t label_mask(const Plan<float>& plan, Scratch<float>& s, int32_t reach) {
       const int32_t first = edges_before(above, start + 1 - reach) >> 1;
       const int32_t touching = ((edges_before(above, end + reach) + 1) >> 1) - first;
       const int32_t fresh = touching <= 0, inherited = above.component[first];
-      const int32_t own = inherited + ((begun - inherited) & -fresh);
+      const int32_t own = (begun & -fresh) | (inherited & (fresh - 1));  // what is inherited by fresh ones is garbage
       components[begun] = {Corners{INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX}, 0, 0, 0, start};
       parent[begun] = begun;
       begun += fresh;
