@@ -346,6 +346,27 @@ def test_curve_values_outside_the_range_saturate():
     assert curve[255].tolist() == [0, 0, 0, 0]
 
 
+def test_transposed_masks_have_transposed_components():
+    masks = torch.rand(6, 37, 70) < torch.arange(2, 8)[:, None, None] / 10
+    for connectivity in (4, 8):
+        upright, transposed = table(masks, connectivity), table(masks.mT.contiguous(), connectivity)
+        for rows, others in zip(upright, transposed, strict=True):
+            assert sorted(rows) == sorted((y0, x0, y1, x1, area) for x0, y0, x1, y1, area in others)
+
+
+@pytest.mark.parametrize("rule", ["pixels", "contour"])
+def test_many_thresholds_give_the_boxes_of_each_alone(rule):
+    coarse, thresholds = torch.randn(3, 9, 9), [0.0, 0.1, 0.25, 0.5, 0.9, 1.0]
+    together = ops.boxes(coarse, (65, 90), thresholds, largest=rule)
+    for index, threshold in enumerate(thresholds):
+        assert torch.equal(together[:, index], ops.boxes(coarse, (65, 90), threshold, largest=rule))
+    # The mask above level 51, as boxes and as curves find it; curves clamp to W - 1 and H - 1.
+    quantised = ops.heatmap(coarse, (65, 90), dtype=torch.uint8).float()
+    contour = ops.boxes(quantised, (65, 90), torch.full((3,), 51.0), False, largest="contour")
+    curve = ops.box_curves(ops.heatmap(coarse, (65, 90)))
+    assert torch.equal(curve[:, 51], contour.minimum(torch.tensor([90, 65, 89, 64], dtype=torch.int32)))
+
+
 def test_levels_nest():
     maps = ops.heatmap(torch.randn(5, 9, 9), 70)
     mask = maps > 0.3
