@@ -1,5 +1,6 @@
-// CPU operators that make maps: weighted sums of activations and heatmaps. Each image is one unit of work; within it
-// the order of summation depends on the memory layout alone, never on the batch, the thread count or the processor.
+// CPU operators that make maps: weighted sums of activations and heatmaps. Images are spread over
+// threads, and parts of them (positions, channels, rows) where there are fewer images than threads; the order of
+// summation depends on the memory layout alone, never on the batch, the thread count or the processor.
 //   channels first: position by position, channels in order.
 //   channels last: 16 interleaved partial sums along the channels, then a fixed tree.
 #include <memory>

@@ -1,5 +1,6 @@
 // CPU operators that find boxes: the largest component above a threshold, all components, and the standard evaluator's
-// box at every 8-bit level. Images are spread over threads; all results are integers that no order can change.
+// box, or best IoU, at every 8-bit level. Images are spread over threads, and thresholds where images are few; results
+// are integers, and IoU made of integers, which no order can change.
 #include <algorithm>
 #include <array>
 #include <memory>

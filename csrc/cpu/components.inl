@@ -1,5 +1,5 @@
-// From a map to the box of its largest component: mask bits, runs of bits joined by union-find with their attributes on
-// the roots, and the choice among the roots.
+// From a map to the box of its largest component: mask bits, runs of bits joined by union-find, their attributes summed
+// on the roots in the end, and the choice among the roots.
 
 // Bits of 64 pixels: lerp(w0, r0, w1, r1) >= cut.
 inline uint64_t mask_word(const float* r0, const float* r1, float w0, float w1, float cut) {

@@ -23,8 +23,9 @@ struct Plan {
   float *cwx, *cwy;            // [stride, 4], [H, 4] weights
 };
 
-// The runs of set pixels in a row of a mask, by the columns where it changes: run i is [edge[2 i], edge[2 i + 1]).
 constexpr int kOvershoot = 2;  // edges are written in pairs, past their end
+
+// The runs of set pixels in a row of a mask, by the columns where it changes: run i is [edge[2 i], edge[2 i + 1]).
 struct Runs {
   int32_t* edge;       // [2 count + kOvershoot]
   int32_t* component;  // [count + kOvershoot]

@@ -1,6 +1,7 @@
 // The CPU kernels, one image at a time. This file is compiled once for each instruction set (kernels_*.cpp). Sums run
 // over 16 explicit lanes and every product is an explicit fma, so that each build gives the same bits; compilers turn
-// the fixed-length loops into vector code, and only the comparison that makes mask bits is written with intrinsics.
+// the fixed-length loops into vector code, and only the comparison that makes mask bits and the widening of half values
+// are written with intrinsics.
 
 namespace fastcam {
 namespace FASTCAM_SIMD {
