@@ -1,0 +1,45 @@
+"""The command line: one module for each command.
+
+Exit codes: 0 all well, 1 failed, 2 wrong usage or input, 3 finished, but some inputs failed.
+"""
+
+from typing import Annotated
+
+import typer
+
+from fastcam._version import __version__
+from fastcam.cli import bench, demo, explain, info, localize, train
+
+# Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
+app = typer.Typer(
+    name="fastcam",
+    help="Class activation maps and the boxes in them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastcam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (info.info, demo.demo, train.train, localize.localize, explain.explain, bench.bench):
+    app.command()(_command)

@@ -1,0 +1,43 @@
+"""`fastcam info`."""
+
+import json
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from fastcam._version import __version__
+from fastcam.cli import options
+
+
+@options.plain_errors()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show versions, devices, what was built and which SIMD path runs."""
+    import torch
+
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+    facts: dict[str, Any] = {
+        "fastcam": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for package in packages:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            facts[package] = None
+    facts["cpu_threads"] = torch.get_num_threads()
+    facts["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    try:
+        from fastcam import ops
+
+        facts |= ops.build_info()
+    except ImportError as error:  # what is wrong is what this command is asked for
+        facts["extension"] = str(error)
+    if as_json:
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        print(f"{name:<24}{'none' if shown in (None, '') else shown}")
