@@ -17,7 +17,8 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo", "bench_gpu"],
-    ["report", "training", "evaluation", "metrics", "bench"],
+    ["evaluation"],
+    ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
     ["panels"],
     ["visualize"],
@@ -25,11 +26,12 @@ LAYERS = [
     ["ops", "reference", "removal", "baselines"],
     ["autograd"],
 ]
-LEAVES = {"models", "data", "decoding", "writers", "_version"}
+LEAVES = {"models", "data", "decoding", "writers", "pipeline", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
 PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "methods.perturbation"]
 PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
-PUBLIC += ["models.checkpoints", "evaluation"]
+PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
+PUBLIC += ["evaluation.result"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
 

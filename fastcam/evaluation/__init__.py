@@ -1,0 +1,34 @@
+"""Localization metrics under the names and with the definitions of the field.
+
+`overlap` has what needs boxes alone: IoU, BoxAcc, baselines. `Evaluator` measures score maps against ground truth in a
+stream, by the standard evaluator's rules or those of another `Protocol`; `Result` is what came out.
+"""
+
+from fastcam.evaluation.accumulator import METRICS, Evaluator, Scores
+from fastcam.evaluation.overlap import (
+    BestBox,
+    BestThreshold,
+    best_center_box,
+    box_accuracy,
+    box_iou,
+    choose_threshold,
+    max_box_acc,
+)
+from fastcam.evaluation.protocols import PROTOCOLS, Protocol
+from fastcam.evaluation.result import Result
+
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "BestBox",
+    "BestThreshold",
+    "Evaluator",
+    "Protocol",
+    "Result",
+    "Scores",
+    "best_center_box",
+    "box_accuracy",
+    "box_iou",
+    "choose_threshold",
+    "max_box_acc",
+]
