@@ -4,7 +4,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -143,11 +143,11 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def decode(path: str | os.PathLike[str]) -> Image.Image:
+def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     """Do what `load_image` does, for use in threads inside `quiet_pillow`.
 
     Args:
-        path: the file.
+        source: the file's path, or a binary file at its begin that can seek (it stays open).
 
     Returns:
         Upright PIL picture of mode RGB, decoded.
@@ -155,15 +155,45 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         DecodeError: as `load_image`.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise DecodeError("unreadable", "not a regular file")
-        file = open(path, "rb")  # noqa: SIM115 (closed below; an error of open is not one of decoding)
-    except OSError as error:
-        raise DecodeError("unreadable", error.strerror or str(error)) from error
-    with file:
+    with _reading(source) as file:
+        image = _open(file)
+        image.load()
+        orientation = _orientation(image)
+        image = _rgb(image)
+        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def picture_size(source: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
+    """Read a picture's size from its header, without decoding it.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        (width, height) of the upright picture in pixels.
+
+    Raises:
+        DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
+    """
+    with _reading(source) as file:
+        image = _open(file)
+        width, height = image.size
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+@contextmanager
+def _reading(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    """Open a regular file, and turn whatever goes wrong in the block into a `DecodeError`."""
+    with ExitStack() as stack:
+        if isinstance(source, str | os.PathLike):
+            try:
+                if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
+                    raise DecodeError("unreadable", "not a regular file")
+                source = stack.enter_context(open(source, "rb"))
+            except OSError as error:
+                raise DecodeError("unreadable", error.strerror or str(error)) from error
         try:
-            return _decode(file)
+            yield source
         except DecodeError:
             raise
         except Image.DecompressionBombError as error:
@@ -173,7 +203,7 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
             raise DecodeError("damaged", str(error) or type(error).__name__) from error
 
 
-def _decode(file: BinaryIO) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -186,13 +216,14 @@ def _decode(file: BinaryIO) -> Image.Image:
         raise DecodeError("unsupported", f"not one of {', '.join(FORMATS)}") from error
     if image.width * image.height > MAX_PIXELS:
         raise DecodeError("too_large", f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are read")
-    image.load()
+    return image
+
+
+def _orientation(image: Image.Image) -> int | None:
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        return image.getexif().get(_ORIENTATION)
     except Exception:  # damaged EXIF data says nothing about the picture
-        orientation = None
-    image = _rgb(image)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcam.data import Sample
+from fastcam.data.sample import Sample
 from fastcam.decoding import DecodeError, decode, find_pictures
 
 _TEST_FOLDERS = ("val", "valid", "validation", "test")

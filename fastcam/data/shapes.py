@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from fastcam.data import Sample
+from fastcam.data.sample import Sample
 
 _SPLITS = ("train", "val", "test")
 _SUBPIXEL = 4  # fractional bits of the coordinates that OpenCV is given

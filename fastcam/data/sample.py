@@ -1,0 +1,45 @@
+"""What every data set gives: samples by index."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One picture and what is known about it; what is not known is None.
+
+    Attributes:
+        image: uint8 [H, W, 3] RGB array, or a PIL image; None where only the truth was asked for.
+        label: class index.
+        boxes: float32 [B, 4], true boxes, xyxy, as the data set's own files give them (WSOL metadata and ILSVRC: the
+            right and bottom edge as written, inclusive by their authors' intent; elsewhere half-open), in pixels of
+            `size`.
+        mask: bool or uint8 [h, w] over the whole picture: 0 or False background, 1 or True object, 255 to be ignored.
+            Its height and width are those of `size`, unless the data set's mask files have others.
+        size: (width, height) in pixels of the picture that boxes and mask speak of. The stored picture, `image`, can
+            be smaller: some data sets come resized.
+        id: a name that is unique in the data set.
+    """
+
+    image: Any
+    label: int | None = None
+    boxes: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+    id: str | None = None
+
+
+class Dataset(Protocol):
+    """What training needs of a data set: samples by index, and the names of their classes.
+
+    Samples are read in several threads at once. One that cannot be read raises `fastcam.decoding.DecodeError`.
+
+    Attributes:
+        class_names: names of the classes, in the order of their indices.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...

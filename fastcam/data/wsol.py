@@ -1,0 +1,166 @@
+"""WSOL metadata folders: the field's standard text files, which tell of any data set.
+
+image_ids.txt has lines `path`, class_labels.txt `path,class`, image_sizes.txt `path,width,height`, localization.txt
+`path,x0,y0,x1,y1` for each box, or `path,mask,ignore` for each mask file (one of a picture's rows names what is to be
+ignored, in the others that is empty).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fastcam.data.pictures import Pictures, id_problem
+from fastcam.data.reading import Problems, in_groups, numbers, whole
+
+_Masks = dict[str, tuple[list[str], str | None]]
+
+
+def read_wsol(
+    folder: Path, images: Path | None = None, *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
+) -> Pictures:
+    """Read a metadata folder.
+
+    localization.txt may be missing (as for training splits), image_sizes.txt only where there are no boxes. Names of
+    the classes come from classes.txt, one a line, in `folder`, the folder above, or `images`, if there is one.
+
+    Args:
+        folder: with the text files.
+        images: folder that the paths (of masks, too) are relative to; by default `folder`, or one of the two above,
+            or a folder "images" in one of these, whichever has the first picture.
+        truth_only: the pictures need not be there.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, with boxes as written.
+
+    Raises:
+        FileNotFoundError: a text file or a picture is missing.
+        ValueError: a malformed row, a box outside its picture, an id that comes twice or only in some of the files.
+    """
+    problems = Problems(bad)
+    ids: dict[str, None] = {}
+    path = folder / "image_ids.txt"
+    for number, id in problems.lines(path):
+        if problems.once(f"{path}:{number}", id, ids):
+            ids[id] = None
+    problems.left(ids, path)
+
+    path = folder / "class_labels.txt"
+    labels: dict[str, int] = {}
+    for number, (id, text) in problems.rows(path, ("path", "class")):
+        label = whole(text)
+        if label is None:
+            problems.refuse(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
+        elif problems.once(f"{path}:{number}", id, labels):
+            labels[id] = label
+    problems.paired(ids, path, labels)
+
+    sizes: dict[str, tuple[int, int]] | None = None
+    localization, path = folder / "localization.txt", folder / "image_sizes.txt"
+    boxed = localization.is_file() and _has_boxes(localization, problems)
+    if path.is_file() or boxed:
+        sizes = {}
+        for number, (id, *texts) in problems.rows(path, ("path", "width", "height")):
+            width, height = map(whole, texts)
+            if not (width and height):
+                problems.refuse(f"{path}:{number}", f"expected two positive whole numbers, got {','.join(texts)}", id)
+            elif problems.once(f"{path}:{number}", id, sizes):
+                sizes[id] = width, height
+        problems.paired(ids, path, sizes)
+
+    boxes = masks = None
+    if boxed:
+        owners, values = _boxes(localization, sizes, problems)
+        problems.paired(ids, localization, dict.fromkeys(owners))
+    elif localization.is_file():
+        masks = _masks(localization, problems)
+        problems.paired(ids, localization, masks)
+
+    kept = problems.left(ids, folder)
+    root = _root(folder, kept[0], images)
+    if root is None and not truth_only:
+        raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
+    root = root or folder
+    if not truth_only:
+        problems.files(kept, [root / id for id in kept])
+        for id in kept if masks else ():
+            parts, ignore = masks[id]
+            files = [root / part for part in [*parts, *([ignore] if ignore else [])]]
+            problems.files([id] * len(files), files)
+        kept = problems.left(kept, folder)
+    if boxed:
+        boxes = in_groups(kept, owners, values)
+    names = _names((folder, folder.parent, root), max(labels[id] for id in kept))
+    return Pictures(
+        root,
+        kept,
+        labels=[labels[id] for id in kept],
+        boxes=boxes,
+        masks=masks and [_paths(root, *masks[id]) for id in kept],
+        sizes=sizes and [sizes[id] for id in kept],
+        class_names=names,
+    )
+
+
+def _has_boxes(path: Path, problems: Problems) -> bool:
+    first = next(problems.lines(path), None)
+    if first is None:
+        raise ValueError(f"{path} is empty: expected lines `path,x0,y0,x1,y1` or `path,mask,ignore`")
+    return first[1].count(",") != 2
+
+
+def _boxes(path: Path, sizes: dict[str, tuple[int, int]], problems: Problems) -> tuple[list[str], np.ndarray]:
+    """The picture of each box, and the boxes [M, 4], of pictures whose size is known."""
+    owners, values, wheres = [], [], []
+    for number, (id, *texts) in problems.rows(path, ("path", "x0", "y0", "x1", "y1")):
+        box = numbers(texts)
+        if box is None:
+            problems.refuse(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
+        elif id not in sizes:
+            problems.refuse(f"{path}:{number}", f"{id} is not among the pictures", id)
+        else:
+            owners.append(id)
+            values.append(box)
+            wheres.append(f"{path}:{number}")
+    array = np.array(values, np.float64).reshape(-1, 4)
+    problems.boxes(owners, wheres, array, np.array([sizes[id] for id in owners]).reshape(-1, 2))
+    return owners, array
+
+
+def _masks(path: Path, problems: Problems) -> _Masks:
+    masks: _Masks = {}
+    for number, line in problems.lines(path):
+        id, *files = line.rsplit(",", 2)
+        if len(files) != 2 or not (id and files[0]):
+            problems.refuse(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
+            continue
+        for problem in filter(None, (id_problem(file) for file in files if file)):
+            problems.refuse(f"{path}:{number}", f"mask {','.join(files)}: {problem}", id)
+        parts, ignore = masks.get(id, ([], None))
+        if files[1] and ignore:
+            problems.refuse(f"{path}:{number}", f"{id} has two files of what is to be ignored", id)
+        masks[id] = [*parts, files[0]], files[1] or ignore
+    return masks
+
+
+def _paths(root: Path, parts: list[str], ignore: str | None) -> tuple[list[Path], Path | None]:
+    return [root / part for part in parts], root / ignore if ignore else None
+
+
+def _root(folder: Path, id: str, images: Path | None) -> Path | None:
+    if images is not None:
+        return images
+    near = [folder, *folder.resolve().parents[:2]]
+    candidates: Iterable[Path] = [*near, *(root / "images" for root in near)]
+    return next((root for root in candidates if (root / id).is_file()), None)
+
+
+def _names(folders: Iterable[Path], highest: int) -> tuple[str, ...]:
+    for path in (folder / "classes.txt" for folder in folders):
+        if path.is_file():
+            names = tuple(line for _, line in Problems().lines(path))
+            if highest >= len(names):
+                raise ValueError(f"{path} names {len(names)} classes, but class_labels.txt has class {highest}")
+            return names
+    return ()
