@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -20,6 +19,7 @@ from fastcam._version import __version__
 from fastcam.data import Sample
 from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
 from fastcam.models import ModelConfig
+from fastcam.pipeline import batches, in_order
 from fastcam.writers import BoxWriter, Row, replacing
 
 _THUMBNAIL = 512  # longer side of a picture in an overlay, in pixels
@@ -138,7 +138,7 @@ def localize(
         tqdm(total=total, unit="picture", disable=None if progress else True) as bar,
     ):
         network = _Network(model, cam, preprocess, config, threshold, None if targets else top_k, table.parent)
-        for batch in _batches(_in_order(pool, prepare, jobs, 2 * batch_size), batch_size):
+        for batch in batches(in_order(pool, prepare, jobs, 2 * batch_size), batch_size):
             rows = network.rows(batch)
             writer.write(rows)
             pictures += len(batch)
@@ -220,34 +220,6 @@ def _prepare(
         small.thumbnail((_THUMBNAIL, _THUMBNAIL))
         picture = picture._replace(thumbnail=np.array(small), truth=sample.boxes)
     return picture
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, prepare: Callable[..., _Picture], jobs: Iterable[_Job], ahead: int
-) -> Iterator[_Picture]:
-    """Run the jobs in the pool, at most `ahead` of them at a time, and give their results in order."""
-    waiting: deque[Future[_Picture]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(prepare, *job))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _batches(pictures: Iterable[_Picture], size: int) -> Iterator[list[_Picture]]:
-    batch: list[_Picture] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 class _Network:

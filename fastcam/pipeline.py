@@ -1,0 +1,55 @@
+"""Work ahead of those who wait for it, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[..., T], jobs: Iterable[tuple[object, ...]], ahead: int
+) -> Iterator[T]:
+    """Run jobs in a pool of threads and give their results in the order of the jobs.
+
+    Args:
+        pool: the threads.
+        work: what to do with each job's parts.
+        jobs: the arguments of each call; taken when their turn comes.
+        ahead: how many results may be finished or in work beyond the one that is given, at least 1.
+
+    Yields:
+        The results; an exception of a job is raised in its turn.
+    """
+    waiting: deque[Future[T]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, *job))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut a stream into lists.
+
+    Args:
+        items: the stream.
+        size: of each list, at least 1; the last may be shorter.
+
+    Yields:
+        The lists, none of them empty.
+    """
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
