@@ -29,7 +29,8 @@ LAYERS = [
 LEAVES = {"models", "data", "decoding", "writers", "pipeline", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
 PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "methods.perturbation"]
-PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
+PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoothing"]
+PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.result"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
