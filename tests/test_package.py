@@ -34,7 +34,8 @@ PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.result"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
-PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
+PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
+PUBLIC += ["data.coco", "data.masks", "metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():

@@ -335,7 +335,8 @@ def numbers(texts: Sequence[str]) -> list[float] | None:
         values = [float(text) for text in texts]
     except ValueError:
         return None
-    return values if all(text.isascii() and "_" not in text for text in texts) else None
+    text = "".join(texts)
+    return values if text.isascii() and "_" not in text else None
 
 
 def whole(text: str) -> int | None:

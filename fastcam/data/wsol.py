@@ -82,12 +82,12 @@ def read_wsol(
     if root is None and not truth_only:
         raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
     root = root or folder
+    files = {id: root / id for id in kept}
     if not truth_only:
-        problems.files(kept, [root / id for id in kept])
-        for id in kept if masks else ():
-            parts, ignore = masks[id]
-            files = [root / part for part in [*parts, *([ignore] if ignore else [])]]
-            problems.files([id] * len(files), files)
+        problems.files(kept, list(files.values()))
+        if masks:
+            parts = [(id, file) for id in kept for file in (*masks[id][0], masks[id][1]) if file]
+            problems.files([id for id, _ in parts], [root / file for _, file in parts])
         kept = problems.left(kept, folder)
     if boxed:
         boxes = in_groups(kept, owners, values)
@@ -95,6 +95,7 @@ def read_wsol(
     return Pictures(
         root,
         kept,
+        [files[id] for id in kept],
         labels=[labels[id] for id in kept],
         boxes=boxes,
         masks=masks and [_paths(root, *masks[id]) for id in kept],
