@@ -154,6 +154,10 @@ def test_wsol_masks_are_merged_and_ignored_as_the_standard_does(tmp_path) -> Non
     assert found[0].mask.dtype == np.uint8
     assert found.truth(0).size == (8, 6)
     assert found[0].boxes is None
+    assert found.class_names == ("0",)
+    shutil.copytree(tmp_path / "metadata/test", tmp_path / "metadata/train")
+    write(tmp_path / "metadata/train/class_labels.txt", "test/m/a.jpg,2")
+    assert data.load(tmp_path, "test").class_names == data.load(tmp_path, "train").class_names == ("0", "1", "2")
 
 
 def test_masks_of_several_sizes_become_the_standard_s(tmp_path) -> None:
@@ -257,7 +261,7 @@ MALFORMED = [  # maker, split, file, text to replace in it (None: remove the fil
     ("wsol", None, "metadata/image_ids.txt", "ü", "\udcfc", r"image_ids.txt:2: expected UTF-8, got b'val/\\xfc"),
     ("wsol", None, "metadata/class_labels.txt", ",0", ",cat", "class_labels.txt:1: expected a class index .*'cat'"),
     ("wsol", None, "metadata/class_labels.txt", ",0", ",", "class_labels.txt:1: expected `path,class`"),
-    ("wsol", None, "metadata/class_labels.txt", ",2", ",3", "names 3 classes, but class_labels.txt has class 3"),
+    ("wsol", None, "metadata/class_labels.txt", ",2", ",3", "names 3 classes, but there is class 3"),
     ("wsol", None, "metadata/class_labels.txt", "val/ü.jpg,0\n", "", "class_labels.txt: nothing about val/ü.jpg"),
     ("wsol", None, "metadata/class_labels.txt", "val/ü", "val/a, b", "class_labels.txt:2: val/a, b.jpg comes twice"),
     ("wsol", None, "metadata/image_sizes.txt", "50,20", "50,0", "image_sizes.txt:2: expected two positive .* 50,0"),
