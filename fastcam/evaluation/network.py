@@ -15,7 +15,7 @@ from fastcam.decoding import Preprocess
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources import Batch, Loaded, attempt
 from fastcam.methods.forward import Forward
-from fastcam.models import ModelConfig
+from fastcam.models import ModelConfig, ThresholdedAvgPool2d
 
 
 class Network:
@@ -29,6 +29,7 @@ class Network:
         protocol: it.
         method: a key of `fastcam.methods.METHODS`.
         target_layers: modules or dotted names; by default the model's last stage.
+        tap: the network's global pooling is replaced by thresholded average pooling, with its weights as they are.
         clamp: for "cam": count negative weights as zero in the maps.
         relu: clip coarse maps at zero; by default as the method has it (CAM: no).
         smooth: any of "aug", the average over six views of each picture, and "eigen", the first principal component
@@ -55,6 +56,7 @@ class Network:
         protocol: Protocol,
         method: str = "cam",
         target_layers: Any = None,
+        tap: bool = False,
         clamp: bool = False,
         relu: bool | None = None,
         smooth: Sequence[str] = (),
@@ -71,6 +73,7 @@ class Network:
         options = {"relu": relu, "mode": protocol.mode} | ({"clamp": True} if clamp else {})
         self.data, self.targets, self._protocol = data, targets, protocol
         self.cam = methods.create(method, model, target_layers=target_layers, **options)
+        self._pooled = [methods.CAM(model)] if tap else []
         self._aug, self._eigen = "aug" in smooth, "eigen" in smooth
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
         self._whole = self._aug or len(self.cam.layers) > 1
@@ -84,6 +87,7 @@ class Network:
             "weights": _digest(model),
             "method": method,
             "layers": list(self.cam.layers),
+            "tap": tap,
             "clamp": clamp,
             "relu": self._relu,
             "smooth": sorted(smooth),
@@ -104,7 +108,8 @@ class Network:
     def finish(self, loaded: Sequence[Loaded]) -> Batch:
         """See `fastcam.evaluation.sources.Source`."""
         images, labels = self.images(loaded)
-        return self.batch(loaded, methods.observe([self.cam], images, labels, aug_smooth=self._aug))
+        run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
+        return self.batch(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
 
     def images(self, loaded: Sequence[Loaded]) -> tuple[Tensor, Tensor | None]:
         """Put loaded pictures together.

@@ -28,7 +28,7 @@ PICTURES = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("iou", pa.float32()),
         pa.field("best_iou", pa.float32()),
-        pa.field("best_threshold", pa.float32()),
+        pa.field("best_threshold", pa.float64()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
@@ -78,7 +78,7 @@ def write_pictures(
                 "rank": pa.array(rows["rank"], mask=rows["rank"] < 1),
                 "iou": iou[chosen],
                 "best_iou": curves[np.arange(len(rows)), best],
-                "best_threshold": thresholds[best].astype(np.float32),
+                "best_threshold": thresholds[best],
                 "status": ["ok"] * len(rows),
                 "error": pa.nulls(len(rows), pa.string()),
             }
@@ -189,7 +189,7 @@ def _case(
     words = [f"IoU {iou:.2f}"]
     if label >= 0:
         name = data.class_names[label].split(",")[0] if label < len(data.class_names) else f"class {label}"
-        words.append(f"{name}, ranked {rank}" if rank else name)
+        words.append(f"{name} (ranked {rank})" if rank else name)
     height, width = protocol.size
     try:
         picture = frame(protocol, data[place].image, protocol.size)
@@ -197,7 +197,8 @@ def _case(
         picture = np.full((height, width, 3), 128, np.uint8)
     return Case(
         kind,
-        f"{data.ids[place]}\n{', '.join(words)}",
+        data.ids[place],
+        ", ".join(words),
         iou >= 0.5,
         picture,
         map.float().numpy(),

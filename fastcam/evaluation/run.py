@@ -183,8 +183,9 @@ def evaluate(
         write_outputs(out, source, data, result, told["figures"], shown, state.records(), cases, batch_size)
         if save_maps:
             state.write_maps(out / "maps.parquet")
-    with replacing(out / "metrics.json") as partial_file:
-        partial_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    with replacing(out / "metrics.json") as path:
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
+        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     shutil.rmtree(state.folder)
     return Summary(out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ())))
 
