@@ -35,7 +35,8 @@ PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "
 PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
-PUBLIC += ["data.coco", "data.masks", "metrics", "removal", "panels", "explanation"]
+PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
+PUBLIC += ["metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():
