@@ -219,7 +219,7 @@ def _check_truth(row: int, truth: Sample, reasons: dict[int, str]) -> None:
         mask = np.asarray(truth.mask)
         if mask.ndim != 2 or mask.dtype not in (bool, np.uint8) or not mask.size:
             reasons.setdefault(row, f"its mask must be [h, w], bool or uint8, got {mask.dtype} {list(mask.shape)}")
-        elif not (mask == 1).any():
+        elif b"\1" not in mask.tobytes():  # much faster than comparing
             reasons.setdefault(row, "empty ground truth: its mask has no pixel of the object")
     elif truth.boxes is None:
         reasons.setdefault(row, "no ground truth: expected boxes or a mask")

@@ -104,6 +104,8 @@ class Protocol(NamedTuple):
         """
         mask = mask.view(np.uint8) if mask.dtype == bool else mask
         height, width = self.size
+        if self.crop is None and mask.shape == (height, width):
+            return mask
         if self.crop is None:
             return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         y, x = (self.crop - height) // 2, (self.crop - width) // 2
