@@ -60,6 +60,7 @@ def test_names_of_rows():
     assert Row.parse("cam") == Row("cam")
     assert Row.parse("gradcam++") == Row("gradcam++")
     assert Row.parse("gradcam+++tap+aug") == Row("gradcam++", tap=True, aug=True)
+    assert Row.parse("gradcam++tap+aug").name == "gradcam+++tap+aug"
     assert Row.parse("gradcam+eigen") == Row("gradcam", eigen=True)
     assert Row.parse("cam+pas+clamp+tap").name == "cam+tap+clamp+pas"
     for name in (*METHODS, *ROWS):
@@ -75,7 +76,8 @@ def test_names_of_rows():
         ("saliency", r"'saliency': saliency gives no map of a class"),
         ("guided-gradcam+aug", r"guided-gradcam gives no map"),
         ("cam+tapp", r"unknown \+tapp; a row is cam\[\+tap\]\[\+clamp\]\[\+pas\]\[\+eigen\]\[\+aug\]"),
-        ("gradcam++tap", r"unknown \+; a row is gradcam\["),
+        ("gradcam+++", r"unknown \+; a row is gradcam\+\+\["),
+        ("gradcam++++tap", r"unknown \+; a row is gradcam\+\+\["),
         ("cam+", r"unknown \+; a row is cam\["),
         ("cam+tap+tap", r"\+tap comes twice"),
         ("gradcam+clamp", r"\+clamp is for cam"),

@@ -56,7 +56,7 @@ class Row(NamedTuple):
         """Read a name.
 
         Args:
-            name: `method[+tap][+clamp][+pas][+eigen][+aug]`, such as "gradcam++" or "cam+tap+pas", in any order.
+            name: `method[+tap][+clamp][+pas][+eigen][+aug]`, suffixes in any order; "gradcam++aug" is "gradcam+++aug".
 
         Returns:
             The row.
@@ -64,13 +64,13 @@ class Row(NamedTuple):
         Raises:
             ValueError: an unknown method or suffix, one that comes twice, or "+clamp" without CAM.
         """
-        known = [method for method in all_methods.METHODS if name == method or name.startswith(f"{method}+")]
+        known = [m for m in all_methods.METHODS if name == m or name.startswith(m if m.endswith("+") else f"{m}+")]
         if not known:
             if (method := name.split("+")[0]) in all_methods.ATTRIBUTIONS:
                 raise ValueError(f"{name!r}: {method} gives no map of a class that boxes could be taken from")
             raise ValueError(f"{name!r}: unknown method{suggest(name, list(all_methods.METHODS))}")
         method = max(known, key=len)  # "gradcam++" begins with "gradcam+"
-        suffixes = name[len(method) + 1 :].split("+") if name != method else []
+        suffixes = name[len(method) :].removeprefix("+").split("+") if name != method else []
         for suffix in suffixes:
             if suffix not in _SUFFIXES:
                 raise ValueError(f"{name!r}: unknown +{suffix}; a row is {method}[+{'][+'.join(_SUFFIXES)}]")
