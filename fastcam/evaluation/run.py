@@ -165,7 +165,7 @@ def evaluate(
         if merge:
             state.join([Path(folder) / "state" for folder in merge])
         elif not (resume and state.resume()):
-            if state.folder.exists() and not (overwrite or resume):
+            if state.saved and not (overwrite or resume):
                 raise FileExistsError(f"{out} has a run that was broken off: resume it, or allow to overwrite it")
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)
