@@ -19,6 +19,12 @@ from tests import oracle
 from tests.evaluations import CLASSES, PROTOCOL, write_wsol
 
 
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch) -> None:
+    """Which take longer than all else here, and are looked at elsewhere."""
+    monkeypatch.setattr("fastcam.evaluation.plots.box_accuracy", lambda result, path: path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return write_wsol(tmp_path_factory.mktemp("wsol"), 9)
