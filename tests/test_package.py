@@ -33,7 +33,9 @@ PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoo
 PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
-PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
+PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table", "evaluation.sources", "evaluation.store"]
+PUBLIC += ["evaluation.network", "evaluation.boxes", "evaluation.state", "evaluation.run", "evaluation.outputs"]
+PUBLIC += ["evaluation.cases", "evaluation.plots", "pipeline"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
@@ -61,6 +63,7 @@ def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
         fastcam.localize,
         fastcam.explain,
         fastcam.train,
+        fastcam.evaluate,
         fastcam.overlay,
         fastcam.show_cam_on_image,
     ):
