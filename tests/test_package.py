@@ -32,7 +32,9 @@ PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradi
 PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.result"]
-PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
+PUBLIC += ["report.galleries", "report.runs", "report.page", "report.tables", "report.truth", "report.statistics"]
+PUBLIC += ["report.choice", "report.pictures", "report.charts"]
+PUBLIC += ["visualize", "decoding", "writers", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
 
 
