@@ -123,4 +123,4 @@ def _places(groups: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def _known(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -198,7 +198,7 @@ def _line(row: dict[str, Any], classes: Classes) -> list[Any]:
     score = row["score"]
     return [
         classes.of_class.get(row["class_id"]),
-        round(score, 4) if score is not None and math.isfinite(score) else None,
+        round(score, 6) if score is not None and math.isfinite(score) else None,
         row["rank"],
         [round(edge, 1) for edge in box] if sound else None,
     ]

@@ -132,10 +132,11 @@
     area.toggleAttribute("data-boxes", get("boxes").checked);
   }
 
-  tools.addEventListener("input", (event) => {
+  tools.addEventListener("change", (event) => {
     if (event.target.name === "view" || event.target.id === "boxes") look();
-    else select();
+    else if (event.target.id !== "search") select();
   });
+  get("search").addEventListener("input", select);
   tools.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", grow);
   document.addEventListener("click", (event) => {
