@@ -1,15 +1,26 @@
 """Data sets by name or by the layout of their files."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcam.data.catdog import fits, read_catdog
+from fastcam.data.coco import read_coco
 from fastcam.data.cub import read_cub
+from fastcam.data.folder import read_classes, read_folder
+from fastcam.data.lists import read_list
+from fastcam.data.masks import read_masks
+from fastcam.data.reading import HELD_OUT, choose_split
 from fastcam.data.sample import Dataset
+from fastcam.data.shapes import Shapes
+from fastcam.data.shards import read_shards
+from fastcam.data.stl10 import read_stl10
+from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
 
-_HELD_OUT = ("test", "val", "valid", "validation")
+_DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split
 
 
 class Format(NamedTuple):
@@ -38,9 +49,11 @@ def load(
     """Open a data set.
 
     Args:
-        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder).
-        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. None
-            is all, or, where splits are files of their own, the only one there is.
+        source: a folder or a file, or "shapes" for the drawn data set (without `split` that to train on; "./shapes" is
+            a folder).
+        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
+            has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
+            own, the only one there is.
         format: one of `FORMATS`; by default it is recognised by its layout.
         images: folder of the pictures, where it is not where the format has it.
         truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
@@ -56,6 +69,8 @@ def load(
         ValueError: an unknown format or split, a layout that is none of `FORMATS`, or malformed files; the message
             names file, and line or element.
     """
+    if source == "shapes":
+        return Shapes(choose_split(split or "train", list(_DRAWN), Path("shapes")), _DRAWN[split or "train"])
     path = Path(source)
     if format is not None and format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -74,29 +89,9 @@ def load(
     return FORMATS[format].read(path, split, images, truth_only=truth_only, bad=bad)
 
 
-def choose_split(split: str | None, available: list[str], source: Path) -> str:
-    """Choose among splits that are files or folders of their own.
-
-    Args:
-        split: as for `load`.
-        available: those that there are.
-        source: where, for the message.
-
-    Returns:
-        One of `available`.
-
-    Raises:
-        ValueError: there is none of that name, or none was told and there are several.
-    """
-    if split in available:
-        return split
-    held_out = [name for name in available if name in _HELD_OUT]
-    if split in _HELD_OUT and len(held_out) == 1:
-        return held_out[0]
-    if split is None and len(available) == 1:
-        return available[0]
-    what = "choose a split" if split is None else f"there is no split {split!r}"
-    raise ValueError(f"{source}: {what}; it has {', '.join(available)}")
+def _no_split(split: str | None, source: Path) -> None:
+    if split is not None:
+        raise ValueError(f"{source} has no splits, got split {split!r}")
 
 
 def _wsol_folders(path: Path) -> tuple[Path, list[str]]:
@@ -112,20 +107,144 @@ def _wsol_fits(path: Path) -> bool:
 
 def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
     base, splits = _wsol_folders(path)
-    if splits:
-        base /= choose_split(split, splits, base)
-    elif split not in (None, base.name):
-        raise ValueError(f"{base} has no splits, got split {split!r}")
-    return read_wsol(base, images, **options)
+    if not splits:
+        _no_split(split, base)
+        return read_wsol(base, images, **options)
+    chosen = choose_split(split, splits, base)
+    others = [base / name for name in splits if name != chosen and (base / name / "class_labels.txt").is_file()]
+    return read_wsol(base / chosen, images, others, **options)
 
 
 def _cub(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    return read_cub(path, "test" if split in _HELD_OUT else split, images, **options)
+    return read_cub(path, "test" if split in HELD_OUT else split, images, **options)
 
 
+def _ilsvrc_root(path: Path) -> Path:
+    return path / "ILSVRC" if (path / "ILSVRC").is_dir() else path  # Kaggle's download has one more folder
+
+
+def _ilsvrc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _ilsvrc_root(path)
+    places = {"train": root / "Data" / "CLS-LOC" / "train", "val": root / "Annotations" / "CLS-LOC" / "val"}
+    available = [name for name, place in places.items() if place.is_dir()]
+    return read_ilsvrc(root, choose_split(split, available, root), images, **options)
+
+
+def _voc_root(path: Path) -> Path:
+    editions = sorted(path.glob("VOC2*"))  # VOCdevkit/VOC2012
+    return editions[0] if len(editions) == 1 else path
+
+
+def _voc_fits(path: Path) -> bool:
+    root = _voc_root(path)
+    return any(next(folder.glob("*.xml"), None) is not None for folder in (root / "Annotations", root))
+
+
+def _voc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _voc_root(path)
+    if split is not None:
+        available = sorted(file.stem for file in root.glob("ImageSets/Main/*.txt") if "_" not in file.stem)
+        split = choose_split(split, available, root / "ImageSets" / "Main")
+    return read_voc(root, split, images, **options)
+
+
+def _coco_files(path: Path) -> dict[str, Path]:
+    """Files of annotations by split: instances_val2017.json is that of "val"."""
+    if path.is_file():
+        return {path.stem: path} if path.suffix == ".json" else {}
+    files = sorted([*path.glob("annotations/instances_*.json"), *path.glob("instances_*.json")])
+    return {file.stem.removeprefix("instances_").rstrip("0123456789"): file for file in files}
+
+
+def _coco(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    files = _coco_files(path)
+    if path.is_file():
+        _no_split(split, path)
+        return read_coco(path, images, **options)
+    return read_coco(files[choose_split(split, list(files), path)], images, **options)
+
+
+def _masks_splits(path: Path) -> list[str]:
+    return [name for name in ("train", *HELD_OUT) if any(path.glob(f"{name}/*/*_ignore.png"))]
+
+
+def _masks_fits(path: Path) -> bool:
+    return bool(_masks_splits(path)) or (path / "masks").is_dir() or any(path.glob("*/*_ignore.png"))
+
+
+def _masks(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    if (path / "masks").is_dir():
+        path, images = path / "masks", images or path / "images"
+    splits = _masks_splits(path)
+    if splits:
+        chosen = choose_split(split, splits, path)
+        path, images = path / chosen, images and images / chosen
+    else:
+        _no_split(split, path)
+    return read_masks(path, images, **options)
+
+
+def _stl10_root(path: Path) -> Path:
+    return path / "stl10_binary" if (path / "stl10_binary").is_dir() else path
+
+
+def _stl10(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _stl10_root(path)
+    files = [name for name in ("train", "test", "unlabeled") if (root / f"{name}_X.bin").is_file()]
+    folds = [f"fold{fold}" for fold in range(10)] if "train" in files else []
+    return read_stl10(root, split if split in folds else choose_split(split, files, root))
+
+
+def _catdog(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    return read_catdog(path, "test" if split in HELD_OUT else split, **options)
+
+
+def _shards_splits(path: Path) -> dict[str, list[Path]]:
+    """Tar files by split: train-000000.tar or train/000000.tar."""
+    splits: dict[str, list[Path]] = {}
+    for file in sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]):
+        name = file.name if file.parent == path else file.parent.name
+        splits.setdefault(re.split(r"[-_.0-9]", name)[0], []).append(file)
+    return splits
+
+
+def _shards_fits(path: Path) -> bool:
+    return path.suffix == ".tar" if path.is_file() else bool(_shards_splits(path))
+
+
+def _shards(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    if path.is_file():
+        _no_split(split, path)
+        return read_shards([path], **options)
+    splits = _shards_splits(path)
+    return read_shards(splits[choose_split(split, list(splits), path)], **options)
+
+
+def _folder_splits(path: Path) -> list[str]:
+    return [name for name in ("train", *HELD_OUT) if (path / name).is_dir()]
+
+
+def _folder_fits(path: Path) -> bool:
+    root = next((path / name for name in _folder_splits(path)), path)
+    return path.is_dir() and sum(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) > 1
+
+
+def _folder(
+    path: Path, split: str | None, images: Path | None, *, truth_only: bool, bad: list[tuple[str, str]] | None
+) -> Dataset:
+    splits = _folder_splits(path)
+    if splits:
+        return read_classes(path, path / choose_split(split, splits, path), bad)
+    if split is None:
+        return read_classes(path, path, bad)
+    choose_split(split, ["train", "test"], path)
+    return read_folder(path)[split != "train"]
+
+
+# In this order they are tried; the last ones fit much.
 FORMATS: dict[str, Format] = {
     "wsol": Format(
-        "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in `metadata`, or in a "
+        "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in metadata/, or in a "
         "folder for each split",
         _wsol_fits,
         _wsol,
@@ -135,4 +254,34 @@ FORMATS: dict[str, Format] = {
         lambda path: (path / "image_class_labels.txt").is_file(),
         _cub,
     ),
+    "ilsvrc": Format(
+        "Annotations/CLS-LOC/val/*.xml, Data/CLS-LOC/val/*.JPEG, Data/CLS-LOC/train/WNID/*.JPEG",
+        lambda path: any((_ilsvrc_root(path) / part / "CLS-LOC").is_dir() for part in ("Annotations", "Data")),
+        _ilsvrc,
+    ),
+    "coco": Format(
+        "a .json file, or annotations/instances_SPLIT.json and a folder SPLIT of pictures",
+        lambda path: bool(_coco_files(path)),
+        _coco,
+    ),
+    "voc": Format("Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt", _voc_fits, _voc),
+    "masks": Format(
+        "SPLIT/CLASS/x.jpg with x_NAME.png and x_ignore.png (OpenImages30k), or images/ and masks/ with the same names",
+        _masks_fits,
+        _masks,
+    ),
+    "stl10": Format(
+        "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin, class_names.txt and fold_indices.txt, here "
+        "or in stl10_binary/",
+        lambda path: any(_stl10_root(path).glob("*_X.bin")),
+        _stl10,
+    ),
+    "webdataset": Format("a .tar file, or SPLIT-*.tar or SPLIT/*.tar, uncompressed", _shards_fits, _shards),
+    "list": Format(
+        "a .txt file of paths, or .csv or .parquet with a column path",
+        lambda path: path.is_file() and path.suffix in (".txt", ".csv", ".parquet"),
+        read_list,
+    ),
+    "catdog": Format("train/ with cat.0.jpg, dog.0.jpg and so on, or the folder of these itself", fits, _catdog),
+    "folder": Format("train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone", _folder_fits, _folder),
 }
