@@ -22,7 +22,7 @@ from fastcam.data import Pictures
 from fastcam.report import charts, choice, tables, write_report
 from fastcam.report.statistics import Statistics
 from fastcam.report.truth import Classes, Truth
-from fastcam.writers import SCHEMA, BoxWriter, Row
+from fastcam.writers import SCHEMA, Row
 
 EVIL = [
     "<script>window.pwned = 1</script>",
@@ -82,10 +82,16 @@ def failed(id, error) -> Row:
     return Row(id, status="error", error=error)
 
 
+def table_of(rows, **info) -> pa.Table:
+    """The columns that every table has, whatever else `Row` knows."""
+    schema = pa.schema([SCHEMA.field(name) for name in tables.COLUMNS], {"fastcam": json.dumps(info)})
+    return pa.Table.from_pylist([{name: getattr(r, name) for name in tables.COLUMNS} for r in rows], schema)
+
+
 def write_run(folder, rows, **info) -> Path:
-    with BoxWriter(Path(folder) / "boxes.parquet", info) as writer:
-        writer.write(list(rows))
-    return Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table_of(rows, **info), folder / "boxes.parquet")
+    return folder
 
 
 ROWS = [
@@ -254,7 +260,7 @@ def test_boxes_of_given_classes(tmp_path):
     data = Pictures(tmp_path, ["a.png", "b.png"], labels=[0, 1], class_names=("cat", "dog"))
     page = Page(write_report(write_run(tmp_path / "run", rows), data=data).path)
     assert "class right, of 2 50.0 %" in page.text
-    assert "label ＼ found cat dog another" in page.text
+    assert "label / found cat dog another" in page.text
 
 
 @given(
@@ -292,12 +298,13 @@ def test_pictures_are_never_divided(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 5, 40)
     rows = [row(f"{i}.png", "cat", 0.5, rank=1 + j) for i, n in enumerate(counts) for j in range(n)]
-    table = pa.Table.from_pylist([r._asdict() for r in rows], SCHEMA)
-    (tmp_path / "parts").mkdir()
+    table = table_of(rows)
+    (tmp_path / "shards").mkdir()
     half = int(counts[:20].sum())
-    for name, part in (("1", table.slice(0, half)), ("2", table.slice(half))):
-        pq.write_table(part, tmp_path / "parts" / f"{name}.parquet", row_group_size=3)
-    pq.write_table(table.slice(0, 0), tmp_path / "parts" / "3.parquet")
+    for name, part in (("000000", table.slice(0, half)), ("000002", table.slice(half)), ("000003", table.slice(0, 0))):
+        pq.write_table(part, tmp_path / "shards" / f"{name}.parquet", row_group_size=3)
+        (tmp_path / "shards" / f"{name}.json").write_text("{}")
+    pq.write_table(table, tmp_path / "shards" / "000001.parquet")  # without its mark
     monkeypatch.setattr(tables, "_ROWS", 5)
     read = tables.Table(tmp_path)
     assert not read.complete
@@ -327,17 +334,15 @@ def test_only_errors(tmp_path):
     assert "damaged 1 a.png x no code 1 b.png" in page.text
 
 
-def test_a_code_and_message_in_columns_of_their_own(tmp_path):
-    table = pa.Table.from_pylist([failed("a: b.png", "damaged")._asdict()], SCHEMA)
-    extra = {"message": "too: short", "decoder": "pillow", "orientation": 6}
-    for name, value in extra.items():
-        table = table.append_column(name, pa.array([value]))
+def test_orientation_and_decoder_where_the_table_tells(tmp_path):
+    table = table_of([row("a.png", "cat", 0.5), row("b.png", "cat", 0.5), failed("c.png", "damaged: x")])
+    table = table.append_column("decoder", pa.array(["pillow", "opencv", None]))
+    table = table.append_column("orientation", pa.array([1, 6, None], pa.int8()))
     pq.write_table(table, tmp_path / "t.parquet")
     summary = write_report(tmp_path / "t.parquet")
     assert summary.path == tmp_path / "report.html"
     page = Page(summary.path)
-    assert "damaged 1 a: b.png too: short" in page.text
-    assert "decoder pillow: 1 turned upright 1 pictures" in page.text
+    assert "decoder pillow: 1, opencv: 1 turned upright 1 pictures" in page.text
 
 
 def test_numbers_that_are_none_do_not_break_the_page(tmp_path):
@@ -379,13 +384,24 @@ def test_pictures_are_small_and_few(run, tmp_path):
     assert len(summary.path.read_bytes()) < 40_000
 
 
-def test_where_pictures_lie_can_be_in_the_table_or_the_data_set(tmp_path):
-    images = photos(tmp_path / "images", "a.png")
-    told = write_run(tmp_path / "told", [row("a.png", "cat", 0.5)], source=str(images))
-    assert write_report(told).thumbnails == 1
-    untold = write_run(tmp_path / "untold", [row("a.png", "cat", 0.5)])
-    assert write_report(untold).thumbnails == 0
-    assert write_report(untold, data=Pictures(images, ["a.png"], labels=[0])).thumbnails == 1
+def test_where_pictures_lie_is_in_the_list_of_inputs_or_the_data_set(tmp_path):
+    images = photos(tmp_path / "images", "a.png", "b.png")
+    run = write_run(tmp_path / "run", [row("a.png", "cat", 0.5), row("b.png", "cat", 0.5)])
+    assert write_report(run).thumbnails == 0
+    assert write_report(run, data=Pictures(images, ["a.png"], labels=[0])).thumbnails == 1
+    pack = tmp_path / "pack"
+    pack.write_bytes(b"x" * 10 + (images / "b.png").read_bytes() + b"x" * 10)
+    inputs = {
+        "key": ["a.png", "b.png", "c.png"],
+        "path": [bytes(images / "a.png"), bytes(pack), bytes(tmp_path / "c.png")],
+        "offset": pa.array([None, 10, None], pa.int64()),
+        "length": pa.array([None, (images / "b.png").stat().st_size, None], pa.int64()),
+    }
+    pq.write_table(pa.table(inputs), run / "inputs.parquet")
+    summary = write_report(run)
+    assert summary.thumbnails == 2
+    assert np.abs(Page(summary.path).picture("picture1") - (40, 200, 40)).max() < 4
+    assert write_report(run, images=tmp_path).thumbnails == 0
 
 
 @pytest.mark.parametrize("id", ["../secret.png", "/secret.png", "x/../../secret.png", "{absolute}", "secret.png\0"])
@@ -404,8 +420,7 @@ def test_damaged_pictures_leave_an_empty_frame(tmp_path):
 
 
 def with_maps(folder, maps, **info) -> Path:
-    rows = [row(f"{i}.png", "cat", 0.5, size=(640, 320)) for i in range(len(maps))]
-    table = pa.Table.from_pylist([r._asdict() for r in rows], SCHEMA.with_metadata({"fastcam": json.dumps(info)}))
+    table = table_of((row(f"{i}.png", "cat", 0.5, size=(640, 320)) for i in range(len(maps))), **info)
     cams = [None if m is None else m.astype("<f2").tobytes() for m in maps]
     table = table.append_column("cam", pa.array(cams, pa.binary()))
     for axis, name in enumerate(("cam_height", "cam_width")):
@@ -560,7 +575,7 @@ def test_the_command_with_a_data_set(tmp_path):
     ("arguments", "words"),
     [
         (["nowhere"], "no run at nowhere"),
-        (["."], "neither boxes.parquet nor parts"),
+        (["."], "neither boxes.parquet nor finished shards"),
         (["text.parquet"], "text.parquet is no readable Parquet file"),
         (["other.parquet"], "other.parquet is no table of `fastcam localize`: it lacks the columns image_id, width"),
         (["run", "--images", "nowhere"], "no folder of pictures at nowhere"),

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from fastcam import methods, ops, visualize
-from fastcam.data.pictures import id_problem
-from fastcam.decoding import DecodeError, Preprocess, decode
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.decoding import DecodeError, Preprocess
 from fastcam.report.page import embed
 
 SIDE = 256  # longer side of a small picture in pixels
@@ -23,11 +23,11 @@ class Album:
 
     Args:
         root: folder that ids are relative to, or None if unknown.
-        files: id → file of pictures that lie elsewhere.
+        files: id → where the picture is, for those that are not looked for in the folder.
         info: how the run made its maps: size, resize, method, relu and mode, as its table has them.
     """
 
-    def __init__(self, root: Path | None, files: Mapping[str, Path], info: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path | None, files: Mapping[str, Path | Packed], info: Mapping[str, Any]) -> None:
         self._root, self._files = root, files
         relu, method = info.get("relu"), methods.METHODS.get(info.get("method", "cam"))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
@@ -53,15 +53,13 @@ class Album:
         )
 
     def _small(self, id: str) -> Image.Image | None:
-        path = self._files.get(id)
-        if path is None:
-            # A table is data from elsewhere: its ids must not lead out of the folder.
-            if self._root is None or id_problem(id):
-                return None
-            path = self._root / id
+        file = self._files.get(id)
+        if file is None and self._root is None:
+            return None
         try:
-            picture = decode(path)
-        except DecodeError:
+            # Refuses ids that lead out of the folder: a table is data from elsewhere.
+            picture = Pictures(self._root or Path(), [id], None if file is None else [file])[0].image
+        except ValueError:
             return None
         return picture.resize(_fit(*picture.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
 

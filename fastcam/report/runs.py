@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastcam.data import Dataset
+from fastcam.data.pictures import Packed
 from fastcam.decoding import quiet_pillow
 from fastcam.pipeline import in_order
 from fastcam.report import charts, page
@@ -74,10 +75,10 @@ def write_report(
     what is known of the pictures.
 
     Args:
-        run: folder of the run (its boxes.parquet, or the parts of a run that broke off), or such a Parquet file.
+        run: folder of the run (its boxes.parquet, or the finished shards of one that broke off), or such a table.
         out: HTML file, replaced if it is there; by default report.html beside the table.
-        images: folder that the run's ids are relative to, for small pictures in the page; by default the one that the
-            table names, or else the files of `data`.
+        images: folder that the run's ids are relative to, for small pictures in the page; by default pictures are where
+            the run's list of inputs has them, or else `data`.
         data: data set with labels or true boxes of these pictures, see `Truth.of_data` for how ids meet.
         folder_labels: take the names of the folders that pictures lie in as their labels, if there is no `data`; by
             default where at least half of the pictures lie in a folder called like a class that the run found.
@@ -104,7 +105,6 @@ def write_report(
         raise ValueError(f"`out` must be an .html file, got {path}")
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"no folder of pictures at {images}")
-    root = images if images is not None else table.info.get("source")
 
     found = table.classes()
     truth = None
@@ -115,11 +115,15 @@ def write_report(
     classes, choice = Classes(found, truth), Choice(per_class)
     statistics = Statistics(table, classes, truth, choice)
     cards = choice.cards()
-    album = Album(root and Path(root), truth.files if truth and root is None else {}, table.info)
     described = _describe(table, cards, classes, truth)
     # What has no size was never decoded.
     pictured = sorted((index for index, facts in enumerate(described) if facts["size"]), key=lambda i: cards[i].place)
-    drawn = _Drawn(table, album, {index: cards[index] for index in sorted(pictured[:pictures])})
+    pictured = sorted(pictured[:pictures])
+    files: Mapping[str, Path | Packed] = {}
+    if images is None:
+        files = table.places([described[index]["id"] for index in pictured]) or (truth.files if truth else {})
+    album = Album(images and Path(images), files, table.info)
+    drawn = _Drawn(table, album, {index: cards[index] for index in pictured})
     page.write(
         path,
         "report.html",
@@ -133,6 +137,7 @@ def write_report(
         charts=_charts(statistics),
         names=classes.names,
         labels=truth and truth.source,
+        boxed=bool(truth and truth.boxes),
         matrix=charts.matrix(statistics.confusion),
         confused=charts.confused(statistics.confusion),
         found=_by_name(statistics.found, classes),
@@ -166,14 +171,13 @@ class _Drawn:
 def _describe(table: Table, cards: list[Card], classes: Classes, truth: Truth | None) -> list[dict[str, Any]]:
     """What the page's script needs to know of each card."""
     first, count = (np.array([getattr(card, name) for card in cards], np.int64) for name in ("first", "count"))
-    columns = [*COLUMNS, *table.extra("message")]
     described = []
-    for card, rows in zip(cards, table.pictures(first, np.minimum(count, _SHOWN), columns), strict=True):
+    for card, rows in zip(cards, table.pictures(first, np.minimum(count, _SHOWN), COLUMNS), strict=True):
         head = rows[0]
         size = [head["width"], head["height"]] if head["width"] and head["height"] else None
         label = truth and classes.of_label.get(truth.labels.get(head["image_id"]))
         true = truth.boxes_in(head["image_id"], size).tolist() if truth and size else []
-        code, message = split_error(head)
+        code, message = split_error(head["error"])
         described.append(
             {
                 "id": head["image_id"],

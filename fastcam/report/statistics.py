@@ -61,9 +61,7 @@ class Statistics:
         self._classes, self._truth, self._choice = classes, truth, choice
         self._codes: dict[str, int] = {}
         ious = [np.zeros(0)]
-        ious += [
-            self._add(batch) for batch in table.batches([*COLUMNS, *table.extra("message", "decoder", "orientation")])
-        ]
+        ious += [self._add(batch) for batch in table.batches([*COLUMNS, *table.extra("decoder", "orientation")])]
         self.ious = np.concatenate(ious)
 
     def _add(self, table: pa.Table) -> np.ndarray:
@@ -140,13 +138,13 @@ class Statistics:
         """Count what went wrong; returns a number for each failed picture's code."""
         rows = heads.filter(pa.array(failed)).to_pylist()
         for row in rows:
-            code, message = split_error(row)
+            code, message = split_error(row["error"])
             self._codes.setdefault(code, len(self._codes))
             self.errors[code] += 1
             examples = self.examples.setdefault(code, [])
             if len(examples) < _EXAMPLES:
                 examples.append((row["image_id"], message))
-        return np.array([self._codes[split_error(row)[0]] for row in rows], np.int64)
+        return np.array([self._codes[split_error(row["error"])[0]] for row in rows], np.int64)
 
     def _count_boxes(self, table: pa.Table) -> None:
         x0, y0, x1, y1, width, height = (_numbers(table, name) for name in (*_EDGES, "width", "height"))
@@ -156,20 +154,17 @@ class Statistics:
         np.add.at(self.areas, _bin(share[np.isfinite(share) & (share > 0)]), 1)
 
 
-def split_error(row: dict[str, str | None]) -> tuple[str, str]:
+def split_error(error: str | None) -> tuple[str, str]:
     """Tell code and message of an error apart.
 
     Args:
-        row: with "error", the code, and "message"; or with "error" alone, "code: message".
+        error: "code: message".
 
     Returns:
         Code and message, empty if there is none.
     """
-    error = row["error"] or ""
-    if "message" in row:
-        return error, row["message"] or ""
-    code, colon, message = error.partition(": ")
-    return (code, message) if colon else ("", error)
+    code, colon, message = (error or "").partition(": ")
+    return (code, message) if colon else ("", code)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

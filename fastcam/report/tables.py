@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fastcam.data.pictures import Packed
+
 COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
 COLUMNS += ("status", "error")
 _ROWS = 1 << 16  # read at once
 
 
 class Table:
-    """The table of a run: one file, or its parts.
+    """The table of a run: one file, or those of its shards that are finished.
 
     Args:
         run: folder of the run, or a Parquet file of such rows.
@@ -79,6 +81,27 @@ class Table:
                     left = table.slice(last)
         if left is not None and left.num_rows:
             yield left
+
+    def places(self, ids: Sequence[str]) -> dict[str, Path | Packed]:
+        """Look up where pictures lie, in the list of inputs that a run keeps beside its table.
+
+        Args:
+            ids: of the pictures.
+
+        Returns:
+            id → file, or part of a larger one, as far as the list tells.
+        """
+        path = self.folder / "inputs.parquet"
+        if not path.is_file():
+            return {}
+        columns = ["key", "path", "offset", "length"]
+        rows = pq.read_table(path, columns=columns, filters=[("key", "in", list(ids))]).to_pylist() if ids else []
+        found = {}
+        for row in rows:
+            file = Path(os.fsdecode(row["path"]))
+            packed = row["offset"] is not None
+            found[row["key"]] = Packed(file, row["key"], row["offset"], row["length"]) if packed else file
+        return found
 
     def ids(self) -> Iterator[str]:
         """List the pictures.
@@ -159,12 +182,10 @@ def _files(run: Path) -> tuple[list[Path], bool]:
         return [run], True
     if not run.exists():
         raise FileNotFoundError(f"no run at {run}")
-    for name, complete in (("boxes.parquet", True), ("boxes.partial.parquet", False)):
-        if (run / name).is_file():
-            return [run / name], complete
-    parts = sorted(run.glob("parts/*.parquet"))
-    if not parts:
-        raise FileNotFoundError(
-            f"{run} has neither boxes.parquet nor parts of it: expected the --out of a localization"
-        )
-    return parts, False
+    if (run / "boxes.parquet").is_file():
+        return [run / "boxes.parquet"], True
+    # A shard counts when its mark is there.
+    shards = [file for file in sorted(run.glob("shards/*.parquet")) if file.with_suffix(".json").is_file()]
+    if not shards:
+        raise FileNotFoundError(f"{run} has neither boxes.parquet nor finished shards: expected the --out of a run")
+    return shards, False

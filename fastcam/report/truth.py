@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastcam.data import Dataset
+from fastcam.data.pictures import Packed
 
 _TRIED = 20  # ids whose partner is looked for when the run and the data set name pictures relative to other folders
 
@@ -23,14 +24,14 @@ class Truth:
         labels: id → label.
         boxes: id → true boxes, float32 [B, 4] xyxy, and (width, height) of the frame they are in, or None where that
             is the picture file's own.
-        files: id → picture file.
+        files: id → where the picture is.
     """
 
     def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
         self.source, self.names, self.numbered = source, names, numbered
         self.labels: dict[str, int] = {}
         self.boxes: dict[str, tuple[np.ndarray, tuple[int, int] | None]] = {}
-        self.files: dict[str, Path] = {}
+        self.files: dict[str, Path | Packed] = {}
 
     @classmethod
     def of_data(cls, data: Dataset, ids: Iterable[str]) -> Self:
@@ -157,7 +158,9 @@ def _meet_by_name(found: Mapping[int, str | None], truth: Truth) -> bool:
     return shared == len(found) or 2 * agree < len(found)
 
 
-def _samples(data: Any) -> Iterable[tuple[str, int | None, np.ndarray | None, tuple[int, int] | None, Path | None]]:
+def _samples(
+    data: Any,
+) -> Iterable[tuple[str, int | None, np.ndarray | None, tuple[int, int] | None, Path | Packed | None]]:
     """Id, label, boxes, size and file of each picture; without decoding it where the data set can."""
     if not hasattr(data, "ids"):
         for index in range(len(data)):

@@ -64,7 +64,7 @@
     if (card.error) article.append(make("p", "text miss", card.error.filter(Boolean).join(": ")));
     if (card.rows.length) {
       const classes = make("ol", "classes");
-      for (const [place, score, rank] of card.rows) {
+      for (const [place, score, rank] of card.rows.filter((row, i, all) => !i || all[i - 1][2] !== row[2])) {
         const line = make("li");
         line.append(make("bdi", "", place === null ? "" : names[place]), make("span", "", percent(score)));
         if (rank !== null) line.title = `rank ${rank}`;
