@@ -177,6 +177,14 @@ def test_boxes_lie_over_the_picture(browser, page):
     assert browser.texts("#cards article:nth-child(5) .none") == ["picture not in this page"]
 
 
+def test_several_boxes_of_a_class(browser, tmp_path):
+    boxes = [(0, 0, 50, 50), (60, 0, 90, 20), (5, 5, 9, 9)]
+    rows = [row("a.png", "cat", 0.9, box) for box in boxes] + [row("a.png", "dog", 0.1, boxes[0], 2)] * 2
+    browser.open(write_report(write_run(tmp_path, rows)).path)
+    assert browser.texts("#cards .classes li") == ["cat90.0 %", "dog10.0 %"]
+    assert len(browser.all("#cards rect.predicted")) == 3
+
+
 def test_maps_over_pictures_look_as_overlays_do(browser, tmp_path):
     ramp = np.tile(np.linspace(0, 1, 8), (4, 1))
     run = with_maps(tmp_path / "run", [ramp], method="cam", size=64)

@@ -323,6 +323,19 @@ def test_pictures_are_never_divided(tmp_path, monkeypatch):
     assert "pictures 40" in page.text
 
 
+def test_what_a_run_of_samples_leaves_when_it_breaks_off(tmp_path):
+    write_run(tmp_path, [row("a.png", "cat", 0.5)])
+    (tmp_path / "boxes.parquet").rename(tmp_path / "boxes.partial.parquet")
+    assert "not finished" in Page(write_report(tmp_path).path).text
+
+
+@pytest.mark.parametrize("note", [b"no JSON \xff", b"[1]", b"null"])
+def test_odd_metadata_are_left_out(tmp_path, note):
+    table = table_of([row("a.png", "cat", 0.5)]).replace_schema_metadata({"fastcam": note})
+    pq.write_table(table, tmp_path / "boxes.parquet")
+    assert write_report(tmp_path).pictures == 1
+
+
 def test_an_empty_table_is_a_page(tmp_path):
     page = Page(write_report(write_run(tmp_path, [])).path)
     assert "pictures 0" in page.text
@@ -342,7 +355,7 @@ def test_orientation_and_decoder_where_the_table_tells(tmp_path):
     summary = write_report(tmp_path / "t.parquet")
     assert summary.path == tmp_path / "report.html"
     page = Page(summary.path)
-    assert "decoder pillow: 1, opencv: 1 turned upright 1 pictures" in page.text
+    assert "decoded by pillow: 1, opencv: 1 turned upright 1 pictures" in page.text
 
 
 def test_numbers_that_are_none_do_not_break_the_page(tmp_path):

@@ -30,7 +30,7 @@ def report(
     ] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Cards of each kind and class.")] = 12,
     pictures: Annotated[
-        int, typer.Option(min=0, help="At most this many cards hold their picture, about 25 kB each with a map.")
+        int, typer.Option(min=0, help="At most this many cards hold their picture, 20 to 30 kB each.")
     ] = 300,
 ) -> None:
     """Write what came out of a localization as one HTML page: counts, errors, histograms, confusion, gallery."""

@@ -29,7 +29,7 @@ class Album:
 
     def __init__(self, root: Path | None, files: Mapping[str, Path | Packed], info: Mapping[str, Any]) -> None:
         self._root, self._files = root, files
-        relu, method = info.get("relu"), methods.METHODS.get(info.get("method", "cam"))
+        relu, method = info.get("relu"), methods.METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
         self._mode = info.get("mode", "bilinear")
         self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))

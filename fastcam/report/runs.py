@@ -84,7 +84,7 @@ def write_report(
             default where at least half of the pictures lie in a folder called like a class that the run found.
         per_class: how many of the best, worst and least sure pictures of each class, of wrong ones of each pair of
             classes and of errors of each code get a card, as far as there are not more than 10,000.
-        pictures: at most this many cards, the first of each kind, get a small picture; about 15 kB each, 25 kB with a
+        pictures: at most this many cards, the first of each kind, get a small picture; about 20 kB each, 30 kB with a
             map. The others show their boxes in an empty frame.
 
     Returns:
@@ -229,7 +229,7 @@ def _summary(statistics: Statistics) -> dict[str, str]:
 def _notes(table: Table, statistics: Statistics) -> list[tuple[str, str]]:
     notes = {"files": ", ".join(file.name for file in table.files)} | table.info
     if statistics.decoders:
-        notes["decoder"] = ", ".join(f"{name}: {count:,}" for name, count in statistics.decoders.most_common())
+        notes["decoded by"] = ", ".join(f"{name}: {count:,}" for name, count in statistics.decoders.most_common())
     if statistics.turned:
         notes["turned upright"] = f"{statistics.turned:,} pictures"
     texts = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in notes.items()]

@@ -46,7 +46,11 @@ class Table:
             if missing:
                 raise ValueError(f"{file} is no table of `fastcam localize`: it lacks the columns {', '.join(missing)}")
         self.columns = schemas[0].names
-        self.info: dict[str, Any] = json.loads((schemas[0].metadata or {}).get(b"fastcam", b"{}"))
+        try:
+            info = json.loads((schemas[0].metadata or {}).get(b"fastcam", b"{}"))
+        except ValueError:
+            info = None
+        self.info: dict[str, Any] = info if isinstance(info, dict) else {}
 
     def extra(self, *names: str) -> list[str]:
         """Say which columns there are of some that need not be.
@@ -182,8 +186,9 @@ def _files(run: Path) -> tuple[list[Path], bool]:
         return [run], True
     if not run.exists():
         raise FileNotFoundError(f"no run at {run}")
-    if (run / "boxes.parquet").is_file():
-        return [run / "boxes.parquet"], True
+    for name, complete in (("boxes.parquet", True), ("boxes.partial.parquet", False)):
+        if (run / name).is_file():
+            return [run / name], complete
     # A shard counts when its mark is there.
     shards = [file for file in sorted(run.glob("shards/*.parquet")) if file.with_suffix(".json").is_file()]
     if not shards:
