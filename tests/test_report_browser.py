@@ -42,7 +42,7 @@ class Browser:
 
     def texts(self, selector: str) -> list[str]:
         """What elements hold, whether or not they are in sight."""
-        return [element.get_property("textContent") for element in self.all(selector)]
+        return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
     def choose(self, name: str, value: str) -> None:
         """Press one of a row of buttons."""

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from fastcam import cli
 from fastcam.data import Pictures
+from fastcam.data.shapes import Shapes
 from fastcam.report import charts, choice, tables, write_report
 from fastcam.report.statistics import Statistics
 from fastcam.report.truth import Classes, Truth
@@ -227,6 +228,17 @@ def test_labels_and_boxes_of_a_data_set(tmp_path):
     assert "class right, of 3 66.7 %" in page.text
     assert "box right (IoU ≥ 0.5), of 3 66.7 %" in page.text
     assert "best" not in page.cards["new.png"]["kinds"]
+
+
+def test_labels_of_a_data_set_without_files(tmp_path):
+    data = Shapes("val", 4, seed=0)
+    rows = [row(id, name, 0.5, classes=data.class_names) for id, name in zip(data.ids, data.class_names, strict=False)]
+    summary = write_report(write_run(tmp_path, rows), data=data)
+    assert summary.labelled == len(rows)
+    truth = {data[i].id: data[i] for i in range(4)}
+    for id, card in Page(summary.path).cards.items():
+        assert card["label"] == truth[id].label
+        assert np.allclose(card["truth"], truth[id].boxes / data.size * (100, 50, 100, 50), atol=0.1)
 
 
 @pytest.mark.parametrize(

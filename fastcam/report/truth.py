@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastcam.data import Dataset
-from fastcam.data.pictures import Packed
+from fastcam.data.pictures import Packed, Pictures
 
 _TRIED = 20  # ids whose partner is looked for when the run and the data set name pictures relative to other folders
 
@@ -162,9 +162,9 @@ def _samples(
     data: Any,
 ) -> Iterable[tuple[str, int | None, np.ndarray | None, tuple[int, int] | None, Path | Packed | None]]:
     """Id, label, boxes, size and file of each picture; without decoding it where the data set can."""
-    if not hasattr(data, "ids"):
+    if not isinstance(data, Pictures):
         for index in range(len(data)):
-            sample = data[index]
+            sample = data.truth(index) if hasattr(data, "truth") else data[index]
             yield str(index) if sample.id is None else sample.id, sample.label, sample.boxes, sample.size, None
         return
     columns = [[None] * len(data) if part is None else part for part in (data.labels, data.boxes, data.sizes)]
