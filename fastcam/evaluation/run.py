@@ -77,7 +77,7 @@ def evaluate(
     resume: bool = False,
     part: tuple[int, int] | None = None,
     merge: Sequence[str | os.PathLike[str]] = (),
-    save_every: int = 50,
+    save_every: int = 100,
     batch_size: int = 32,
     overwrite: bool = False,
     progress: bool = True,
@@ -178,6 +178,7 @@ def evaluate(
             return Summary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
         told, table = run | result.to_dict(), result.table()
+        told["data"] = {"root": str(getattr(data, "root", "")) or None} | told["data"]
         if isinstance(source, BoxTable):
             told |= source.told(result)
         if not source.labelled:

@@ -143,7 +143,7 @@ def elsewhere(data: Any) -> str:
 class MapFolder(Source):
     """Finished maps, one file each: `<image_id>.npy`, as the standard evaluator has them, or the id without its suffix.
 
-    Files hold floating [H, W] in [0, 1]. They are read without pickle.
+    Files hold floating [H, W] in [0, 1], all of one dtype. They are read without pickle.
 
     Args:
         folder: where they lie.
@@ -177,6 +177,7 @@ class MapFolder(Source):
                 self.order.append(place)
                 self._files.append(there[0])
             found.update(dict.fromkeys(there, True))
+        self._dtype = self._first_dtype()
         extra = [name for name, owned in found.items() if not owned]
         reason = f"a map in {self.folder} without a picture {elsewhere(data)}"
         self.problems += [(name, reason) for name in extra]
@@ -185,10 +186,24 @@ class MapFolder(Source):
         return ((self.order[position], self._files[position]) for position in positions)
 
     def load(self, place: int, name: str) -> Loaded:  # noqa: D102 (see Source)
-        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), _read_npy(self.folder / name)))
+        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), self._read(name)))
 
     def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         return Batch(loaded, [one.content for one in loaded], False, False, [one.truth.label for one in loaded])
+
+    def _read(self, name: str) -> np.ndarray:
+        values = _read_npy(self.folder / name)
+        if values.dtype != self._dtype:
+            raise ValueError(f"its map {self.folder / name} is {values.dtype}, others are {self._dtype}")
+        return values
+
+    def _first_dtype(self) -> np.dtype | None:
+        for name in self._files:
+            try:
+                return _read_npy(self.folder / name).dtype
+            except (ValueError, OSError):
+                continue  # is told when its turn comes
+        return None
 
 
 def _files(folder: Path, suffix: str) -> Iterator[str]:
