@@ -1,5 +1,6 @@
 """Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
 
+import io
 import os
 import stat
 import warnings
@@ -143,11 +144,11 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+def decode(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Do what `load_image` does, for use in threads inside `quiet_pillow`.
 
     Args:
-        source: the file's path, or a binary file at its begin that can seek (it stays open).
+        source: the file's path, or its content as bytes.
 
     Returns:
         Upright PIL picture of mode RGB, decoded.
@@ -163,7 +164,7 @@ def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def picture_size(source: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
+def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Read a picture's size from its header, without decoding it.
 
     Args:
@@ -182,18 +183,20 @@ def picture_size(source: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
 
 
 @contextmanager
-def _reading(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
-    """Open a regular file, and turn whatever goes wrong in the block into a `DecodeError`."""
+def _reading(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    """Open a regular file or its content, and turn whatever goes wrong in the block into a `DecodeError`."""
     with ExitStack() as stack:
-        if isinstance(source, str | os.PathLike):
-            try:
-                if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
-                    raise DecodeError("unreadable", "not a regular file")
-                source = stack.enter_context(open(source, "rb"))
-            except OSError as error:
-                raise DecodeError("unreadable", error.strerror or str(error)) from error
         try:
-            yield source
+            if isinstance(source, bytes):
+                file = io.BytesIO(source)
+            elif stat.S_ISREG(os.stat(source).st_mode):
+                file = stack.enter_context(open(source, "rb"))
+            else:  # opening a pipe would wait for ever
+                raise DecodeError("unreadable", "not a regular file")
+        except OSError as error:
+            raise DecodeError("unreadable", error.strerror or str(error)) from error
+        try:
+            yield file
         except DecodeError:
             raise
         except Image.DecompressionBombError as error:

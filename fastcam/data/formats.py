@@ -103,6 +103,11 @@ def choose_split(split: str | None, available: list[str], source: Path) -> str:
     raise ValueError(f"{source}: {what}; it has {', '.join(available)}")
 
 
+def _no_split(split: str | None, source: Path) -> None:
+    if split is not None:
+        raise ValueError(f"{source} has no splits, got split {split!r}")
+
+
 def _wsol_folders(path: Path) -> tuple[Path, list[str]]:
     """The metadata folder, and its splits, if these are folders in it."""
     base = path / "metadata" if (path / "metadata").is_dir() else path
@@ -116,11 +121,12 @@ def _wsol_fits(path: Path) -> bool:
 
 def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
     base, splits = _wsol_folders(path)
-    if splits:
-        base /= choose_split(split, splits, base)
-    elif split not in (None, base.name):
-        raise ValueError(f"{base} has no splits, got split {split!r}")
-    return read_wsol(base, images, **options)
+    if not splits:
+        _no_split(split, base)
+        return read_wsol(base, images, **options)
+    chosen = choose_split(split, splits, base)
+    others = [base / name for name in splits if name != chosen and (base / name / "class_labels.txt").is_file()]
+    return read_wsol(base / chosen, images, others, **options)
 
 
 def _cub(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
@@ -167,8 +173,7 @@ def _coco_files(path: Path) -> dict[str, Path]:
 def _coco(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
     files = _coco_files(path)
     if path.is_file():
-        if split not in (None, path.stem.removeprefix("instances_").rstrip("0123456789")):
-            raise ValueError(f"{path} has no splits, got split {split!r}")
+        _no_split(split, path)
         return read_coco(path, images, **options)
     return read_coco(files[choose_split(split, list(files), path)], images, **options)
 
@@ -188,8 +193,8 @@ def _masks(path: Path, split: str | None, images: Path | None, **options: object
     if splits:
         chosen = choose_split(split, splits, path)
         path, images = path / chosen, images and images / chosen
-    elif split is not None:
-        raise ValueError(f"{path} has no splits, got split {split!r}")
+    else:
+        _no_split(split, path)
     return read_masks(path, images, **options)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.pictures import Pictures, id_problem
+from fastcam.data.pictures import Packed, Pictures, id_problem
 
 
 class Found(NamedTuple):
@@ -16,7 +16,7 @@ class Found(NamedTuple):
     Attributes:
         where: the file, and line or element, that tells of it.
         id: a unique name.
-        file: path of the picture.
+        file: where the picture is.
         label: class index, if there is one.
         boxes: float [B, 4], xyxy, if known.
         size: (width, height) in pixels that they refer to, if known.
@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
     where: str
     id: str
-    file: Path
+    file: Path | Packed
     label: int | None = None
     boxes: np.ndarray | None = None
     size: tuple[int, int] | None = None
@@ -207,8 +207,8 @@ class Problems:
                 reason = f"box {box} lies outside the picture{size}"
             self.refuse(wheres[index], reason, ids[index])
 
-    def files(self, ids: Sequence[str], files: Sequence[Path]) -> None:
-        """Check that picture files exist.
+    def files(self, ids: Sequence[str], files: Sequence[Path | Packed]) -> None:
+        """Check that picture files exist, those that are not packed.
 
         Args:
             ids: the pictures.
@@ -220,6 +220,8 @@ class Problems:
         # One listing of a folder is much cheaper than a question for each of its files.
         folders: dict[str, frozenset[str]] = {}
         for id, file in zip(ids, files, strict=True):
+            if isinstance(file, Packed):
+                continue
             folder, name = os.path.split(file)
             if folder not in folders:
                 try:
@@ -335,7 +337,8 @@ def numbers(texts: Sequence[str]) -> list[float] | None:
         values = [float(text) for text in texts]
     except ValueError:
         return None
-    return values if all(text.isascii() and "_" not in text for text in texts) else None
+    text = "".join(texts)
+    return values if text.isascii() and "_" not in text else None
 
 
 def whole(text: str) -> int | None:
@@ -348,6 +351,29 @@ def whole(text: str) -> int | None:
         Its value; None if it is none, or does not fit 64 bits.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ...]:
+    """Name classes that have numbers.
+
+    Args:
+        folders: where classes.txt may be, which has one name a line.
+        labels: the numbers.
+
+    Returns:
+        Its names, else the numbers from 0 to the highest.
+
+    Raises:
+        ValueError: classes.txt has too few.
+    """
+    count = max(labels, default=-1) + 1
+    for path in (folder / "classes.txt" for folder in folders):
+        if path.is_file():
+            names = tuple(line for _, line in Problems().lines(path))
+            if count > len(names):
+                raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
+            return names
+    return tuple(map(str, range(count)))
 
 
 def in_groups(ids: Sequence[str], owners: Sequence[str], values: np.ndarray) -> list[np.ndarray]:
