@@ -1,6 +1,6 @@
 """Training: one loop, from labelled pictures to a network, its checkpoints and its curve.
 
-The loop is here; settings.py says what can be chosen, pipeline.py how pictures become batches, network.py what a step
+The loop is here; settings.py says what can be chosen, loading.py how pictures become batches, network.py what a step
 does, group.py how processes share it, checkpoint.py how it goes on after a break, records.py what is told of it.
 """
 
@@ -20,18 +20,19 @@ from fastcam import data as datasets, models
 from fastcam.data import Dataset
 from fastcam.decoding import Preprocess, quiet_pillow
 from fastcam.models import ModelConfig
-from fastcam.training import checkpoint, pipeline
+from fastcam.training import checkpoint, loading
 from fastcam.training.checkpoint import Place
 from fastcam.training.group import Group, joined
+from fastcam.training.loading import Key, Loader, Reader
 from fastcam.training.network import Trainee
-from fastcam.training.pipeline import Key, Loader, Reader
 from fastcam.training.records import Clock, Records, means
 from fastcam.training.settings import PRESETS, Settings, read_toml
 
 __all__ = ["PRESETS", "Callback", "Settings", "TrainingResult", "read_toml", "train"]
 
-# Called after each test with the network in evaluation mode; what it gives joins the epoch's figures.
-Callback = Callable[[nn.Module, ModelConfig], Mapping[str, float]]
+# Called after each test with the tested network in evaluation mode, its configuration and the data to test on; what it
+# gives joins the epoch's figures.
+Callback = Callable[[nn.Module, ModelConfig, Dataset], Mapping[str, float]]
 
 _LOOK = 20  # steps between looks at a GPU's sums, which wait for it
 _FILES = ("best.safetensors", "last.safetensors", "training.png", "metrics.jsonl", "state.pt")
@@ -100,8 +101,9 @@ def train(
         resume: go on from `out`'s state, with its settings; where there is none, begin.
         overwrite: replace an earlier training in `out`; by default that is an error.
         progress: show progress bars where standard error is a terminal.
-        callback: called in the first process after each test with the tested network and its configuration; the
-            figures that it gives join the epoch's, and `best_by` may name one.
+        callback: called in the first process after each test with the tested network, its configuration and the data
+            to test on; the figures that it gives join the epoch's, and `best_by` may name one. For localization:
+            `fastcam.evaluation.localizer`.
         **values: fields of `Settings` in place of those in `settings`.
 
     Returns:
@@ -133,7 +135,8 @@ class _Run(NamedTuple):
     trainee: Trainee
     loader: Loader
     records: Records
-    pictures: tuple[int, int]  # to train on, to test on
+    pictures: int  # to train on
+    test_data: Dataset
     per_epoch: int  # steps
     facts: dict[str, Any]  # what a state must have in common with the training that goes on from it
     callback: Callback | None
@@ -159,10 +162,7 @@ def _train(
                 raise FileExistsError(f"{path} exists already: choose another folder, or allow to overwrite it")
     train_data, test_data = _datasets(data, settings)
     config = _config(settings, tuple(train_data.class_names))
-    pictures, per_epoch = (
-        (len(train_data), len(test_data)),
-        pipeline.count_steps(len(train_data), settings, group.world),
-    )
+    per_epoch = loading.count_steps(len(train_data), settings, group.world)
     _check(settings, group, per_epoch, callback)
     total = settings.steps or settings.epochs * per_epoch
     epochs = math.ceil(total / per_epoch)
@@ -172,7 +172,7 @@ def _train(
     facts = {
         "settings": dataclasses.asdict(settings),
         "config": config.to_json(),
-        "pictures": pictures,
+        "pictures": (len(train_data), len(test_data)),
         "given": sorted(trainee.given),
     }
     if state is None:
@@ -190,14 +190,27 @@ def _train(
     done = (place.epoch - 1) * per_epoch + place.step
     reader = Reader(train_data, test_data, settings, Preprocess.of(config))
     with (
-        pipeline.opened(reader, group.device) as loader,
+        loading.opened(reader, group.device) as loader,
         Records(out, group.rank == 0, progress, settings.tensorboard, done) as records,
     ):
-        run = _Run(out, settings, config, group, trainee, loader, records, pictures, per_epoch, facts, callback)
+        run = _Run(
+            out=out,
+            settings=settings,
+            config=config,
+            group=group,
+            trainee=trainee,
+            loader=loader,
+            records=records,
+            pictures=len(train_data),
+            test_data=test_data,
+            per_epoch=per_epoch,
+            facts=facts,
+            callback=callback,
+        )
         for epoch in range(place.epoch, epochs + 1):
             steps = min(per_epoch, total - (epoch - 1) * per_epoch)
             ahead = (total - (epoch - 1) * per_epoch - steps) * settings.batch_size
-            done, whole = (min(count * settings.batch_size, pictures[0]) for count in (place.step, steps))
+            done, whole = (min(count * settings.batch_size, len(train_data)) for count in (place.step, steps))
             with records.epoch(epoch, epochs, done, whole, ahead):
                 entry = _train_epoch(run, place, steps) | _test(run)
                 place = _close_epoch(run, place, entry)
@@ -212,7 +225,7 @@ def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
     if place.step == 0:
         place.learning_rate = trainee.schedule.get_last_lr()[0]
     plan = [
-        islice(pipeline.steps(place.epoch, run.pictures[0], settings, group.rank, group.world), place.step, steps)
+        islice(loading.steps(place.epoch, run.pictures, settings, group.rank, group.world), place.step, steps)
         for _ in range(2)  # the loader is ahead
     ]
     batches = run.loader.batches(part for _, parts in plan[0] for part in parts)
@@ -254,7 +267,7 @@ def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
 def _test(run: _Run) -> dict[str, float]:
     """Test the network, and let the callback do so."""
     start, group, settings = time.perf_counter(), run.group, run.settings
-    share = [Key(0, index) for index in range(group.rank, run.pictures[1], group.world)]
+    share = [Key(0, index) for index in range(group.rank, len(run.test_data), group.world)]
     size = math.ceil(settings.batch_size / (group.world * settings.accumulate))
     batches = run.loader.batches(share[first : first + size] for first in range(0, len(share), size))
     loss, accuracy = means(group.sum(run.trainee.test(batches)))
@@ -262,7 +275,7 @@ def _test(run: _Run) -> dict[str, float]:
     figures = {"test_loss": loss, "test_accuracy": accuracy}
     if run.callback is not None and group.rank == 0:
         with checkpoint.random_untouched(group):
-            figures |= run.callback(run.trainee.tested, run.config)
+            figures |= run.callback(run.trainee.tested, run.config, run.test_data)
     group.wait()
     return figures | {"test_seconds": time.perf_counter() - start}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastcam.training.group import Group
 from fastcam.writers import replacing
 
-_START = 3  # stream of random numbers, see pipeline.py
+_START = 3  # stream of random numbers, see loading.py
 
 
 @dataclass

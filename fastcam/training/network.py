@@ -18,7 +18,7 @@ from fastcam import models
 from fastcam.decoding import Preprocess
 from fastcam.models import ModelConfig
 from fastcam.training.group import Group
-from fastcam.training.pipeline import Batch
+from fastcam.training.loading import Batch
 from fastcam.training.settings import Settings
 
 _HEADS = ("fc", "classifier", "head", "heads")  # where torchvision's and timm's networks keep their last layers

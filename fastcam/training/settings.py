@@ -63,7 +63,8 @@ class Settings:
         precision: of the forward pass: "fp32", "bf16", or "fp16" with scaled gradients on CUDA devices.
         channels_last: memory format of the convolutions.
         compile: let `torch.compile` make the training step's network.
-        best_by: the figure whose best epoch is best.safetensors: test_accuracy, test_loss, or one of the callback's.
+        best_by: the figure whose best epoch is best.safetensors: test_accuracy, test_loss, or one of the callback's,
+            such as MaxBoxAcc.
         checkpoint_every: steps between checkpoints within an epoch; None for one after each epoch.
         workers: threads or processes that decode pictures; by default the processors, at most 8.
         worker_kind: "thread", or "process" for more than some thousand pictures a second.

@@ -174,10 +174,17 @@ class Loader:
         else:
             self._loader.batch_sampler.plan = plan
             source = iter(self._loader)
-        for batch in source:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        try:
+            for batch in source:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            del source  # else the error's traceback would keep the processes alive
+
+    def close(self) -> None:
+        """Let go of the processes; threads are the pool's affair."""
+        self._loader = None
 
     def _threaded(self, plan: Iterable[list[Key]]) -> Iterator[Batch | Exception]:
         ahead: deque[tuple[Tensor, list[Future]]] = deque()
@@ -227,24 +234,25 @@ def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
             finally:
                 pool.shutdown(cancel_futures=True)
         return
-    yield Loader(
+    processes = DataLoader(
         reader,
-        pin,
-        None,
-        DataLoader(
-            reader,
-            batch_sampler=_Plan(),
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin,
-            worker_init_fn=_start_worker,
-            # Not forked: this process has threads, whose locks a copy would inherit.
-            multiprocessing_context="forkserver",
-            generator=torch.Generator(),  # the network's dropout has the global one to itself
-            prefetch_factor=_AHEAD,
-            persistent_workers=True,
-        ),
+        batch_sampler=_Plan(),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        # Not forked: this process has threads, whose locks a copy would inherit.
+        multiprocessing_context="forkserver",
+        generator=torch.Generator(),  # the network's dropout has the global one to itself
+        prefetch_factor=_AHEAD,
+        persistent_workers=True,
     )
+    loader = Loader(reader, pin, None, processes)
+    del processes
+    try:
+        yield loader
+    finally:
+        loader.close()
 
 
 class _Plan:
