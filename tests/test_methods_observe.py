@@ -96,9 +96,11 @@ def test_one_forward_pass_and_one_backward_pass_for_each_rank(model, images):
     names = [name for name in METHODS if name not in ("cam", "scorecam", "ablationcam")]
     cams = [methods.create(name, model, target_layers="stage1") for name in names]
     run = observe(cams, images, top_k=2)
+    run.differentiate()
+    assert model.backward == 2
     for cam, eigen in itertools.product(cams, (False, True)):
         cam(run, eigen_smooth=eigen)
-        assert cam.uses_gradients(run) == (cam._needs_gradients)
+        assert cam.uses_gradients(run) == cam._needs_gradients
     assert model.batches == [3]
     assert model.backward == 2
     last = [methods.create(name, model, target_layers="relu") for name in names]

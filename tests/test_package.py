@@ -32,10 +32,11 @@ PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradi
 PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoothing"]
 PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
-PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.result"]
+PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
 PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
-PUBLIC += ["data.coco", "data.masks", "metrics", "removal", "panels", "explanation"]
+PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
+PUBLIC += ["metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():

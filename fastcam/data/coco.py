@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble, strongest
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, strongest
 
 _SLACK = 1  # pixels; the files round coordinates
 

@@ -1,19 +1,26 @@
 """Data sets by name or by the layout of their files."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcam.data.catdog import fits, read_catdog
 from fastcam.data.coco import read_coco
 from fastcam.data.cub import read_cub
-from fastcam.data.folder import TEST_FOLDERS, read_classes, read_folder
+from fastcam.data.folder import read_classes, read_folder
+from fastcam.data.lists import read_list
 from fastcam.data.masks import read_masks
+from fastcam.data.reading import HELD_OUT, choose_split
 from fastcam.data.sample import Dataset
+from fastcam.data.shapes import Shapes
+from fastcam.data.shards import read_shards
+from fastcam.data.stl10 import read_stl10
 from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
 
-_HELD_OUT = TEST_FOLDERS
+_DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split
 
 
 class Format(NamedTuple):
@@ -42,9 +49,11 @@ def load(
     """Open a data set.
 
     Args:
-        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder).
-        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. None
-            is all, or, where splits are files of their own, the only one there is.
+        source: a folder or a file, or "shapes" for the drawn data set (without `split` that to train on; "./shapes" is
+            a folder).
+        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
+            has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
+            own, the only one there is.
         format: one of `FORMATS`; by default it is recognised by its layout.
         images: folder of the pictures, where it is not where the format has it.
         truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
@@ -60,6 +69,8 @@ def load(
         ValueError: an unknown format or split, a layout that is none of `FORMATS`, or malformed files; the message
             names file, and line or element.
     """
+    if source == "shapes":
+        return Shapes(choose_split(split or "train", list(_DRAWN), Path("shapes")), _DRAWN[split or "train"])
     path = Path(source)
     if format is not None and format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -76,31 +87,6 @@ def load(
     elif not FORMATS[format].fits(path):
         raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
     return FORMATS[format].read(path, split, images, truth_only=truth_only, bad=bad)
-
-
-def choose_split(split: str | None, available: list[str], source: Path) -> str:
-    """Choose among splits that are files or folders of their own.
-
-    Args:
-        split: as for `load`.
-        available: those that there are.
-        source: where, for the message.
-
-    Returns:
-        One of `available`.
-
-    Raises:
-        ValueError: there is none of that name, or none was told and there are several.
-    """
-    if split in available:
-        return split
-    held_out = [name for name in available if name in _HELD_OUT]
-    if split in _HELD_OUT and len(held_out) == 1:
-        return held_out[0]
-    if split is None and len(available) == 1:
-        return available[0]
-    what = "choose a split" if split is None else f"there is no split {split!r}"
-    raise ValueError(f"{source}: {what}; it has {', '.join(available)}")
 
 
 def _no_split(split: str | None, source: Path) -> None:
@@ -130,7 +116,7 @@ def _wsol(path: Path, split: str | None, images: Path | None, **options: object)
 
 
 def _cub(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    return read_cub(path, "test" if split in _HELD_OUT else split, images, **options)
+    return read_cub(path, "test" if split in HELD_OUT else split, images, **options)
 
 
 def _ilsvrc_root(path: Path) -> Path:
@@ -179,7 +165,7 @@ def _coco(path: Path, split: str | None, images: Path | None, **options: object)
 
 
 def _masks_splits(path: Path) -> list[str]:
-    return [name for name in ("train", *_HELD_OUT) if any(path.glob(f"{name}/*/*_ignore.png"))]
+    return [name for name in ("train", *HELD_OUT) if any(path.glob(f"{name}/*/*_ignore.png"))]
 
 
 def _masks_fits(path: Path) -> bool:
@@ -198,8 +184,44 @@ def _masks(path: Path, split: str | None, images: Path | None, **options: object
     return read_masks(path, images, **options)
 
 
+def _stl10_root(path: Path) -> Path:
+    return path / "stl10_binary" if (path / "stl10_binary").is_dir() else path
+
+
+def _stl10(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _stl10_root(path)
+    files = [name for name in ("train", "test", "unlabeled") if (root / f"{name}_X.bin").is_file()]
+    folds = [f"fold{fold}" for fold in range(10)] if "train" in files else []
+    return read_stl10(root, split if split in folds else choose_split(split, files, root))
+
+
+def _catdog(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    return read_catdog(path, "test" if split in HELD_OUT else split, **options)
+
+
+def _shards_splits(path: Path) -> dict[str, list[Path]]:
+    """Tar files by split: train-000000.tar or train/000000.tar."""
+    splits: dict[str, list[Path]] = {}
+    for file in sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]):
+        name = file.name if file.parent == path else file.parent.name
+        splits.setdefault(re.split(r"[-_.0-9]", name)[0], []).append(file)
+    return splits
+
+
+def _shards_fits(path: Path) -> bool:
+    return path.suffix == ".tar" if path.is_file() else bool(_shards_splits(path))
+
+
+def _shards(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    if path.is_file():
+        _no_split(split, path)
+        return read_shards([path], **options)
+    splits = _shards_splits(path)
+    return read_shards(splits[choose_split(split, list(splits), path)], **options)
+
+
 def _folder_splits(path: Path) -> list[str]:
-    return [name for name in ("train", *TEST_FOLDERS) if (path / name).is_dir()]
+    return [name for name in ("train", *HELD_OUT) if (path / name).is_dir()]
 
 
 def _folder_fits(path: Path) -> bool:
@@ -248,5 +270,18 @@ FORMATS: dict[str, Format] = {
         _masks_fits,
         _masks,
     ),
+    "stl10": Format(
+        "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin, class_names.txt and fold_indices.txt, here "
+        "or in stl10_binary/",
+        lambda path: any(_stl10_root(path).glob("*_X.bin")),
+        _stl10,
+    ),
+    "webdataset": Format("a .tar file, or SPLIT-*.tar or SPLIT/*.tar, uncompressed", _shards_fits, _shards),
+    "list": Format(
+        "a .txt file of paths, or .csv or .parquet with a column path",
+        lambda path: path.is_file() and path.suffix in (".txt", ".csv", ".parquet"),
+        read_list,
+    ),
+    "catdog": Format("train/ with cat.0.jpg, dog.0.jpg and so on, or the folder of these itself", fits, _catdog),
     "folder": Format("train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone", _folder_fits, _folder),
 }

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.pictures import Pictures, id_problem
-from fastcam.data.reading import Problems, class_names, in_groups, numbers, whole
+from fastcam.data.problems import Problems
+from fastcam.data.reading import class_names, in_groups, numbers, whole
 
 _Masks = dict[str, tuple[list[str], str | None]]
 

@@ -180,8 +180,10 @@ class Evaluator:
         scores = [self._add(part) for part in batch.parts(_MOST)]
         if len(scores) == 1:
             return scores[0]
-        joined = [None if None in column else np.concatenate(column) for column in zip(*scores, strict=True)]
-        return Scores(*joined)
+        index, rank, curves, reference, _ = (
+            None if column[0] is None else np.concatenate(column) for column in zip(*scores, strict=True)
+        )
+        return Scores(index, rank, curves, reference, self.thresholds)
 
     def add_coarse(
         self,

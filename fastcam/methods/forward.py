@@ -216,15 +216,24 @@ class Forward:
             ValueError: a score does not depend on a target layer.
         """
         for rank in range(self.targets.ranks):
-            found = self._kept.get(rank)
-            if found is None:
-                found = self._differentiate(rank)
-                if self._keep:
-                    self._kept[rank] = found
+            found = self._gradient(rank)
             for name in self._layers:
                 if found.get(name) is None:
                     raise ValueError(f"the target does not depend on the layer {name!r}: no gradient reaches it")
             yield [self._spatial(index, found[name]) for index, name in enumerate(self._layers)]
+
+    def differentiate(self) -> None:
+        """Compute and keep the gradients that methods of this run will ask for, so that none of them has to."""
+        for rank in range(self.targets.ranks):
+            self._gradient(rank)
+
+    def _gradient(self, rank: int) -> dict[str, Tensor | None]:
+        if rank in self._kept:
+            return self._kept[rank]
+        found = self._differentiate(rank)
+        if self._keep:
+            self._kept[rank] = found
+        return found
 
     def _differentiate(self, rank: int) -> dict[str, Tensor | None]:
         """The gradients of one rank at all layers that have a graph, as the layers give their output."""
