@@ -184,8 +184,14 @@ def _train(
         trainee.load_state_dict(state)
         checkpoint.restore_random(state, settings.seed, group, place)
     if group.rank == 0:
-        for path in files if state is None else ():
-            path.unlink(missing_ok=True)
+        for name in (*_FILES, "settings.toml"):  # what a killed process left half-written
+            for partial in out.glob(f".{name}.*.tmp"):
+                partial.unlink()
+        if state is None:
+            for path in files:
+                path.unlink(missing_ok=True)
+        else:  # it may have been killed after the state was written and before this
+            models.save_checkpoint(out / "last.safetensors", trainee.tested, config)
         settings.write(out / "settings.toml")
     done = (place.epoch - 1) * per_epoch + place.step
     reader = Reader(train_data, test_data, settings, Preprocess.of(config))
@@ -296,9 +302,9 @@ def _close_epoch(run: _Run, place: Place, entry: dict[str, float]) -> Place:
 
 
 def _save(run: _Run, place: Place) -> None:
+    checkpoint.save(run.out / "state.pt", run.facts | run.trainee.state_dict(), place, run.group)
     if run.group.rank == 0:
         models.save_checkpoint(run.out / "last.safetensors", run.trainee.tested, run.config)
-    checkpoint.save(run.out / "state.pt", run.facts | run.trainee.state_dict(), place, run.group)
 
 
 def _check_loss(loss: float, when: str) -> None:

@@ -72,7 +72,8 @@ def load(path: Path, group: Group) -> tuple[dict[str, Any], Place] | None:
     Raises:
         ValueError: the file is damaged, or of another kind. Nothing in it is run.
     """
-    data = group.share(path.read_bytes() if group.rank == 0 and path.exists() else b"")
+    there = group.rank == 0 and path.exists()
+    data = group.share((path.read_bytes() or b"empty") if there else b"")
     if not data:
         return None
     try:
