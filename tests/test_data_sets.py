@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from fastcam import data
+from fastcam.cli import app
 from fastcam.data.catdog import make_catdog
 from fastcam.decoding import DecodeError
 from tests.test_data_truth import MAKERS, picture, write
@@ -199,7 +201,7 @@ def test_stl10(tmp_path) -> None:
     assert fold.truth(0) == (None, 3, None, None, (96, 96), "train/000003")
     assert data.load(tmp_path, "unlabeled")[0].label is None
     assert data.load(tmp_path, "val").ids[0] == "test/000000"
-    with pytest.raises(ValueError, match="choose a split; it has train, test, unlabeled"):
+    with pytest.raises(ValueError, match="choose a split; it has train, test, unlabeled, fold0"):
         data.load(tmp_path)
 
 
@@ -413,6 +415,66 @@ def test_damaged_shards(tmp_path) -> None:
         tar.addfile(link)
     with pytest.raises(ValueError, match=r"a\.jpg': it is no regular file"):
         data.load(path)
+
+
+def test_info(tmp_path) -> None:
+    MAKERS["wsol"](tmp_path)
+    found = data.info(tmp_path, progress=False)
+    assert found.classes == [("cat", 1), ("dog", 0), ("owl", 1)]
+    assert (found.pictures, found.resized, found.boxed, found.masked) == (2, 2, 2, 0)
+    assert (found.width, found.height) == ((10, 10, 10), (10, 10, 10))
+    assert found.boxes == (1, 1.5, 2)
+    np.testing.assert_allclose(found.box_share, (1.5 * 2 / 1200, 2 * 2 / 1000, 40 * 29 / 1200))
+    assert (found.malformed, found.damaged) == ([], [])
+    told = data.info(tmp_path, decode=False, progress=False)
+    assert (told.width, told.height, told.resized) == ((40, 45, 50), (20, 25, 30), 0)
+    (tmp_path / "val/ü.jpg").write_bytes(jpeg()[:100])
+    (tmp_path / "val/a, b.jpg").unlink()
+    found = data.info(tmp_path, progress=False)
+    assert [id for id, _ in found.malformed] == ["val/a, b.jpg"]
+    assert [id for id, _ in found.damaged] == ["val/ü.jpg"]
+    assert found.width is None
+    assert "malformed       1" in found.lines()
+    drawn = data.info("shapes", "val", progress=False)
+    assert drawn.masked == drawn.boxed == 400
+    share = [data.load("shapes", "val").truth(i).mask.mean() for i in range(400)]
+    np.testing.assert_allclose(drawn.mask_share, (np.min(share), np.median(share), np.max(share)))
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def test_catdog_on_the_command_line(tmp_path) -> None:
+    catdog(tmp_path / "src/train")
+    for added in (15, 0):
+        result = run("catdog", tmp_path / "src", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert f"12 pictures to train on, 3 to test on, in {tmp_path / 'out'}; {added} were added" in result.stdout
+    result = run("catdog", tmp_path / "nowhere", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("fastcam: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_info_on_the_command_line(tmp_path) -> None:
+    MAKERS["cub"](tmp_path)
+    result = run("info", "cub", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("train:\npictures        1\n")
+    assert "test:\npictures        2\n" in result.stdout
+    lines = run("info", tmp_path, "--split", "test").stdout.splitlines()
+    assert run("info", "auto", tmp_path, "--split", "val").stdout.splitlines() == ["val:", *lines[1:]]
+    (tmp_path / "images/001.Auk/a.jpg").write_bytes(b"no picture")
+    result = run("info", "cub", tmp_path, "--json")
+    assert result.exit_code == 3
+    assert "fastcam: 001.Auk/a.jpg: unsupported: " in result.stderr
+    told = json.loads(result.stdout)
+    assert (told["test"]["pictures"], told["test"]["height"]["most"]) == (2, 30)
+    result = run("info", "wsol", tmp_path)
+    assert result.exit_code == 2
+    assert "does not look like wsol: image_ids.txt" in result.stderr
+    assert run("info", "shapes", "--split", "val", "--no-decode").exit_code == 0
 
 
 MAKERS = MAKERS | {

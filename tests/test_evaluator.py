@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS, Evaluator, Result, bootstrap
 from tests import oracle
+from tests.test_evaluation_pixels import evaluator as pixel_ap
 
 SIZE, CLASSES = (13, 16), 7
 PICTURE = (32, 26)  # (width, height) that the maps' frame is half of
@@ -201,7 +202,7 @@ def test_pictures_without_boxes_or_scores_count_where_they_can() -> None:
     evaluator.add(**data.take(range(20)))
     evaluator.add(**data.take(range(20, 30)) | {"logits": None})
     mask = np.zeros((26, 32), np.uint8)
-    mask[4, 5] = 1
+    mask[4:9, 5:9] = 1
     rows = data.take(range(5))
     rows["truths"] = [truth._replace(boxes=None, mask=mask, id=None) for truth in rows["truths"]]
     rows["ids"] = [f"more {i}" for i in range(5)]
@@ -212,6 +213,68 @@ def test_pictures_without_boxes_or_scores_count_where_they_can() -> None:
     assert result.figures["Top-1 Loc"] == evaluated(Pictures(*(v[:20] for v in data))).figures["Top-1 Loc"]
     ranks = [oracle.rank(data.logits[i].tolist(), data.truths[i].label) for i in (*range(20), *range(5))]
     assert result.figures["Top-1 Cls"] == 100 * sum(rank == 1 for rank in ranks) / 25
+
+
+def masked(data: Pictures, seed: int = 0) -> list[Sample]:
+    """The pictures' truth with masks of 26 x 32 pixels: objects where the maps are high, some pixels to be ignored."""
+    rng = np.random.default_rng(seed)
+    truths = []
+    for values, truth in zip(data.maps.numpy(), data.truths, strict=True):
+        mask = (values.repeat(2, 0).repeat(2, 1) + rng.normal(0, 0.3, (26, 32)) > 0.6).astype(np.uint8)
+        mask[rng.random(mask.shape) < 0.1] = 255
+        mask[0, 0] = 1  # all of them have an object
+        truths.append(truth._replace(mask=mask))
+    return truths
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_pxap_is_the_standard_evaluators(dtype: torch.dtype) -> None:
+    data = pictures(50)
+    truths, maps = masked(data), data.maps.to(dtype)
+    evaluators = [Evaluator(protocol(), bootstrap=25, seed=3) for _ in range(3)]
+    evaluators[0].add(data.ids, maps, truths)
+    evaluators[1].add(data.ids[:17], maps[:17], truths[:17])
+    evaluators[2].add(data.ids[17:], maps[17:], truths[17:])
+    evaluators[2].merge(evaluators[1])
+    result = evaluators[0].result()
+    assert same(result, evaluators[2].result())
+    masks = np.stack([truth.mask[::2, ::2] for truth in truths])  # the nearest pixels
+    assert result.figures["PxAP"] == pixel_ap(maps.numpy(), masks)
+    assert 50 < result.figures["PxAP"] < 95
+    weights = bootstrap.weights(data.ids, 25, 3).astype(int)
+    drawn = [pixel_ap(*(np.repeat(v, w, 0) for v in (maps.numpy(), masks))) for w in weights.T]
+    assert result.intervals["PxAP"] == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-9)
+    recall, precision = result.curves["recall"], result.curves["precision"]
+    assert len(recall) == len(precision) == len(result.pixel_thresholds)
+    for place in (0, 7, -1):
+        above = maps.double().numpy() >= result.pixel_thresholds[place]
+        hits, found = (above & (masks == 1)).sum(), (above & (masks != 255)).sum()
+        assert recall[place] == pytest.approx(100 * hits / (masks == 1).sum(), abs=1e-12)
+        assert precision[place] == pytest.approx(100 * hits / found, abs=1e-12)
+    only = Evaluator(protocol(), metrics=["PxAP"], bootstrap=25, seed=3)
+    assert only.add(data.ids, maps, truths).iou is None
+    assert only.result().figures == {"PxAP": result.figures["PxAP"]}
+
+
+def test_vectors_of_pxap() -> None:
+    object = np.zeros((20, 20), bool)
+    object[3:9, 4:16] = True
+    truth = [Sample(None, mask=object, size=(20, 20))]
+    rules = PROTOCOLS["standard"]._replace(size=(20, 20))
+
+    def pxap(values: torch.Tensor) -> float:
+        evaluator = Evaluator(rules, bootstrap=0)
+        evaluator.add(["a.jpg"], values[None], truth)
+        return evaluator.result().figures["PxAP"]
+
+    assert pxap(torch.from_numpy(object).double()) == 100
+    for value in (0.0, 0.4, 1.0):
+        assert pxap(torch.full((20, 20), value)) == 100 * 72 / 400
+    with pytest.raises(ValueError, match=r"a\.jpg: its map has NaN"):
+        pxap(torch.full((20, 20), float("nan")))
+    truth[0] = Sample(None, mask=object & False, size=(20, 20))
+    with pytest.raises(ValueError, match=r"a\.jpg: empty ground truth"):
+        pxap(torch.ones(20, 20))
 
 
 # ---- thresholds, classes, intervals ----------------------------------------------------------------------------------
@@ -334,7 +397,7 @@ def test_order_batches_and_processes_change_no_bit(order, cuts, workers: int, na
 def test_batches_larger_than_a_part(monkeypatch) -> None:
     evaluator = Evaluator(protocol(), num_classes=CLASSES, bootstrap=8)
     whole = evaluator.add(**STREAM.take(range(24)))
-    monkeypatch.setattr("fastcam.evaluation.accumulator._MOST", 7)
+    monkeypatch.setattr("fastcam.evaluation.accumulator.MOST", 7)
     other = Evaluator(protocol(), num_classes=CLASSES, bootstrap=8)
     parts = other.add(**STREAM.take(range(24)))
     assert same(evaluator.result(), other.result())

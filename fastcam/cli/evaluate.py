@@ -27,11 +27,11 @@ class Stored(StrEnum):
 
 @options.plain_errors()
 def evaluate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set: WSOL metadata, CUB-200-2011, COCO JSON, …")],
+    data: options.DataSet,
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, pictures.parquet, plots and gallery.")],
-    split: Annotated[str | None, typer.Option(help="train, val or test [all, or the only one].")] = None,
-    format: Annotated[str | None, typer.Option(help="Layout of DATA: wsol, cub, coco, … [recognised].")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures [where the layout has it].")] = None,
+    split: options.Split = None,
+    format: options.Format = None,
+    images: options.Images = None,
     maps: Annotated[
         Path | None, typer.Option(help="Measure these: a folder of IMAGE_ID.npy, or maps.parquet of --save-maps.")
     ] = None,
@@ -53,9 +53,7 @@ def evaluate(
     relu: options.Relu = None,
     smooth: Annotated[list[str] | None, typer.Option(help="aug, eigen or aug,eigen: smoother maps.")] = None,
     targets: Annotated[Wanted, typer.Option(help="Map of the true class, or of the highest.")] = Wanted.label,
-    protocol: Annotated[
-        str, typer.Option(help="standard, paper, rethinking, ts-cam, bas or notebook: whose rules.")
-    ] = "standard",
+    protocol: options.Rules = "standard",
     percentile: Annotated[
         float | None, typer.Option(help="Thresholds are relative to this percentile of a map [the protocol's].")
     ] = None,
@@ -63,11 +61,11 @@ def evaluate(
     threshold_from: Annotated[
         Path | None, typer.Option(help="metrics.json of another split: take the best thresholds there.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Replicates for confidence intervals.")] = 200,
+    bootstrap: options.Bootstrap = 200,
     cases: Annotated[int, typer.Option(min=0, help="Best, median and worst pictures to show of each.")] = 6,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep the coarse maps in maps.parquet.")] = False,
     map_dtype: Annotated[Stored, typer.Option(help="How --save-maps stores them.")] = Stored.float32,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad pictures instead of stopping.")] = False,
+    skip_bad: options.SkipBad = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was broken off in OUT.")] = False,
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts of the work only.")] = None,
     merge: Annotated[
@@ -76,7 +74,7 @@ def evaluate(
     save_every: Annotated[int, typer.Option(min=1, help="Batches between saves for --resume.")] = 100,
     batch_size: options.BatchSize = 32,
     device: options.Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT has.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Measure how well maps or boxes find objects: MaxBoxAcc, PxAP, Top-k Loc and more, with plots and a gallery.
 

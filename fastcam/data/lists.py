@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, choose_split, class_names, numbers, whole
+from fastcam.data.reading import Found, assemble, class_names, numbers, whole
 
 _EDGES = ("x0", "y0", "x1", "y1")
 _SIZE = ("width", "height")
@@ -37,7 +37,7 @@ def read_list(
 
     Args:
         path: the list; CSV in UTF-8.
-        split: see `fastcam.data.load`; the rows that have it in column split are taken.
+        split: the rows that have it in column split are taken; None for all.
         images: folder that the paths are relative to, by default the list's.
         truth_only: the pictures need not be there.
         bad: see `fastcam.data.load`.
@@ -51,12 +51,11 @@ def read_list(
             boxes twice, a box outside its picture.
     """
     problems, root = Problems(bad), images or path.parent
-    rows = list(_parquet(path, problems) if path.suffix == ".parquet" else _text(path, problems))
+    rows = list(_rows(path, problems))
     columns = set(rows[0][1]) if rows else set()
     labels, names = _labels(path, rows, problems) if "label" in columns else (None, ())
     if split is not None:
-        split = choose_split(split, sorted({row.get("split", "") for _, row in rows} - {""}), path)
-        rows = [(where, row) for where, row in rows if row["split"] == split]
+        rows = [(where, row) for where, row in rows if row.get("split") == split]
     found: dict[str, Found] = {}
     boxes: dict[str, list[list[float]]] = {}
     for where, row in rows:
@@ -83,6 +82,25 @@ def read_list(
     if "x0" in columns:
         entries = [entry._replace(boxes=np.array(boxes[entry.id], np.float64).reshape(-1, 4)) for entry in entries]
     return assemble(problems, path, root, entries, names, truth_only=truth_only)
+
+
+def list_splits(path: Path) -> list[str]:
+    """Tell into which splits a list is divided.
+
+    Args:
+        path: the list.
+
+    Returns:
+        What its column split has, sorted; [] if there is no such column.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_list`, but for malformed rows.
+    """
+    return sorted({row["split"] for _, row in _rows(path, Problems([])) if row.get("split")})
+
+
+def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
+    return _parquet(path, problems) if path.suffix == ".parquet" else _text(path, problems)
 
 
 def _text(path: Path, problems: Problems) -> Iterator[_Row]:
