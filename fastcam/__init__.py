@@ -10,6 +10,7 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import evaluation, methods, metrics, models, ops, visualize
+    from fastcam.evaluation.comparison import compare
     from fastcam.evaluation.run import evaluate
     from fastcam.explanation import explain
     from fastcam.localization import localize
@@ -45,6 +46,7 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "compare": "evaluation.comparison",
     "evaluate": "evaluation.run",
     "explain": "explanation",
     "localize": "localization",
@@ -69,6 +71,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "compare",
     "evaluate",
     "evaluation",
     "explain",

@@ -60,6 +60,7 @@ def test_names_of_rows():
     assert Row.parse("cam") == Row("cam")
     assert Row.parse("gradcam++") == Row("gradcam++")
     assert Row.parse("gradcam+++tap+aug") == Row("gradcam++", tap=True, aug=True)
+    assert Row.parse("gradcam++tap+aug").name == "gradcam+++tap+aug"
     assert Row.parse("gradcam+eigen") == Row("gradcam", eigen=True)
     assert Row.parse("cam+pas+clamp+tap").name == "cam+tap+clamp+pas"
     for name in (*METHODS, *ROWS):
@@ -75,7 +76,8 @@ def test_names_of_rows():
         ("saliency", r"'saliency': saliency gives no map of a class"),
         ("guided-gradcam+aug", r"guided-gradcam gives no map"),
         ("cam+tapp", r"unknown \+tapp; a row is cam\[\+tap\]\[\+clamp\]\[\+pas\]\[\+eigen\]\[\+aug\]"),
-        ("gradcam++tap", r"unknown \+; a row is gradcam\["),
+        ("gradcam+++", r"unknown \+; a row is gradcam\+\+\["),
+        ("gradcam++++tap", r"unknown \+; a row is gradcam\+\+\["),
         ("cam+", r"unknown \+; a row is cam\["),
         ("cam+tap+tap", r"\+tap comes twice"),
         ("gradcam+clamp", r"\+clamp is for cam"),
@@ -199,6 +201,7 @@ def test_what_is_written(model, data, tmp_path):
         compare(model, data, out=tmp_path, **options)
     again = compare(model, data, out=tmp_path, pictures=0, overwrite=True, **options)
     assert "own best τ for MaxBoxAcc" in again.notes()[0]
+    assert not (tmp_path / "compare_maps.png").exists()
     kept = json.loads((tmp_path / "compare.json").read_text())["rows"][0]
     assert ("GT-known Loc" in kept["intervals"]) == (kept["threshold"] == 0.2)
 
@@ -215,7 +218,7 @@ def test_masks_instead_of_boxes(model, data):
     assert table.table()[0].split() == ["row", "Top-1", "Cls", "PxAP", "τ", "own", "ms", "seconds"]
 
 
-def test_bad_pictures_are_named_once(model, data):
+def test_bad_pictures_are_named_once(model, data, tmp_path):
     data[2], data[4] = data[2]._replace(label=None), data[4]._replace(boxes=np.array([[9, 0, 3, 5]], np.float32))
     options = {"methods": ["cam", "gradcam", "cam+tap"], "config": CONFIG, "protocol": SMALL, "progress": False}
     with pytest.raises(ValueError, match="picture2: it has no label"):
@@ -223,6 +226,11 @@ def test_bad_pictures_are_named_once(model, data):
     table = compare(model, data, skip_bad=True, problems=[("picture9", "it is lost")], **options)
     assert table.pictures == 5
     assert [id for id, _ in table.bad] == ["picture9", "picture2", "picture4"]
+    data[0] = data[0]._replace(boxes=np.array([[0, 0, np.nan, 5]], np.float32))
+    table = compare(model, data, out=tmp_path, pictures=7, skip_bad=True, **options)  # those that are bad are not drawn
+    assert table.pictures == 4
+    with pytest.raises(ValueError, match="nothing was measured"):
+        compare(model, data[2:3], skip_bad=True, **options)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from torchvision import datasets
 from typer.testing import CliRunner
 
 from fastcam import data
@@ -439,6 +440,39 @@ def test_info(tmp_path) -> None:
     assert drawn.masked == drawn.boxed == 400
     share = [data.load("shapes", "val").truth(i).mask.mean() for i in range(400)]
     np.testing.assert_allclose(drawn.mask_share, (np.min(share), np.median(share), np.max(share)))
+
+
+def test_torchvision_reads_the_same(tmp_path, monkeypatch) -> None:
+    MAKERS["voc"](tmp_path / "VOCdevkit")
+    for split in ("train", "val"):
+        theirs = datasets.VOCDetection(tmp_path, "2012", split)
+        ours = data.load(tmp_path / "VOCdevkit", split)
+        assert len(theirs) == len(ours)
+        for index, (image, told) in enumerate(theirs):
+            told = told["annotation"]
+            sample = ours[index]
+            assert (sample.id, sample.image.size) == (told["filename"], image.size)
+            corners = [[int(item["bndbox"][c]) for c in ("xmin", "ymin", "xmax", "ymax")] for item in told["object"]]
+            assert all(np.add(box, (1, 1, 0, 0)).tolist() in corners for box in sample.boxes)
+            assert ours.class_names[sample.label] in {item["name"] for item in told["object"]}
+
+    stl10(tmp_path / "stl10_binary")
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)  # of the whole data set
+    for split, folds in (("train", None), ("train", 3), ("test", None), ("unlabeled", None)):
+        theirs = datasets.STL10(tmp_path, split, folds)
+        ours = data.load(tmp_path, split if folds is None else f"fold{folds}")
+        assert len(theirs) == len(ours)
+        for index, (image, label) in enumerate(theirs):
+            np.testing.assert_array_equal(ours[index].image, image)
+            assert label == (-1 if ours[index].label is None else ours[index].label)
+
+    for name in ("train/b/1.jpg", "train/a/2.jpg", "train/a/x/3.jpg", "val/b/4.jpg", "val/a/5.jpg"):
+        picture(tmp_path / "folders" / name)
+    for split in ("train", "val"):
+        theirs = datasets.ImageFolder(tmp_path / "folders" / split)
+        ours = data.load(tmp_path / "folders", split)
+        assert theirs.samples == [(str(file), label) for file, label in zip(ours.files, ours.labels, strict=True)]
+        assert tuple(theirs.classes) == ours.class_names
 
 
 def run(*arguments: object):

@@ -161,6 +161,24 @@ def test_dtypes_and_kinds_of_maps() -> None:
         result([*maps[:19].float(), maps[19].double()])
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_maps_on_any_device(device: torch.device, name: str) -> None:
+    data = pictures(40)
+    batch = data.take(range(40)) | {
+        "truths": [t if i % 3 else t._replace(boxes=None) for i, t in enumerate(masked(data))]
+    }
+    there, here = (Evaluator(protocol(name), num_classes=CLASSES, bootstrap=5) for _ in range(2))
+    here.add(**batch)
+    with torch.autocast(device.type, dtype=torch.bfloat16):  # as around a network
+        there.add(**batch | {"maps": batch["maps"].to(device), "logits": batch["logits"].to(device)})
+    assert same(there.result(), here.result())
+    coarse = torch.randn(40, 4, 5, device=device)
+    batch.pop("maps")
+    here.add_coarse(coarse=coarse.cpu(), **batch)
+    there.add_coarse(coarse=coarse, **batch)
+    assert same(there.result(), here.result())
+
+
 def test_ranks_instead_of_logits() -> None:
     data = pictures(25)
     batch = data.take(range(25))

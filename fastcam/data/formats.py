@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from fastcam.data.shards import read_shards
 from fastcam.data.stl10 import read_stl10
 from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
+from fastcam.decoding import SUFFIXES
 
 _DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split of the drawn shapes
 _COMPLETE = ("stl10", "webdataset", "catdog", "folder", "shapes")  # formats without another folder of pictures
@@ -204,8 +206,12 @@ def _folders(path: Path) -> list[str]:
 
 
 def _folder_fits(path: Path) -> bool:
+    if not path.is_dir():
+        return False
     root = next((path / name for name in _folders(path)), path)
-    return path.is_dir() and sum(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) > 1
+    classes = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    files = (file for entry in classes for file in chain(entry.glob("*.*"), entry.glob("*/*.*")))
+    return len(classes) > 1 and any(file.suffix.lower() in SUFFIXES for file in files)
 
 
 def _folder(

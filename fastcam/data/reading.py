@@ -99,6 +99,8 @@ def strongest(labels: Sequence[int], boxes: np.ndarray) -> tuple[int, np.ndarray
     Returns:
         The class whose boxes have the largest total area, the lowest index where that ties, and its boxes.
     """
+    if len(set(labels)) == 1:
+        return labels[0], boxes
     areas: dict[int, float] = dict.fromkeys(sorted(set(labels)), 0.0)
     for label, area in zip(labels, (boxes[:, 2:] - boxes[:, :2]).prod(1), strict=True):
         areas[label] += area

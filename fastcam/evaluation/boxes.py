@@ -65,7 +65,8 @@ class BoxTable:
         self._bad: set[int] = set()
         self._read({id: place for place, id in enumerate(data.ids)})
         found = self._kind != _NONE
-        self.problems += [(data.ids[place], f"no box in {path}") for place in np.flatnonzero(~found).tolist()]
+        missing = [place for place in np.flatnonzero(~found).tolist() if place not in self._bad]
+        self.problems += [(data.ids[place], f"no box in {path}") for place in missing]
         self.order = [place for place in np.flatnonzero(found).tolist() if place not in self._bad]
         kinds = self._kind[found & (self._kind != _ERROR)]
         self.pure = self._labels is None or bool((kinds == _LABEL).all())

@@ -56,7 +56,7 @@ class Row(NamedTuple):
         """Read a name.
 
         Args:
-            name: `method[+tap][+clamp][+pas][+eigen][+aug]`, such as "gradcam++" or "cam+tap+pas", in any order.
+            name: `method[+tap][+clamp][+pas][+eigen][+aug]`, suffixes in any order; "gradcam++aug" is "gradcam+++aug".
 
         Returns:
             The row.
@@ -64,13 +64,13 @@ class Row(NamedTuple):
         Raises:
             ValueError: an unknown method or suffix, one that comes twice, or "+clamp" without CAM.
         """
-        known = [method for method in all_methods.METHODS if name == method or name.startswith(f"{method}+")]
+        known = [m for m in all_methods.METHODS if name == m or name.startswith(m if m.endswith("+") else f"{m}+")]
         if not known:
             if (method := name.split("+")[0]) in all_methods.ATTRIBUTIONS:
                 raise ValueError(f"{name!r}: {method} gives no map of a class that boxes could be taken from")
             raise ValueError(f"{name!r}: unknown method{suggest(name, list(all_methods.METHODS))}")
         method = max(known, key=len)  # "gradcam++" begins with "gradcam+"
-        suffixes = name[len(method) + 1 :].split("+") if name != method else []
+        suffixes = name[len(method) :].removeprefix("+").split("+") if name != method else []
         for suffix in suffixes:
             if suffix not in _SUFFIXES:
                 raise ValueError(f"{name!r}: unknown +{suffix}; a row is {method}[+{'][+'.join(_SUFFIXES)}]")
@@ -219,24 +219,34 @@ def compare(
             bar.update(len(items))
     entries = []
     for row in rows:
-        own, shares = work.seconds[_map_of(row)], work.shares[_map_of(row)]
         result = evaluators[row].result()
+        own, shares = work.seconds[_map_of(row)], work.shares[_map_of(row)]
         entries.append(Entry(row.name, result, own, own + sum(work.seconds[part] for part in shares), shares))
     shared = {part: seconds for part, seconds in work.seconds.items() if isinstance(part, str)}
     bad = tuple(dict.fromkeys(entry for evaluator in evaluators.values() for entry in evaluator.bad))
     comparison = Comparison(tuple(entries), shared, rule, threshold, pas_percentile, bad)
     if out is not None:
-        network = {name: reader.info[name] for name in ("arch", "weights", "layers", "size", "mean", "std")}
-        told = {"fastcam": __version__, "network": network, **comparison.to_dict()}
-        with replacing(Path(out, "compare.json")) as path:
-            path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        with replacing(Path(out, "compare.md")) as path:
-            path.write_text("\n".join(comparison.markdown()) + "\n", encoding="utf-8")
-        draw_figure(comparison, Path(out, "compare.png"))
-        if shown:
-            drawn = [(one, [maps[_map_of(row)] for row in rows]) for _, (one, maps) in sorted(shown.items())]
-            draw_maps(comparison, data, drawn, Path(out, "compare_maps.png"))
+        left_out = {id for id, _ in bad}
+        drawn = [
+            (one, [maps[_map_of(row)] for row in rows])
+            for _, (one, maps) in sorted(shown.items())
+            if one.id not in left_out
+        ]
+        _write(comparison, Path(out), reader, drawn)
     return comparison
+
+
+def _write(comparison: Comparison, out: Path, network: Network, drawn: Sequence[tuple[Loaded, list[Tensor]]]) -> None:
+    made_by = {name: network.info[name] for name in ("arch", "weights", "layers", "size", "mean", "std")}
+    told = {"fastcam": __version__, "network": made_by, **comparison.to_dict()}
+    with replacing(out / "compare.md") as path:
+        path.write_text("\n".join(comparison.markdown()) + "\n", encoding="utf-8")
+    draw_figure(comparison, out / "compare.png")
+    (out / "compare_maps.png").unlink(missing_ok=True)
+    if drawn:
+        draw_maps(comparison, network.data, drawn, out / "compare_maps.png")
+    with replacing(out / "compare.json") as path:
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _map_of(row: Row) -> Row:

@@ -145,6 +145,8 @@ def evaluate(
     rule = PROTOCOLS.get(protocol, protocol) if isinstance(protocol, str) else protocol
     if not isinstance(rule, Protocol):
         raise ValueError(f"unknown protocol {protocol!r}{suggest(str(protocol), list(PROTOCOLS))}")
+    if not 0 <= rule.percentile <= 100:
+        raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {rule.percentile!r}")
     before = None if threshold_from is None else _read_thresholds(Path(threshold_from), rule)
     if before is not None and threshold is not None:
         raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
@@ -165,7 +167,7 @@ def evaluate(
         if merge:
             state.join([Path(folder) / "state" for folder in merge])
         elif not (resume and state.resume()):
-            if state.folder.exists() and not (overwrite or resume):
+            if state.saved and not (overwrite or resume):
                 raise FileExistsError(f"{out} has a run that was broken off: resume it, or allow to overwrite it")
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)

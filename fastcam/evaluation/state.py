@@ -70,6 +70,11 @@ class State:
         fields = [("place", "<i8"), ("reference", "<f8"), ("label", "<i4"), ("rank", "<i4"), ("iou", "<f4", (levels,))]
         self._dtype = np.dtype(fields)
 
+    @property
+    def saved(self) -> bool:
+        """Whether an earlier run has saved something here."""
+        return any(self.folder.glob(f"*{_SUFFIX}"))
+
     def begin(self) -> None:
         """Start anew; what an earlier run left is deleted.
 

@@ -143,7 +143,7 @@ class MapStore:
     def __init__(self, path: str | os.PathLike[str], data: Any, crop: int | None = None) -> None:
         self.path, self.data = Path(path), data
         if not self.path.is_file():
-            raise FileNotFoundError(f"no file of maps at {path}")
+            raise FileNotFoundError(f"no file or folder of maps at {path}")
         try:
             with pq.ParquetFile(self.path) as file:
                 schema = file.schema_arrow

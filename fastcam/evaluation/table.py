@@ -158,7 +158,7 @@ class Comparison(NamedTuple):
         if any("pas" in name for name in names):
             lines.append(f"+pas: τ of the {self.pas_percentile:g}th percentile of the map, elsewhere of its maximum.")
         if any("tap" in name for name in names):
-            lines.append("+tap: the pooling is exchanged, and no weight trained for it.")
+            lines.append("+tap: the pooling is exchanged without training for it; CAM's map of a class stays the same.")
         shared = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.shared.items())
         lines.append("Own ms: of a picture's map, beyond what rows share. Seconds: of all maps, with it.")
         lines.append(f"Seconds of what is shared: {shared}.")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastcam.evaluation import bootstrap, pixels
 from fastcam.evaluation.batch import Batch
@@ -130,8 +129,8 @@ class Tally:
 
         maps = batch.maps if len(boxed) == count else batch.maps[torch.from_numpy(boxed).to(batch.maps.device)]
         high, rank = batch.high[boxed], None if batch.rank is None else batch.rank[boxed]
-        owner = torch.arange(len(boxed)).repeat_interleave(torch.from_numpy(batch.counts[boxed]))
-        truths, owner = torch.from_numpy(batch.boxes).to(maps.device), owner.to(maps.device)
+        owner = np.repeat(np.arange(len(boxed)), batch.counts[boxed])
+        truths, owner = (torch.from_numpy(values).to(maps.device) for values in (batch.boxes, owner))
         largest = every = None
         reference = np.zeros(len(boxed))
         if self._metrics != ["PxAP"]:
@@ -157,10 +156,8 @@ class Tally:
 
     def _count(self, scores: Scores, every: np.ndarray | None, label: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Add curves to the sums; gives int64 [n, 4] at the fixed threshold: GT-known, Top-1 and Top-5 Loc, IoU."""
-        present, group = np.unique(label, return_inverse=True)
-        member = np.zeros((len(present), len(label)), np.float32)
-        member[group, np.arange(len(label))] = 1
-        member, weights = torch.from_numpy(member), torch.from_numpy(weights)
+        present = np.flatnonzero(np.bincount(label))
+        member = (present[:, None] == label).astype(np.float32)
         tight = None if self._tight is None else scores.at(self._thresholds[[self._tight]])
         fixed = np.zeros((len(label), 4), np.int64)
         by_level = scores.reference == 255
@@ -174,16 +171,14 @@ class Tally:
             ]
             rank = None if scores.rank is None else scores.rank[rows]
             hits = self._hits(*picked, rank, None if tight is None else tight[rows])
-            counted = _whole(member[:, rows] @ hits.flatten(1), np.int32)
-            self.sums[f"hits/{room}"][present] += counted.reshape(-1, *hits.shape[1:])
+            self.sums[f"hits/{room}"][present] += _product(member[:, rows], hits, np.int32)
             if len(self.sums[f"maxima/{room}"]):
-                sampled = _whole(weights[rows].T @ hits[:, [1, 5, 6, 7]].flatten(1))
-                self.sums[f"maxima/{room}"] += sampled.reshape(-1, 4, hits.shape[2])
+                self.sums[f"maxima/{room}"] += _product(weights[rows].T, hits[:, [1, 5, 6, 7]])
             column = self._level if room == "level" else self._fixed
-            fixed[rows, :3] = hits[:, [1, 3, 4], column].numpy()
+            fixed[rows, :3] = hits[:, [1, 3, 4], column]
             if picked[0] is not None:
                 units = np.rint(picked[0] * IOU_UNIT)
-                self.sums[f"iou/{room}"][present] += _whole(member[:, rows].double() @ torch.from_numpy(units))
+                self.sums[f"iou/{room}"][present] += _product(member[:, rows].astype(np.float64), units)
                 fixed[rows, 3] = units[:, column]
         return fixed
 
@@ -195,12 +190,12 @@ class Tally:
         histograms = pixels.count(maps, [batch.masks[row] for row in masked])
         self.sums["pixels"] += histograms.sum(0)
         if self._replicates:
-            drawn = torch.from_numpy(weights[masked]).T.double() @ torch.from_numpy(histograms).flatten(1).double()
-            self.sums["pixel replicates"] += _whole(drawn).reshape(-1, *pixels.SHAPE)
+            drawn = weights[masked].T.astype(np.float64)
+            self.sums["pixel replicates"] += _product(drawn, histograms.astype(np.float64))
 
     def _hits(
         self, largest: np.ndarray | None, every: np.ndarray | None, rank: np.ndarray | None, tight: np.ndarray | None
-    ) -> Tensor:
+    ) -> np.ndarray:
         """Zeros and ones, float32 [n, 8, columns]: BoxAcc at each δ, Top-1 and Top-5 Loc, BoxAcc of all contours."""
         curves = largest if largest is not None else every
         hits = np.zeros((len(curves), 8, curves.shape[1]), np.float32)
@@ -217,8 +212,10 @@ class Tally:
             else:
                 either = np.maximum(found, tight >= 0.5)
                 hits[:, 4] = np.where((rank <= 2)[:, None], either, found * (rank <= 3)[:, None])
-        return torch.from_numpy(hits)
+        return hits
 
 
-def _whole(values: Tensor, dtype: type = np.int64) -> np.ndarray:
-    return values.numpy().astype(dtype)
+def _product(weights: np.ndarray, values: np.ndarray, dtype: type = np.int64) -> np.ndarray:
+    """[m, n] times [n, ...], of whole numbers small enough to be exact."""
+    flat = torch.from_numpy(weights) @ torch.from_numpy(values.reshape(len(values), -1))
+    return flat.numpy().astype(dtype).reshape(-1, *values.shape[1:])
