@@ -34,11 +34,13 @@ PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
 PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
-PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
+PUBLIC += ["visualize", "decoding", "writers", "report", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
 PUBLIC += ["data.sample", "data.overview"]
 PUBLIC += ["metrics", "removal", "panels", "explanation"]
+PUBLIC += ["training", "training.settings", "training.loading", "training.network", "training.group"]
+PUBLIC += ["training.checkpoint", "training.records", "evaluation.epochs"]
 
 
 def test_public_names_exist():

@@ -153,9 +153,10 @@ def test_flags_go_before_the_file_and_this_before_the_preset(tmp_path, monkeypat
     file = tmp_path / "mine.toml"
     file.write_text('preset = "catdog"\nlr = 0.05\nepochs = 3\ndata = "there"\n')
     with pytest.raises(typer.Exit):
-        command.train(config=file, epochs=7, mean="0.5", milestones="1,2")
+        command.train(config=file, epochs=7, mean="0.5", milestones="1,2", localization="cam")
     wanted = {"data": "there", "settings": "catdog", "lr": 0.05, "epochs": 7, "mean": (0.5,) * 3, "milestones": (1, 2)}
     assert {name: given[name] for name in wanted} == wanted
+    assert callable(given["callback"])
     assert given["out"].parts == ("fastcam-train", "there-resnet18")
 
 
