@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def killed(tmp_path_factory) -> Path:
     """Folders of a whole training, and of those that were killed at POINTS and resumed."""
     out = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-m", "tests.killing", str(out)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

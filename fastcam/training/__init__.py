@@ -7,6 +7,7 @@ does, group.py how processes share it, checkpoint.py how it goes on after a brea
 import dataclasses
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -153,7 +154,6 @@ def _train(
     progress: bool,
     callback: Callback | None,
 ) -> TrainingResult:
-    files = [out / name for name in _FILES]
     state, place = (checkpoint.load(out / "state.pt", group) if resume else None) or (None, Place())
     settings = _resolve(base, values, state and state["settings"])
     if group.rank == 0 and state is None and not overwrite:
@@ -184,15 +184,10 @@ def _train(
         trainee.load_state_dict(state)
         checkpoint.restore_random(state, settings.seed, group, place)
     if group.rank == 0:
-        for name in (*_FILES, "settings.toml"):  # what a killed process left half-written
-            for partial in out.glob(f".{name}.*.tmp"):
-                partial.unlink()
-        if state is None:
-            for path in files:
-                path.unlink(missing_ok=True)
-        else:  # it may have been killed after the state was written and before this
-            models.save_checkpoint(out / "last.safetensors", trainee.tested, config)
+        _clear(out, everything=state is None)
         settings.write(out / "settings.toml")
+        if state is not None:  # it may have been killed after the state was written and before this
+            models.save_checkpoint(out / "last.safetensors", trainee.tested, config)
     done = (place.epoch - 1) * per_epoch + place.step
     reader = Reader(train_data, test_data, settings, Preprocess.of(config))
     with (
@@ -221,8 +216,19 @@ def _train(
                 entry = _train_epoch(run, place, steps) | _test(run)
                 place = _close_epoch(run, place, entry)
         group.wait()
-    best, last, curve, metrics, *_ = files
-    return TrainingResult(best, last, curve, metrics, place.history, config, out / "settings.toml", out / "state.pt")
+    best, last, curve, metrics, state_path = (out / name for name in _FILES)
+    return TrainingResult(best, last, curve, metrics, place.history, config, out / "settings.toml", state_path)
+
+
+def _clear(out: Path, everything: bool) -> None:
+    """Remove what a killed process left half-written, and before a new training all of an earlier one."""
+    for name in (*_FILES, "settings.toml"):
+        for partial in out.glob(f".{name}.*.tmp"):
+            partial.unlink()
+    if everything:
+        for name in _FILES:
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
 def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
