@@ -108,6 +108,26 @@ def test_folder(tmp_path) -> None:
         training.train(str(tmp_path / "data"), out=tmp_path / "out2", epochs=1, **TINY)
 
 
+def test_splits_and_another_set_to_test_on(tmp_path) -> None:
+    data = Colours(12)
+    for index in range(12):
+        for place in ("all", "split/train" if index < 8 else "split/test"):
+            folder = tmp_path / place / data.class_names[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(data[index].image).save(folder / f"{index}.png")
+    whole, split = str(tmp_path / "all"), str(tmp_path / "split")
+    for number, (values, pictures) in enumerate(
+        (
+            ({"data": split}, (8, 4)),
+            ({"data": split, "train_split": "test", "test_split": "train"}, (4, 8)),
+            ({"data": split, "test_data": whole, "train_split": "train"}, (8, 12)),
+            ({"data": whole, "test_data": split, "test_split": "test"}, (12, 4)),
+        )
+    ):
+        result = training.train(out=tmp_path / str(number), epochs=1, **values, **TINY)
+        assert torch.load(result.state, weights_only=True)["pictures"] == pictures
+
+
 def test_a_damaged_picture_keeps_the_epochs_before(tmp_path) -> None:
     with pytest.raises(DecodeError, match="picture 5: no end"):
         training.train((Colours(8), Colours(8, broken=5)), out=tmp_path, epochs=1, **TINY)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from fastcam import evaluation, methods, models, ops, training
 from fastcam.data.shapes import Shapes
@@ -98,7 +99,12 @@ def test_the_bar_tells_loss_accuracy_rate_and_time_left(tmp_path, monkeypatch) -
         def isatty(self) -> bool:
             return True
 
+    class Eager(tqdm):
+        def __init__(self, **options: object) -> None:
+            super().__init__(mininterval=0, **options)
+
     terminal = Terminal()
+    monkeypatch.setattr(records, "tqdm", Eager)
     monkeypatch.setattr("sys.stderr", terminal)
     training.train((Colours(32), Colours(4)), out=tmp_path, epochs=2, **TINY | {"progress": True})
     text = terminal.getvalue()

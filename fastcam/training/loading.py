@@ -1,5 +1,6 @@
 """Pictures to batches: decoded ahead in threads or processes, augmented alike whoever does it, in whatever order."""
 
+import multiprocessing
 import os
 import warnings
 from collections import deque
@@ -234,6 +235,10 @@ def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
             finally:
                 pool.shutdown(cancel_futures=True)
         return
+    # Not forked from this process: it has threads, whose locks a copy would inherit. They are forked from one that has
+    # imported what they need and done nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     processes = DataLoader(
         reader,
         batch_sampler=_Plan(),
@@ -241,8 +246,7 @@ def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
         collate_fn=_collate,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        # Not forked: this process has threads, whose locks a copy would inherit.
-        multiprocessing_context="forkserver",
+        multiprocessing_context=context,
         generator=torch.Generator(),  # the network's dropout has the global one to itself
         prefetch_factor=_AHEAD,
         persistent_workers=True,
