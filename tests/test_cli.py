@@ -213,7 +213,7 @@ def test_train_then_localize(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert {row["class_name"] for row in rows(tmp_path / "a")} <= {"dark", "light"}
     assert "exists already" in refused("train", tmp_path / "data", "--out", tmp_path / "run", "--size", 32)
-    assert "no folder of pictures" in refused("train", tmp_path / "nowhere", "--out", tmp_path / "x")
+    assert "no data set at" in refused("train", tmp_path / "nowhere", "--out", tmp_path / "x")
 
 
 def test_the_module_runs_as_a_program():

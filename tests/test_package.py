@@ -36,13 +36,15 @@ PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "eva
 PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table", "evaluation.sources", "evaluation.store"]
 PUBLIC += ["evaluation.network", "evaluation.boxes", "evaluation.state", "evaluation.run", "evaluation.outputs"]
 PUBLIC += ["evaluation.cases", "evaluation.plots", "pipeline"]
-PUBLIC += ["visualize", "decoding", "writers", "training", "localization", "data", "data.folder"]
+PUBLIC += ["visualize", "decoding", "writers", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
 PUBLIC += ["data.sample", "data.overview"]
 PUBLIC += ["report.galleries", "report.runs", "report.page", "report.tables", "report.truth", "report.statistics"]
 PUBLIC += ["report.choice", "report.pictures", "report.charts"]
 PUBLIC += ["metrics", "removal", "panels", "explanation"]
+PUBLIC += ["training", "training.settings", "training.loading", "training.network", "training.group"]
+PUBLIC += ["training.checkpoint", "training.records", "evaluation.epochs"]
 
 
 def test_public_names_exist():
