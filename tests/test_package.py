@@ -32,7 +32,8 @@ PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradi
 PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.result"]
-PUBLIC += ["visualize", "decoding", "writers", "report", "training", "localization", "data", "data.folder"]
+PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
+PUBLIC += ["visualize", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
 
 

@@ -1,0 +1,65 @@
+"""Picture files found in folders."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# What counts as a picture in a folder. The second line's kinds are not read: an error tells of them where silence would
+# lose them.
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jp2 .jxl".split())
+
+
+def find_pictures(
+    paths: Iterable[str | os.PathLike[str]], ignored: Counter[str] | None = None
+) -> Iterator[tuple[str, Path]]:
+    """List picture files, folder by folder, each sorted by name, without holding the list in memory.
+
+    Folders are searched with all folders below; in them, only files with one of `SUFFIXES` (in any case) count. Files
+    given by name are taken whatever their suffix. Nothing comes twice.
+
+    Args:
+        paths: files and folders.
+        ignored: counts files passed over by their suffix, in lower case, if given.
+
+    Yields:
+        Pairs of id and path. The id is the path relative to the deepest folder that holds all of `paths` (to the
+        folder itself, if it is the only one), with "/"; what is no UTF-8 in it is escaped with backslashes.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ValueError: if a folder has no pictures.
+        OSError: if a folder below cannot be read.
+    """
+    roots = [Path(os.path.abspath(path)) for path in paths]
+    for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"no such file or folder: {root}")
+    if not roots:
+        return
+    folders = {root for root in roots if root.is_dir()}
+    base = os.path.commonpath([root if root in folders else root.parent for root in roots])
+    for root in dict.fromkeys(roots):
+        if not folders.isdisjoint(root.parents):
+            continue  # comes with that folder
+        found = False
+        for path in _walk(root, ignored) if root in folders else [root]:
+            found = True
+            yield os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "backslashreplace"), path
+        if not found:
+            wanted = ", ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
+            raise ValueError(f"no pictures in {root}: looked for {wanted} in it and in all folders below")
+
+
+def _walk(folder: Path, ignored: Counter[str] | None) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        for name in sorted(names):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                yield Path(parent, name)
+            elif ignored is not None:
+                ignored[suffix] += 1
