@@ -58,6 +58,11 @@ def maps_and_truths(images: int, size: int, side: int) -> tuple[Tensor, ...]:
     return bench.noisy_maps(images, size, side), *bench.truth_boxes(images, size)
 
 
+def maps_and_masks(images: int, size: int, side: int, double: bool) -> tuple[Tensor, Tensor]:
+    maps = bench.noisy_maps(images, size, side)
+    return maps.double() if double else maps, bench.truth_masks(images, size)
+
+
 def masks(images: int, size: int, percent: int) -> Tensor:
     return torch.rand(images, size, size) < percent / 100
 
@@ -123,6 +128,16 @@ def curves() -> Iterator[Row]:
                 yield Row(group, "twin, OpenCV, 255 levels", call, inputs)
 
 
+def histograms() -> Iterator[Row]:
+    for (images, size), double in product(((1, 224), (64, 224), (1024, 224), (16, 1024)), (False, True)):
+        group = f"score_histograms {size}x{size} {'float64' if double else 'float32'}, {images} images"
+        inputs = partial(maps_and_masks, images, size, 14, double)
+        needed = 8 * images * size**2 * 2
+        yield Row(group, "fastcam", ops.score_histograms, inputs, needed)
+        yield Row(group, "NumPy", baselines.score_histograms, inputs, needed)
+        yield Row(group, "torch", baselines.score_histograms_torch, inputs, 4 * needed)
+
+
 def labels() -> Iterator[Row]:
     shapes = [(64, 224, percent) for percent in (10, 30, 50, 70, 90)]
     for images, size, percent in [*shapes, (1, 224, 50), (1024, 224, 50), (64, 448, 50), (16, 1024, 50)]:
@@ -150,7 +165,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    "row", [*sums(), *maps_and_boxes(), *curves(), *labels()], ids=lambda row: f"{row.group}-{row.contestant}"
+    "row",
+    [*sums(), *maps_and_boxes(), *curves(), *histograms(), *labels()],
+    ids=lambda row: f"{row.group}-{row.contestant}",
 )
 def test_speed(benchmark, row: Row, threads: int) -> None:
     if row.bytes > MOST_BYTES:

@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY(fastcam, m) {
       "str mode, int connectivity, str largest) -> Tensor");
   m.def("box_curves(Tensor maps) -> Tensor");
   m.def("iou_curves(Tensor maps, Tensor boxes, Tensor starts, bool all_contours) -> Tensor");
+  m.def("score_histograms(Tensor maps, Tensor masks, int bins) -> Tensor");
   m.def(
       "components(Tensor masks, int connectivity, int? max_components) -> (Tensor boxes, Tensor areas, Tensor image)");
   m.def("simd() -> str");

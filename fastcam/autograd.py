@@ -7,7 +7,8 @@ from torch import Tensor
 
 def register() -> None:
     """Register shapes and gradients; the extension must have been loaded."""
-    for function in (_class_map, _gradient_map, _heatmap, _boxes, _class_boxes, _box_curves, _iou_curves, _components):
+    plain = (_gradient_map, _boxes, _class_boxes, _box_curves, _iou_curves, _score_histograms, _components)
+    for function in (_class_map, _heatmap, *plain):
         torch.library.register_fake(f"fastcam::{function.__name__[1:]}", function)
     torch.library.register_autograd("fastcam::class_map", _class_map_backward, setup_context=_save_class_map)
     torch.library.register_autograd("fastcam::heatmap", _heatmap_backward, setup_context=_save_heatmap)
@@ -48,6 +49,10 @@ def _box_curves(maps):
 
 def _iou_curves(maps, boxes, starts, all_contours):
     return maps.new_empty(maps.shape[0], 256, dtype=torch.float64)
+
+
+def _score_histograms(maps, masks, bins):
+    return maps.new_empty(maps.shape[0], 2, bins + 2, dtype=torch.int64)
 
 
 def _components(masks, connectivity, max_components):

@@ -18,6 +18,7 @@ except ImportError:  # a bare machine: rows that need OpenCV are left out, and s
     cv2 = None
 
 EVALUATOR_THRESHOLDS = np.arange(0, 1, 0.001)
+_EVALUATOR_EDGES = np.append(EVALUATOR_THRESHOLDS, [1.0, 2.0, 3.0])
 
 
 def class_map(features: Tensor, weights: Tensor) -> Tensor:
@@ -113,6 +114,23 @@ def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "
             curves.append(np.maximum.reduceat(_iou(np.array(found, np.float64), truths).max(1, initial=0), firsts))
             found, firsts = [], []
     return np.stack(curves)
+
+
+def score_histograms(maps: Tensor, masks: Tensor) -> np.ndarray:
+    """The standard WSOL evaluator: NumPy's histograms of background and object scores, [N, 2, 1002]."""
+    found = []
+    for scores, mask in zip(maps.cpu().numpy(), masks.cpu().numpy(), strict=True):
+        found.append([np.histogram(scores[mask == kind], bins=_EVALUATOR_EDGES)[0] for kind in (0, 1)])
+    return np.array(found)
+
+
+def score_histograms_torch(maps: Tensor, masks: Tensor) -> Tensor:
+    """The same by PyTorch, in one go."""
+    edges = torch.from_numpy(_EVALUATOR_EDGES).to(maps.device)
+    images, bins = len(maps), len(edges) - 1
+    slot = torch.bucketize(maps.double(), edges, right=True).sub_(1).clamp_(max=bins - 1)
+    slot += bins * (masks == 1) + 2 * bins * torch.arange(images, device=maps.device)[:, None, None]
+    return torch.bincount(slot[masks < 2], minlength=images * 2 * bins).view(images, 2, bins)
 
 
 def _contours(maps: Tensor) -> Iterator[tuple[list[np.ndarray], int, int]]:

@@ -165,6 +165,25 @@ def random_masks(images: int, size: int = 224, device: str = "cpu") -> Tensor:
     return torch.rand(images, size, size, device=device) < density
 
 
+def truth_masks(images: int, size: int = 224, device: str = "cpu") -> Tensor:
+    """Masks of an ellipse of random size in each image, and a stripe that is to be ignored.
+
+    Args:
+        images: N.
+        size: height and width.
+        device: where to make them.
+
+    Returns:
+        uint8 [N, size, size]: 1 inside, 0 outside, 255 on the stripe.
+    """
+    axis = torch.linspace(-1, 1, size, device=device)
+    radii = torch.rand(images, 2, device=device) * 0.8 + 0.1
+    rows, columns = (axis / radii[:, i : i + 1] for i in (0, 1))
+    masks = (rows[:, :, None].square() + columns[:, None].square() < 1).to(torch.uint8)
+    masks[:, size // 10 : size // 5].masked_fill_(masks[:, size // 10 : size // 5] == 0, 255)
+    return masks
+
+
 def contests(images: int = 64, slow_images: int = 4) -> Iterator[Contest]:
     """The rows of the table.
 
@@ -185,6 +204,15 @@ def contests(images: int = 64, slow_images: int = 4) -> Iterator[Contest]:
         images,
         lambda: baselines.heatmap(coarse, 224),
     )
+    scores, objects = noisy_maps(images), truth_masks(images)
+    yield Contest(
+        "224×224 maps and masks → histograms of scores",
+        images,
+        lambda: ops.score_histograms(scores, objects),
+        "NumPy",
+        images,
+        lambda: baselines.score_histograms(scores, objects),
+    )
     if baselines.cv2 is None:
         return
     yield Contest(
@@ -203,7 +231,7 @@ def contests(images: int = 64, slow_images: int = 4) -> Iterator[Contest]:
         images,
         lambda: baselines.class_boxes(features, weights, 224),
     )
-    maps, truths, owners = noisy_maps(images), *truth_boxes(images)
+    maps, (truths, owners) = scores, truth_boxes(images)
     parts = cycle([(maps[i : i + slow_images], truths[i : i + slow_images]) for i in range(0, images, slow_images)])
     some = min(slow_images, images)
     yield Contest(

@@ -63,6 +63,7 @@ def works(full: bool = False) -> list[Work]:
         _box_curves(1024, smooth=True, target=1.5),
         _box_curves(1024),
         _iou_curves(1024, "all"),
+        _score_histograms(1024),
         _components(1024, 224),
         _gradient_map(1024, "gradcam"),
     ]
@@ -88,6 +89,12 @@ def works(full: bool = False) -> list[Work]:
     found += [_boxes(1024, 7, 224, levels=10), _boxes(1024, 14, 224, mode="bicubic")]
     found += [_box_curves(images) for images in (1, 64)] + [_box_curves(64, size=448), _box_curves(16, size=1024)]
     found += [_iou_curves(1024, "largest"), _iou_curves(64, "all"), _iou_curves(16, "all", size=1024)]
+    found += [
+        _score_histograms(1024, smooth=True),
+        _score_histograms(64),
+        _score_histograms(1),
+        _score_histograms(16, 1024),
+    ]
     found += [_components(64, 224), _components(64, 1024)]
     return found
 
@@ -267,6 +274,17 @@ def _iou_curves(images: int, contours: str, size: int = 224) -> Work:
         lambda *arguments: ops.iou_curves(*arguments, contours=contours),
         baselines.cv2 and partial(baselines.iou_curves, contours=contours),
         _SLOW_PLAIN,
+    )
+
+
+def _score_histograms(images: int, size: int = 224, smooth: bool = False) -> Work:
+    return Work(
+        f"score_histograms {size}², {'7² bilinear' if smooth else '14² noise, bicubic'}",
+        images,
+        lambda count: (*_maps(size, smooth, count), bench.truth_masks(count, size, "cuda")),
+        ops.score_histograms,
+        baselines.score_histograms_torch,
+        _MOST_PLAIN,
     )
 
 

@@ -31,6 +31,7 @@ _NORMALIZE = ("after", "before", "both", None)
 _MODES = ("bilinear", "bicubic")
 _LARGEST = ("pixels", "contour")
 _MOST_PIXELS = 2**30  # areas are counted in 32 bits, doubled
+_MOST_BINS = 2**12  # of a histogram in a GPU's shared memory
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
 
 
@@ -186,6 +187,12 @@ def _search_options(mode: str, connectivity: int, largest: str) -> None:
     _one_of("largest", largest, _LARGEST)
     if largest == "contour" and connectivity != 8:
         raise ValueError("largest='contour' is defined for connectivity=8 only, as cv2.findContours")
+
+
+def _bytes(name: str, masks: Tensor, advice: str) -> None:
+    if not isinstance(masks, Tensor) or masks.dtype not in (torch.bool, torch.uint8):
+        got = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
+        raise TypeError(f"`{name}` must be a bool or uint8 tensor [N, H, W], got {got}; {advice}")
 
 
 def _finished_maps(maps: Tensor) -> None:
@@ -485,6 +492,41 @@ def iou_curves(
     return _ops.iou_curves(_as(maps, _accumulation_dtype(maps)), truths, starts, contours == "all")
 
 
+def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
+    """Scores of object and background, counted by bin: what precision and recall by pixels are made of.
+
+    Bin i < `bins` holds scores from the float64 product i · (1 / bins) up to the next one, which is not part of it; the
+    last of them ends at 1, and two more follow, [1, 2) and [2, 3]. These are the standard WSOL evaluator's,
+    ``np.append(np.arange(0, 1, 1 / bins), [1, 2, 3])``, and scores are compared with them in float64, so that the
+    counts are those of numpy.histogram to the last pixel.
+
+    Args:
+        maps: [N, H, W] in [0, 1], any floating dtype (half types are widened). NaN and what lies outside [0, 3] is not
+            counted: check maps of unknown origin first.
+        masks: [N, H, W], bool or uint8: 1 is object, 0 background; pixels of any other value, 255 by convention, are
+            not counted.
+        bins: of the range [0, 1), from 1 to 4,096.
+
+    Returns:
+        int64 [N, 2, bins + 2]: pixels in each bin, of the background first, then of the object.
+
+    Raises:
+        TypeError: maps that are not floating-point, masks that are neither bool nor uint8.
+        ValueError: a wrong rank, maps without pixels or with a side of 65,536 pixels or more, masks of another shape or
+            on another device, bins out of range.
+
+    Source: PxAP of Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.
+    """
+    _finished_maps(maps)
+    _bytes("masks", masks, "1 is object, 0 background, 255 ignored")
+    _same_device("maps", maps, "masks", masks)
+    if masks.shape != maps.shape:
+        raise ValueError(f"`masks` must have the shape of `maps` {_shape(maps)}, got {_shape(masks)}")
+    if not isinstance(bins, Integral) or isinstance(bins, bool) or not 1 <= bins <= _MOST_BINS:
+        raise ValueError(f"`bins` must be an integer from 1 to {_MOST_BINS:,}, got {bins!r}")
+    return _ops.score_histograms(_as(maps, _accumulation_dtype(maps)), masks.contiguous().view(torch.uint8), int(bins))
+
+
 def components(
     masks: Tensor, connectivity: int = 8, max_components: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -504,11 +546,7 @@ def components(
         TypeError: masks that are neither bool nor uint8.
         ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components below 1.
     """
-    if not isinstance(masks, Tensor) or masks.dtype not in (torch.bool, torch.uint8):
-        got = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
-        raise TypeError(
-            f"`masks` must be a bool or uint8 tensor [N, H, W], got {got}; threshold maps first, `maps > t`"
-        )
+    _bytes("masks", masks, "threshold maps first, `maps > t`")
     if masks.dim() != 3 or 0 in masks.shape[1:]:
         raise ValueError(f"`masks` must be [N, H, W] with at least one pixel, got {_shape(masks)}")
     _few_pixels("masks", *masks.shape[1:])

@@ -206,6 +206,14 @@ def _inclusive_iou(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return overlap / (areas[0] + areas[1] - overlap)
 
 
+def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
+    """Twin of :func:`fastcam.ops.score_histograms`: numpy.histogram of each image's background and object scores."""
+    edges = np.append(np.arange(bins) * (1 / bins), [1.0, 2.0, 3.0])
+    scores, kinds = maps.to(_accumulation_dtype(maps)).cpu().numpy(), masks.cpu().numpy()
+    counts = [np.histogram(s[k == kind], edges)[0] for s, k in zip(scores, kinds, strict=True) for kind in (0, 1)]
+    return torch.from_numpy(np.array(counts, np.int64).reshape(len(maps), 2, bins + 2)).to(maps.device)
+
+
 def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "largest") -> Tensor:
     """Twin of :func:`fastcam.ops.iou_curves`: the best IoU with a true box at every 8-bit level, [N, 256]."""
     result = np.zeros((len(maps), 256))

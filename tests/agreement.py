@@ -258,6 +258,17 @@ def check_iou_curves(size: tuple[int, int], dtype: torch.dtype, device: torch.de
         same(there, ops.iou_curves(maps, boxes, owners, contours=contours), contours)
 
 
+def check_score_histograms(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    maps = finished_maps(*size).to(dtype)
+    kinds = torch.randint(0, 4, maps.shape, generator=torch.Generator().manual_seed(16), dtype=torch.uint8)
+    for bins in (1000, 49):
+        edges = torch.randint(0, bins + 1, maps.shape, generator=torch.Generator().manual_seed(17)) * (1 / bins)
+        for scores in (maps, edges.to(dtype)):
+            for given in (kinds, kinds == 1):
+                there = ops.score_histograms(scores.to(device), given.to(device), bins)
+                same(there, ops.score_histograms(scores, given, bins), (bins, given.dtype))
+
+
 def check_components(size: tuple[int, int], device: torch.device) -> None:
     batch = masks(*size)
     for connectivity, most, kind in ((8, None, torch.bool), (4, None, torch.uint8), (8, 3, torch.bool)):
@@ -291,6 +302,8 @@ def check_many_images(images: int, device: torch.device) -> None:
     there, weights = features.to(device), _random(images, 4, seed=14).to(device)
     expected = ops.boxes(ops.class_map(there, weights).cpu(), (8, 9))
     same(ops.class_boxes(there, weights, (8, 9)), expected)
+    masks = maps > 0.5
+    same(ops.score_histograms(maps.to(device), masks.to(device), 10), ops.score_histograms(maps, masks, 10))
     if images <= 2**17:  # 256 boxes an image
         same(ops.box_curves(maps.to(device)), ops.box_curves(maps))
 
@@ -340,6 +353,8 @@ def cases(small: bool = False) -> Iterator[Case]:
             yield Case(f"box_curves-{name}-{dtype_name}", partial(check_box_curves, size, dtype))
         for dtype_name in ("float32", "float64"):
             yield Case(f"iou_curves-{name}-{dtype_name}", partial(check_iou_curves, size, DTYPES[dtype_name]))
+            check = partial(check_score_histograms, size, DTYPES[dtype_name])
+            yield Case(f"score_histograms-{name}-{dtype_name}", check)
         yield Case(f"components-{name}", partial(check_components, size))
     yield Case("dense", partial(check_large, (224, 224)))
     yield Case("large", partial(check_large, (1300, 2100)))

@@ -64,6 +64,16 @@ def test_alternative_curves_are_equal_at_the_evaluators_thresholds():
     assert not without.any()
 
 
+def test_alternative_histograms_are_equal():
+    maps, masks = bench.noisy_maps(3, 60), bench.truth_masks(3, 60)
+    assert masks.unique().tolist() == [0, 1, 255]
+    for scores in (maps, maps.double()):
+        expected = ops.score_histograms(scores, masks)
+        assert expected[:, 1].sum() == (masks == 1).sum()
+        np.testing.assert_array_equal(baselines.score_histograms(scores, masks), expected.numpy())
+        assert torch.equal(baselines.score_histograms_torch(scores, masks), expected)
+
+
 def test_turns_are_interleaved_and_the_median_counts():
     order, waits = [], iter([0.0, 0.0, 0.02, 0.0, 0.0])
 
@@ -89,7 +99,7 @@ def test_command_prints_the_table_and_writes_it(tmp_path):
     machine, _, _, _, header, rule, *rows = result.stdout.splitlines()
     assert all(text in machine for text in (ops.build_info()["cpu_simd"], torch.__version__, "1 and 2 threads", "2 im"))
     assert len({line.count("|") for line in (header, rule, *rows)}) == 1
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
         figures = [float(text) for text in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)]
         assert len(figures) == 7

@@ -78,6 +78,8 @@ CALLS: dict[str, Callable[[Inputs], Tensor]] = {
     "box_curves": lambda x: ops.box_curves(x.maps),
     "iou_curves-largest": lambda x: iou_curves(x, "largest"),
     "iou_curves-all": lambda x: iou_curves(x, "all"),
+    "score_histograms": lambda x: ops.score_histograms(x.maps, x.masks),
+    "score_histograms-double": lambda x: ops.score_histograms(x.maps.double(), x.masks, 10),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
@@ -192,6 +194,7 @@ def test_offsets_beyond_31_bits():
     same(maps[-5:], ops.heatmap(tail.coarse, 224))
     same(ops.box_curves(maps)[-5:], ops.box_curves(maps[-5:]))
     masks = maps > 0.2
+    same(ops.score_histograms(maps, masks, 10)[-5:], ops.score_histograms(maps[-5:], masks[-5:], 10))
     del maps
     for actual, expected in zip(ops.components(masks), ops.components(masks[-5:]), strict=True):
         offset = len(masks) - 5 if expected.dtype == torch.int64 else 0
@@ -300,6 +303,7 @@ def test_compile_full_graph(backend):
             ops.class_boxes(features, weights, 64),
             ops.gradient_map(features, gradients, "gradcam++"),
             ops.box_curves(maps),
+            ops.score_histograms(maps, maps > 0.5),
         )
 
     x = Inputs.random(4)

@@ -24,11 +24,11 @@ from torch import Tensor
 from fastcam import ops
 
 from .test_components import ALL_4X4, maps_of_every_kind, shapes
-from .test_ops import DTYPES, WEIGHTINGS, assert_close
+from .test_ops import DTYPES, WEIGHTINGS, assert_close, masks_like, scores_around_edges
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = ROOT / "tests" / "emulation"
-OPERATORS = ["cam.cu", "components.cu", "curves.cu"]
+OPERATORS = ["cam.cu", "components.cu", "curves.cu", "histograms.cu"]
 SIZES = [(40, 65), (33, 31), (7, 64), (1, 70), (70, 1)]
 
 
@@ -337,6 +337,20 @@ def test_iou_curves(run, contours, size):
                 assert_same_bits(run(ops.iou_curves, *arguments, **setting), expected, (name, dtype, setting))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_score_histograms(run, dtype):
+    for bins in (1, 49, 364, 1000):
+        for count in (1, 3):
+            maps = scores_around_edges(bins, dtype).repeat(count, 3, 1)
+            masks = masks_like(maps)
+            expected = ops.score_histograms(maps, masks, bins)
+            for setting in ({}, {"seed": 1}, {"seed": 2, "multiprocessors": 5}, {"multiprocessors": 1000}):
+                assert_same_bits(run(ops.score_histograms, maps, masks, bins, **setting), expected, (bins, setting))
+    maps = torch.stack([torch.zeros(40, 65), torch.rand(40, 65).round(), torch.rand(40, 65)]).to(dtype)  # plateaus
+    assert_same_bits(run(ops.score_histograms, maps, maps > 0.5), ops.score_histograms(maps, maps > 0.5))
+    assert run(ops.score_histograms, maps[:0], maps[:0] > 0).shape == (0, 2, 1002)
+
+
 # ---- blocks as they are on a GPU -------------------------------------------------------------------------------------
 
 
@@ -356,3 +370,5 @@ def test_blocks_of_their_true_size(run, seed):
         assert_same_bits(run(ops.box_curves, maps, **device), ops.box_curves(maps))
         arguments = (maps, torch.tensor([[3.0, 2, 20, 30], [1, 1, 60, 9]]).double(), torch.tensor([0, 0]), "all")
         assert_same_bits(run(ops.iou_curves, *arguments, **device), ops.iou_curves(*arguments))
+        masks = masks_like(maps)
+        assert_same_bits(run(ops.score_histograms, maps, masks, **device), ops.score_histograms(maps, masks))

@@ -8,7 +8,7 @@ import torchcam.methods
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from fastcam.methods import AblationCAM, ScoreCAM
+from fastcam.methods import AblationCAM, ScoreCAM, observe
 from fastcam.models import build, vit_reshape
 
 
@@ -108,7 +108,7 @@ def test_top_channels_are_those_that_vary_most(model, images):
     best = features.var((2, 3)).topk(3).indices
     model.stage2.register_forward_hook(lambda m, i, o: None)
     with torch.no_grad():
-        (term,), (whole,) = (cam._terms(images, 1, None, False, False) for cam in (few, every))
+        (term,), (whole,) = (cam._terms(observe([cam], images, 1), False) for cam in (few, every))
     want = torch.zeros(3, 12).scatter(1, best, whole.weights.gather(1, best))
     torch.testing.assert_close(term.weights, want)
     assert torch.equal(

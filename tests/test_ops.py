@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from bisect import bisect_right
 
 import numpy as np
 import pytest
@@ -216,6 +217,70 @@ def test_class_boxes_is_class_map_then_boxes(device):
                         assert torch.equal(fused, ops.boxes(ops.class_map(x, w), (96, 80), threshold))
 
 
+# ---- histograms ------------------------------------------------------------------------------------------------------
+
+
+def scores_around_edges(bins: int, dtype: torch.dtype) -> Tensor:
+    """Scores [n] on each edge of a histogram's bins, beside it, in between, and where no score should be."""
+    kind = torch.zeros((), dtype=dtype).numpy().dtype.type
+    edges = np.append(np.arange(bins) * (1 / bins), [1, 2, 3]).astype(kind)
+    beside = [np.nextafter(edges, kind(end)) for end in (-9, 9)]
+    exact = (np.arange(bins + 1) / bins).astype(kind)
+    odd = [np.nan, np.inf, -np.inf, -0.0, 5e-324, 1e-45, -1e-45, -0.5, 1.5, 2.5, 3.1, 1e30, -1e30]
+    scores = [edges, *beside, exact, np.array(odd, kind), np.random.default_rng(0).random(500).astype(kind)]
+    return torch.from_numpy(np.random.default_rng(1).permutation(np.concatenate(scores)))
+
+
+def masks_like(maps: Tensor) -> Tensor:
+    """Masks of background, object, and two values that do not count."""
+    kinds = torch.tensor([0, 1, 255, 2], dtype=torch.uint8)
+    return kinds[torch.multinomial(torch.tensor([4.0, 4, 1, 1]), maps.numel(), replacement=True)].view(maps.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bins", [1, 2, 3, 10, 49, 100, 364, 600, 1000, 4096])
+def test_score_histograms_are_numpys(device, dtype, bins):
+    maps = torch.stack([scores_around_edges(bins, dtype)] * 2)[:, None]
+    masks = masks_like(maps)
+    found = ops.score_histograms(maps.to(device), masks.to(device), bins)
+    assert found.dtype == torch.int64
+    edges = np.append(np.arange(0, 1, 1 / bins)[:bins], [1.0, 2.0, 3.0])  # at 49 bins np.arange has a 50th
+    for row, scores, mask in zip(found.cpu().numpy(), maps.numpy(), masks.numpy(), strict=True):
+        for kind in (0, 1):
+            np.testing.assert_array_equal(row[kind], np.histogram(scores[mask == kind], bins=edges)[0])
+    assert torch.equal(found, reference.score_histograms(maps.to(device), masks.to(device), bins))
+    everywhere = ops.score_histograms(maps.to(device), (masks == 1).to(device), bins)
+    assert torch.equal(everywhere[:, 1], found[:, 1])
+    assert everywhere[:, :, -2:].sum() == ((maps >= 1) & (maps <= 3)).sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_score_histograms_of_maps_in_any_layout(device, dtype):
+    maps = ops.heatmap(torch.randn(5, 14, 14), (67, 90), mode="bicubic").to(device, dtype)
+    masks = masks_like(maps).to(device)
+    expected = reference.score_histograms(maps, masks)
+    assert expected.sum() == (masks < 2).sum()
+    for x in layouts(maps[None]).values():
+        for m in layouts(masks[None]).values():
+            assert torch.equal(ops.score_histograms(x[0], m[0]), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_score_is_in_the_bin_whose_edges_enclose_it(data):
+    bins = data.draw(st.integers(1, 4096))
+    width = data.draw(st.sampled_from([32, 64]))
+    scores = data.draw(st.lists(st.floats(0, 1, width=width), min_size=1, max_size=20))
+    maps = torch.tensor([[scores]], dtype=torch.float32 if width == 32 else torch.float64)
+    found = ops.score_histograms(maps, torch.ones_like(maps, dtype=torch.bool), bins)
+    expected = torch.zeros(bins + 2, dtype=torch.int64)
+    edges = [i * (1 / bins) for i in range(bins)]
+    for score in scores:
+        expected[bins if score >= 1 else bisect_right(edges, score) - 1] += 1
+    assert torch.equal(found[0, 1], expected)
+    assert not found[0, 0].any()
+
+
 # ---- the same bits everywhere ----------------------------------------------------------------------------------------
 
 
@@ -242,6 +307,9 @@ def digest() -> str:
             truths, image = torch.tensor([[20, 30, 90, 80]]).repeat(len(maps), 1), torch.arange(len(maps))
             results += [ops.iou_curves(maps, truths, image, contours) for contours in ("largest", "all")]
             results += [ops.heatmap(coarse.double(), 65, mode=mode), *ops.components(maps > 0.4)]
+            masks = (maps > 0.4).to(torch.uint8).masked_fill(maps < 0.1, 255)
+            results += [ops.score_histograms(x, masks, bins) for x in (maps, maps.double()) for bins in (1000, 364)]
+            results += [ops.score_histograms(3 * x - 1, masks) for x in (maps, maps.double())]
             for m in results:
                 total.update(m.numpy().tobytes())
     return total.hexdigest()
@@ -279,6 +347,7 @@ def test_threads_batch_and_position_do_not_matter(device):
             ops.heatmap(maps, 65),
             ops.boxes(maps, 65, [0.2, 0.6]),
             ops.class_boxes(x, w, 65),
+            ops.score_histograms(ops.heatmap(maps, 65), ops.heatmap(maps, 65, dtype=torch.uint8) % 3),
         ]
 
     whole = run(list(range(9)))
@@ -347,6 +416,7 @@ def test_opcheck():
             library.iou_curves,
             (torch.rand(2, 6, 7), torch.tensor([[1.0, 1, 4, 5]]).double(), torch.tensor([0, 1, 1]), True),
         ),
+        (library.score_histograms, (torch.rand(2, 6, 7), (torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 10)),
         (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 8, None)),
     ]
     for operator, arguments in cases:
@@ -405,7 +475,7 @@ def test_compile_full_graph():
         coarse = ops.class_map(features, weights)
         maps = ops.heatmap(coarse, (40, 40))
         found = ops.class_boxes(features, weights, 40, [0.2, 0.4]), ops.boxes(coarse, 40), ops.box_curves(maps)
-        return coarse, maps, ops.gradient_map(features, features), *found
+        return coarse, maps, ops.gradient_map(features, features), ops.score_histograms(maps, maps > 0.5), *found
 
     features, weights = torch.randn(2, 8, 5, 5), torch.randn(2, 8)
     compiled = torch.compile(pipeline, fullgraph=True, backend="aot_eager")
@@ -423,6 +493,7 @@ def test_empty_batches(device):
     assert ops.boxes(torch.randn(0, 7, 7, device=device), 32).shape == (0, 4)
     assert ops.boxes(torch.randn(0, 7, 7, device=device), 32, [0.1, 0.2]).shape == (0, 2, 4)
     assert ops.class_boxes(features, torch.randn(0, 3, 8, device=device), 32, [0.2]).shape == (0, 3, 1, 4)
+    assert ops.score_histograms(torch.rand(0, 7, 7, device=device), features[:, 0] > 0).shape == (0, 2, 1002)
     assert ops.class_map(torch.randn(3, 0, 2, 2, device=device), torch.randn(3, 0, device=device)).eq(0).all()
 
 
@@ -461,6 +532,13 @@ F44, W4 = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
         (lambda: ops.boxes(F44, 9, connectivity=4, largest="contour"), ValueError, "connectivity=8 only"),
         (lambda: ops.class_boxes(F44, W4, 9, largest="area"), ValueError, "`largest` must be one of"),
         (lambda: ops.box_curves(F44), ValueError, r"`maps` must be \[N, H, W\]"),
+        (lambda: ops.score_histograms(F44, F44 > 0), ValueError, r"`maps` must be \[N, H, W\]"),
+        (lambda: ops.score_histograms(F44[0].int(), F44[0] > 0), TypeError, "`maps` must be float16"),
+        (lambda: ops.score_histograms(F44[0], F44[0]), TypeError, "bool or uint8.*got torch.float32; 1 is object"),
+        (lambda: ops.score_histograms(F44[0], F44[1, :3] > 0), ValueError, r"shape of `maps` \[4, 3, 3\], got \[3, 3"),
+        (lambda: ops.score_histograms(F44[0], F44[0] > 0, 5000), ValueError, "`bins` must be.*to 4,096, got 5000"),
+        (lambda: ops.score_histograms(F44[0], F44[0] > 0, 10.0), ValueError, "`bins` must be an integer.*got 10.0"),
+        (lambda: ops.score_histograms(F44[0, :, :, :0], F44[0, :, :, :0] > 0), ValueError, "at least one pixel"),
         (lambda: ops.components(F44[0]), TypeError, "bool or uint8"),
         (lambda: ops.components(F44 > 0), ValueError, r"`masks` must be \[N, H, W\]"),
         (lambda: ops.components(F44[0] > 0, max_components=0), ValueError, "`max_components`"),

@@ -29,12 +29,14 @@ LAYERS = [
 LEAVES = {"models", "data", "decoding", "writers", "pipeline", "_version"}
 # Where users find functions and classes; `reference` has the docstrings of `ops`.
 PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "methods.perturbation"]
-PUBLIC += ["methods.guided", "methods.smoothing", "models", "models.networks", "models.layers", "models.heads"]
+PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoothing"]
+PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
-PUBLIC += ["evaluation.result"]
+PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
 PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
 PUBLIC += ["visualize", "writers", "report", "training", "localization", "data", "data.folder"]
-PUBLIC += ["data.shapes", "metrics", "removal", "panels", "explanation"]
+PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
+PUBLIC += ["data.coco", "data.masks", "metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../bins.h"
 #include "../options.h"
 
 namespace fastcam {
@@ -108,6 +109,10 @@ struct Choice {
   bool contour;      // largest contour area, last in raster order; else most pixels, first in raster order
 };
 
+// Counters of score histograms: so many times one that is not looked at, and one for each bin of both masks.
+constexpr int32_t kHistogramCopies = 4;
+FASTCAM_HD int32_t histogram_slots(const Bins& bins) { return 1 + 2 * bins.all(); }
+
 struct Kernels {
   const char* name;
   // out [Z] = sum_k weights[k] * features[k] at positions [begin, end); weights and out are double for double features,
@@ -137,6 +142,12 @@ struct Kernels {
   void (*curve)(const Levels&, int32_t* out);
   // Best IoU [256] of any contour's box, holes included, with any of the truth boxes [count, 4].
   void (*contours)(const Levels&, const double* truths, int64_t count, double* out);
+  // Pixels in each bin, out [2, bins.all()], where the mask is 0 and where it is 1; other pixels do not count.
+  // `counters` is work space of kHistogramCopies * histogram_slots(bins).
+  void (*score_histogram_float)(const float* map, const uint8_t* mask, int64_t pixels, const Bins& bins,
+                                uint32_t* counters, int64_t* out);
+  void (*score_histogram_double)(const double* map, const uint8_t* mask, int64_t pixels, const Bins& bins,
+                                 uint32_t* counters, int64_t* out);
 };
 
 namespace portable {

@@ -23,13 +23,26 @@ constexpr int kLanes = 16;
 #include "maps.inl"
 #include "components.inl"
 #include "curves.inl"
+#include "histograms.inl"
 // clang-format on
 
 }  // namespace
 
-const Kernels kernels = {FASTCAM_SIMD_NAME,   class_map, gradient_weights, product_map, heatmap<float>,
-                         heatmap<double>,     boxes,     components,       growths,     sort_levels<float>,
-                         sort_levels<double>, curve,     contours};
+const Kernels kernels = {FASTCAM_SIMD_NAME,
+                         class_map,
+                         gradient_weights,
+                         product_map,
+                         heatmap<float>,
+                         heatmap<double>,
+                         boxes,
+                         components,
+                         growths,
+                         sort_levels<float>,
+                         sort_levels<double>,
+                         curve,
+                         contours,
+                         score_histogram<float>,
+                         score_histogram<double>};
 
 }  // namespace FASTCAM_SIMD
 }  // namespace fastcam

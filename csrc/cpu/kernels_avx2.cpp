@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "../bins.h"
 #include "../contour.h"
 #include "../iou.h"
 #include "../lerp.h"

@@ -48,7 +48,11 @@ def read_cub(
             seen.add(id)
 
     path = folder / "classes.txt"
-    names = [name for _, (_, name) in problems.rows(path, ("number", "name"), None)]
+    names = []
+    for number, (key, name) in Problems().rows(path, ("number", "name"), None):
+        names.append(name)
+        if key != str(len(names)):
+            raise ValueError(f"{path}:{number}: expected class {len(names)}, got {key!r}")
     columns = ("number", "class"), ("number", "0 or 1"), ("number", "x", "y", "width", "height")
     files = "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"
     classes, trained, boxed = (

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcam.data.coco import read_coco
 from fastcam.data.cub import read_cub
+from fastcam.data.folder import TEST_FOLDERS, read_classes, read_folder
+from fastcam.data.masks import read_masks
 from fastcam.data.sample import Dataset
+from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
 
-_HELD_OUT = ("test", "val", "valid", "validation")
+_HELD_OUT = TEST_FOLDERS
 
 
 class Format(NamedTuple):
@@ -99,6 +103,11 @@ def choose_split(split: str | None, available: list[str], source: Path) -> str:
     raise ValueError(f"{source}: {what}; it has {', '.join(available)}")
 
 
+def _no_split(split: str | None, source: Path) -> None:
+    if split is not None:
+        raise ValueError(f"{source} has no splits, got split {split!r}")
+
+
 def _wsol_folders(path: Path) -> tuple[Path, list[str]]:
     """The metadata folder, and its splits, if these are folders in it."""
     base = path / "metadata" if (path / "metadata").is_dir() else path
@@ -112,20 +121,108 @@ def _wsol_fits(path: Path) -> bool:
 
 def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
     base, splits = _wsol_folders(path)
-    if splits:
-        base /= choose_split(split, splits, base)
-    elif split not in (None, base.name):
-        raise ValueError(f"{base} has no splits, got split {split!r}")
-    return read_wsol(base, images, **options)
+    if not splits:
+        _no_split(split, base)
+        return read_wsol(base, images, **options)
+    chosen = choose_split(split, splits, base)
+    others = [base / name for name in splits if name != chosen and (base / name / "class_labels.txt").is_file()]
+    return read_wsol(base / chosen, images, others, **options)
 
 
 def _cub(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
     return read_cub(path, "test" if split in _HELD_OUT else split, images, **options)
 
 
+def _ilsvrc_root(path: Path) -> Path:
+    return path / "ILSVRC" if (path / "ILSVRC").is_dir() else path  # Kaggle's download has one more folder
+
+
+def _ilsvrc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _ilsvrc_root(path)
+    places = {"train": root / "Data" / "CLS-LOC" / "train", "val": root / "Annotations" / "CLS-LOC" / "val"}
+    available = [name for name, place in places.items() if place.is_dir()]
+    return read_ilsvrc(root, choose_split(split, available, root), images, **options)
+
+
+def _voc_root(path: Path) -> Path:
+    editions = sorted(path.glob("VOC2*"))  # VOCdevkit/VOC2012
+    return editions[0] if len(editions) == 1 else path
+
+
+def _voc_fits(path: Path) -> bool:
+    root = _voc_root(path)
+    return any(next(folder.glob("*.xml"), None) is not None for folder in (root / "Annotations", root))
+
+
+def _voc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    root = _voc_root(path)
+    if split is not None:
+        available = sorted(file.stem for file in root.glob("ImageSets/Main/*.txt") if "_" not in file.stem)
+        split = choose_split(split, available, root / "ImageSets" / "Main")
+    return read_voc(root, split, images, **options)
+
+
+def _coco_files(path: Path) -> dict[str, Path]:
+    """Files of annotations by split: instances_val2017.json is that of "val"."""
+    if path.is_file():
+        return {path.stem: path} if path.suffix == ".json" else {}
+    files = sorted([*path.glob("annotations/instances_*.json"), *path.glob("instances_*.json")])
+    return {file.stem.removeprefix("instances_").rstrip("0123456789"): file for file in files}
+
+
+def _coco(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    files = _coco_files(path)
+    if path.is_file():
+        _no_split(split, path)
+        return read_coco(path, images, **options)
+    return read_coco(files[choose_split(split, list(files), path)], images, **options)
+
+
+def _masks_splits(path: Path) -> list[str]:
+    return [name for name in ("train", *_HELD_OUT) if any(path.glob(f"{name}/*/*_ignore.png"))]
+
+
+def _masks_fits(path: Path) -> bool:
+    return bool(_masks_splits(path)) or (path / "masks").is_dir() or any(path.glob("*/*_ignore.png"))
+
+
+def _masks(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
+    if (path / "masks").is_dir():
+        path, images = path / "masks", images or path / "images"
+    splits = _masks_splits(path)
+    if splits:
+        chosen = choose_split(split, splits, path)
+        path, images = path / chosen, images and images / chosen
+    else:
+        _no_split(split, path)
+    return read_masks(path, images, **options)
+
+
+def _folder_splits(path: Path) -> list[str]:
+    return [name for name in ("train", *TEST_FOLDERS) if (path / name).is_dir()]
+
+
+def _folder_fits(path: Path) -> bool:
+    root = next((path / name for name in _folder_splits(path)), path)
+    return path.is_dir() and sum(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) > 1
+
+
+def _folder(
+    path: Path, split: str | None, images: Path | None, *, truth_only: bool, bad: list[tuple[str, str]] | None
+) -> Dataset:
+    splits = _folder_splits(path)
+    if splits:
+        return read_classes(path, path / choose_split(split, splits, path), bad)
+    if split is None:
+        return read_classes(path, path, bad)
+    choose_split(split, ["train", "test"], path)
+    return read_folder(path)[split != "train"]
+
+
+# In this order they are tried; the last ones fit much.
 FORMATS: dict[str, Format] = {
     "wsol": Format(
-        "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in `metadata`, or in a "
+        "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in metadata/, or in a "
         "folder for each split",
         _wsol_fits,
         _wsol,
@@ -135,4 +232,21 @@ FORMATS: dict[str, Format] = {
         lambda path: (path / "image_class_labels.txt").is_file(),
         _cub,
     ),
+    "ilsvrc": Format(
+        "Annotations/CLS-LOC/val/*.xml, Data/CLS-LOC/val/*.JPEG, Data/CLS-LOC/train/WNID/*.JPEG",
+        lambda path: any((_ilsvrc_root(path) / part / "CLS-LOC").is_dir() for part in ("Annotations", "Data")),
+        _ilsvrc,
+    ),
+    "coco": Format(
+        "a .json file, or annotations/instances_SPLIT.json and a folder SPLIT of pictures",
+        lambda path: bool(_coco_files(path)),
+        _coco,
+    ),
+    "voc": Format("Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt", _voc_fits, _voc),
+    "masks": Format(
+        "SPLIT/CLASS/x.jpg with x_NAME.png and x_ignore.png (OpenImages30k), or images/ and masks/ with the same names",
+        _masks_fits,
+        _masks,
+    ),
+    "folder": Format("train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone", _folder_fits, _folder),
 }

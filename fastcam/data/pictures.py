@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -17,13 +17,32 @@ _ODD_PARTS = frozenset(("", ".", ".."))
 _MASK_SIDE = 224  # where the standard evaluator compares masks
 
 
+class Packed(NamedTuple):
+    """A picture inside a larger file, which stays where it is.
+
+    Attributes:
+        path: the larger file.
+        name: the picture's name in it, for messages.
+        offset: where its bytes begin.
+        size: how many they are.
+    """
+
+    path: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}"
+
+
 class Pictures:
     """Picture files in an order that never changes, with what a data set's own files say about them.
 
     Args:
         root: folder that the ids are relative to.
         ids: a unique name for each picture, usually its path below `root` with "/".
-        files: path of each picture, by default `root` and id.
+        files: where each picture is, by default the path of `root` and id.
         labels: class index of each, or None where there are no classes.
         boxes: true boxes of each, float32 [B, 4], xyxy in pixels of its size, B may be 0; or None.
         masks: for each the mask files of its object's parts (everything that is not black is object), and that of
@@ -39,10 +58,10 @@ class Pictures:
         self,
         root: Path,
         ids: Sequence[str],
-        files: Sequence[Path] | None = None,
+        files: Sequence[Path | Packed] | None = None,
         *,
-        labels: Sequence[int] | None = None,
-        boxes: Sequence[np.ndarray] | None = None,
+        labels: Sequence[int | None] | None = None,
+        boxes: Sequence[np.ndarray | None] | None = None,
         masks: Sequence[tuple[Sequence[Path], Path | None] | None] | None = None,
         sizes: Sequence[tuple[int, int] | None] | None = None,
         class_names: tuple[str, ...] = (),
@@ -120,7 +139,7 @@ class Pictures:
         }
         return type(self)(self.root, **parts, class_names=self.class_names)
 
-    def _read(self, index: int, read: Callable[[Path], T]) -> T:
+    def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)
 
     def _sample(self, index: int, image: Image.Image | None, size: tuple[int, int]) -> Sample:
@@ -167,9 +186,16 @@ def _mask(objects: Sequence[Path], ignore: Path | None) -> np.ndarray:
     return mask
 
 
-def _named(file: Path, read: Callable[[Path], T]) -> T:
-    """Do `read(file)`, and name the file if that fails."""
+def _named(file: Path | Packed, read: Callable[[Path | bytes], T]) -> T:
+    """Do `read` with the file, or with its content, and name it if that fails."""
     try:
-        return read(file)
+        if isinstance(file, Path):
+            return read(file)
+        try:
+            with file.path.open("rb", buffering=0) as pack:
+                pack.seek(file.offset)
+                return read(pack.read(file.size))
+        except OSError as error:
+            raise DecodeError("unreadable", error.strerror or str(error)) from error
     except DecodeError as error:
         raise DecodeError(error.code, f"{file}: {error.message}") from error

@@ -3,10 +3,33 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.pictures import id_problem
+from fastcam.data.pictures import Packed, Pictures, id_problem
+
+
+class Found(NamedTuple):
+    """What a reader found out about a picture.
+
+    Attributes:
+        where: the file, and line or element, that tells of it.
+        id: a unique name.
+        file: where the picture is.
+        label: class index, if there is one.
+        boxes: float [B, 4], xyxy, if known.
+        size: (width, height) in pixels that they refer to, if known.
+        masks: as for `Pictures`.
+    """
+
+    where: str
+    id: str
+    file: Path | Packed
+    label: int | None = None
+    boxes: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+    masks: tuple[Sequence[Path], Path | None] | None = None
 
 
 class Problems:
@@ -41,6 +64,22 @@ class Problems:
             self.bad.append((where, message))
         elif id not in self.dropped:
             self.bad.append((id, message))
+            self.dropped.add(id)
+
+    def caught(self, error: ValueError, id: str) -> None:
+        """Refuse a picture for an error that names the file.
+
+        Args:
+            error: what a function raised.
+            id: the picture.
+
+        Raises:
+            ValueError: the error, unless it is to be listed.
+        """
+        if self.bad is None:
+            raise error
+        if id not in self.dropped:
+            self.bad.append((id, str(error)))
             self.dropped.add(id)
 
     def rows(self, path: Path, columns: Sequence[str], separator: str | None = ",") -> Iterator[tuple[int, list[str]]]:
@@ -168,8 +207,8 @@ class Problems:
                 reason = f"box {box} lies outside the picture{size}"
             self.refuse(wheres[index], reason, ids[index])
 
-    def files(self, ids: Sequence[str], files: Sequence[Path]) -> None:
-        """Check that picture files exist.
+    def files(self, ids: Sequence[str], files: Sequence[Path | Packed]) -> None:
+        """Check that picture files exist, those that are not packed.
 
         Args:
             ids: the pictures.
@@ -181,6 +220,8 @@ class Problems:
         # One listing of a folder is much cheaper than a question for each of its files.
         folders: dict[str, frozenset[str]] = {}
         for id, file in zip(ids, files, strict=True):
+            if isinstance(file, Packed):
+                continue
             folder, name = os.path.split(file)
             if folder not in folders:
                 try:
@@ -211,6 +252,78 @@ class Problems:
         return kept
 
 
+def assemble(
+    problems: Problems,
+    source: Path,
+    root: Path,
+    found: Sequence[Found],
+    class_names: Sequence[str] = (),
+    *,
+    truth_only: bool = False,
+    slack: float = 0,
+) -> Pictures:
+    """Check what was found, and make a data set of it.
+
+    Args:
+        problems: what to do with pictures that do not fit.
+        source: what was read, for messages.
+        root: folder that the ids are relative to.
+        found: the pictures.
+        class_names: names of the classes.
+        truth_only: the pictures need not be there.
+        slack: pixels by which a box may stick out of its picture, for formats whose files round.
+
+    Returns:
+        The data set.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: an id that is none or comes twice, a wrong box, or no pictures at all.
+    """
+    seen: set[str] = set()
+    for where, id, *_ in found:
+        problems.once(where, id, seen)
+        seen.add(id)
+    owners = [entry for entry in found if entry.boxes is not None for _ in entry.boxes]
+    if owners:
+        boxes = np.concatenate([entry.boxes for entry in found if entry.boxes is not None])
+        sizes = np.array([entry.size or (np.inf, np.inf) for entry in owners])
+        problems.boxes([entry.id for entry in owners], [entry.where for entry in owners], boxes, sizes, slack)
+    if not truth_only:
+        problems.files([entry.id for entry in found], [entry.file for entry in found])
+        masked = [(entry.id, file) for entry in found if entry.masks for file in (*entry.masks[0], entry.masks[1])]
+        masked = [(id, file) for id, file in masked if file is not None]
+        problems.files([id for id, _ in masked], [file for _, file in masked])
+    kept = set(problems.left(seen, source))
+    found = [entry for entry in found if entry.id in kept]
+    columns = {
+        "labels": [entry.label for entry in found],
+        "boxes": [None if entry.boxes is None else entry.boxes.astype(np.float32) for entry in found],
+        "masks": [entry.masks for entry in found],
+        "sizes": [entry.size for entry in found],
+    }
+    known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    ids, files = [entry.id for entry in found], [entry.file for entry in found]
+    return Pictures(root, ids, files, class_names=tuple(class_names), **known)
+
+
+def strongest(labels: Sequence[int], boxes: np.ndarray) -> tuple[int, np.ndarray]:
+    """Choose the class of a picture with objects of several.
+
+    Args:
+        labels: class of each object, at least one.
+        boxes: [B, 4], xyxy.
+
+    Returns:
+        The class whose boxes have the largest total area, the lowest index where that ties, and its boxes.
+    """
+    areas: dict[int, float] = dict.fromkeys(sorted(set(labels)), 0.0)
+    for label, area in zip(labels, (boxes[:, 2:] - boxes[:, :2]).prod(1), strict=True):
+        areas[label] += area
+    best = max(areas, key=areas.__getitem__)
+    return best, boxes[np.array(labels) == best]
+
+
 def numbers(texts: Sequence[str]) -> list[float] | None:
     """Read plain decimal numbers.
 
@@ -224,7 +337,8 @@ def numbers(texts: Sequence[str]) -> list[float] | None:
         values = [float(text) for text in texts]
     except ValueError:
         return None
-    return values if all(text.isascii() and "_" not in text for text in texts) else None
+    text = "".join(texts)
+    return values if text.isascii() and "_" not in text else None
 
 
 def whole(text: str) -> int | None:
@@ -234,9 +348,32 @@ def whole(text: str) -> int | None:
         text: its digits.
 
     Returns:
-        Its value; None if it is none.
+        Its value; None if it is none, or does not fit 64 bits.
     """
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ...]:
+    """Name classes that have numbers.
+
+    Args:
+        folders: where classes.txt may be, which has one name a line.
+        labels: the numbers.
+
+    Returns:
+        Its names, else the numbers from 0 to the highest.
+
+    Raises:
+        ValueError: classes.txt has too few.
+    """
+    count = max(labels, default=-1) + 1
+    for path in (folder / "classes.txt" for folder in folders):
+        if path.is_file():
+            names = tuple(line for _, line in Problems().lines(path))
+            if count > len(names):
+                raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
+            return names
+    return tuple(map(str, range(count)))
 
 
 def in_groups(ids: Sequence[str], owners: Sequence[str], values: np.ndarray) -> list[np.ndarray]:

@@ -5,29 +5,36 @@ image_ids.txt has lines `path`, class_labels.txt `path,class`, image_sizes.txt `
 ignored, in the others that is empty).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from fastcam.data.pictures import Pictures, id_problem
-from fastcam.data.reading import Problems, in_groups, numbers, whole
+from fastcam.data.reading import Problems, class_names, in_groups, numbers, whole
 
 _Masks = dict[str, tuple[list[str], str | None]]
 
 
 def read_wsol(
-    folder: Path, images: Path | None = None, *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
+    folder: Path,
+    images: Path | None = None,
+    splits: Sequence[Path] = (),
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
 ) -> Pictures:
     """Read a metadata folder.
 
-    localization.txt may be missing (as for training splits), image_sizes.txt only where there are no boxes. Names of
-    the classes come from classes.txt, one a line, in `folder`, the folder above, or `images`, if there is one.
+    localization.txt may be missing (as for training splits), image_sizes.txt only where there are no boxes. Classes are
+    named by classes.txt, one name a line, in `folder`, the folder above, or `images`, if there is one, else by numbers.
 
     Args:
         folder: with the text files.
         images: folder that the paths (of masks, too) are relative to; by default `folder`, or one of the two above,
             or a folder "images" in one of these, whichever has the first picture.
+        splits: metadata folders of the other splits; their classes count where there are only numbers.
         truth_only: the pictures need not be there.
         bad: see `fastcam.data.load`.
 
@@ -82,24 +89,25 @@ def read_wsol(
     if root is None and not truth_only:
         raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
     root = root or folder
+    files = {id: root / id for id in kept}
     if not truth_only:
-        problems.files(kept, [root / id for id in kept])
-        for id in kept if masks else ():
-            parts, ignore = masks[id]
-            files = [root / part for part in [*parts, *([ignore] if ignore else [])]]
-            problems.files([id] * len(files), files)
+        problems.files(kept, list(files.values()))
+        if masks:
+            parts = [(id, file) for id in kept for file in (*masks[id][0], masks[id][1]) if file]
+            problems.files([id for id, _ in parts], [root / file for _, file in parts])
         kept = problems.left(kept, folder)
     if boxed:
         boxes = in_groups(kept, owners, values)
-    names = _names((folder, folder.parent, root), max(labels[id] for id in kept))
+    every = chain(labels.values(), *map(_labels, splits))
     return Pictures(
         root,
         kept,
+        [files[id] for id in kept],
         labels=[labels[id] for id in kept],
         boxes=boxes,
         masks=masks and [_paths(root, *masks[id]) for id in kept],
         sizes=sizes and [sizes[id] for id in kept],
-        class_names=names,
+        class_names=class_names((folder, folder.parent, root), every),
     )
 
 
@@ -156,11 +164,9 @@ def _root(folder: Path, id: str, images: Path | None) -> Path | None:
     return next((root for root in candidates if (root / id).is_file()), None)
 
 
-def _names(folders: Iterable[Path], highest: int) -> tuple[str, ...]:
-    for path in (folder / "classes.txt" for folder in folders):
-        if path.is_file():
-            names = tuple(line for _, line in Problems().lines(path))
-            if highest >= len(names):
-                raise ValueError(f"{path} names {len(names)} classes, but class_labels.txt has class {highest}")
-            return names
-    return ()
+def _labels(folder: Path) -> Iterator[int]:
+    """The classes that another split has, as far as they can be read."""
+    for _, (_, text) in Problems([]).rows(folder / "class_labels.txt", ("path", "class")):
+        label = whole(text)
+        if label is not None:
+            yield label

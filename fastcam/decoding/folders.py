@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# What counts as a picture in a folder. The second line's kinds are not read: an error tells of them where silence would
-# lose them.
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jp2 .jxl".split())
+_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl")  # pictures too: an error tells of them, silence would lose them
+SUFFIXES = frozenset((*_READ, *_NOT_READ))  # what counts as a picture in a folder
 
 
 def find_pictures(

@@ -4,7 +4,7 @@
 stream, by the standard evaluator's rules or those of another `Protocol`; `Result` is what came out.
 """
 
-from fastcam.evaluation.accumulator import METRICS, Evaluator, Scores
+from fastcam.evaluation.accumulator import Evaluator, Scores
 from fastcam.evaluation.overlap import (
     BestBox,
     BestThreshold,
@@ -15,7 +15,7 @@ from fastcam.evaluation.overlap import (
     max_box_acc,
 )
 from fastcam.evaluation.protocols import PROTOCOLS, Protocol
-from fastcam.evaluation.result import Result
+from fastcam.evaluation.result import METRICS, Result
 
 __all__ = [
     "METRICS",

@@ -186,6 +186,27 @@ def max_box_acc(maps: Tensor, truth: Any, truth_image: Any = None, *, iou: float
     return BestThreshold(thresholds[best].item(), accuracy[best].item())
 
 
+def best_overlap(boxes: Tensor, truth: Tensor, truth_image: Tensor, inclusive: bool = True) -> Tensor:
+    """The highest IoU of each box with a true box of its picture.
+
+    Args:
+        boxes: [N, 4], or [N, T, 4] for T thresholds; xyxy in pixels, half-open unless `inclusive`.
+        truth: [M, 4], true boxes, likewise.
+        truth_image: int64 [M], the picture of each.
+        inclusive: see `box_iou`.
+
+    Returns:
+        float64 [N] or [N, T]; 0 where a picture has no true box.
+
+    Raises:
+        ValueError: see `box_iou`.
+    """
+    overlaps = box_iou(boxes[truth_image], truth if boxes.dim() == 2 else truth[:, None], inclusive)
+    best = overlaps.new_zeros(boxes.shape[:-1])
+    image = truth_image.reshape(-1, *[1] * (overlaps.dim() - 1)).expand_as(overlaps)
+    return best.scatter_reduce_(0, image, overlaps, "amax")
+
+
 def _best_iou(boxes: Any, truth: Any, truth_image: Any, inclusive: bool) -> Tensor:
     """The highest IoU of each box with a true box of its picture: float64 [N] or [N, T]."""
     boxes = _boxes("boxes", boxes)
@@ -203,9 +224,7 @@ def _best_iou(boxes: Any, truth: Any, truth_image: Any, inclusive: bool) -> Tens
         raise ValueError(f"`truth_image` must be [{len(truth)}], one for each true box, got {list(image.shape)}")
     if not torch.equal(image.unique(), torch.arange(len(boxes), device=image.device)):
         raise ValueError(f"`truth_image` must name each picture, 0 to {len(boxes) - 1}, and no other")
-    overlaps = box_iou(boxes[image], truth if boxes.dim() == 2 else truth[:, None], inclusive)
-    best = overlaps.new_zeros(boxes.shape[:-1])
-    return best.scatter_reduce_(0, image.reshape(-1, *[1] * (overlaps.dim() - 1)).expand_as(overlaps), overlaps, "amax")
+    return best_overlap(boxes, truth, image, inclusive)
 
 
 def _boxes(name: str, boxes: Any) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from fastcam.methods.activation import CAM, EigenCAM
-from fastcam.methods.core import Method
+from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
@@ -50,6 +50,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "create",
+    "observe",
 ]
 
 

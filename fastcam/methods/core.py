@@ -109,7 +109,7 @@ class Method:
 
     def __call__(
         self,
-        images: Tensor,
+        images: Tensor | Forward,
         targets: Any = None,
         top_k: int | None = None,
         *,
@@ -119,7 +119,8 @@ class Method:
         """Compute maps of the images' own size.
 
         Args:
-            images: [N, 3, H, W], normalised as the model wants it, on the model's device and of its dtype.
+            images: [N, 3, H, W], normalised as the model wants it, on the model's device and of its dtype; or a run of
+                them that `observe` has made for several methods, with its targets and views.
             targets: None for each picture's highest class; a class index for all; a list, array or int64 tensor
                 [N] of class indices; [N, k] for k maps of each picture; "all" for those of every class; or one
                 callable, or a list of N, that turn a picture's logits [C] into the scalar to explain.
@@ -136,13 +137,14 @@ class Method:
         Raises:
             TypeError: images are no floating-point tensor or not of the model's dtype; targets are of no known kind.
             ValueError: images are not [N, 3, H, W] or not on the model's device; a number of targets other than
-                N, or a class out of range; a target layer that is not used or gives no [N, K, h, w].
+                N, or a class out of range; a target layer that is not used or gives no [N, K, h, w]; a run of another
+                model or of other layers, or one and targets.
         """
-        terms = self._terms(images, targets, top_k, aug_smooth, eigen_smooth)
-        return self._heatmap(terms, tuple(images.shape[-2:]), aug_smooth)
+        forward = self._observed(images, targets, top_k, aug_smooth)
+        return self._heatmap(self._terms(forward, eigen_smooth), forward.images.shape[-2:], forward.augmented)
 
     def coarse(
-        self, images: Tensor, targets: Any = None, top_k: int | None = None, *, eigen_smooth: bool = False
+        self, images: Tensor | Forward, targets: Any = None, top_k: int | None = None, *, eigen_smooth: bool = False
     ) -> Tensor:
         """Compute maps at the target layer's resolution, before ReLU, upsampling and normalisation.
 
@@ -153,19 +155,20 @@ class Method:
             eigen_smooth: as in a call.
 
         Returns:
-            float32 (float64 for float64 models) [N, h, w], or [N, k, h, w].
+            float32 (float64 for float64 models) [N, h, w], or [N, k, h, w]. Of a run of six views [6·N, ...], which
+            `fastcam.methods.smoothing.merge_views` averages.
 
         Raises:
             TypeError, ValueError: as in a call; there are several target layers, so no common resolution.
         """
         if len(self.layers) > 1:
             raise ValueError(f"a coarse map is one target layer's, got {', '.join(self.layers)}")
-        (term,) = self._terms(images, targets, top_k, False, eigen_smooth)
+        (term,) = self._terms(self._observed(images, targets, top_k, False), eigen_smooth)
         return self._sum(term)
 
     def boxes(
         self,
-        images: Tensor,
+        images: Tensor | Forward,
         targets: Any = None,
         top_k: int | None = None,
         *,
@@ -207,11 +210,12 @@ class Method:
             raise ValueError(
                 "`percentile` is for relative thresholds, a float or a list; got a tensor of absolute levels"
             )
-        terms = self._terms(images, targets, top_k, aug_smooth, eigen_smooth)
-        size = tuple(images.shape[-2:]) if size is None else size
+        forward = self._observed(images, targets, top_k, aug_smooth)
+        terms = self._terms(forward, eigen_smooth)
+        size = tuple(forward.images.shape[-2:]) if size is None else size
         options = {"threshold": threshold, "mode": self.mode, "connectivity": connectivity, "largest": largest}
-        if len(terms) > 1 or self.order == "grad-cam" or aug_smooth or percentile < 100:
-            maps = self._heatmap(terms, size, aug_smooth)
+        if len(terms) > 1 or self.order == "grad-cam" or forward.augmented or percentile < 100:
+            maps = self._heatmap(terms, size, forward.augmented)
             if percentile < 100:
                 fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
                 options["threshold"] = _percentile(maps, percentile).reshape(
@@ -222,6 +226,20 @@ class Method:
         if isinstance(term, WeightedSum):
             return self.ops.class_boxes(*term, size, relu=self.relu, **options)
         return self.ops.boxes(term, size, relu=self.relu, **options)
+
+    def uses_gradients(self, run: Forward) -> bool:
+        """Tell whether the maps of a run take a backward pass.
+
+        Args:
+            run: what `observe` gave.
+
+        Returns:
+            False for methods without gradients, and where a closed form serves.
+
+        Raises:
+            ValueError: the run is one of another model or of other layers.
+        """
+        return False
 
     def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
         """What a method is: for each target layer a WeightedSum, or a coarse map [N, k, h, w] before ReLU."""
@@ -239,24 +257,24 @@ class Method:
             for features, weights in terms
         ]
 
-    def _terms(
-        self, images: Tensor, targets: Any, top_k: int | None, aug_smooth: bool, eigen_smooth: bool
-    ) -> list[WeightedSum | Tensor]:
+    def _observed(self, images: Tensor | Forward, targets: Any, top_k: int | None, aug_smooth: bool) -> Forward:
+        """A run of this method's own, or a given one as this method sees it."""
+        if not isinstance(images, Forward):
+            return _run([self], images, targets, top_k, aug_smooth, keep=False)
+        if targets is not None or top_k is not None or aug_smooth:
+            raise ValueError(
+                "`targets`, `top_k` and `aug_smooth` are those of the run: pass them to `observe`, or pass images"
+            )
+        if images.model is not unwrap(self.model):
+            raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
+        return images.at(self.layers, self._reshape)
+
+    def _terms(self, forward: Forward, eigen_smooth: bool) -> list[WeightedSum | Tensor]:
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
-            forward = Forward(
-                self.model,
-                self.layers,
-                images,
-                targets,
-                top_k,
-                graph="layers" if self._needs_gradients else None,
-                reshape=self._reshape,
-                augment=aug_smooth,
-            )
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
         ranked, classes = forward.targets.ranked, forward.chosen.classes
-        self.outputs = forward.logits[: len(images)]
+        self.outputs = forward.logits[: forward.count]
         self.targets = classes if ranked or classes is None else classes[:, 0]
         if ranked:
             return terms
@@ -291,6 +309,71 @@ class Method:
             fused = merge_views(fused)
             fused = fused if self.order == "grad-cam" else self.ops.heatmap(fused, size, False, "after")
         return fused.float()
+
+
+def observe(
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any = None,
+    top_k: int | None = None,
+    *,
+    aug_smooth: bool = False,
+) -> Forward:
+    """Run a network once for several methods, which then take the run in place of images.
+
+    Every method's maps are those that it would give alone, and each costs only what is its own: gradients are computed
+    for the first method that uses them and kept. Methods that run the network again (Score-CAM, Ablation-CAM) still do.
+    The run holds features and graph in memory for as long as it lives.
+
+    Args:
+        methods: methods of one model; their target layers may differ.
+        images: as in `Method.__call__`.
+        targets: as in `Method.__call__`.
+        top_k: as in `Method.__call__`.
+        aug_smooth: run the six views of `Method.__call__`, for methods that shall average theirs.
+
+    Returns:
+        The run: what `Method.__call__`, `coarse` and `boxes` take. It has the logits, [N, C] or [6·N, C], and
+        `with_pooling` gives the same run with another global pooling.
+
+    Raises:
+        TypeError: as in `Method.__call__`.
+        ValueError: as in `Method.__call__`; there is no method, or they are of several models.
+
+    Example:
+        >>> cam, grad = fastcam.CAM(model), fastcam.LayerCAM(model, "layer3")
+        >>> run = fastcam.methods.observe([cam, grad], images)
+        >>> maps, boxes = cam(run), grad.boxes(run)
+    """
+    return _run(methods, images, targets, top_k, aug_smooth, keep=True)
+
+
+def _run(
+    methods: Sequence[Method], images: Tensor, targets: Any, top_k: int | None, aug_smooth: bool, keep: bool
+) -> Forward:
+    models = {id(unwrap(method.model)): method.model for method in methods}
+    if len(models) != 1:
+        raise ValueError(f"`methods` must be one or several of one model, got {len(methods)} of {len(models)} models")
+    (model,) = models.values()
+    layers, reshape, graph = {}, {}, {}
+    for method in methods:
+        layers |= method.layers
+        reshape |= dict(zip(method.layers, method._reshape, strict=True))
+        if method._needs_gradients:
+            graph |= method.layers
+    # Outside of inference mode, whose tensors may not enter a graph.
+    with torch.inference_mode(False), torch.no_grad():
+        return Forward(
+            model,
+            layers,
+            images,
+            targets,
+            top_k,
+            graph=list(graph),
+            reshape=[*reshape.values()],
+            augment=aug_smooth,
+            keep=keep,
+        )
 
 
 def _percentile(maps: Tensor, q: float) -> Tensor:

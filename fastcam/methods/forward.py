@@ -1,99 +1,32 @@
 """One forward pass, observed and then left as it was: features, logits, targets and gradients."""
 
 import contextlib
+import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcam.methods.smoothing import VIEWS, views
+from fastcam.methods.targets import resolve_targets
 from fastcam.models import Head, ThresholdedAvgPool2d, find_head, unwrap
 
-
-class Targets(NamedTuple):
-    """What the maps are to explain, one or several scores for each picture.
-
-    Attributes:
-        classes: int64 [N, k], or None where callables compute the scores.
-        callables: one for each picture, from its logits [C] to a scalar; or None.
-        ranked: whether the result has a dimension for the k classes.
-    """
-
-    classes: Tensor | None
-    callables: Sequence[Callable[[Tensor], Tensor]] | None
-    ranked: bool
-
-    @property
-    def ranks(self) -> int:
-        """Number of scores for each picture."""
-        return 1 if self.classes is None else self.classes.shape[1]
-
-    def score(self, logits: Tensor, rank: int) -> Tensor:
-        """Sum one score of every picture: in evaluation mode pictures do not interact, so neither do gradients.
-
-        Args:
-            logits: [N, C], floating.
-            rank: which of the scores, in [0, ranks).
-
-        Returns:
-            Scalar of the logits' dtype, with their graph.
-
-        Raises:
-            TypeError: a callable does not give a scalar tensor.
-            ValueError: a callable's scalar does not depend on the logits.
-        """
-        if self.classes is not None:
-            return logits.gather(1, self.classes[:, rank, None]).sum()
-        total = logits[:0].sum()  # zero, with the logits' graph also where the batch is empty
-        for target, row in zip(self.callables, logits, strict=True):
-            score = _scalar(target, row)
-            if logits.requires_grad and not score.requires_grad:
-                raise ValueError("a target must compute its scalar from the logits by differentiable operations")
-            total = total + score
-        return total
-
-    def scores(self, logits: Tensor, owners: Tensor) -> Tensor:
-        """Give all scores of variations of the pictures.
-
-        Args:
-            logits: [B, C], floating, one row for each variation.
-            owners: int64 [B], the picture that each is a variation of.
-
-        Returns:
-            [B, ranks] of the logits' dtype.
-
-        Raises:
-            TypeError: a callable does not give a scalar tensor.
-        """
-        if self.classes is not None:
-            return logits.gather(1, self.classes[owners])
-        found = [_scalar(self.callables[i], row) for i, row in zip(owners.tolist(), logits, strict=True)]
-        return torch.stack(found)[:, None] if found else logits.new_empty(0, 1)
-
-    def repeated(self, times: int) -> "Targets":
-        """The same targets for several runs of the pictures, run by run."""
-        if self.classes is not None:
-            return self._replace(classes=self.classes.repeat(times, 1))
-        return self._replace(callables=[*self.callables] * times)
-
-
-def _scalar(target: Callable[[Tensor], Tensor], row: Tensor) -> Tensor:
-    score = target(row)
-    if not isinstance(score, Tensor) or score.numel() != 1:
-        got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
-        raise TypeError(f"a target must turn one picture's logits [C] into a scalar tensor, got {got}")
-    return score.reshape(())
+Reshape = Sequence[Callable[[Tensor], Tensor] | None]
 
 
 class Forward:
-    """One forward pass as a method sees it.
+    """One forward pass as a method sees it, or as several do: see `fastcam.methods.observe`.
 
     Attributes:
         model: the network itself, outside of wrappers.
         images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows.
-        features: output of each target layer, [N, K, h, w], without a graph; the images where those are explained.
+        count: number of pictures as they came, without their views.
+        augmented: whether these are the six views of aug_smooth.
+        raw: output of each target layer as it came; the images where those are explained.
+        features: the same as [N, K, h, w], without a graph.
         logits: [N, C], without a graph.
         targets: what is to be explained.
         linear: the linear layer whose output the logits are, or None.
@@ -109,9 +42,10 @@ class Forward:
         targets: Any,
         top_k: int | None,
         *,
-        graph: Literal["layers", "images"] | None = None,
-        reshape: Sequence[Callable[[Tensor], Tensor] | None] | None = None,
+        graph: Literal["images"] | Collection[str] = (),
+        reshape: Reshape | None = None,
         augment: bool = False,
+        keep: bool = False,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
@@ -121,36 +55,115 @@ class Forward:
             images: [N, 3, H, W].
             targets: what is to be explained.
             top_k: instead of targets.
-            graph: what `gradients` will be asked for: target layers or images.
+            graph: what `gradients` will be asked for: names of target layers; or the images, if there are no layers.
             reshape: for each layer what turns its output into [N, K, h, w], or None.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
+            keep: whether gradients are kept once they are computed, for other methods to use.
         """
         self.model = unwrap(model)
         check_images(self.model, images)
-        count = len(images)
+        self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
-        self._layers = list(layers) if graph != "images" else ["images"]
-        self._reshape = reshape or [None] * len(self._layers)
-        self.raw, self._logits, self.linear, self.pooled = _run(self.model, layers, images, graph)
-        if not isinstance(self._logits, Tensor) or self._logits.dim() != 2 or len(self._logits) != len(images):
-            got = list(self._logits.shape) if isinstance(self._logits, Tensor) else type(self._logits).__name__
+        self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
+        self._outputs, logits, self.linear, self.pooled = _run(self.model, layers, images, graph)
+        self._graph = ["images"] if graph == "images" else list(graph)
+        self._pooling: tuple[str, Callable[[Tensor], Tensor]] | None = None
+        self._thresholds = _thresholds(self.model)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
-        self.logits = self._logits.detach()
-        self.features = [self._spatial(*pair) for pair in enumerate(self.raw)]
-        self.chosen = resolve_targets(targets, top_k, self.logits[:count])
-        self.targets = self.chosen.repeated(VIEWS) if augment else self.chosen
+        self._explain(logits)
+        self._look(list(self._outputs), reshape)
+
+    def _explain(self, logits: Tensor) -> None:
+        """Take these for the network's logits [N, C], with their graph."""
+        self._logits, self.logits = logits, logits.detach()
+        self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
+        self.targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
+        self._heads: dict[Any, Head | None] = {}
+        self._kept: dict[int, dict[str, Tensor | None]] = {}
+
+    def _look(self, layers: list[str], reshape: Reshape | None) -> None:
+        self._layers, self._reshape = layers, list(reshape or [None] * len(layers))
+        self.raw = [self._outputs[name] for name in layers]
+        self.features = [self._spatial(index, output.detach()) for index, output in enumerate(self.raw)]
+
+    def at(self, layers: Collection[str], reshape: Reshape | None = None) -> Self:
+        """See the run as a method with these target layers does; gradients and what else is computed is shared.
+
+        Args:
+            layers: names of layers that were observed.
+            reshape: for each layer what turns its output into [N, K, h, w], or None.
+
+        Returns:
+            The same run.
+
+        Raises:
+            ValueError: a layer was not observed, or gives no [N, K, h, w].
+        """
+        for name in layers:
+            if name not in self._outputs:
+                raise ValueError(
+                    f"the run observed {', '.join(self._outputs)}, but not the target layer {name!r}: pass its method "
+                    "to `observe`"
+                )
+        view = copy.copy(self)
+        view._look(list(layers), reshape)
+        return view
+
+    def with_pooling(self, pool: nn.Module) -> Self:
+        """See the run as if the network had another global pooling before its linear layer.
+
+        Only the head runs, on the last maps that are there already, with all weights as they are: the logits of
+        `fastcam.models.to_gap(model, pool)`. Targets are chosen anew, by these logits.
+
+        Args:
+            pool: [N, K, h, w] to [N, K, 1, 1], such as `fastcam.models.ThresholdedAvgPool2d`.
+
+        Returns:
+            The same run with these logits and targets.
+
+        Raises:
+            ValueError: the network has no global pooling and linear layer, or the pooled layer was not observed.
+        """
+        index = next((i for i in range(len(self._layers)) if self.head(i) is not None), None)
+        if index is None or self.linear is None:
+            raise ValueError(
+                f"another pooling needs a global pooling and one linear layer after one of the observed layers, but in "
+                f"{type(self.model).__name__} that is not so after {', '.join(self._layers)}"
+            )
+        relu = self.head(index).relu
+
+        def pooled(output: Tensor) -> Tensor:
+            maps = self._spatial(index, output)
+            return pool(maps.relu() if relu else maps).flatten(1)
+
+        view = copy.copy(self)
+        view._pooling, view._thresholds = (self._layers[index], pooled), _thresholds(pool)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.raw[index].requires_grad):
+            # What was made inside inference mode may not enter a graph, a copy may.
+            state = (self.linear.weight, self.linear.bias)
+            weight, bias = (t.clone() if t is not None and t.is_inference() else t for t in state)
+            given = pooled(self.raw[index])
+            view.pooled = given.detach()
+            view._explain(F.linear(given, weight, bias))
+        for i in range(len(self._layers)):
+            plain, head = self.head(i), view.head(i)
+            if plain is not None and head is not None:  # negative values do not show in a thresholded mean
+                view._heads[self._layers[i], self._reshape[i]] = head._replace(relu=plain.relu)
+        return view
 
     def _spatial(self, index: int, output: Tensor) -> Tensor:
-        name, transform, output = self._layers[index], self._reshape[index], output.detach()
+        name, transform = self._layers[index], self._reshape[index]
         shaped = output if transform is None else transform(output)
-        if not isinstance(shaped, Tensor) or shaped.dim() != 4 or len(shaped) != len(self.logits):
+        if not isinstance(shaped, Tensor) or shaped.dim() != 4 or len(shaped) != len(output):
             got = list(shaped.shape) if isinstance(shaped, Tensor) else type(shaped).__name__
             if transform is None:
                 raise ValueError(
                     f"the target layer {name!r} must give maps [N, K, h, w], got {got}; a layer of tokens needs "
                     "`reshape_transform`, a function from its output to [N, K, h, w]"
                 )
-            raise ValueError(f"`reshape_transform` must give [{len(self.logits)}, K, h, w] for {name!r}, got {got}")
+            raise ValueError(f"`reshape_transform` must give [{len(output)}, K, h, w] for {name!r}, got {got}")
         return shaped
 
     def head(self, layer: int) -> Head | None:
@@ -162,9 +175,11 @@ class Forward:
         Returns:
             See `fastcam.models.find_head`.
         """
-        poolings = [module for module in self.model.modules() if isinstance(module, ThresholdedAvgPool2d)]
-        pooled = self.logits if self.linear is None else self.pooled
-        return find_head(self.features[layer], self.linear, pooled, {module.threshold for module in poolings})
+        key = self._layers[layer], self._reshape[layer]
+        if key not in self._heads:
+            pooled = self.logits if self.linear is None else self.pooled
+            self._heads[key] = find_head(self.features[layer], self.linear, pooled, self._thresholds)
+        return self._heads[key]
 
     @contextlib.contextmanager
     def variations(self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None) -> Iterator[nn.Module]:
@@ -180,6 +195,15 @@ class Forward:
             stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
+            if self._pooling is not None:
+                name, pooled = self._pooling
+                given: list[Tensor] = []
+
+                def pool(module: nn.Module, args: tuple, output: Tensor) -> None:
+                    given[:] = [pooled(output)]
+
+                stack.callback(self._modules[name].register_forward_hook(pool).remove)
+                stack.callback(self.linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
             yield self.model
 
     def gradients(self) -> Iterator[list[Tensor]]:
@@ -192,17 +216,39 @@ class Forward:
             ValueError: a score does not depend on a target layer.
         """
         for rank in range(self.targets.ranks):
-            last = rank + 1 == self.targets.ranks
-            with torch.enable_grad():
-                score = self.targets.score(self._logits, rank)
-                if score.requires_grad:
-                    found = torch.autograd.grad(score, self.raw, retain_graph=not last, allow_unused=True)
-                else:
-                    found = [None] * len(self.raw)
-            for name, gradient in zip(self._layers, found, strict=True):
-                if gradient is None:
+            found = self._gradient(rank)
+            for name in self._layers:
+                if found.get(name) is None:
                     raise ValueError(f"the target does not depend on the layer {name!r}: no gradient reaches it")
-            yield [self._spatial(*pair) for pair in enumerate(found)]
+            yield [self._spatial(index, found[name]) for index, name in enumerate(self._layers)]
+
+    def differentiate(self) -> None:
+        """Compute and keep the gradients that methods of this run will ask for, so that none of them has to."""
+        for rank in range(self.targets.ranks):
+            self._gradient(rank)
+
+    def _gradient(self, rank: int) -> dict[str, Tensor | None]:
+        if rank in self._kept:
+            return self._kept[rank]
+        found = self._differentiate(rank)
+        if self._keep:
+            self._kept[rank] = found
+        return found
+
+    def _differentiate(self, rank: int) -> dict[str, Tensor | None]:
+        """The gradients of one rank at all layers that have a graph, as the layers give their output."""
+        last = rank + 1 == self.targets.ranks
+        with torch.enable_grad():
+            score = self.targets.score(self._logits, rank)
+            if not score.requires_grad:
+                return dict.fromkeys(self._graph)
+            leaves = [self._outputs[name] for name in self._graph]
+            found = torch.autograd.grad(score, leaves, retain_graph=self._keep or not last, allow_unused=True)
+        return dict(zip(self._graph, found, strict=True))
+
+
+def _thresholds(module: nn.Module) -> set[float]:
+    return {part.threshold for part in module.modules() if isinstance(part, ThresholdedAvgPool2d)}
 
 
 def check_images(model: nn.Module, images: Tensor) -> None:
@@ -232,11 +278,11 @@ def check_images(model: nn.Module, images: Tensor) -> None:
 
 
 def _run(
-    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: Literal["layers", "images"] | None
-) -> tuple[list[Tensor], Any, nn.Linear | None, Tensor | None]:
+    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: Literal["images"] | Collection[str]
+) -> tuple[dict[str, Tensor], Any, nn.Linear | None, Tensor | None]:
     """Run the model once; give the layers' outputs, the logits, and the linear layer they come from with its input.
 
-    With a graph, the first target layer's output becomes a leaf: what comes before has no graph, what comes after
+    The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after
     has one, whatever the parameters and the caller's grad mode say. With a graph from the images, those are the leaf.
     """
     outputs: dict[str, Tensor] = {}
@@ -247,7 +293,7 @@ def _run(
             if not isinstance(output, Tensor):
                 raise TypeError(f"the target layer {name!r} must give one tensor, got {type(output).__name__}")
             # Cloned, since in-place layers (ReLU) may follow; the network goes on with a copy for the same reason.
-            if not graph:
+            if name not in graph:
                 outputs[name] = output.clone()
                 return None
             torch.set_grad_enabled(True)
@@ -281,11 +327,11 @@ def _run(
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    raw = [outputs[name] for name in layers] or [*outputs.values()]
+    outputs = {name: outputs[name] for name in layers} or outputs
     if linears and linears[0][2] is logits:
         linear, pooled, _ = linears[0]
-        return raw, logits, linear, pooled.detach()
-    return raw, logits, None, None
+        return outputs, logits, linear, pooled.detach()
+    return outputs, logits, None, None
 
 
 @contextlib.contextmanager
@@ -310,69 +356,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
-    """Turn the `targets` and `top_k` of a call into class indices or callables.
-
-    Args:
-        targets: see `Method.__call__`.
-        top_k: see `Method.__call__`.
-        logits: [N, C].
-
-    Returns:
-        The targets, class indices on the device of the logits.
-
-    Raises:
-        TypeError: targets are of no known kind.
-        ValueError: both are given, their number is not N, or a class is out of range.
-    """
-    count, classes = logits.shape
-    if isinstance(targets, str) and targets == "all":
-        targets = torch.arange(classes, device=logits.device).expand(count, classes)
-        return Targets(targets, None, ranked=True) if top_k is None else resolve_targets(targets, top_k, logits)
-    if top_k is not None:
-        if targets is not None:
-            raise ValueError("pass `targets` or `top_k`, not both")
-        if not isinstance(top_k, int) or not 1 <= top_k <= classes:
-            raise ValueError(f"`top_k` must be an int in 1 … {classes} (the number of classes), got {top_k!r}")
-        return Targets(logits.topk(top_k, dim=1).indices, None, ranked=True)
-    if targets is None:
-        return Targets(logits.argmax(1, keepdim=True), None, ranked=False)
-    if callable(targets):
-        return Targets(None, [targets] * count, ranked=False)
-    if isinstance(targets, list | tuple) and any(callable(target) for target in targets):
-        if not all(callable(target) for target in targets):
-            raise TypeError("`targets` must be all callables or all class indices, got both")
-        _check_count(len(targets), count)
-        return Targets(None, targets, ranked=False)
-    try:
-        indices = torch.as_tensor(targets)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"`targets` must be class indices or callables, got {type(targets).__name__}: {error}"
-        ) from None
-    if indices.numel() == 0:
-        indices = indices.long()  # an empty list has no integers to tell its dtype by
-    if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex() or indices.dim() > 2:
-        raise TypeError(
-            f"`targets` must be integers: one, [N] or [N, k]; got {indices.dtype} of shape {list(indices.shape)}"
-        )
-    indices = indices.to(torch.int64)
-    if indices.dim() == 0:
-        indices = indices.expand(count)
-    if indices.dim() == 2 and indices.shape[1] == 0:
-        raise ValueError(f"`targets` [N, k] must have at least one class for each picture, got {list(indices.shape)}")
-    _check_count(len(indices), count)
-    if indices.numel():
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= classes:
-            wrong = low if low < 0 else high
-            raise ValueError(f"class {wrong} in `targets` is out of range: the model has classes 0 … {classes - 1}")
-    indices = indices.to(logits.device, copy=True)
-    return Targets(indices if indices.dim() == 2 else indices[:, None], None, ranked=indices.dim() == 2)
-
-
-def _check_count(got: int, expected: int) -> None:
-    if got != expected:
-        raise ValueError(f"`targets` must have one entry for each of the {expected} images, got {got}")

@@ -46,6 +46,10 @@ class GradientMethod(Method):
         """The weights [N, K, h, w] or [N, K, 1, 1] of activations with these gradients, both [N, K, h, w]."""
         raise NotImplementedError
 
+    def uses_gradients(self, run: Forward) -> bool:  # noqa: D102
+        with torch.no_grad():
+            return self._closed_form(self._observed(run, None, None, False)) is None
+
     def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
         closed = self._closed_form(forward)
         if closed is not None:

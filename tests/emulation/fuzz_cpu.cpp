@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -155,6 +156,33 @@ void curves() {
   });
 }
 
+template <class T>
+void histograms() {
+  const int64_t count = one_of<int64_t>({1, 10, 49, 1000, 4096}), pixels = pick(1, 1000);
+  const Bins bins{static_cast<int32_t>(count), 1.0 / static_cast<double>(count)};
+  auto map = values<T>(pixels);
+  const bool proper = pick(0, 1);  // scores in [0, 1] only
+  for (T& v : map) {
+    if (pick(0, 3) == 0) v = static_cast<T>(static_cast<double>(pick(0, count)) * bins.step);
+    if (proper) v = v >= T(0) ? (v < T(1) ? v : T(1)) : T(0);
+  }
+  std::vector<uint8_t> mask(static_cast<size_t>(pixels));
+  int64_t counted = 0;
+  for (size_t i = 0; i < mask.size(); ++i) {
+    mask[i] = one_of<uint8_t>({0, 0, 1, 1, 2, 255});
+    counted += mask[i] < 2 && map[i] >= T(0) && map[i] <= T(3);
+  }
+  same<int64_t>("score_histogram", 2 * bins.all(), [&](const Kernels& k, int64_t* out) {
+    std::vector<uint32_t> counters(static_cast<size_t>(kHistogramCopies * histogram_slots(bins)));
+    if constexpr (sizeof(T) == 8)
+      k.score_histogram_double(map.data(), mask.data(), pixels, bins, counters.data(), out);
+    else
+      k.score_histogram_float(map.data(), mask.data(), pixels, bins, counters.data(), out);
+    if (std::accumulate(out, out + 2 * bins.all(), int64_t{0}) != counted)
+      throw std::runtime_error("score_histogram lost pixels");
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -166,6 +194,8 @@ int main(int argc, char** argv) {
     masks();
     curves<float>();
     curves<double>();
+    histograms<float>();
+    histograms<double>();
   }
   std::printf("%lld rounds of CPU kernels (%zu builds)\n", static_cast<long long>(rounds), builds().size());
 }

@@ -62,5 +62,6 @@ PYBIND11_MODULE(MODULE_NAME, m) {
   bind<ClassBoxes>(m, "class_boxes");
   bind<BoxCurves>(m, "box_curves");
   bind<IouCurves>(m, "iou_curves");
+  bind<ScoreHistograms>(m, "score_histograms");
   bind<Components>(m, "components");
 }

@@ -19,6 +19,7 @@ using ClassBoxes = Tensor(const Tensor& features, const Tensor& weights, std::op
                           int64_t connectivity, std::string largest);
 using BoxCurves = Tensor(const Tensor& maps);
 using IouCurves = Tensor(const Tensor& maps, const Tensor& boxes, const Tensor& starts, bool all_contours);
+using ScoreHistograms = Tensor(const Tensor& maps, const Tensor& masks, int64_t bins);
 using Components = Table(const Tensor& masks, int64_t connectivity, std::optional<int64_t> max_components);
 
 template <class Signature>

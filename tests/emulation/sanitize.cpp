@@ -247,6 +247,36 @@ void masks_and_curves() {
   }
 }
 
+void histograms() {
+  const auto score_histograms = find<ScoreHistograms>("score_histograms");
+  for (const ScalarType type : {ScalarType::Float, ScalarType::Double})
+    for (const auto& [N, H, W] : {std::tuple{1, 70, 65}, std::tuple{3, 20, 70}, std::tuple{40, 1, 9}}) {
+      const int64_t bins = 10, pixels = int64_t{H} * W;
+      const Tensor maps = filled({N, H, W}, type, [&](int64_t i) {
+        const double v = uniform();
+        if (i % 7 == 0) return static_cast<double>(static_cast<float>(std::round(10 * v))) / 10;
+        if (i % 31 == 0) return i % 2 ? std::nan("") : 1e30;
+        return i / W % 3 == 0 ? 0.0 : 4 * v - 0.5;
+      });
+      const Tensor masks = filled({N, H, W}, ScalarType::Byte, [](int64_t) {
+        const double v = uniform();
+        return v < 0.4 ? 0.0 : v < 0.8 ? 1.0 : 255.0;
+      });
+      const Tensor found = everywhere("score_histograms", {}, [&] { return score_histograms(maps, masks, bins); });
+      std::vector<int64_t> expected(static_cast<size_t>(found.numel()));
+      for (int64_t i = 0; i < maps.numel(); ++i) {
+        const double v =
+            type == ScalarType::Double ? maps.const_data_ptr<double>()[i] : maps.const_data_ptr<float>()[i];
+        const uint8_t kind = masks.const_data_ptr<uint8_t>()[i];
+        if (!(v >= 0 && v <= 3) || kind > 1) continue;
+        int64_t bin = v >= 2 ? bins + 1 : v >= 1 ? bins : 0;
+        while (v < 1 && bin + 1 < bins && v >= static_cast<double>(bin + 1) * (1.0 / static_cast<double>(bins))) ++bin;
+        ++expected[static_cast<size_t>((i / pixels * 2 + kind) * (bins + 2) + bin)];
+      }
+      require(std::equal(expected.begin(), expected.end(), found.const_data_ptr<int64_t>()), "score_histograms");
+    }
+}
+
 }  // namespace
 
 int main() try {
@@ -254,6 +284,7 @@ int main() try {
   maps();
   boxes_of_maps();
   masks_and_curves();
+  histograms();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;

@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-sources="sanitize.cpp cam.cu components.cu curves.cu"
+sources="sanitize.cpp cam.cu components.cu curves.cu histograms.cu"
 export CXX=${CXX:-g++} UBSAN_OPTIONS=print_stacktrace=1
 memory=(-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined,float-cast-overflow)
 

@@ -1,0 +1,143 @@
+"""COCO's JSON: images, annotations and categories in one file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastcam.data.pictures import Pictures
+from fastcam.data.reading import Found, Problems, assemble, strongest
+
+_SLACK = 1  # pixels; the files round coordinates
+
+
+def read_coco(
+    path: Path,
+    images: Path | None = None,
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
+) -> Pictures:
+    """Read a file of instances.
+
+    A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
+    Annotations of crowds (iscrowd 1) are left out, and so are pictures without any other. Classes are numbered by
+    their category ids in sorted order.
+
+    Args:
+        path: the JSON file.
+        images: folder that file names are relative to; by default the file's folder, or one near it that has the first
+            picture: of its split's name ("instances_val2017.json": val2017) or "images".
+        truth_only: the pictures need not be there.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, ids as the file names them; boxes x, y, w, h made x, y, x + w, y + h.
+
+    Raises:
+        FileNotFoundError: the file or a picture is missing.
+        ValueError: it is no such JSON, an id comes twice or is referred to but missing, a box is not finite or lies
+            outside its picture, no picture has an object.
+    """
+    problems = Problems(bad)
+    document = _document(path)
+    categories: dict[int, str] = {}
+    for where, entry in _entries(path, document, "categories", problems):
+        key, name = entry.get("id"), entry.get("name")
+        if not (_is_id(key) and isinstance(name, str) and name) or key in categories:
+            raise ValueError(f"{where}: expected a new `id`, a whole number, and a `name`, got {_shown(entry)}")
+        categories[key] = name
+    classes = {key: index for index, key in enumerate(sorted(categories))}
+
+    pictures: dict[int, tuple[str, str, tuple[int, int]]] = {}
+    for where, entry in _entries(path, document, "images", problems):
+        key, id, size = entry.get("id"), entry.get("file_name"), (entry.get("width"), entry.get("height"))
+        if not (_is_id(key) and isinstance(id, str) and all(_is_id(side) and side > 0 for side in size)):
+            problems.refuse(where, f"expected `id`, `file_name`, `width` and `height`, got {_shown(entry)}")
+        elif key in pictures:
+            problems.refuse(where, f"id {key} comes twice", id)
+        else:
+            pictures[key] = where, id, size
+
+    objects: dict[int, list[tuple[int, list[float]]]] = {}
+    seen: set[int] = set()
+    for where, entry in _entries(path, document, "annotations", problems):
+        key, picture, category, box = (entry.get(name) for name in ("id", "image_id", "category_id", "bbox"))
+        id = pictures[picture][1] if _is_id(picture) and picture in pictures else None
+        if id is None:
+            problems.refuse(where, f"there is no image {picture!r}")
+        elif not _is_id(key) or key in seen:
+            problems.refuse(where, f"expected a new `id`, a whole number, got {key!r}", id)
+            continue
+        elif not _is_id(category) or category not in classes:
+            problems.refuse(where, f"there is no category {category!r}", id)
+        elif (corners := _corners(box)) is None:
+            problems.refuse(
+                where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {_shown(box)}", id
+            )
+        elif entry.get("iscrowd", 0) != 1:
+            objects.setdefault(picture, []).append((classes[category], corners))
+        seen.add(key)
+
+    root = images or _root(path, next((id for _, id, _ in pictures.values()), ""))
+    found = []
+    for key, (where, id, size) in pictures.items():
+        if key in objects:
+            labels, boxes = zip(*objects[key], strict=True)
+            found.append(Found(where, id, root / id, *strongest(labels, np.array(boxes)), size))
+    names = [categories[key] for key in classes]
+    return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: not well-formed JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected an object with images, annotations and categories, got {_shown(document)}")
+    return document
+
+
+def _entries(path: Path, document: dict[str, Any], name: str, problems: Problems) -> Iterator[tuple[str, dict]]:
+    entries = document.get(name)
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: expected a list `{name}` that is not empty, got {_shown(entries)}")
+    for index, entry in enumerate(entries):
+        where = f"{path}: {name}[{index}]"
+        if isinstance(entry, dict):
+            yield where, entry
+        else:
+            problems.refuse(where, f"expected an object, got {_shown(entry)}")
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _corners(box: object) -> list[float] | None:
+    """Left, top, right and bottom of x, y, width, height; None if it is not that."""
+    if not (isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box)):
+        return None
+    x, y, width, height = box
+    if not all(abs(edge) < 1e9 for edge in box) or min(width, height) < 0:  # NaN fails, too
+        return None
+    return [float(x), float(y), float(x + width), float(y + height)]
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _root(path: Path, id: str) -> Path:
+    split = path.stem.removeprefix("instances_")
+    near = [path.parent, path.parent.parent]
+    candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
+    return next((folder for folder in candidates if (folder / id).is_file()), near[-1] / split)

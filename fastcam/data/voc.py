@@ -1,0 +1,215 @@
+"""XML in Pascal VOC's manner: Pascal VOC itself, and ILSVRC's CLS-LOC annotations."""
+
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastcam.data.pictures import Pictures
+from fastcam.data.reading import Found, Problems, assemble, numbers, strongest, whole
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Annotation(NamedTuple):
+    """What an XML file tells.
+
+    Attributes:
+        filename: of the picture, as written; "" if it is not told.
+        size: (width, height) in pixels; None if it is not told.
+        names: class of each object, at least one.
+        boxes: float64 [B, 4], bounding boxes as written: xmin, ymin, xmax, ymax.
+        difficult: bool [B], whether the object is marked so.
+    """
+
+    filename: str
+    size: tuple[int, int] | None
+    names: list[str]
+    boxes: np.ndarray
+    difficult: np.ndarray
+
+
+def read_voc(
+    folder: Path,
+    split: str | None = None,
+    images: Path | None = None,
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
+) -> Pictures:
+    """Read Pascal VOC's layout: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt.
+
+    A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
+    Objects marked difficult count only where a picture has no others. Classes are numbered by name in sorted order,
+    over all XML files, so that they have the same numbers in each split.
+
+    Args:
+        folder: with these folders; or XML files with their pictures beside them.
+        split: name of a file in ImageSets/Main, without suffix; None for all XML files.
+        images: folder of the pictures, by default "JPEGImages" in `folder`, or `folder`.
+        truth_only: the pictures need not be there.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, ids as the files name them. The corners, which VOC counts from 1 and includes, become half-open
+        from 0: xmin - 1, ymin - 1, xmax, ymax.
+
+    Raises:
+        FileNotFoundError: a file or a picture is missing.
+        ValueError: a malformed file, no object, a box outside its picture, a picture that comes twice.
+    """
+    problems = Problems(bad)
+    source, root = folder / "Annotations", images or folder / "JPEGImages"
+    source, root = (path if path.is_dir() else folder for path in (source, root))
+    chosen: set[str] | None = None
+    if split is not None:
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        chosen = set()
+        for number, line in problems.lines(path):
+            stem = line.split()[0]
+            if not (source / f"{stem}.xml").is_file():
+                problems.refuse(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
+            chosen.add(stem)
+    annotations = {}
+    for path in sorted(source.glob("*.xml")):
+        try:
+            annotations[path] = parse(path)
+        except ValueError as error:
+            problems.caught(error, path.stem)
+    names = sorted({name for annotation in annotations.values() for name in annotation.names})
+    found = []
+    for path, (filename, size, objects, boxes, difficult) in annotations.items():
+        if chosen is not None and path.stem not in chosen:
+            continue
+        counted = np.ones_like(difficult) if difficult.all() else ~difficult
+        labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
+        label, boxes = strongest(labels, boxes[counted] - (1, 1, 0, 0))
+        id = filename or f"{path.stem}.jpg"
+        found.append(Found(str(path), id, root / id, label, boxes, size))
+    return assemble(problems, folder, root, found, names, truth_only=truth_only)
+
+
+def read_ilsvrc(
+    folder: Path,
+    split: str,
+    images: Path | None = None,
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
+) -> Pictures:
+    """Read ILSVRC's CLS-LOC layout: Data/CLS-LOC/SPLIT with pictures, Annotations/CLS-LOC/SPLIT with XML files.
+
+    Training pictures lie in a folder for each WordNet id, which is their label. Their XML files are not read: half of
+    the pictures have none, and some of these are wrong. Of the others, each has an XML file that tells class and boxes.
+    Classes are numbered as in LOC_synset_mapping.txt (in `folder`, or the folder above), which also names them; without
+    it, WordNet ids are sorted: those of the training pictures' folders or, without these, those that the files tell.
+
+    Args:
+        folder: with Annotations and Data.
+        split: "train" or "val".
+        images: folder of the pictures of this split, by default that in Data.
+        truth_only: the pictures need not be there, but for training.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, ids relative to the folder of the pictures, boxes as written.
+
+    Raises:
+        FileNotFoundError: a picture, or the folder of pictures or annotations, is missing.
+        ValueError: a malformed file, no object, objects of several classes, a box outside its picture, an unknown or
+            empty class.
+    """
+    problems = Problems(bad)
+    root = images or folder / "Data" / "CLS-LOC" / split
+    source = root if split == "train" else folder / "Annotations" / "CLS-LOC" / split
+    found = []
+    if not source.is_dir():
+        raise FileNotFoundError(f"no folder {source}")
+    wnids: dict[str, str] = {}  # of each picture
+    if split == "train":
+        for name in sorted(os.listdir(source)):
+            pictures = [file for file in sorted(os.listdir(source / name)) if file.endswith(".JPEG")]
+            if not pictures:
+                raise ValueError(f"{source / name}: no pictures (*.JPEG) of this class")
+            for file in pictures:
+                id = f"{name}/{file}"
+                wnids[id] = name
+                found.append(Found(f"{source}/{id}", id, root / id))
+    for path in sorted(source.glob("*.xml")) if split != "train" else ():
+        id = f"{path.stem}.JPEG"
+        try:
+            annotation = parse(path)
+        except ValueError as error:
+            problems.caught(error, id)
+            continue
+        if len(set(annotation.names)) > 1:
+            problems.refuse(f"{path}: object/name", f"expected one class, got {', '.join(annotation.names)}", id)
+        wnids[id] = annotation.names[0]
+        found.append(Found(str(path), id, root / id, None, annotation.boxes, annotation.size))
+    names, numbered = _synsets(folder, set(wnids.values()))
+    for index, entry in enumerate(found):
+        wnid = wnids[entry.id]
+        if wnid not in numbered:
+            problems.refuse(entry.where, f"{wnid} is no known class", entry.id)
+        found[index] = entry._replace(label=numbered.get(wnid))
+    return assemble(problems, source, root, found, names, truth_only=truth_only)
+
+
+def parse(path: Path) -> Annotation:
+    """Read one XML file. Document types, and with them entities, are refused.
+
+    Args:
+        path: the file, UTF-8.
+
+    Returns:
+        What it tells.
+
+    Raises:
+        ValueError: it is no such XML, has no object, or a number is missing or none; the message names file and
+            element.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode()
+        if "<!DOCTYPE" in text:
+            raise ValueError(f"{path}: a document type is not allowed")
+        root = ET.fromstring(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8: {error}") from error
+    except ET.ParseError as error:
+        raise ValueError(f"{path}: not well-formed XML: {error}") from error
+    size = root.find("size")
+    if size is not None:
+        texts = [size.findtext(name, "").strip() for name in ("width", "height")]
+        size = tuple(map(whole, texts))
+        if not all(size):
+            raise ValueError(f"{path}: size: expected positive whole numbers, got {' x '.join(texts)!r}")
+    names, boxes, difficult = [], [], []
+    for index, item in enumerate(root.iter("object"), 1):
+        name = item.findtext("name", "").strip()
+        texts = [item.findtext(f"bndbox/{corner}", "").strip() for corner in _CORNERS]
+        box = numbers(texts)
+        if not name:
+            raise ValueError(f"{path}: object {index}: name is empty")
+        if box is None:
+            raise ValueError(f"{path}: object {index}: bndbox: expected four numbers, got {', '.join(texts)!r}")
+        names.append(name)
+        boxes.append(box)
+        difficult.append(item.findtext("difficult", "0").strip() == "1")
+    if not names:
+        raise ValueError(f"{path}: no object")
+    filename = root.findtext("filename", "").strip()
+    return Annotation(filename, size, names, np.array(boxes), np.array(difficult))
+
+
+def _synsets(folder: Path, seen: set[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of the classes, and the class index of each WordNet id."""
+    for path in (folder / "LOC_synset_mapping.txt", folder.parent / "LOC_synset_mapping.txt"):
+        if path.is_file():
+            rows = [row for _, row in Problems().rows(path, ("wnid", "name"), None)]
+            return [name for _, name in rows], {wnid: index for index, (wnid, _) in enumerate(rows)}
+    train = folder / "Data" / "CLS-LOC" / "train"
+    wnids = sorted(os.listdir(train) if train.is_dir() else seen)
+    return wnids, {wnid: index for index, wnid in enumerate(wnids)}

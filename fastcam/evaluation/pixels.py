@@ -1,0 +1,100 @@
+"""Precision and recall by pixels: masks are the truth, and every score is a threshold.
+
+The standard evaluator pools the pixels of all pictures, so that histograms of scores are all that it takes: they add
+up in any order, over pictures, batches and processes.
+
+Source: PxAP of Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastcam import ops
+
+BINS = 1000  # of [0, 1), as many as the evaluator has thresholds; [1, 2) and [2, 3] follow
+_EDGES = np.append(np.arange(BINS) * (1 / BINS), [1.0, 2.0])  # where each begins
+
+
+class PixelCurve(NamedTuple):
+    """Precision and recall of the pixels whose score is at least a threshold, from the highest threshold down.
+
+    Attributes:
+        thresholds: float64 [n], the lower edges of the bins; those that no pixel reaches are left out.
+        precision: float64 [n] in [0, 1].
+        recall: float64 [n] in [0, 1], not falling.
+        average_precision: PxAP, in percent.
+    """
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    average_precision: float
+
+
+def count(maps: Tensor, masks: Tensor | Sequence[np.ndarray]) -> np.ndarray:
+    """Histograms of the scores of background and object; sums of them are what the functions below take.
+
+    Args:
+        maps: [N, H, W], floating, in [0, 1] and without NaN, which is not checked here.
+        masks: [N, H, W], a tensor or N arrays, bool or uint8: 1 object, 0 background, 255 ignored.
+
+    Returns:
+        int64 [N, 2, 1002], background first; see `fastcam.ops.score_histograms`.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: other shapes.
+    """
+    if not isinstance(masks, Tensor):
+        masks = torch.from_numpy(np.stack(masks)).to(maps.device)
+    return ops.score_histograms(maps, masks, BINS).cpu().numpy()
+
+
+def curve(histograms: np.ndarray) -> PixelCurve:
+    """Precision and recall at each threshold, and PxAP.
+
+    Args:
+        histograms: [2, 1002], non-negative whole numbers: sums of those of `count`.
+
+    Returns:
+        The curve.
+
+    Raises:
+        ValueError: another shape, or no pixel of an object.
+    """
+    histograms = np.asarray(histograms)
+    if histograms.shape != (2, len(_EDGES)):
+        raise ValueError(f"`histograms` must be [2, {len(_EDGES)}], got {list(histograms.shape)}")
+    fp, tp = histograms[:, ::-1].cumsum(1, dtype=np.float64)
+    if tp[-1] == 0:
+        raise ValueError("precision and recall need true masks with at least one pixel of an object: there is none")
+    some = tp + fp > 0
+    precision, recall = tp[some] / (tp + fp)[some], tp[some] / tp[-1]
+    # The standard sums from the second bin on, [1, 2): no score lies in the first.
+    rise = np.diff(tp / tp[-1])[some[1:]]
+    area = (precision[-len(rise) :] * rise).sum()
+    return PixelCurve(_EDGES[::-1][some], precision, recall, float(100 * area))
+
+
+def average_precision(histograms: np.ndarray) -> np.ndarray:
+    """PxAP of many sums of histograms at once, of classes or of a bootstrap's replicates.
+
+    Args:
+        histograms: [..., 2, 1002], as for `curve`.
+
+    Returns:
+        float64 [...], in percent; NaN where there is no pixel of an object.
+
+    Raises:
+        ValueError: another shape.
+    """
+    histograms = np.asarray(histograms)
+    if histograms.ndim < 2:
+        raise ValueError(f"`histograms` must be [..., 2, {len(_EDGES)}], got {list(histograms.shape)}")
+    rows = histograms.reshape(-1, *histograms.shape[-2:])
+    found = [curve(row).average_precision if row[1].any() else np.nan for row in rows]
+    return np.array(found, np.float64).reshape(histograms.shape[:-2])
