@@ -1,4 +1,31 @@
-"""Pictures in, boxes out: files or a data set, through one network, to boxes.parquet."""
+"""Pictures in, boxes out: files or a data set, through one network, to boxes.parquet; killed at any time, nothing lost.
+
+A run is a folder. First a *plan* is made: all inputs in an order that never changes, and the settings that decide about
+rows. The inputs are cut into *shards* of whole batches, so that a picture has the same neighbours in its batch whoever
+computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
+A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
+When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
+
+    OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
+    OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
+                               within a larger file, size and time of the file, class asked for, true boxes
+    OUT/shards/000000.parquet  the rows of a shard: columns of `writers.Row`
+    OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
+    OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then
+    OUT/audit.json             what the audit counted
+    OUT/overlays/              drawings
+
+An *engine* decides who computes which shard. All it needs (`distributed` builds on it, never the other way round):
+
+    plan = Plan.load(out)                  # in every process that sees the folder; made by `prepare(...)` in one of them
+    plan.missing() -> list[int]            # shards that are not marked done
+    worker = Worker(plan, model)           # once in a process: network, threads; a context manager
+    worker.run(shards, on_done=None)       # any iterable of indices, taken one by one as they are needed; each is on
+                                           # disk and marked when on_done(index, mark) is called; a shard computed
+                                           # twice, even at the same time by two processes, does no harm
+    finish(plan) -> Summary                # by one process, when plan.missing() is empty: merge, audit, clean up;
+                                           # a part with a wrong checksum is discarded, and its shard is missing again
+"""
 
 import os
 import re
