@@ -373,13 +373,17 @@ def _difference(old: Plan, new: Plan, files: Files) -> str:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, but not its table."""
+    folder.mkdir(parents=True, exist_ok=True)
     _remove_parts(folder)
     for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
         (folder / name).unlink(missing_ok=True)
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove parts and marks, and what was left of them by processes that were killed."""
+    """Remove parts and marks, and what was left half-written by processes that were killed."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\.(plan|audit|inputs|boxes|boxes\.partial)\.(json|parquet)\.\d+\.tmp", path.name):
+            path.unlink()
     shards = folder / "shards"
     if not shards.is_dir():
         return
