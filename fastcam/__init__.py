@@ -10,6 +10,8 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import evaluation, methods, metrics, models, ops, visualize
+    from fastcam.evaluation.comparison import compare
+    from fastcam.evaluation.run import evaluate
     from fastcam.explanation import explain
     from fastcam.localization import localize
     from fastcam.methods import (
@@ -44,6 +46,8 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "compare": "evaluation.comparison",
+    "evaluate": "evaluation.run",
     "explain": "explanation",
     "localize": "localization",
     "train": "training",
@@ -67,6 +71,8 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "compare",
+    "evaluate",
     "evaluation",
     "explain",
     "localize",

@@ -1,4 +1,4 @@
-"""Metrics against hand-computed cases, the standard's conformance vectors, and a slow evaluator with OpenCV."""
+"""Metrics of boxes against hand-computed cases, the standard's conformance vectors, and the plain oracle."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastcam import evaluation
+from tests import oracle
 
 
 def test_iou_by_hand() -> None:
@@ -109,27 +110,6 @@ def test_choose_threshold_takes_the_middle_of_the_best() -> None:
         evaluation.choose_threshold(boxes[:0], [0.1] * 5, torch.zeros(0, 4))
 
 
-def _slow_max_box_acc(maps: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """The standard evaluator, threshold by threshold and picture by picture."""
-    accuracies = []
-    for threshold in np.arange(0, 1, 0.001):
-        hits = 0
-        for map, box in zip(maps, truth, strict=True):
-            image = np.expand_dims((map * 255).astype(np.uint8), 2)
-            _, mask = cv2.threshold(image, int(threshold * np.max(image)), 255, cv2.THRESH_BINARY)
-            contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-            x0 = y0 = x1 = y1 = 0
-            if contours:
-                x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
-                x0, y0, x1, y1 = x, y, min(x + w, map.shape[1] - 1), min(y + h, map.shape[0] - 1)
-            overlap_x, overlap_y = min(x1, box[2]) - max(x0, box[0]) + 1, min(y1, box[3]) - max(y0, box[1]) + 1
-            overlap = max(overlap_x, 0) * max(overlap_y, 0)
-            union = (x1 - x0 + 1) * (y1 - y0 + 1) + (box[2] - box[0] + 1) * (box[3] - box[1] + 1) - overlap
-            hits += overlap / union >= 0.5
-        accuracies.append(100 * hits / len(maps))
-    return int(np.argmax(accuracies)) * 0.001, max(accuracies)
-
-
 def test_max_box_acc_is_the_standard_evaluators() -> None:
     rng = np.random.default_rng(5)
     maps = np.stack([cv2.resize(rng.random((4, 4)), (30, 24), interpolation=cv2.INTER_CUBIC) for _ in range(12)])
@@ -141,9 +121,9 @@ def test_max_box_acc_is_the_standard_evaluators() -> None:
     truth[:, 2:] += 6
     for dtype in (np.float64, np.float32):
         found = evaluation.max_box_acc(torch.from_numpy(maps.astype(dtype)), truth)
-        expected = _slow_max_box_acc(maps.astype(dtype), truth)
-        assert found.accuracy == pytest.approx(expected[1], abs=1e-12)
-        assert found.threshold == pytest.approx(expected[0], abs=1e-12)
+        curves = [oracle.iou_curves("standard", one, [box]) for one, box in zip(maps.astype(dtype), truth, strict=True)]
+        figures, best = oracle.figures("standard", np.stack(curves), 0.2)
+        assert found == (best["MaxBoxAcc"], figures["MaxBoxAcc"])
         assert 0 < found.accuracy < 100
 
 

@@ -1,15 +1,19 @@
 """COCO's JSON: images, annotations and categories in one file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble, strongest
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, strongest
 
+_TRIED = 20  # pictures that are looked for to find their folder; some may be missing
+_FAR = 1e9  # pixels, beyond any picture
 _SLACK = 1  # pixels; the files round coordinates
 
 
@@ -28,8 +32,8 @@ def read_coco(
 
     Args:
         path: the JSON file.
-        images: folder that file names are relative to; by default the file's folder, or one near it that has the first
-            picture: of its split's name ("instances_val2017.json": val2017) or "images".
+        images: folder that file names are relative to; by default the file's folder, or one near it that has one of the
+            first pictures: of its split's name ("instances_val2017.json": val2017) or "images".
         truth_only: the pictures need not be there.
         bad: see `fastcam.data.load`.
 
@@ -52,10 +56,12 @@ def read_coco(
     classes = {key: index for index, key in enumerate(sorted(categories))}
 
     pictures: dict[int, tuple[str, str, tuple[int, int]]] = {}
+    refused: set[int] = set()
     for where, entry in _entries(path, document, "images", problems):
         key, id, size = entry.get("id"), entry.get("file_name"), (entry.get("width"), entry.get("height"))
         if not (_is_id(key) and isinstance(id, str) and all(_is_id(side) and side > 0 for side in size)):
             problems.refuse(where, f"expected `id`, `file_name`, `width` and `height`, got {_shown(entry)}")
+            refused.update([key] if _is_id(key) else [])
         elif key in pictures:
             problems.refuse(where, f"id {key} comes twice", id)
         else:
@@ -64,29 +70,30 @@ def read_coco(
     objects: dict[int, list[tuple[int, list[float]]]] = {}
     seen: set[int] = set()
     for where, entry in _entries(path, document, "annotations", problems):
-        key, picture, category, box = (entry.get(name) for name in ("id", "image_id", "category_id", "bbox"))
-        id = pictures[picture][1] if _is_id(picture) and picture in pictures else None
-        if id is None:
-            problems.refuse(where, f"there is no image {picture!r}")
-        elif not _is_id(key) or key in seen:
-            problems.refuse(where, f"expected a new `id`, a whole number, got {key!r}", id)
+        key, picture, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
+        if not _is_id(picture) or picture not in pictures:
+            if not _is_id(picture) or picture not in refused:
+                problems.refuse(where, f"there is no image {picture!r}")
             continue
+        id, corners = pictures[picture][1], _corners(entry.get("bbox"))
+        if not _is_id(key) or key in seen:
+            problems.refuse(where, f"expected a new `id`, a whole number, got {key!r}", id)
         elif not _is_id(category) or category not in classes:
             problems.refuse(where, f"there is no category {category!r}", id)
-        elif (corners := _corners(box)) is None:
-            problems.refuse(
-                where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {_shown(box)}", id
-            )
-        elif entry.get("iscrowd", 0) != 1:
-            objects.setdefault(picture, []).append((classes[category], corners))
-        seen.add(key)
+        elif corners is None:
+            got = _shown(entry.get("bbox"))
+            problems.refuse(where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {got}", id)
+        else:
+            seen.add(key)
+            if entry.get("iscrowd", 0) != 1:
+                objects.setdefault(picture, []).append((classes[category], corners))
 
-    root = images or _root(path, next((id for _, id, _ in pictures.values()), ""))
+    root = images or _root(path, [id for _, id, _ in islice(pictures.values(), _TRIED)])
     found = []
     for key, (where, id, size) in pictures.items():
         if key in objects:
-            labels, boxes = zip(*objects[key], strict=True)
-            found.append(Found(where, id, root / id, *strongest(labels, np.array(boxes)), size))
+            labels, boxes = zip(*objects.pop(key), strict=True)
+            found.append(Found(where, id, root / id, *strongest(labels, np.array(boxes, np.float64)), size))
     names = [categories[key] for key in classes]
     return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
 
@@ -123,12 +130,12 @@ def _is_id(value: object) -> bool:
 
 def _corners(box: object) -> list[float] | None:
     """Left, top, right and bottom of x, y, width, height; None if it is not that."""
-    if not (isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box)):
+    if not (isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}):
         return None
     x, y, width, height = box
-    if not all(abs(edge) < 1e9 for edge in box) or min(width, height) < 0:  # NaN fails, too
+    if not (abs(x) < _FAR and abs(y) < _FAR and 0 <= width < _FAR and 0 <= height < _FAR):  # NaN fails, too
         return None
-    return [float(x), float(y), float(x + width), float(y + height)]
+    return [x, y, x + width, y + height]
 
 
 def _shown(value: object) -> str:
@@ -136,8 +143,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _root(path: Path, id: str) -> Path:
+def _root(path: Path, ids: Sequence[str]) -> Path:
     split = path.stem.removeprefix("instances_")
     near = [path.parent, path.parent.parent]
     candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
-    return next((folder for folder in candidates if (folder / id).is_file()), near[-1] / split)
+    return next((folder for folder in candidates if any((folder / id).is_file() for id in ids)), near[-1] / split)

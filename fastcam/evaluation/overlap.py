@@ -181,7 +181,7 @@ def max_box_acc(maps: Tensor, truth: Any, truth_image: Any = None, *, iou: float
     thresholds = torch.arange(1000, dtype=torch.float64) * 0.001  # numpy.arange(0, 1, 0.001)
     quantised = (255 * (maps if maps.dtype == torch.float64 else maps.float())).to(torch.uint8)
     levels = (thresholds * quantised.amax((1, 2)).cpu()[:, None]).long()  # [N, 1000]
-    accuracy = 100 * hits.gather(1, levels.to(hits.device)).double().mean(0)
+    accuracy = 100 * hits.gather(1, levels.to(hits.device)).double().sum(0) / len(maps)
     best = int(accuracy.argmax())
     return BestThreshold(thresholds[best].item(), accuracy[best].item())
 

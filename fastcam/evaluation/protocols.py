@@ -85,12 +85,13 @@ class Protocol(NamedTuple):
             float64 [B, 4], whole numbers: each coordinate scaled along its axis and truncated; with `crop` shifted and
             clipped to the map's pixels, too, so that a box outside the crop becomes a line at its edge.
         """
-        width_height = np.tile(self.size[::-1], 2)
-        boxes, sizes = np.asarray(boxes, np.float64), np.tile(np.asarray(sizes, np.float64), 2)
+        corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2)
+        width_height = np.array(self.size[::-1])
+        sizes = np.asarray(sizes, np.float64).reshape(-1, 1, 2)
         if self.crop is None:
-            return np.trunc(boxes * width_height / sizes)
-        shifted = np.trunc(boxes / sizes * self.crop - (self.crop - width_height) // 2)
-        return shifted.clip(0, width_height - 1)
+            return np.trunc(corners * width_height / sizes).reshape(-1, 4)
+        shifted = np.trunc(corners / sizes * self.crop - (self.crop - width_height) // 2)
+        return shifted.clip(0, width_height - 1).reshape(-1, 4)
 
     def frame_mask(self, mask: np.ndarray) -> np.ndarray:
         """A true mask in pixels of the maps, each the nearest one of the mask.
@@ -103,6 +104,8 @@ class Protocol(NamedTuple):
         """
         mask = mask.view(np.uint8) if mask.dtype == bool else mask
         height, width = self.size
+        if self.crop is None and mask.shape == (height, width):
+            return mask
         if self.crop is None:
             return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         y, x = (self.crop - height) // 2, (self.crop - width) // 2

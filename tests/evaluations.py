@@ -1,0 +1,49 @@
+"""A drawn data set in the WSOL layout and a tiny network, for the tests of `fastcam.evaluate`."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from fastcam.evaluation import PROTOCOLS
+from fastcam.models import ModelConfig
+from fastcam.models.networks import GlobalPoolNet
+
+CLASSES, SIDE = 6, 32
+PROTOCOL = PROTOCOLS["standard"]._replace(size=(28, 36))
+CONFIG = ModelConfig("tiny", CLASSES, size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Global average pooling of eight channels at a quarter of the input's side."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
+    return GlobalPoolNet(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Linear(8, CLASSES)).eval()
+
+
+def write_wsol(root: Path, count: int = 20, seed: int = 0) -> Path:
+    """Pictures with bright patches, one or two of them the truth; the stored ones are smaller than the sizes told."""
+    rng = np.random.default_rng(seed)
+    (root / "val" / "a").mkdir(parents=True)
+    lines: dict[str, list[str]] = {name: [] for name in ("image_ids", "class_labels", "image_sizes", "localization")}
+    for number in range(count):
+        width, height = rng.integers(40, 90, 2).tolist()
+        picture, boxes = rng.integers(0, 120, (height, width, 3), np.uint8), []
+        for _ in range(1 + number % 2):
+            x0, y0 = rng.integers(0, (width // 2, height // 2)).tolist()
+            x1, y1 = rng.integers((x0 + 12, y0 + 12), (width, height)).tolist()
+            cv2.rectangle(picture, (x0, y0), (x1, y1), rng.integers(100, 256, 3).tolist(), -1)
+            boxes.append((x0, y0, x1, y1))
+        id = f"val/{'a/' * (number % 3 == 0)}{number:03d}.png"
+        Image.fromarray(picture).resize((width // 2, height // 2)).save(root / id)
+        lines["image_ids"].append(id)
+        lines["class_labels"].append(f"{id},{number % CLASSES}")
+        lines["image_sizes"].append(f"{id},{width},{height}")
+        lines["localization"] += [f"{id},{','.join(map(str, box))}" for box in boxes]
+    for name, rows in lines.items():
+        (root / f"{name}.txt").write_text("\n".join(rows) + "\n")
+    (root / "classes.txt").write_text("ant\nbee\ncat\ndog\nelk\nfox\n")
+    return root
