@@ -36,7 +36,13 @@ PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "eva
 PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
 PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
 PUBLIC += ["localization", "localization.inputs", "localization.local", "localization.network"]
-PUBLIC += ["localization.plan", "localization.settings", "localization.table", "localization.worker"]
+PUBLIC += [
+    "localization.passes",
+    "localization.plan",
+    "localization.settings",
+    "localization.table",
+    "localization.worker",
+]
 PUBLIC += ["visualize", "writers", "report", "training", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
