@@ -31,6 +31,7 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -232,7 +233,7 @@ def _prepare(
         raise ValueError(f"`shard_size` must be a whole number of at least 1, got {shard_size!r}")
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
-    opened = open_source(source, options.get("targets"), settings["overlays"])
+    opened = open_source(source, options.get("targets"), settings["overlays"], Path(out))
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     known = {"pictures": count, "shard_size": shard_size, "content": hash_content, "overwrite": overwrite}
     return prepare_folder(out, settings, names, files, **known), items
