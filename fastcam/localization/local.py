@@ -16,6 +16,7 @@ from torch import nn
 
 from fastcam.localization.plan import Plan
 from fastcam.localization.worker import Worker
+from fastcam.pipeline import keep_memory
 
 _ATTEMPTS = 3  # of a shard whose workers die
 
@@ -104,6 +105,7 @@ def run_workers(
 def _work(folder: Path, packed: bytes, pipe: connection.Connection, decoding_threads: int) -> None:
     """Be a worker process, until there is no shard left or the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that started this one
+    keep_memory()
     lock = threading.Lock()  # parts are written, and told of, in a thread of their own
 
     def tell(kind: str, value: Any = None) -> None:
