@@ -5,12 +5,10 @@ and OpenCV have the same number of threads as fastcam. Inputs are random. fastca
 alternative that takes much longer is timed on a few images at a time, which go round.
 """
 
-import ctypes
 import platform
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import suppress
 from itertools import cycle
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastcam import baselines, ops
+from fastcam.pipeline import keep_memory as keep_memory
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -58,18 +57,6 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     if baselines.cv2:
         baselines.cv2.setNumThreads(threads)
-
-
-def keep_memory() -> None:
-    """Have the C library keep what is freed, from now on.
-
-    Else a result of some megabytes may or may not be made of fresh pages, which then cost more than any operator;
-    which of both depends on what the process allocated before, and has nothing to do with who is measured.
-    """
-    with suppress(OSError, AttributeError):  # no glibc
-        library = ctypes.CDLL(None)
-        library.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
-        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def interleaved(

@@ -2,26 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-_GROUP = 8192  # rows held back until they make a row group; this bounds the writer's memory
 
 
 class Row(NamedTuple):
-    """One line of boxes.parquet: one class of one picture, or the reason why a picture has none.
+    """One line of boxes.parquet: one box of one class of one picture, or the reason why a picture has none.
 
     Attributes:
         image_id: path relative to the folder, with "/"; the sample's id for a data set.
         width: width of the upright original in pixels; None if it could not be read.
         height: height likewise.
-        rank: place of the class among all by score, 1 for the highest; None for an error, as all that follow.
+        rank: place of the class among all by score, 1 for the highest; None for an error, as all that follow up to
+            status.
         class_id: index of the class.
         class_name: its name, None if unknown.
         score: softmax probability of the class.
@@ -31,7 +28,16 @@ class Row(NamedTuple):
         x1: right edge, exclusive.
         y1: bottom edge, exclusive.
         status: "ok" or "error".
-        error: "code: reason", None if all went well.
+        error: "code: reason" with a code of `fastcam.localization.ERRORS`, None if all went well.
+        box: number of the box within its class, 1 for the largest.
+        box_score: score of the box: that of its class times the map's highest value within the box, where several
+            boxes of a class were asked for; that of its class where only the largest was.
+        orientation: how the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file.
+        decoder: who gave the pixels, see `fastcam.decoding.Decoded`; None likewise.
+        cam: the map before ReLU and upsampling, float16 [cam_height, cam_width], row by row, little-endian; with the
+            first box of a class, and only if maps were asked for.
+        cam_height: rows of cam.
+        cam_width: columns of cam.
     """
 
     image_id: str
@@ -47,8 +53,16 @@ class Row(NamedTuple):
     y1: float | None = None
     status: str = "ok"
     error: str | None = None
+    box: int | None = None
+    box_score: float | None = None
+    orientation: int | None = None
+    decoder: str | None = None
+    cam: bytes | None = None
+    cam_height: int | None = None
+    cam_width: int | None = None
 
 
+CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of a table with maps
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -61,16 +75,55 @@ SCHEMA = pa.schema(
         *(pa.field(edge, pa.float32()) for edge in ("x0", "y0", "x1", "y1")),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("box", pa.int32()),
+        pa.field("box_score", pa.float32()),
+        pa.field("orientation", pa.int8()),
+        pa.field("decoder", pa.string()),
+        pa.field("cam", pa.binary()),
+        pa.field("cam_height", pa.int32()),
+        pa.field("cam_width", pa.int32()),
     ]
 )
+
+
+def schema(maps: bool, info: Mapping[str, object] | None = None) -> pa.Schema:
+    """Name the columns of a table of boxes.
+
+    Args:
+        maps: whether it has `CAM_COLUMNS`.
+        info: what produced the rows; JSON in the file's metadata under "fastcam".
+
+    Returns:
+        `SCHEMA`, or all of it but the last columns, with the metadata.
+    """
+    fields = [field for field in SCHEMA if maps or field.name not in CAM_COLUMNS]
+    return pa.schema(fields, {"fastcam": json.dumps(info or {}, sort_keys=True)})
+
+
+def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
+    """Make a table of rows.
+
+    Args:
+        rows: any number.
+        columns: what `schema` gave.
+
+    Returns:
+        The table, of that schema.
+
+    Raises:
+        TypeError, ValueError: a value does not fit its column.
+    """
+    values = zip(*rows, strict=True) if rows else [()] * len(columns)
+    arrays = [pa.array(column, field.type) for column, field in zip(values, columns, strict=False)]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`, and put the file written there in its place at the end.
 
-    The file reaches the disk before it gets its name. If the block raises, `path` stays as it was and the
-    temporary file is removed.
+    The file reaches the disk before it gets its name, and the name before this returns. If the block raises, `path`
+    stays as it was and the temporary file is removed.
 
     Args:
         path: the file to create or replace; its folder is made if need be.
@@ -86,78 +139,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield partial
-        _settle(partial, path)
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-class BoxWriter:
-    """Writes boxes.parquet row group by row group; memory does not grow with the number of rows.
-
-    Used in a `with` block. The file gets its name at the end of the block. If the block raises, the rows
-    written until then are kept as a readable file named like `path` with ".partial" before the suffix.
-
-    Args:
-        path: the Parquet file to create or replace.
-        info: what produced the rows; stored as JSON in the file's metadata under "fastcam".
-
-    Raises:
-        OSError: if the file cannot be made (on entering the block) or written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], info: Mapping[str, object] | None = None) -> None:
-        self.path = Path(path)
-        self.partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
-        self.rows = 0
-        self._pending: list[Row] = []
-        self._schema = SCHEMA.with_metadata({"fastcam": json.dumps(info or {}, sort_keys=True)})
-
-    def __enter__(self) -> Self:
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = pq.ParquetWriter(self._temporary, self._schema)
-        except OSError as error:
-            raise OSError(f"cannot write to {self.path.parent}: {error.strerror or error}") from error
-        return self
-
-    def write(self, rows: list[Row]) -> None:
-        """Append rows, in order. They are held back until they fill a row group, or the `with` block ends.
-
-        Args:
-            rows: the rows, any number.
-
-        Raises:
-            TypeError, ValueError: a value does not fit its column; noticed when the row group is written.
-            OSError: the file cannot be written.
-        """
-        self._pending += rows
-        self.rows += len(rows)
-        if len(self._pending) >= _GROUP:
-            self._flush()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._flush()
-            self._file.close()
-            if error is None:
-                _settle(self._temporary, self.path)
-                self.partial.unlink(missing_ok=True)
-            elif self.rows:
-                _settle(self._temporary, self.partial)
-                error.add_note(f"the {self.rows} rows finished by then are in {self.partial}")
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._file.write_table(pa.Table.from_pylist([row._asdict() for row in self._pending], self._schema))
-            self._pending.clear()
-
-
-def _settle(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -170,24 +171,6 @@ def test_damaged_files_give_a_picture_or_a_decode_error(tmp_path, kind):
     assert codes <= {"damaged", "unsupported", "too_large"}
 
 
-def test_shared_odd_files(shared):
-    damaged = {
-        *("broken_data_stream.png", "png_decompression_dos.png", "shortfile.bmp", "truncated_end_chunk.png"),
-        *("truncated_jpeg.jpg", "ultrahdr.jpg", "unknown_compression_method.png", "xc9n2c08.png", "xdtn0g01.png"),
-        "truncated.gif",
-    }
-    unsupported = {"17000x17000.avif", "hopper.Lab.tif", "xlfn0g04.png"}
-    outcome = {}
-    for path in (shared / "images" / "nasty").rglob("*.*"):
-        try:
-            outcome[path.name] = load_image(path).shape
-        except DecodeError as error:
-            outcome[path.name] = error.code
-    assert {name for name, result in outcome.items() if result == "damaged"} == damaged
-    assert {name for name, result in outcome.items() if result == "unsupported"} == unsupported
-    assert outcome["Landscape_6.jpg"] == (1200, 1800, 3)
-
-
 def test_find_pictures(tmp_path, monkeypatch):
     for name in ("b/x.jpg", "a/x.JPEG", "a/deep/x.png", "a/notes.txt", "z.webp", "a/y.jfif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +181,13 @@ def test_find_pictures(tmp_path, monkeypatch):
         assert all(path.is_file() for _, path in found)
         return [id for id, _ in found]
 
+    ignored = Counter({".txt": 2})
+    assert len(list(find_pictures([tmp_path], ignored))) == 5
+    assert ignored == {".txt": 3}
     everything = ["z.webp", "a/x.JPEG", "a/y.jfif", "a/deep/x.png", "b/x.jpg"]
     assert ids(tmp_path) == everything
+    some = [id for id, _ in find_pictures([tmp_path], skip=[tmp_path / "a" / "deep", tmp_path / "none"])]
+    assert some == [id for id in everything if "deep" not in id]
     assert ids(tmp_path, tmp_path / "a", tmp_path / "z.webp", tmp_path) == everything
     assert ids(tmp_path / "b" / "x.jpg") == ["x.jpg"]
     assert ids(tmp_path / "b" / "x.jpg", tmp_path / "a" / "deep") == ["b/x.jpg", "a/deep/x.png"]

@@ -1,7 +1,9 @@
 """Localization: rows against a box rule written out here, and what happens when something goes wrong."""
 
+import copy
 import json
 import threading
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,14 @@ from scipy import ndimage
 from torch import nn
 from torchvision import transforms
 
-from fastcam import localization
 from fastcam.data import Sample
-from fastcam.decoding import DecodeError
-from fastcam.localization import localize
+from fastcam.decoding import DecodeError, Preprocess
+from fastcam.localization import localize, worker
 from fastcam.models import ModelConfig
 from fastcam.writers import SCHEMA
 
 SIZE, CLASSES = 64, 5
+FILES = {"plan.json", "boxes.parquet", "audit.json"}
 CONFIG = ModelConfig(
     "tiny", CLASSES, class_names=("ant", "bee", "cat", "dog", "eel"), size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3
 )
@@ -75,7 +77,7 @@ def run(model, source, tmp_path, out="out", **options):
     assert summary.path == tmp_path / out / "boxes.parquet"
     assert summary.rows == len(rows)
     assert summary.errors == sum(row["status"] == "error" for row in rows)
-    assert not [p for p in summary.path.parent.iterdir() if p.name not in ("boxes.parquet", "overlays")]
+    assert {path.name for path in summary.path.parent.iterdir()} - {"inputs.parquet", "overlays"} == FILES
     return rows
 
 
@@ -138,7 +140,8 @@ def test_boxes_of_rotated_pictures_are_upright(model, tmp_path, resize):
     turned, upright = run(model, tmp_path / "in", tmp_path, config=ModelConfig(**{**vars(CONFIG), "resize": resize}))
     assert turned["image_id"] == "turned.png"
     assert (turned["width"], turned["height"]) == (120, 90)
-    assert {**turned, "image_id": "upright.png"} == upright
+    assert {**turned, "image_id": "upright.png", "orientation": 1} == upright
+    assert turned["orientation"] == 6
 
 
 def test_top_k_gives_one_row_per_class(model, folder, tmp_path):
@@ -207,12 +210,82 @@ def test_damaged_pictures_become_rows(model, folder, tmp_path):
 def test_table(model, folder, tmp_path):
     run(model, folder, tmp_path, relu=True)
     table = pq.read_table(tmp_path / "out" / "boxes.parquet")
-    assert table.schema.equals(SCHEMA)
     columns = "image_id, width, height, rank, class_id, class_name, score, x0, y0, x1, y1, status, error"
+    columns += ", box, box_score, orientation, decoder"
     assert ", ".join(table.schema.names) == columns
+    assert all(table.schema.field(name).equals(SCHEMA.field(name)) for name in table.schema.names)
     made_by = json.loads(table.schema.metadata[b"fastcam"])
     assert made_by["arch"] == "tiny"
     assert (made_by["method"], made_by["threshold"], made_by["relu"], made_by["size"]) == ("cam", 0.2, True, SIZE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_all_boxes(model, folder, tmp_path, resize):
+    """Against SciPy's components of the map, computed here."""
+    config = ModelConfig(**{**vars(CONFIG), "resize": resize})
+    options = {"config": config, "top_k": 2, "threshold": 0.5}
+    rows = run(model, folder, tmp_path, boxes="all", min_area=0.02, **options)
+    largest = run(model, folder, tmp_path, "largest", **options)
+    several = 0
+    for first in largest:
+        found = [row for row in rows if (row["image_id"], row["rank"]) == (first["image_id"], first["rank"])]
+        assert [row["box"] for row in found] == list(range(1, len(found) + 1))
+        kept = set(first) - {"box_score"}
+        assert {name: found[0][name] for name in kept} == {name: first[name] for name in kept}
+        assert first["box_score"] == first["score"]
+        frame, geometry = Preprocess.of(config).frame(opened(folder / first["image_id"]))
+        images = Preprocess.of(config).normalize(torch.from_numpy(frame)[None])
+        coarse = torch.einsum("k,khw->hw", model.classifier.weight[first["class_id"]], model.features(images)[0])
+        map = F.interpolate(coarse[None, None], (SIZE, SIZE), mode="bilinear")[0, 0].double().numpy()
+        map = (map - map.min()) / (map.max() - map.min())
+        labels, _ = ndimage.label(map > 0.5, np.ones((3, 3)))
+        areas = np.bincount(labels.ravel())[1:]
+        order = [i for i in np.argsort(-areas, kind="stable") if areas[i] >= 0.02 * SIZE * SIZE]
+        assert len(order) == len(found)
+        several += len(order) > 1
+        for i, row in zip(order, found, strict=True):
+            y, x = ndimage.find_objects(labels)[i]
+            corners = geometry.to_original(np.array([x.start, y.start, x.stop, y.stop]))
+            assert np.allclose(box(row), corners, atol=1e-4)
+            assert row["box_score"] == pytest.approx(row["score"] * map[y, x].max(), abs=1e-5)
+    assert several > 3
+
+
+def test_a_constant_map_has_one_empty_box(model, folder, tmp_path):
+    model.classifier.weight.data.zero_()
+    for boxes in ("largest", "all"):
+        rows = run(model, folder, tmp_path, boxes, boxes=boxes)
+        assert [(row["box"], box(row), row["status"]) for row in rows] == [(1, [0] * 4, "ok")] * 7
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_a_compiled_network_gives_the_same(model, folder, tmp_path, monkeypatch, top_k):
+    compiled, compile = [], torch.compile
+
+    def traced(function, *, mode, dynamic):
+        compiled.append(mode)
+        return compile(function, backend="eager", dynamic=dynamic)  # traced, without a compiler
+
+    monkeypatch.setattr(torch, "compile", traced)
+    options = {"batch_size": 3, "maps": True, "overlays": 1, "top_k": top_k}
+    expected_rows = run(model, folder, tmp_path, "plain", **options)
+    assert run(model, folder, tmp_path, compile="reduce-overhead", **options) == expected_rows
+    assert compiled == ["reduce-overhead"]
+    assert not model.features._forward_hooks
+    with pytest.raises(ValueError, match="`compile` is for the method cam"):
+        run(model, folder, tmp_path, "b", compile="default", method="gradcam")
+
+
+def test_bfloat16_and_the_order_of_memory(model, folder, tmp_path):
+    rows = run(model, folder, tmp_path, channels_last=False, top_k=CLASSES)
+    stride = model.features[0].weight.stride()
+    for name, options in (("last", {"channels_last": True}), ("half", {"precision": "bfloat16"})):
+        for ours, theirs in zip(run(model, folder, tmp_path, name, top_k=CLASSES, **options), rows, strict=True):
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-6 if name == "last" else 2e-2)
+            if name == "last":
+                assert box(ours) == box(theirs)
+    assert model.features[0].weight.stride() == stride
 
 
 def test_an_empty_list_gives_an_empty_table(model, tmp_path):
@@ -261,14 +334,14 @@ def test_pictures_in_flight_are_bounded(model, tmp_path, monkeypatch):
     for index in range(60):
         draw(index, 20, 20).save(tmp_path / "in" / f"{index:03d}.png")
     decoded, localized, ahead, lock = 0, 0, [], threading.Lock()
-    decode = localization.decode
+    read = worker.read
 
-    def counting(path):
+    def counting(*source):
         nonlocal decoded
         with lock:
             decoded += 1
             ahead.append(decoded - localized)
-        return decode(path)
+        return read(*source)
 
     def slowly(module, inputs):
         nonlocal localized
@@ -276,7 +349,7 @@ def test_pictures_in_flight_are_bounded(model, tmp_path, monkeypatch):
         with lock:
             localized += len(inputs[0])
 
-    monkeypatch.setattr(localization, "decode", counting)
+    monkeypatch.setattr(worker, "read", counting)
     model.register_forward_pre_hook(slowly)
     assert len(run(model, tmp_path / "in", tmp_path, batch_size=4)) == 60
     assert decoded == 60
@@ -293,27 +366,31 @@ def test_an_existing_table_is_kept_unless_told_otherwise(model, folder, tmp_path
     assert len(run(model, folder / "a.png", tmp_path, overwrite=True)) == 1
 
 
-def failing(model: Tiny, on_call: int, error: BaseException) -> Tiny:
+def failing(model: Tiny, on_calls: Container[int], error: BaseException) -> Tiny:
     calls = iter(range(1000))
 
     def hook(module, inputs):
-        if next(calls) == on_call:
+        if next(calls) in on_calls:
             raise error
 
     model.register_forward_pre_hook(hook)
     return model
 
 
-def test_a_failure_on_the_first_batch_is_raised(model, folder, tmp_path):
+@pytest.mark.parametrize("begin", [0, 2])
+def test_a_network_that_does_not_work_is_raised(model, folder, tmp_path, begin):
+    """It fails on a batch, and then on a black one too."""
     with pytest.raises(RuntimeError, match="broken network"):
-        run(failing(model, 0, RuntimeError("broken network")), folder, tmp_path)
-    assert not list((tmp_path / "out").iterdir())
+        run(failing(model, range(begin, 99), RuntimeError("broken network")), folder, tmp_path, batch_size=2)
+    assert not (tmp_path / "out" / "boxes.parquet").exists()
 
 
-def test_a_later_failure_costs_its_batch_only(model, folder, tmp_path):
-    rows = run(failing(model, 1, RuntimeError("out of memory\nand more")), folder, tmp_path, batch_size=3)
-    assert [row["status"] for row in rows] == ["ok"] * 3 + ["error"] * 3 + ["ok"]
-    assert {row["error"] for row in rows[3:6]} == {"model: out of memory"}
+@pytest.mark.parametrize("call", [0, 1])
+def test_a_failure_costs_its_batch_only(model, folder, tmp_path, call):
+    rows = run(failing(model, [call], RuntimeError("it failed\nand more")), folder, tmp_path, batch_size=3)
+    wrong = range(3 * call, 3 * call + 3)
+    assert [row["status"] for row in rows] == ["error" if i in wrong else "ok" for i in range(7)]
+    assert {rows[i]["error"] for i in wrong} == {"model: it failed"}
     assert [row["image_id"] for row in rows] == ORDER
 
 
@@ -329,16 +406,30 @@ def test_logits_that_are_not_finite_become_errors(model, folder, tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full"), MemoryError()])
-def test_rows_survive_when_the_run_breaks_off(model, folder, tmp_path, error):
-    run(model, folder, tmp_path)
+def test_the_same_call_goes_on_where_a_run_broke_off(model, folder, tmp_path, error):
+    options = {"out": tmp_path / "out", "config": CONFIG, "progress": False, "batch_size": 2, "shard_size": 2}
     with pytest.raises(type(error)) as caught:
-        run(failing(model, 2, error), folder, tmp_path, batch_size=2, overwrite=True)
+        localize(failing(copy.deepcopy(model), [2], error), folder, **options)
+    assert caught.value.__notes__ == ["2 of 4 parts are done; the same call computes the rest"]
+    sizes = []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    summary = localize(model, folder, **options)
+    assert sizes == [2, 2]
+    assert localize(model, folder, **options) == summary
+    assert sizes == [2, 2]
+    rows = run(model, folder, tmp_path, "whole", batch_size=2)
+    assert pq.read_table(summary.path).to_pylist() == rows
+
+
+def test_rows_of_samples_survive_when_the_run_breaks_off(model, tmp_path):
+    before = run(model, Set(), tmp_path, batch_size=2)
+    with pytest.raises(RuntimeError, match="stop") as caught:
+        run(failing(model, range(1, 9), RuntimeError("stop")), Set(), tmp_path, batch_size=2, overwrite=True)
     partial = tmp_path / "out" / "boxes.partial.parquet"
-    assert caught.value.__notes__ == [f"the 4 rows finished by then are in {partial}"]
-    assert [row["image_id"] for row in pq.read_table(partial).to_pylist()] == ORDER[:4]
-    assert len(pq.read_table(tmp_path / "out" / "boxes.parquet")) == 7
-    localize(Tiny(), folder, out=tmp_path / "out", config=CONFIG, overwrite=True, progress=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["boxes.parquet"]
+    assert caught.value.__notes__ == [f"the 2 rows finished by then are in {partial}"]
+    assert pq.read_table(partial).to_pylist() == before[:2]
+    assert pq.read_table(tmp_path / "out" / "boxes.parquet").to_pylist() == before
+    assert run(Tiny(), Set(), tmp_path, overwrite=True)
 
 
 def test_overlays(model, folder, tmp_path):
@@ -385,6 +476,15 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"target_layers": "feature"}, ValueError, "features"),
         ({"mode": "cubic"}, ValueError, "bicubic"),
         ({"backend": "fast"}, ValueError, "fused"),
+        ({"boxes": "both"}, ValueError, "`boxes` must be one of largest, all"),
+        ({"min_area": 2}, ValueError, "`min_area` must be a fraction"),
+        ({"precision": "float16"}, ValueError, "`precision` must be one of"),
+        ({"compile": "fast"}, ValueError, "`compile` must be one of"),
+        ({"decoder": "turbo"}, ValueError, "`decoder` must be one of opencv, pillow"),
+        ({"threads": 0}, ValueError, "`threads` must be a whole number"),
+        ({"workers": 0}, ValueError, "`workers` must be a whole number"),
+        ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),
+        ({"maps": True, "target_layers": ["features.0", "features.1"]}, ValueError, "`maps` are one target layer's"),
     ],
 )
 def test_options_are_checked_before_work_begins(model, folder, tmp_path, options, error, text):

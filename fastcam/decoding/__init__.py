@@ -1,0 +1,35 @@
+"""Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
+
+from fastcam.decoding.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
+from fastcam.decoding.folders import SUFFIXES, find_pictures
+from fastcam.decoding.frame import Geometry, Preprocess
+from fastcam.decoding.reading import (
+    DECODERS,
+    Decoded,
+    choose_decoder,
+    decode,
+    load_image,
+    picture_size,
+    quiet_pillow,
+    read,
+)
+
+__all__ = [
+    "DECODERS",
+    "ERRORS",
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "DecodeError",
+    "Decoded",
+    "Geometry",
+    "Preprocess",
+    "choose_decoder",
+    "decode",
+    "find_pictures",
+    "load_image",
+    "picture_size",
+    "quiet_pillow",
+    "read",
+]

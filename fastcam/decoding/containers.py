@@ -1,0 +1,181 @@
+"""What a picture file's bytes say before anything is decoded: its format, and whether it is whole.
+
+No decoder is asked here, since decoders differ in what they let pass: Pillow reads PNGs whose pixels have a wrong
+checksum, OpenCV reads JPEGs whose scan breaks off at a wrong marker.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 178_956_970  # 512 MiB of RGB; also where Pillow itself refuses
+MAX_BYTES = 2**30  # of one file
+
+ERRORS = {
+    "unreadable": "the file cannot be opened or read, or is none (a folder, a pipe)",
+    "unsupported": f"not one of {', '.join(FORMATS)} by its first bytes, or of a colour model without a rule",
+    "too_large": f"more than {MAX_PIXELS} pixels by its header, or more than {MAX_BYTES} bytes",
+    "damaged": "empty, cut off, a wrong checksum, or data that its decoder refuses",
+}
+
+_SOS, _EOI = 0xDA, 0xD9  # JPEG markers: start of scan, end of image
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAGIC = [
+    (b"\xff\xd8\xff", "JPEG"),
+    (_PNG[:4], "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    *((start, "TIFF") for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+]
+
+
+class DecodeError(ValueError):
+    """A picture could not be read.
+
+    Attributes:
+        code: a key of `ERRORS`, which says what each means.
+        message: the reason in words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def sniff(data: bytes) -> str:
+    """Tell a file's format by its first bytes; names and suffixes do not count.
+
+    Args:
+        data: the file's content, or its first 12 bytes.
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        DecodeError: "damaged" if it is empty, "unsupported" if it begins like none of them.
+    """
+    if not data:
+        raise DecodeError("damaged", "the file is empty")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for start, name in _MAGIC:
+        if data.startswith(start):
+            return name
+    raise DecodeError("unsupported", f"not one of {', '.join(FORMATS)}")
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse pictures of too many pixels.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+
+    Raises:
+        DecodeError: "too_large".
+    """
+    if width * height > MAX_PIXELS:
+        raise DecodeError("too_large", f"{width}x{height} pixels, at most {MAX_PIXELS} are read")
+
+
+def check_canvas(head: bytes) -> None:
+    """Check the size of an extended WebP file's canvas, before libwebp takes memory for it.
+
+    Args:
+        head: the file's first 30 bytes, of any format.
+
+    Raises:
+        DecodeError: "too_large".
+    """
+    if head[8:16] == b"WEBPVP8X":
+        check_size(*(1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27)))
+
+
+def check_webp(data: bytes) -> None:
+    """Check that a WebP file is as long as it says.
+
+    Args:
+        data: the file's content.
+
+    Raises:
+        DecodeError: "damaged".
+    """
+    if len(data) < max(20, 8 + int.from_bytes(data[4:8], "little")):
+        raise DecodeError("damaged", "the file is cut off")
+
+
+def check_png(data: bytes) -> int:
+    """Check that a PNG file is whole: its signature, and length and checksum of every chunk up to the last.
+
+    Args:
+        data: the file's content; what follows the chunk IEND does not matter.
+
+    Returns:
+        Bits per sample: 1, 2, 4, 8 or 16.
+
+    Raises:
+        DecodeError: "damaged".
+    """
+    if not data.startswith(_PNG):
+        raise DecodeError("damaged", "its signature is broken, as by a transfer as text")
+    view, at, kind = memoryview(data), len(_PNG), b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            raise DecodeError("damaged", "the file is cut off")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise DecodeError("damaged", "the file is cut off")
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise DecodeError("damaged", f"wrong checksum of the chunk {kind.decode('ascii', 'backslashreplace')}")
+        at = end + 4
+    return data[24]
+
+
+def jpeg_is_regular(data: bytes) -> bool:
+    """Tell whether a JPEG file is a sequence of well-formed segments and scans up to its end marker.
+
+    Entropy-coded data may hold no markers but restarts. Where a scan breaks off at another one, decoders differ: some
+    refuse the file, some fill up with grey. Files with harmless oddities (bytes between segments) or several scans of
+    sequential coding are not regular either.
+
+    Args:
+        data: the file's content; what follows the end marker does not matter.
+
+    Returns:
+        Whether it is.
+    """
+    at, kind, progressive = 2, 0, False
+    while kind != _SOS:
+        if at + 4 > len(data) or data[at] != 0xFF:
+            return False
+        kind = data[at + 1]
+        if kind < 0xC0 or 0xD0 <= kind <= _EOI:
+            return False
+        progressive |= kind == 0xC2
+        at += 1 if kind == 0xFF else _segment(data, at)  # a marker may have more than one 0xFF before it
+    values = np.frombuffer(data, np.uint8)
+    found = at + np.flatnonzero(values[at:-1] == 0xFF)
+    kinds = values[found + 1]
+    markers = found[(kinds != 0) & (kinds != 0xFF) & ((kinds < 0xD0) | (kinds > 0xD7))]
+    for marker in markers.tolist():
+        if marker < at:
+            continue  # within a segment
+        kind = data[marker + 1]
+        if kind == _EOI:
+            return True
+        if not progressive or not (kind in (0xC4, _SOS, 0xDB, 0xDD, 0xFE) or 0xE0 <= kind <= 0xEF):
+            return False
+        at = marker + _segment(data, marker)
+    return False
+
+
+def _segment(data: bytes, at: int) -> int:
+    """Length of the segment at a marker, with the marker."""
+    return 2 + int.from_bytes(data[at + 2 : at + 4], "big")

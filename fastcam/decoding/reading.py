@@ -1,0 +1,315 @@
+"""A picture file's bytes to upright RGB, by whichever decoder is right and fastest.
+
+Pillow reads every file's header and is the reference. JPEGs that are regular (`containers.jpeg_is_regular`), grey or
+of three colours, go to OpenCV, which gives the same pixels in two thirds of the time and like Pillow lets other
+threads run meanwhile. torchvision's decoders are as fast, but crash on some damaged PNGs. Whatever OpenCV does not
+take falls back to Pillow, and the result names the decoder that gave its pixels. Samples of 16 bits are OpenCV's too:
+Pillow clips or cuts them to 8 bits. Orientation and colour are treated alike after every decoder; JPEGs are always
+decoded in full size, since a scaled decoding has other pixels.
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import (  # the plugins register themselves; importing them here keeps that out of the decoding threads
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from fastcam.decoding.containers import (
+    MAX_BYTES,
+    DecodeError,
+    check_canvas,
+    check_png,
+    check_size,
+    check_webp,
+    jpeg_is_regular,
+    sniff,
+)
+
+DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
+
+_ORIENTATION, _BITS_PER_SAMPLE, _TIFF_SIZE = 0x0112, 0x0102, (0x0100, 0x0101)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EIGHT_BIT = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
+_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+
+
+class Decoded(NamedTuple):
+    """A picture as it was read.
+
+    Attributes:
+        image: PIL picture of mode RGB, upright, decoded.
+        orientation: how the file says it is stored, 1 to 8 as EXIF numbers them (1 is upright).
+        decoder: who gave the pixels, one of `DECODERS`.
+    """
+
+    image: Image.Image
+    orientation: int
+    decoder: str
+
+
+def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded:
+    """Decode a picture as `load_image` does, and tell how; for use in threads inside `quiet_pillow`.
+
+    Args:
+        source: the file, or its content.
+        decoder: what `choose_decoder` returned, so that a run has one answer; by default it is asked.
+
+    Returns:
+        The picture, its orientation and its decoder.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
+    data = source if isinstance(source, bytes) else _content(source)
+    with _refusing():
+        return _decode(data, decoder or choose_decoder())
+
+
+def decode(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Do what `load_image` does, for use in threads inside `quiet_pillow`.
+
+    Args:
+        source: the file's path, or its content as bytes.
+
+    Returns:
+        Upright PIL picture of mode RGB, decoded.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
+    return read(source).image
+
+
+def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """Read a picture's size from its header, without decoding it.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        (width, height) of the upright picture in pixels.
+
+    Raises:
+        DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
+    """
+    with _opened(source) as file, _refusing():
+        image = _open(file)
+        width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE) if image.format == "TIFF" else image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a picture as upright RGB.
+
+    JPEG, PNG, WebP, GIF, BMP and TIFF, told by their first bytes, of several frames the first. The EXIF orientation is
+    applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits divided by 257 and rounded,
+    alpha is dropped. A file that is cut off or has a wrong checksum is refused, bytes after the picture's end are not
+    looked at. JPEG has no checksum: a changed byte in its scan can give wrong pixels.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        DecodeError: if the file cannot be read, is of another format or colour model, is damaged, or too large (known
+            from its header, before anything is decoded).
+    """
+    with quiet_pillow():
+        return np.array(decode(path))
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings (odd EXIF data, large pictures), which `decode` answers by a result or an error.
+
+    Python's warning filters belong to the whole process. So this is for the thread that starts the work, around all
+    of it, and not for each decoding thread.
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def choose_decoder(name: str | None = None) -> str:
+    """Choose who decodes regular JPEGs: OpenCV where it passes a trial, else Pillow.
+
+    The trial: the installed OpenCV must give Pillow's pixels of a small JPEG to the bit, and refuse a half of it.
+
+    Args:
+        name: one of `DECODERS`, to have that one without a trial.
+
+    Returns:
+        One of `DECODERS`.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name is None:
+        return "opencv" if _opencv_passes() else "pillow"
+    if name not in DECODERS or (name == "opencv" and _RGB is None):
+        raise ValueError(f"`decoder` must be one of {', '.join(DECODERS)} (opencv from 4.11 on), got {name!r}")
+    return name
+
+
+@cache
+def _opencv_passes() -> bool:
+    if _RGB is None:
+        return False
+    y, x = np.mgrid[:43, :61]
+    picture = np.stack([4 * x, 5 * y, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], 2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    data = buffer.getvalue()
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array_equal(_opencv(data), np.asarray(image)) and _opencv(data[: len(data) // 2]) is None
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a decoder raises into a `DecodeError`."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_large", str(error)) from error
+    # On damaged files Pillow raises whatever its parsers run into: OSError, SyntaxError, struct.error, …
+    except Exception as error:
+        raise DecodeError("damaged", str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    """Open a regular file, or its content."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
+            raise DecodeError("unreadable", "not a regular file")
+        with open(source, "rb") as file:
+            yield file
+    except OSError as error:
+        raise DecodeError("unreadable", error.strerror or str(error)) from error
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    with _opened(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            sniff(file.read(12))
+            raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
+        return file.read()
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Read a header, and hold it to the limit of pixels."""
+    head = file.read(30)
+    kind = sniff(head)
+    check_canvas(head)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=(kind,))
+    except UnidentifiedImageError as error:
+        raise DecodeError("damaged", "its header cannot be read") from error
+    check_size(*image.size)
+    return image
+
+
+def _decode(data: bytes, decoder: str) -> Decoded:
+    kind = sniff(data)
+    deep = False
+    if kind == "PNG":
+        deep = check_png(data) == 16
+    elif kind == "WEBP":
+        check_webp(data)
+    image = _open(io.BytesIO(data))
+    if kind == "TIFF":
+        deep = set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == {16}
+    orientation = _orientation(image)  # before Pillow loads a TIFF, which turns it and forgets the tag
+
+    pixels = None
+    if kind == "JPEG" and decoder == "opencv" and image.mode in ("L", "RGB") and jpeg_is_regular(data):
+        pixels = _opencv(data)
+    elif deep and image.mode in ("LA", "RGB", "RGBA"):
+        pixels = _deep(data)
+    if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
+        upright, decoder = Image.fromarray(pixels), "opencv"
+    else:
+        image.load()
+        upright, decoder = _rgb(image), "pillow"
+    if orientation in _UPRIGHT and kind != "TIFF":  # of which either decoder has done it
+        upright = upright.transpose(_UPRIGHT[orientation])
+    return Decoded(upright, orientation, decoder)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF data says nothing about the picture
+        return 1
+    return int(value) if value in _UPRIGHT else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in _EIGHT_BIT:
+        image.info.pop("transparency", None)
+        return image.convert("RGB")
+    # Older versions of Pillow read 16-bit PNGs as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
+    raise DecodeError("unsupported", f"colour mode {image.mode}")
+
+
+def _opencv(data: bytes) -> np.ndarray | None:
+    """Decode a JPEG of one or three channels to uint8 [H, W, 3], RGB, as stored; None if OpenCV refuses it."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), _RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+
+
+def _deep(data: bytes) -> np.ndarray | None:
+    """Decode a PNG or TIFF of 16 bits to uint8 [H, W, 3], RGB; a TIFF comes upright. None if OpenCV refuses it."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
+        return None
+    return np.ascontiguousarray(_scaled(pixels[..., 2::-1]))
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)

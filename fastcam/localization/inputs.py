@@ -1,0 +1,243 @@
+"""What goes into a run: picture files, known in advance, or samples that a data set gives as it is asked."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastcam.data import Pictures, Sample
+from fastcam.decoding import DecodeError, find_pictures
+
+Targets = Literal["label"] | Mapping[str, int] | None
+
+_COLUMNS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("path", pa.binary(), nullable=False),  # file names are bytes
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("time", pa.int64()),
+        pa.field("content", pa.binary()),
+        pa.field("target", pa.int64()),
+        pa.field("truth", pa.list_(pa.float32())),
+    ]
+)
+
+
+class Item(NamedTuple):
+    """One input.
+
+    Attributes:
+        index: its place among all.
+        key: path relative to the data set's folder, with "/".
+        path: the file, or the larger file that it is in.
+        offset: where it begins in the larger file; None if it is a file of its own.
+        length: its number of bytes there.
+        target: class asked for.
+        truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
+        sample: gives the sample of a data set that has no files; it then has key, class and boxes itself.
+    """
+
+    index: int
+    key: str
+    path: Path | None = None
+    offset: int | None = None
+    length: int | None = None
+    target: int | None = None
+    truth: list[float] | None = None
+    sample: Callable[[], Sample] | None = None
+
+
+class Files:
+    """Inputs that are files: they can be listed again, in the same order.
+
+    Args:
+        source: files and folders, or a data set of picture files.
+        targets: as for `fastcam.localization.localize`.
+        drawn: so many of the first get their true boxes.
+        out: the run's folder: what it writes is no input, even if its folder is one of theirs, or in one.
+
+    Attributes:
+        ignored: files in folders that are no pictures, by suffix; counted anew with each listing.
+    """
+
+    def __init__(
+        self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int, out: Path
+    ) -> None:
+        self.source, self.targets, self.drawn, self.out = source, targets, drawn, out
+        self.ignored: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Item]:
+        """List them.
+
+        Yields:
+            The inputs.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: as `fastcam.decoding.find_pictures`.
+            ValueError: a key is absolute, leads out of its folder, or comes twice.
+        """
+        self.ignored.clear()
+        escaped: set[str] = set()  # others cannot come twice
+        for index, (key, path, place, label, truth) in enumerate(self._entries()):
+            if key.startswith("/") or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+                raise ValueError(f"the picture {key!r} must have a path relative to its folder, without `.` and `..`")
+            if "\\" in key:
+                if key in escaped:
+                    raise ValueError(f"the name {key!r} comes twice: once escaped, once as it is")
+                escaped.add(key)
+            target = label
+            if isinstance(self.targets, Mapping):
+                target = self.targets.get(key)
+            elif self.targets is None:
+                target = None
+            yield Item(index, key, path, *place, None if target is None else int(target), truth)
+
+    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, list[float] | None]]:
+        if not isinstance(self.source, Pictures):
+            for key, path in find_pictures(self.source, self.ignored, (self.out, self.out / "overlays")):
+                yield key, path, (None, None), None, None
+            return
+        pictures = self.source
+        for i, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
+            packed = not isinstance(file, Path)
+            boxes = pictures.boxes[i] if i < self.drawn and pictures.boxes is not None else None
+            yield (
+                key,
+                file.path if packed else file,
+                (file.offset, file.size) if packed else (None, None),
+                None if pictures.labels is None else pictures.labels[i],
+                None if boxes is None else boxes.ravel().tolist(),
+            )
+
+    def listing(self, path: Path | None = None, group: int = 1, content: bool = False) -> tuple[str, int]:
+        """List all inputs, and write the list.
+
+        Args:
+            path: Parquet file to write, or None to write none.
+            group: inputs in a row group.
+            content: read all files, so that the digest knows what is in them.
+
+        Returns:
+            A digest of keys, sizes, times and classes, and of the content if that is asked for, 32 hexadecimal digits;
+            and the number of inputs.
+
+        Raises:
+            OSError: the list cannot be written.
+            FileNotFoundError, ValueError: as when iterating.
+        """
+        digest, count = hashlib.blake2b(digest_size=16), 0
+        pending: list[tuple] = []
+        writer = None if path is None else pq.ParquetWriter(path, _COLUMNS)
+        try:
+            for item in self:
+                state = _state(item, content)
+                known = (item.key, item.offset, item.length, *state, item.target)
+                digest.update(repr(known).encode())
+                count += 1
+                if writer is not None:
+                    place = os.fsencode(item.path), item.offset, item.length
+                    pending.append((item.key, *place, *state, item.target, item.truth))
+                    if len(pending) == group:
+                        _write(writer, pending)
+            if pending:
+                _write(writer, pending)
+        finally:
+            if writer is not None:
+                writer.close()
+        return digest.hexdigest(), count
+
+
+def _write(writer: pq.ParquetWriter, pending: list[tuple]) -> None:
+    columns = zip(zip(*pending, strict=True), _COLUMNS, strict=True)
+    writer.write_table(
+        pa.Table.from_arrays([pa.array(values, field.type) for values, field in columns], schema=_COLUMNS)
+    )
+    pending.clear()
+
+
+def _state(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
+    """Size and time of a file, and a digest of its content; None for what cannot be read, which is told in its turn."""
+    try:
+        status = os.stat(item.path)
+        if not content:
+            return status.st_size, status.st_mtime_ns, None
+        with open(item.path, "rb") as file:
+            if item.offset is None:
+                return status.st_size, status.st_mtime_ns, hashlib.file_digest(file, _content_hash).digest()
+            file.seek(item.offset)
+            return status.st_size, status.st_mtime_ns, _content_hash(file.read(item.length)).digest()
+    except OSError:
+        return None, None, None
+
+
+def _content_hash(data: bytes = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
+    """Read a list that `Files.listing` wrote.
+
+    Args:
+        path: the Parquet file.
+        group: one row group only.
+
+    Yields:
+        The inputs.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with pq.ParquetFile(path) as file:
+        index = group * file.metadata.row_group(0).num_rows if group else 0  # all but the last are of one size
+        columns = ["key", "path", "offset", "length", "target", "truth"]
+        for i in range(file.num_row_groups) if group is None else [group]:
+            for row in file.read_row_group(i, columns).to_pylist():
+                yield Item(index, **{**row, "path": Path(os.fsdecode(row["path"]))})
+                index += 1
+
+
+def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files | tuple[Iterator[Item], int | None]":
+    """Tell files from samples.
+
+    Args:
+        source: as for `fastcam.localization.localize`.
+        targets: likewise.
+        drawn: so many of the first get their true boxes.
+        out: the run's folder.
+
+    Returns:
+        The files; or the inputs that a data set gives, once, and their number where that is known.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = [source]
+    if isinstance(source, Pictures) or (
+        isinstance(source, list | tuple) and all(isinstance(path, str | os.PathLike) for path in source)
+    ):
+        return Files(source, targets, drawn, out)
+    # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return (Item(i, str(i), sample=_read(source, i)) for i in range(len(source))), len(source)
+    if isinstance(source, Iterable):
+        return (Item(i, str(i), sample=lambda sample=sample: sample) for i, sample in enumerate(source)), None
+    raise TypeError(f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}")
+
+
+def _read(dataset: Any, index: int) -> Callable[[], Sample]:
+    """Read a sample at once; if that fails, keep the error for its turn."""
+    outcome: Future[Sample] = Future()
+    try:
+        outcome.set_result(dataset[index])
+    except (DecodeError, OSError) as error:
+        outcome.set_exception(error)
+    return outcome.result

@@ -1,0 +1,403 @@
+"""The plan of a run and its parts on disk: what is to be done, and what is done."""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from fastcam.localization.inputs import Files, Item, read_listing
+from fastcam.localization.table import audit, merge
+from fastcam.writers import Row, replacing, schema, to_table
+
+
+class Summary(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        path: the table of boxes.
+        pictures: how many pictures came in.
+        rows: how many rows were written, at least one for each picture.
+        errors: how many pictures have an error row instead of boxes.
+        codes: the same by code of `ERRORS`.
+    """
+
+    path: Path
+    pictures: int
+    rows: int
+    errors: int
+    codes: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in a folder. Everything is on disk, so that any process may load it.
+
+    Attributes:
+        folder: where.
+        settings: what decides about rows; JSON.
+        class_names: of the model, () if unknown.
+        digest: of settings and inputs, 32 hexadecimal digits.
+        pictures: number of inputs; None for samples whose number is not known.
+        shard_size: pictures in a shard, a multiple of the batch size.
+        listed: whether the inputs are files, so that the run can be resumed.
+        ignored: files in folders that are no pictures, by suffix.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    digest: str
+    pictures: int | None
+    shard_size: int
+    listed: bool
+    ignored: Mapping[str, int]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read the plan of a folder.
+
+        Args:
+            folder: as it was given to `localize` or `prepare` as `out`.
+
+        Returns:
+            The plan.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is not what this version writes.
+        """
+        path = Path(folder, "plan.json")
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Path(folder), **{**known, "class_names": tuple(known["class_names"])})
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is no plan that this version of fastcam can read") from error
+
+    @property
+    def table(self) -> Path:
+        """Where the rows go."""
+        return self.folder / "boxes.parquet"
+
+    @property
+    def shards(self) -> int:
+        """How many there are; 0 for samples whose number is not known."""
+        return -(-(self.pictures or 0) // self.shard_size)
+
+    def size(self, shard: int) -> int:
+        """Count the inputs of a shard.
+
+        Args:
+            shard: its index.
+
+        Returns:
+            Their number.
+        """
+        return min(self.shard_size, self.pictures - shard * self.shard_size)
+
+    @property
+    def _inputs(self) -> Path:
+        return self.folder / "inputs.parquet"
+
+    def part(self, shard: int) -> Path:
+        """Tell where the rows of a shard go.
+
+        Args:
+            shard: its index.
+
+        Returns:
+            A Parquet file.
+        """
+        return self.folder / "shards" / f"{shard:06d}.parquet"
+
+    def mark(self, shard: int) -> dict[str, Any] | None:
+        """Read the mark of a shard.
+
+        Args:
+            shard: its index.
+
+        Returns:
+            rows, pictures, errors (by code), bytes, blake2b, and batch: the size of the smallest batch it took; None
+            if the shard is not done.
+        """
+        part = self.part(shard)
+        try:
+            mark = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
+            return mark if mark["digest"] == self.digest and part.stat().st_size == mark["bytes"] else None
+        except (OSError, json.JSONDecodeError, KeyError):
+            return None
+
+    def missing(self) -> list[int]:
+        """List the shards that are not done.
+
+        Returns:
+            Their indices, ascending; all of them until the first is done, none once the table is finished.
+        """
+        if self.finished() is not None:
+            return []
+        return [shard for shard in range(self.shards) if self.mark(shard) is None]
+
+    def items(self, shard: int) -> Iterator[Item]:
+        """Read the inputs of a shard.
+
+        Args:
+            shard: its index.
+
+        Returns:
+            The inputs, in order.
+
+        Raises:
+            OSError: the list cannot be read.
+        """
+        return read_listing(self._inputs, shard)
+
+    def commit(self, shard: int, rows: list[Row], pictures: int, batch: int) -> dict[str, Any]:
+        """Write the rows of a shard, and mark it done once they are on the disk.
+
+        Args:
+            shard: its index.
+            rows: all of its rows, in the order of its inputs.
+            pictures: the number of these.
+            batch: the size of the smallest batch that was used.
+
+        Returns:
+            The mark.
+
+        Raises:
+            OSError: they cannot be written; the shard is not marked then.
+        """
+        part = self.part(shard)
+        with replacing(part) as path:
+            pq.write_table(to_table(rows, self.columns()), path)
+            content = path.read_bytes()
+        mark = {
+            "digest": self.digest,
+            "rows": len(rows),
+            "pictures": pictures,
+            "errors": Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
+            "batch": batch,
+            "bytes": len(content),
+            "blake2b": _hash(content),
+        }
+        _write_json(part.with_suffix(".json"), mark)
+        return mark
+
+    def columns(self) -> pa.Schema:
+        """Name the columns of this run's tables.
+
+        Returns:
+            The schema, with the settings in its metadata.
+        """
+        return schema(self.settings["maps"], {**self.settings, "plan": self.digest})
+
+    def finished(self) -> Summary | None:
+        """Tell whether the table is there, by the audit that is written after it.
+
+        Returns:
+            What the audit counted; None if there is none of this plan, or no table.
+        """
+        try:
+            audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+        if audit.get("plan") != self.digest or not self.table.exists():
+            return None
+        return Summary(self.table, audit["pictures"], audit["rows"], sum(audit["errors"].values()), audit["errors"])
+
+    def finish(self) -> Summary | None:
+        """Put the parts together, compare the table with the inputs, and clean up.
+
+        For one process, when all shards are marked. Parts are discarded that no longer have the bytes they were marked
+        with.
+
+        Returns:
+            What was counted; None if shards are missing.
+
+        Raises:
+            OSError: the table cannot be written.
+            RuntimeError: the table has not each input once, in order; it gets no name then.
+        """
+        if (done := self.finished()) is not None:
+            return done
+        if self.missing() or self.discard():
+            return None
+        marks = [mark for _, mark in self._marks()]
+        with replacing(self.table) as path:
+            merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
+            keys = (item.key for item in read_listing(self._inputs)) if self.listed else None
+            counts = audit(path, keys)
+        if not self.listed:
+            counts["pictures"] = sum(mark["pictures"] for mark in marks)
+        smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
+        known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+        _write_json(self.folder / "audit.json", known)
+        _remove_parts(self.folder)
+        return self.finished()
+
+    def salvage(self) -> tuple[Path, int]:
+        """Put the parts of a run together that cannot be resumed.
+
+        Returns:
+            boxes.partial.parquet and its number of rows; without rows it is not written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self.table.with_suffix(".partial.parquet")
+        rows = sum(mark["rows"] for _, mark in self._marks())
+        if not rows:
+            return path, 0
+        with replacing(path) as temporary:
+            merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
+        _remove_parts(self.folder)
+        return path, rows
+
+    def discard(self) -> list[int]:
+        """Unmark the shards whose parts no longer have the bytes they were marked with.
+
+        Returns:
+            Their indices.
+        """
+        changed = [i for i, mark in self._marks() if _hash(self.part(i).read_bytes()) != mark["blake2b"]]
+        for shard in changed:
+            self.part(shard).with_suffix(".json").unlink()
+        return changed
+
+    def _marks(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Done shards in order; of samples all that there are, of files all."""
+        shard = 0
+        while (mark := self.mark(shard)) is not None:
+            yield shard, mark
+            shard += 1
+
+
+def prepare_folder(
+    out: str | os.PathLike[str],
+    settings: dict[str, Any],
+    class_names: tuple[str, ...],
+    files: Files | None,
+    *,
+    pictures: int | None = None,
+    shard_size: int = 1024,
+    content: bool = False,
+    overwrite: bool = False,
+) -> Plan:
+    """Plan a run, or find it planned already.
+
+    Args:
+        out: the run's folder.
+        settings: what decides about rows. `threads` may be None: then it is that of the plan in the folder, or what
+            torch uses; `batch_size` becomes the number of inputs where these are fewer.
+        class_names: of the model.
+        files: the inputs; None for samples, which start anew every time.
+        pictures: the number of samples, if known.
+        shard_size: pictures in a shard; rounded up to whole batches. A run that is resumed keeps its own.
+        content: whether the content of files counts.
+        overwrite: replace a finished table, and whatever another plan left.
+
+    Returns:
+        The plan, with its folder ready.
+
+    Raises:
+        FileExistsError: the folder has a table, or parts, of another plan; the message says what differs.
+        OSError: the plan cannot be written, or inputs cannot be listed.
+        ValueError: as the listing.
+    """
+    folder = Path(out)
+    try:
+        old = Plan.load(folder)
+    except (OSError, ValueError):
+        old = None
+    if settings["threads"] is None:
+        kept = None if old is None else old.settings.get("threads")
+        settings = {**settings, "threads": kept or torch.get_num_threads()}
+    shard_size = -(-shard_size // settings["batch_size"]) * settings["batch_size"]
+
+    def plan(listed: str, count: int | None) -> Plan:
+        batch = settings["batch_size"] if count is None else max(1, min(settings["batch_size"], count))
+        decided = {**settings, "batch_size": batch}
+        digest = _hash(json.dumps([decided, class_names, listed], sort_keys=True).encode())
+        ignored = {} if files is None else dict(files.ignored)
+        return Plan(folder, decided, class_names, digest, count, shard_size, files is not None, ignored)
+
+    table = folder / "boxes.parquet"
+    if files is None:
+        if table.exists() and not overwrite:
+            raise FileExistsError(f"{table} exists already: choose another folder, or allow to overwrite it")
+        made = plan(os.urandom(16).hex(), pictures)
+        _clear(folder)
+    else:
+        if old is not None or table.exists():
+            made = plan(*files.listing(content=content))
+            if old is not None and made.digest == old.digest and (not overwrite or old.finished() is None):
+                return old
+            begun = old is not None and old.listed and len(old.missing()) < old.shards
+            if not overwrite and (table.exists() or begun):
+                what = f"{table} exists already" if table.exists() else f"{folder} has an unfinished run"
+                why = "" if old is None else f", made by another plan ({_difference(old, made, files)})"
+                raise FileExistsError(f"{what}{why}: choose another folder, or allow to overwrite it")
+        _clear(folder)
+        with replacing(folder / "inputs.parquet") as path:
+            made = plan(*files.listing(path, shard_size, content))
+    known = {name: value for name, value in vars(made).items() if name != "folder"}
+    _write_json(folder / "plan.json", known)
+    return made
+
+
+def _difference(old: Plan, new: Plan, files: Files) -> str:
+    """Name what differs between two plans."""
+    found = []
+    for name in sorted({*old.settings, *new.settings}):
+        there, here = old.settings.get(name), new.settings.get(name)
+        if there != here:
+            found.append(name if name == "weights" else f"{name}: {there} there, {here} here")
+    if old.class_names != new.class_names:
+        found.append("class names")
+    if old.pictures != new.pictures:
+        found.append(f"pictures: {old.pictures} there, {new.pictures} here")
+    elif not found and old.listed:
+        there = (item.key for item in read_listing(old._inputs))
+        changed = next((key for key, item in zip_longest(there, files) if key != item.key), None)
+        found.append("sizes, times or classes of pictures" if changed is None else f"pictures: {changed} is there only")
+    return "; ".join(found) or "a data set without files"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, but not its table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_parts(folder)
+    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove parts and marks, and what was left half-written by processes that were killed."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\.(plan|audit|inputs|boxes|boxes\.partial)\.(json|parquet)\.\d+\.tmp", path.name):
+            path.unlink()
+    shards = folder / "shards"
+    if not shards.is_dir():
+        return
+    for path in shards.iterdir():
+        if re.fullmatch(r"\d{6,}\.(parquet|json)|\.\d{6,}\.(parquet|json)\.\d+\.tmp", path.name):
+            path.unlink()
+    if not any(shards.iterdir()):  # others may have put something there
+        shards.rmdir()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

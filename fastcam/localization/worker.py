@@ -1,0 +1,193 @@
+"""One process at work: pictures are decoded in threads, go through the network in batches, and rows to the disk."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from fastcam.data import Sample
+from fastcam.decoding import MAX_BYTES, Decoded, DecodeError, quiet_pillow, read
+from fastcam.localization.inputs import Item, Targets
+from fastcam.localization.network import Network, Picture
+from fastcam.localization.plan import Plan
+from fastcam.pipeline import in_order
+from fastcam.writers import Row
+
+_THUMBNAIL = 512  # longer side of a picture in an overlay, in pixels
+
+OnDone = Callable[[int, Mapping[str, Any]], None]
+OnPictures = Callable[[int], None]
+
+
+class Worker:
+    """Computes shards of a plan in this process. Used in a `with` block, which leaves the model as it was.
+
+    Decoding goes on ahead of the network, over the ends of shards, by at most two batches; parts are written in a
+    thread of their own. So memory holds three batches and two shards' rows, however many pictures there are.
+
+    Args:
+        plan: the run.
+        model: the network, on its device.
+        targets: as for `localize`, for samples; files have their classes in the plan.
+        decoding_threads: by default one for each processor, at most 8.
+
+    Raises:
+        TypeError, ValueError: an option of the method is wrong.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: nn.Module,
+        *,
+        targets: Targets = None,
+        decoding_threads: int | None = None,
+    ) -> None:
+        self.plan, self.targets = plan, targets
+        self.network = Network(model, plan.settings, plan.class_names, plan.folder)
+        self.decoding_threads = decoding_threads or min(8, len(os.sched_getaffinity(0)))
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(quiet_pillow())
+            stack.enter_context(self.network)
+            self._pool = stack.enter_context(ThreadPoolExecutor(self.decoding_threads, "fastcam-decode"))
+            self._writer = stack.enter_context(ThreadPoolExecutor(1, "fastcam-write"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def run(self, shards: Iterable[int], on_done: OnDone | None = None, on_pictures: OnPictures | None = None) -> None:
+        """Compute shards, write and mark them.
+
+        Args:
+            shards: their indices, taken one by one as they are needed.
+            on_done: called with a shard's index and mark when it is on the disk; in a thread, one call at a time.
+            on_pictures: called with a number of pictures when these have been computed.
+
+        Raises:
+            OSError: a part cannot be written.
+            RuntimeError, ValueError: the network does not work, even on a black picture.
+        """
+        self.compute(((shard, self.plan.items(shard)) for shard in shards), on_done, on_pictures)
+
+    def compute(
+        self,
+        shards: Iterable[tuple[int, Iterable[Item]]],
+        on_done: OnDone | None = None,
+        on_pictures: OnPictures | None = None,
+    ) -> None:
+        """Do what `run` does, for inputs that the plan does not list.
+
+        Args:
+            shards: pairs of a shard's index and its inputs.
+            on_done: as for `run`.
+            on_pictures: as for `run`.
+
+        Raises:
+            OSError, RuntimeError, ValueError: as `run`.
+        """
+        size = self.plan.settings["batch_size"]
+        batch: list[Picture] = []
+        rows: list[Row] = []
+        pictures, written = 0, None
+
+        def localize() -> None:
+            nonlocal pictures
+            if batch:
+                rows.extend(self.network.rows(batch))
+                pictures += len(batch)
+                if on_pictures is not None:
+                    on_pictures(len(batch))
+                batch.clear()
+
+        try:
+            for shard, picture in in_order(self._pool, self._prepare, _jobs(shards), 2 * size):
+                if picture is not None:
+                    batch.append(picture)
+                    if len(batch) == size:
+                        localize()
+                    continue
+                localize()
+                _wait(written)
+                written = self._writer.submit(self._commit, shard, rows, pictures, on_done)
+                rows, pictures = [], 0
+        except BaseException:
+            if not self.plan.listed and rows:  # cannot be computed again
+                _wait(written)
+                self._commit(shard, rows, pictures, None)
+            raise
+        _wait(written)
+
+    def _commit(self, shard: int, rows: list[Row], pictures: int, on_done: OnDone | None) -> None:
+        mark = self.plan.commit(shard, rows, pictures, self.network.smallest_batch)
+        if on_done is not None:
+            on_done(shard, mark)
+
+    def _prepare(self, shard: int, item: Item | None) -> tuple[int, Picture | None]:
+        """Decode and resize one picture; in a thread. No item is the end of a shard."""
+        return shard, None if item is None else self._picture(item)
+
+    def _picture(self, item: Item) -> Picture:
+        picture = Picture(item.key, index=item.index)
+        try:
+            if item.sample is None:
+                found = read(item.path if item.offset is None else _part_of(item), self.plan.settings["decoder"])
+                truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
+                sample = Sample(found.image, item.target, truth)
+            else:
+                sample = item.sample()
+                found = Decoded(sample.image, None, None)
+                picture = picture._replace(key=item.key if sample.id is None else str(sample.id))
+            picture = picture._replace(orientation=found.orientation, decoder=found.decoder)
+            frame, geometry = self.network.preprocess.frame(sample.image)
+        except DecodeError as error:
+            return picture._replace(error=str(error))
+        except OSError as error:
+            return picture._replace(error=f"unreadable: {error}")
+        picture = picture._replace(frame=frame, geometry=geometry)
+        if not self.plan.settings["top_k"]:
+            given = item.sample is None or self.targets == "label"
+            target = sample.label if given else self.targets.get(picture.key)
+            if target is None:
+                return picture._replace(error="no_target: no class is given for this picture")
+            picture = picture._replace(target=int(target))
+        if item.index < self.plan.settings["overlays"]:
+            image = sample.image if isinstance(sample.image, Image.Image) else Image.fromarray(sample.image)
+            small = image.convert("RGB")
+            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            picture = picture._replace(thumbnail=np.array(small), truth=sample.boxes)
+        return picture
+
+
+def _jobs(shards: Iterable[tuple[int, Iterable[Item]]]) -> Iterator[tuple[int, Item | None]]:
+    for shard, items in shards:
+        for item in items:
+            yield shard, item
+        yield shard, None
+
+
+def _part_of(item: Item) -> bytes:
+    if item.length > MAX_BYTES:
+        raise DecodeError("too_large", f"the file has {item.length} bytes, at most {MAX_BYTES} are read")
+    with open(item.path, "rb", buffering=0) as file:
+        file.seek(item.offset)
+        data = file.read(item.length)
+    if len(data) < item.length:
+        raise DecodeError("damaged", f"{item.path} ends within it")
+    return data
+
+
+def _wait(written: Future[None] | None) -> None:
+    if written is not None:
+        written.result()
