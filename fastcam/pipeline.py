@@ -1,7 +1,7 @@
 """Work ahead of those who wait for it, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -53,3 +53,25 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
             batch = []
     if batch:
         yield batch
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Take a stream in another thread, one item ahead, so that making the next and using this one overlap.
+
+    Args:
+        items: the stream; if it is a generator, it is closed at the end.
+
+    Yields:
+        Its items; an exception of the stream is raised in its turn.
+    """
+    end = object()
+    stream = iter(items)
+    try:
+        with ThreadPoolExecutor(1, "fastcam-ahead") as thread:
+            following = thread.submit(next, stream, end)
+            while (item := following.result()) is not end:
+                following = thread.submit(next, stream, end)
+                yield item
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()

@@ -91,13 +91,25 @@ def best_iou(boxes: list[Box], truths: list[Box], inclusive: bool = True) -> flo
     return max((iou(box, truth, inclusive) for box in boxes for truth in truths), default=0.0)
 
 
-def boxes_at(name: str, values: np.ndarray, threshold: float) -> tuple[list[Box], list[Box]]:
-    """(the box, or all of "notebook", boxes of all contours) of a finished map, by the protocol's rules."""
-    if name == "notebook":
-        return (every_component(values > threshold * values.max()),) * 2
+def masks_at(name: str, values: np.ndarray, thresholds: np.ndarray) -> Iterator[np.ndarray]:
+    """What is above each threshold in a finished map, by the protocol's rule."""
     quantised = (255 * values).astype(np.uint8)
     reference = np.percentile(quantised, 90) if name == "rethinking" else quantised.max()
-    mask = quantised > int(threshold * reference)
+    masks: dict[int, np.ndarray] = {}
+    for threshold in thresholds:
+        if name == "notebook":
+            yield values > threshold * values.max()
+            continue
+        level = int(threshold * reference)
+        if level not in masks:
+            masks[level] = quantised > level
+        yield masks[level]
+
+
+def boxes_of(name: str, mask: np.ndarray) -> tuple[list[Box], list[Box]]:
+    """(the box, or all of "notebook", boxes of all contours) by the protocol's rule."""
+    if name == "notebook":
+        return (every_component(mask),) * 2
     height, width = mask.shape
     one, every = contour_boxes(mask)
     if name in ("paper", "bas"):
@@ -108,14 +120,12 @@ def boxes_at(name: str, values: np.ndarray, threshold: float) -> tuple[list[Box]
 
 def iou_curves(name: str, values: np.ndarray, truths: list[Box], thresholds: np.ndarray = THRESHOLDS) -> np.ndarray:
     """[2, T]: best IoU at each threshold, of the box and of all contours' boxes; equal masks are looked at once."""
-    known: dict[bytes, tuple[float, float]] = {}
-    curves = []
-    for threshold in thresholds:
-        boxes = boxes_at(name, values, threshold)
-        key = repr(boxes).encode()
-        if key not in known:
-            known[key] = tuple(best_iou(found, truths, name != "notebook") for found in boxes)
-        curves.append(known[key])
+    curves, last = [], None
+    for mask in masks_at(name, values, thresholds):
+        if last is None or (mask is not last and (mask != last).any()):
+            found = [best_iou(boxes, truths, name != "notebook") for boxes in boxes_of(name, mask)]
+        last = mask
+        curves.append(found)
     return np.array(curves).T
 
 
@@ -127,11 +137,12 @@ def rank(logits: np.ndarray, label: int) -> int:
 
 
 def five_guesses(
-    name: str, maps: dict[int, np.ndarray], order: list[int], label: int, truths: list[Box], loose: float, tight: float
+    maps: dict[int, np.ndarray], order: list[int], label: int, truths: list[Box], loose: float, tight: float
 ) -> bool:
     """Top-5 Loc of "paper" with the maps of all classes: is any of its five (class, box) guesses right?"""
     guesses = [(order[0], loose), (order[0], tight), (order[1], loose), (order[1], tight), (order[2], loose)]
-    return any(c == label and best_iou(boxes_at(name, maps[c], t)[0], truths) >= 0.5 for c, t in guesses)
+    boxes = [(c, boxes_of("paper", *masks_at("paper", maps[c], np.array([t])))[0]) for c, t in guesses]
+    return any(c == label and best_iou(box, truths) >= 0.5 for c, box in boxes)
 
 
 def figures(
@@ -223,11 +234,16 @@ def maps(seed: int, count: int, size: tuple[int, int]) -> Iterator[tuple[str, np
         yield kind, values
 
 
-def truth_boxes(rng: np.random.Generator, size: tuple[int, int], most: int = 3) -> list[Box]:
-    """1 to `most` boxes, in whole pixels of a map, right and bottom at most on its last pixel."""
-    height, width = size
+def truth_boxes(rng: np.random.Generator, values: np.ndarray, most: int = 3) -> list[Box]:
+    """1 to `most` boxes in whole pixels of a map: about what the map shows, give or take, or anywhere."""
+    height, width = values.shape
     found = []
-    for _ in range(rng.integers(1, most + 1)):
-        (x0, x1), (y0, y1) = np.sort(rng.integers(0, width, 2)), np.sort(rng.integers(0, height, 2))
-        found.append((int(x0), int(y0), int(x1), int(y1)))
+    for number in range(rng.integers(1, most + 1)):
+        if number % 2 == 0 and (mask := values > rng.random() * values.max()).any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            box = np.array([columns[0], rows[0], columns[-1], rows[-1]]) + rng.integers(-2, 3, 4)
+        else:
+            box = rng.integers(0, (width, height, width, height))
+        x0, y0, x1, y1 = box.clip(0, (width - 1, height - 1, width - 1, height - 1)).tolist()
+        found.append((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
     return found

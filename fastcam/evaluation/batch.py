@@ -185,16 +185,17 @@ def _boxes(truths: list[Sample], reasons: dict[int, str]) -> tuple[np.ndarray, n
     for row, truth in enumerate(truths):
         if truth.boxes is None:
             continue
-        boxes = np.asarray(truth.boxes, np.float64)
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            reasons.setdefault(row, f"its boxes must be [B, 4], xyxy, got {list(boxes.shape)}")
-        elif truth.size is None or min(truth.size) < 1:
-            reasons.setdefault(row, f"boxes need the (width, height) of the picture, got {truth.size}")
+        shape, size = np.shape(truth.boxes), truth.size
+        if len(shape) != 2 or shape[1] != 4:
+            reasons.setdefault(row, f"its boxes must be [B, 4], xyxy, got {list(shape)}")
+        elif size is None or min(size) < 1:
+            reasons.setdefault(row, f"boxes need the (width, height) of the picture, got {size}")
         else:
-            counts[row] = len(boxes)
-            parts.append(boxes)
-            sizes.append(truth.size)
-    boxes, width_height = np.concatenate(parts), np.repeat(np.array(sizes).reshape(-1, 2), counts[counts > 0], 0)
+            counts[row] = shape[0]
+            parts.append(truth.boxes)
+            sizes.append(size)
+    boxes = np.concatenate(parts)  # float64, whatever the parts are
+    width_height = np.repeat(np.array(sizes).reshape(-1, 2), [len(part) for part in parts[1:]], 0)
     owner = np.repeat(np.arange(len(truths)), counts)
     ordered = (boxes[:, 2:] >= boxes[:, :2]).all(1)  # not so with NaN, either
     inside = (boxes[:, :2] >= -_SLACK).all(1) & (boxes[:, 2:] <= width_height + _SLACK).all(1)

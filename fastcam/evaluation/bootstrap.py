@@ -36,6 +36,8 @@ def weights(ids: Sequence[str], replicates: int, seed: int) -> np.ndarray:
     Returns:
         float32 [N, R], whole numbers from 0 to `MOST`.
     """
+    if not replicates:
+        return np.zeros((len(ids), 0), np.float32)
     key = seed.to_bytes(16, "little", signed=True)
     names = [hashlib.blake2b(id.encode(), digest_size=8, key=key).digest() for id in ids]
     state = np.frombuffer(b"".join(names), "<u8").astype(np.uint64)[:, None]

@@ -1,0 +1,177 @@
+"""Boxes of a run of `fastcam.localize` as maps: one inside, zero outside."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastcam.evaluation.protocols import Protocol
+from fastcam.evaluation.result import Result
+from fastcam.evaluation.sources import Batch, Loaded, attempt
+from fastcam.writers import SCHEMA
+
+_NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
+_NONE, _HIGHEST, _LABEL, _ERROR = range(4)
+
+
+class BoxTable:
+    """The box of each picture in a boxes.parquet, brought to the frame of a protocol and rounded to its pixels.
+
+    It is that of the true class if the table has one, else that of the highest class. Pictures with an error count as
+    misses: one pixel in a corner.
+
+    Args:
+        path: the table.
+        data: the data set; rows belong to its `ids`.
+        protocol: of which the frame is used.
+        targets: "label", or "highest" for boxes of the highest class; labels are not looked at then.
+
+    Attributes:
+        order: see `fastcam.evaluation.sources.Source`.
+        problems: likewise.
+        info: likewise.
+        errors: (id, reason) of pictures that the run could not read.
+        known: rows are of the k highest classes at least, so that Top-k figures are known up to this k.
+        pure: whether all boxes are of the true class, or all are of the highest.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        data: Any,
+        protocol: Protocol,
+        targets: Literal["label", "highest"] = "label",
+    ) -> None:
+        self.path, self.data, self._protocol = Path(path), data, protocol
+        self._labels = data.labels if targets == "label" else None
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no table of boxes at {path}")
+        count = len(data.ids)
+        self._kind = np.full(count, _NONE, np.int8)
+        self._boxes, self._sizes = np.zeros((count, 4), np.float64), np.ones((count, 2), np.float64)
+        self._rank, self._listed = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        self.problems: list[tuple[str, str]] = []
+        self.errors: list[tuple[str, str]] = []
+        self._bad: set[int] = set()
+        self._read({id: place for place, id in enumerate(data.ids)})
+        found = self._kind != _NONE
+        self.problems += [(data.ids[place], f"no box in {path}") for place in np.flatnonzero(~found).tolist()]
+        self.order = [place for place in np.flatnonzero(found).tolist() if place not in self._bad]
+        kinds = self._kind[found & (self._kind != _ERROR)]
+        self.pure = self._labels is None or bool((kinds == _LABEL).all())
+        listed = self._listed[found & (self._kind == _HIGHEST)]
+        self.known = 0 if self._labels is None else int(listed.min()) if len(listed) else np.inf
+        self.info = {"boxes": self.path.name, "targets": targets}
+
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:
+        """See `fastcam.evaluation.sources.Source`."""
+        return ((self.order[position],) for position in positions)
+
+    def load(self, place: int) -> Loaded:
+        """See `fastcam.evaluation.sources.Source`."""
+        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), self._map(place)))
+
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:
+        """See `fastcam.evaluation.sources.Source`."""
+        # Behind all that are listed, if it is none of these.
+        places = [one.place for one in loaded]
+        ranks = np.where(self._rank > 0, self._rank, 1 + np.maximum(self._listed, 5))[places]
+        ranks = None if self._labels is None else ranks.tolist()
+        maps = [one.content for one in loaded]
+        return Batch(loaded, maps, False, False, [None] * len(loaded), ranks=ranks)
+
+    def told(self, result: Result) -> dict[str, Any]:
+        """What is known of boxes without maps, in place of what a result tells of maps.
+
+        Args:
+            result: of the evaluator that was given these boxes as maps.
+
+        Returns:
+            Entries of `Result.to_dict`: figures (Top-k as far as the table has ranks; "GT-known Loc" where all boxes
+            are those of the true classes; BoxAcc and mean IoU where they are all of one kind) and their intervals, and
+            no curves; "errors" lists the pictures that count as misses because the run could not read them.
+        """
+        figures = {
+            name: value for name, value in result.figures.items() if name[:4] == "Top-" and int(name[4]) <= self.known
+        }
+        if self.pure:
+            if self._labels is not None:
+                figures["GT-known Loc"] = result.figures["GT-known Loc"]
+            figures |= {name: float(curve[0]) for name, curve in result.curves.items() if name[-2:].isdecimal()}
+            figures["mean IoU"] = result.figures["mean IoU"]
+        intervals = {name: list(range) for name, range in result.intervals.items() if name in figures}
+        empty = {"curves": {}, "thresholds": [], "best_thresholds": {}}
+        return {"figures": figures, "intervals": intervals, "errors": self.errors} | empty
+
+    def _read(self, places: dict[str, int]) -> None:
+        try:
+            with pq.ParquetFile(self.path) as file:
+                wrong = [n for n in _NAMES if file.schema_arrow.field(n).type != SCHEMA.field(n).type]
+                if wrong:
+                    raise ValueError(f"expected {wrong[0]} to be {SCHEMA.field(wrong[0]).type}")
+                previous, classes = None, set()
+                for batch in file.iter_batches(columns=list(_NAMES)):
+                    for row in batch.to_pylist():
+                        id, class_id = row["image_id"], row["class_id"]
+                        place = places.get(id)
+                        again = class_id in classes if id == previous else self._seen(place)
+                        classes = classes | {class_id} if id == previous else {class_id}
+                        previous = id
+                        problem = self._take(place, row, again)
+                        if problem and place not in self._bad:
+                            self.problems.append((id, f"{problem} in {self.path}"))
+                        if problem and place is not None:
+                            self._bad.add(place)
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {error}") from None
+
+    def _seen(self, place: int | None) -> bool:
+        return place is not None and self._kind[place] != _NONE
+
+    def _take(self, place: int | None, row: dict[str, Any], again: bool) -> str | None:
+        """Note what a row tells of a picture; gives what is wrong with it."""
+        if place is None:
+            return "a box without a picture in the data set"
+        if again:
+            return f"two rows of class {row['class_id']}" if row["status"] == "ok" else "two rows"
+        if row["status"] != "ok":
+            self._kind[place] = _ERROR
+            self.errors.append((row["image_id"], row["error"] or "error"))
+            return None
+        box, size = [row[edge] for edge in ("x0", "y0", "x1", "y1")], (row["width"], row["height"])
+        if None in (*box, *size, row["rank"], row["class_id"]) or min(size) < 1:
+            return "a row with empty columns"
+        if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
+            return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
+        self._listed[place] = max(self._listed[place], row["rank"])
+        if self._labels is not None and row["class_id"] == self._labels[place]:
+            self._kind[place], self._rank[place] = _LABEL, row["rank"]
+        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and row["rank"] == 1):
+            self._kind[place] = _HIGHEST
+        else:
+            return None
+        self._boxes[place], self._sizes[place] = box, size
+        return None
+
+    def _map(self, place: int) -> np.ndarray:
+        height, width = self._protocol.size
+        map = np.zeros((height, width), np.float32)
+        if self._kind[place] == _ERROR:
+            map[0, 0] = 1
+            return map
+        rule, whole = self._protocol, np.array([width, height] * 2)
+        corners = self._boxes[place] / np.tile(self._sizes[place], 2)
+        frame = corners * whole if rule.crop is None else corners * rule.crop - (rule.crop - whole) // 2
+        x0, y0, x1, y1 = np.rint(frame.clip(0, whole)).astype(int).tolist()
+        if (self._boxes[place, :2] < self._boxes[place, 2:]).all():
+            x0, y0 = min(x0, width - 1), min(y0, height - 1)
+            map[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = 1
+        return map

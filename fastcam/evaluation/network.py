@@ -1,0 +1,191 @@
+"""Score maps straight from a network: one forward pass gives maps and logits."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastcam import methods, models
+from fastcam.data import Sample
+from fastcam.decoding import Preprocess
+from fastcam.evaluation.protocols import Protocol
+from fastcam.evaluation.sources import Batch, Loaded, attempt
+from fastcam.methods.forward import Forward
+from fastcam.models import ModelConfig
+
+
+class Network:
+    """Maps of one method on one network.
+
+    Args:
+        data: the data set.
+        model: network from [N, 3, size, size] to logits [N, C].
+        config: of which size, mean, std and the number of classes are used; by default 224 pixels and ImageNet's mean
+            and std. How pictures are resized is the protocol's affair.
+        protocol: it.
+        method: a key of `fastcam.methods.METHODS`.
+        target_layers: modules or dotted names; by default the model's last stage.
+        clamp: for "cam": count negative weights as zero in the maps.
+        relu: clip coarse maps at zero; by default as the method has it (CAM: no).
+        smooth: any of "aug", the average over six views of each picture, and "eigen", the first principal component
+            of the weighted channels.
+        targets: "label" for maps of the true class; "highest" for maps of each picture's highest class.
+
+    Attributes:
+        order: see `fastcam.evaluation.sources.Source`.
+        problems: likewise.
+        info: likewise.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
+
+    problems: Sequence[tuple[str, str]] = ()
+
+    def __init__(
+        self,
+        data: Any,
+        model: nn.Module,
+        config: ModelConfig | None = None,
+        *,
+        protocol: Protocol,
+        method: str = "cam",
+        target_layers: Any = None,
+        clamp: bool = False,
+        relu: bool | None = None,
+        smooth: Sequence[str] = (),
+        targets: Literal["label", "highest"] = "label",
+    ) -> None:
+        if method not in methods.METHODS:
+            raise ValueError(f"unknown method of maps {method!r}{models.suggest(method, list(methods.METHODS))}")
+        if clamp and method != "cam":
+            raise ValueError(f"`clamp` is for the method cam, whose weights are the classifier's; got {method}")
+        if targets not in ("label", "highest"):
+            raise ValueError(f'`targets` must be "label" or "highest", got {targets!r}')
+        if wrong := [name for name in smooth if name not in ("aug", "eigen")]:
+            raise ValueError(f'`smooth` may have "aug" and "eigen", got {wrong[0]!r}')
+        options = {"relu": relu, "mode": protocol.mode} | ({"clamp": True} if clamp else {})
+        self.data, self.targets, self._protocol = data, targets, protocol
+        self.cam = methods.create(method, model, target_layers=target_layers, **options)
+        self._aug, self._eigen = "aug" in smooth, "eigen" in smooth
+        # Maps of several views or layers have no common coarse map: they are made at the picture's size.
+        self._whole = self._aug or len(self.cam.layers) > 1
+        self._relu = self.cam.relu and not self._whole
+        self._classes = None if config is None else config.num_classes
+        self._like = next(model.parameters(), torch.empty(0))
+        self.preprocess = Preprocess() if config is None else Preprocess.of(config)
+        self.order = range(len(data))
+        self.info = {
+            "arch": config and config.arch,
+            "weights": _digest(model),
+            "method": method,
+            "layers": list(self.cam.layers),
+            "clamp": clamp,
+            "relu": self._relu,
+            "smooth": sorted(smooth),
+            "targets": targets,
+            "size": self.preprocess.size,
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
+        }
+
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:
+        """See `fastcam.evaluation.sources.Source`."""
+        return ((position,) for position in positions)
+
+    def load(self, place: int) -> Loaded:
+        """See `fastcam.evaluation.sources.Source`."""
+        return attempt(place, self.data.ids[place], lambda: self._framed(self.data[place]))
+
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:
+        """See `fastcam.evaluation.sources.Source`."""
+        images, labels = self.images(loaded)
+        return self.batch(loaded, methods.observe([self.cam], images, labels, aug_smooth=self._aug))
+
+    def images(self, loaded: Sequence[Loaded]) -> tuple[Tensor, Tensor | None]:
+        """Put loaded pictures together.
+
+        Args:
+            loaded: N of them, at least one.
+
+        Returns:
+            [N, 3, size, size], normalised, on the network's device and of its dtype, and the classes whose maps are
+            wanted, int64 [N]; None for each picture's highest.
+        """
+        frames = torch.from_numpy(np.stack([one.content for one in loaded])).to(self._like.device)
+        labels = [one.truth.label for one in loaded] if self.targets == "label" else None
+        images = self.preprocess.normalize(frames).to(self._like.dtype)
+        return images, None if labels is None else torch.tensor(labels, device=frames.device)
+
+    def batch(self, loaded: Sequence[Loaded], run: Forward) -> Batch:
+        """Make maps of a run of the network.
+
+        Args:
+            loaded: the pictures, N of them.
+            run: `fastcam.methods.observe` of what `images` gave, for `cam` and maybe other methods.
+
+        Returns:
+            Their maps; logits and ranks where they can be compared with labels.
+        """
+        if self._whole:
+            maps = self.cam(run, eigen_smooth=self._eigen)
+        else:
+            maps = self.cam.coarse(run, eigen_smooth=self._eigen)
+        classes, logits, ranks = self.cam.targets, None, None
+        if self.targets == "label":
+            logits = self.cam.outputs.detach().float().cpu()
+            ranks = _ranks(logits, classes.cpu()).tolist()
+        self._classes = self.cam.outputs.shape[1]
+        return Batch(loaded, maps.cpu(), True, self._relu, classes.tolist(), logits, ranks)
+
+    def _framed(self, sample: Sample) -> tuple[Sample, np.ndarray]:
+        if self.targets == "label" and sample.label is None:
+            raise ValueError('it has no label, whose map could be taken; targets="highest" needs none')
+        if self.targets == "label" and self._classes is not None and not 0 <= sample.label < self._classes:
+            raise ValueError(f"its label {sample.label} is none of the network's {self._classes} classes")
+        return sample, frame(self._protocol, sample.image, (self.preprocess.size, self.preprocess.size))
+
+
+def frame(protocol: Protocol, image: Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Show a picture as a protocol frames it: whole and squashed, or the centre of that.
+
+    Args:
+        protocol: it.
+        image: upright RGB, PIL or uint8 [H, W, 3].
+        size: (height, width) to give the frame, in pixels.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    width_height = size[::-1]
+    if protocol.crop is None:
+        return np.array(image.convert("RGB").resize(width_height, Image.Resampling.BILINEAR))
+    resized = [round(side * protocol.crop / of) for side, of in zip(width_height, protocol.size[::-1], strict=True)]
+    left, top = ((whole - side) // 2 for whole, side in zip(resized, width_height, strict=True))
+    image = image.convert("RGB").resize(resized, Image.Resampling.BILINEAR)
+    return np.array(image.crop((left, top, left + width_height[0], top + width_height[1])))
+
+
+def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """Place of each label among its logits, 1 the highest; where logits tie, the lower index comes first."""
+    score = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return 1 + ((logits > score) | ((logits == score) & lower)).sum(1)
+
+
+def _digest(model: nn.Module) -> str:
+    """Tell networks apart that differ in any weight."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> memoryview:
+    return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
