@@ -10,6 +10,7 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import evaluation, methods, metrics, models, ops, visualize
+    from fastcam.evaluation.run import evaluate
     from fastcam.explanation import explain
     from fastcam.localization import localize
     from fastcam.methods import (
@@ -44,6 +45,7 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "evaluate": "evaluation.run",
     "explain": "explanation",
     "localize": "localization",
     "train": "training",
@@ -67,6 +69,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "evaluate",
     "evaluation",
     "explain",
     "localize",

@@ -21,7 +21,7 @@ class Item(NamedTuple):
 
     Attributes:
         image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1].
-        map: heat map [H, W], floating in [0, 1].
+        map: heat map [H, W], floating in [0, 1]; None where there is none, and boxes are drawn over the picture.
         boxes: predicted boxes [B, 4], xyxy in pixels of `image`, right and bottom exclusive.
         truth: true boxes [B, 4], likewise; both are () where there are none.
         caption: text below the pictures; line breaks are kept.
@@ -82,14 +82,12 @@ def gallery(
 
 def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
     for item in items:
-        image, heat, scale = _fit(np.asarray(item.image), np.asarray(item.map), side)
+        image, heat, scale = _fit(np.asarray(item.image), item.map, side)
         boxes, truth = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale for boxes in (item.boxes, item.truth))
-        blend = visualize.draw_boxes(visualize.overlay(image, heat), truth, visualize.TRUTH)
-        views = {
-            "picture": image,
-            "map": visualize.colorize(heat),
-            "map over picture": visualize.draw_boxes(blend, boxes, visualize.PREDICTED),
-        }
+        blend = visualize.draw_boxes(image if heat is None else visualize.overlay(image, heat), truth, visualize.TRUTH)
+        views = {"picture": image} if heat is None else {"picture": image, "map": visualize.colorize(heat)}
+        what = "boxes over picture" if heat is None else "map over picture"
+        views[what] = visualize.draw_boxes(blend, boxes, visualize.PREDICTED)
         yield {
             "views": [(name, _embed(view)) for name, view in views.items()],
             "width": image.shape[1],
@@ -99,16 +97,19 @@ def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
         }
 
 
-def _fit(image: np.ndarray, heat: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit(image: np.ndarray, heat: Any, side: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Scale picture and map to `side`, so that box lines are equally fine on small and large pictures."""
-    visualize.overlay(image, heat)  # for its checks, before anything is resized
-    height, width = heat.shape
+    if heat is not None:
+        heat = np.asarray(heat)
+        visualize.overlay(image, heat)  # for its checks, before anything is resized
+    image = visualize.as_uint8(image)
+    height, width = image.shape[:2]
     ratio = side / max(height, width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    image = visualize.as_uint8(image)
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
-    # Linear, since it cannot leave [0, 1].
-    heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    if heat is not None:
+        # Linear, since it cannot leave [0, 1].
+        heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
     return image, heat, np.array([size[0] / width, size[1] / height] * 2)
 
 

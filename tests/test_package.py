@@ -33,10 +33,13 @@ PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoo
 PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
+PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
 PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
 PUBLIC += ["visualize", "writers", "report", "training", "localization", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
-PUBLIC += ["data.coco", "data.masks", "metrics", "removal", "panels", "explanation"]
+PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
+PUBLIC += ["data.sample", "data.overview"]
+PUBLIC += ["metrics", "removal", "panels", "explanation"]
 
 
 def test_public_names_exist():

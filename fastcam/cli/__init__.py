@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, demo, explain, info, localize, train
+from fastcam.cli import bench, compare, data, demo, evaluate, explain, info, localize, train
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -41,5 +41,15 @@ def _options(
     pass
 
 
-for _command in (info.info, demo.demo, train.train, localize.localize, explain.explain, bench.bench):
+for _command in (
+    info.info,
+    demo.demo,
+    train.train,
+    localize.localize,
+    evaluate.evaluate,
+    compare.compare,
+    explain.explain,
+    bench.bench,
+):
     app.command()(_command)
+app.add_typer(data.app, name="data")

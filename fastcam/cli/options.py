@@ -54,6 +54,14 @@ Relu = Annotated[bool | None, typer.Option("--relu/--no-relu", help="Clip the ma
 Mode = Annotated[Upsampling, typer.Option(help="Upsampling of the map.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")]
 Backend = Annotated[Implementation, typer.Option(help="Own kernels, or plain PyTorch.")]
+DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set: WSOL metadata, CUB-200-2011, COCO JSON, …")]
+Split = Annotated[str | None, typer.Option(help="train, val or test [all, or the only one].")]
+Format = Annotated[str | None, typer.Option(help="Layout of DATA: wsol, cub, coco, … [recognised].")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the pictures [where the layout has it].")]
+Rules = Annotated[str, typer.Option(help="standard, paper, rethinking, ts-cam, bas or notebook: whose rules.")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Replicates for confidence intervals.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List bad pictures instead of stopping.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what OUT has.")]
 Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is one, else cpu].")]
 
 

@@ -1,7 +1,8 @@
 """Data sets: sequences of `Sample`s in an order that never changes."""
 
-from fastcam.data.formats import load
+from fastcam.data.formats import load, splits
+from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
-from fastcam.data.sample import Dataset, Sample
+from fastcam.data.sample import Collection, Dataset, Sample
 
-__all__ = ["Dataset", "Pictures", "Sample", "load"]
+__all__ = ["Collection", "Dataset", "Info", "Pictures", "Sample", "info", "load", "splits"]

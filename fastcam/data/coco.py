@@ -1,15 +1,18 @@
 """COCO's JSON: images, annotations and categories in one file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble, strongest
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, strongest
 
+_TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _SLACK = 1  # pixels; the files round coordinates
 
 
@@ -28,8 +31,8 @@ def read_coco(
 
     Args:
         path: the JSON file.
-        images: folder that file names are relative to; by default the file's folder, or one near it that has the first
-            picture: of its split's name ("instances_val2017.json": val2017) or "images".
+        images: folder that file names are relative to; by default the file's folder, or one near it that has one of the
+            first pictures: of its split's name ("instances_val2017.json": val2017) or "images".
         truth_only: the pictures need not be there.
         bad: see `fastcam.data.load`.
 
@@ -81,7 +84,7 @@ def read_coco(
             objects.setdefault(picture, []).append((classes[category], corners))
         seen.add(key)
 
-    root = images or _root(path, next((id for _, id, _ in pictures.values()), ""))
+    root = images or _root(path, [id for _, id, _ in islice(pictures.values(), _TRIED)])
     found = []
     for key, (where, id, size) in pictures.items():
         if key in objects:
@@ -136,8 +139,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _root(path: Path, id: str) -> Path:
+def _root(path: Path, ids: Sequence[str]) -> Path:
     split = path.stem.removeprefix("instances_")
     near = [path.parent, path.parent.parent]
     candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
-    return next((folder for folder in candidates if (folder / id).is_file()), near[-1] / split)
+    return next((folder for folder in candidates if any((folder / id).is_file() for id in ids)), near[-1] / split)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Problems, in_groups, numbers, whole
+from fastcam.data.problems import Problems
+from fastcam.data.reading import in_groups, numbers, whole
 
 
 def read_cub(

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble
+from fastcam.data.problems import Problems
+from fastcam.data.reading import HELD_OUT, Found, assemble
 from fastcam.decoding import find_pictures
-
-TEST_FOLDERS = ("val", "valid", "validation", "test")
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -41,9 +40,9 @@ def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tup
         raise FileNotFoundError(f"no folder of pictures at {root}")
     train = root / "train"
     if train.is_dir():
-        test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+        test = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
         if test is None:
-            raise ValueError(f"{root} has a folder train but none to test on: {', '.join(TEST_FOLDERS)}")
+            raise ValueError(f"{root} has a folder train but none to test on: {', '.join(HELD_OUT)}")
         return read_classes(root, train), read_classes(root, test)
     return _divide(read_classes(root, root), test_fraction)
 

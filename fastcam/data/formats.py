@@ -1,19 +1,27 @@
 """Data sets by name or by the layout of their files."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcam.data.catdog import fits, read_catdog
 from fastcam.data.coco import read_coco
 from fastcam.data.cub import read_cub
-from fastcam.data.folder import TEST_FOLDERS, read_classes, read_folder
+from fastcam.data.folder import read_classes, read_folder
+from fastcam.data.lists import list_splits, read_list
 from fastcam.data.masks import read_masks
-from fastcam.data.sample import Dataset
+from fastcam.data.reading import HELD_OUT, choose_split
+from fastcam.data.sample import Collection
+from fastcam.data.shapes import Shapes
+from fastcam.data.shards import read_shards
+from fastcam.data.stl10 import read_stl10
 from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
 
-_HELD_OUT = TEST_FOLDERS
+_DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split of the drawn shapes
+_COMPLETE = ("stl10", "webdataset", "catdog", "folder", "shapes")  # formats without another folder of pictures
 
 
 class Format(NamedTuple):
@@ -22,12 +30,16 @@ class Format(NamedTuple):
     Attributes:
         layout: what it looks like, for messages.
         fits: whether a path looks like that.
-        read: (path, split, images, truth_only=, bad=) to the data set.
+        splits: names of the splits at a path, [] if there are none.
+        read: (path, split, images, truth_only=, bad=) to the data set; the split is None or one of these names.
+        whole: whether without a split all at a path can be read.
     """
 
     layout: str
     fits: Callable[[Path], bool]
-    read: Callable[..., Dataset]
+    splits: Callable[[Path], list[str]]
+    read: Callable[..., Collection]
+    whole: Callable[[Path], bool] = lambda path: False
 
 
 def load(
@@ -38,13 +50,14 @@ def load(
     *,
     truth_only: bool = False,
     bad: list[tuple[str, str]] | None = None,
-) -> Dataset:
+) -> Collection:
     """Open a data set.
 
     Args:
         source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder).
-        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. None
-            is all, or, where splits are files of their own, the only one there is.
+        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
+            has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
+            own, the only one there is.
         format: one of `FORMATS`; by default it is recognised by its layout.
         images: folder of the pictures, where it is not where the format has it.
         truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
@@ -57,17 +70,47 @@ def load(
 
     Raises:
         FileNotFoundError: no such folder, or a file of the data set is missing.
-        ValueError: an unknown format or split, a layout that is none of `FORMATS`, or malformed files; the message
-            names file, and line or element.
+        ValueError: an unknown format or split, a layout that is none of `FORMATS`, `images` where the format has none,
+            or malformed files; the message names file, and line or element.
     """
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(f"no folder of pictures at {images}")
+    path, name = _recognise(source, format)
+    if images is not None and name in _COMPLETE:
+        raise ValueError(f"{name} has its pictures in its own place, got `images` {images}")
+    known = FORMATS[name]
+    if split is not None or not known.whole(path):
+        available = known.splits(path)
+        if available or split is not None:
+            split = choose_split(split, available, path)
+    return known.read(path, split, images and Path(images), truth_only=truth_only, bad=bad)
+
+
+def splits(source: str | os.PathLike[str], format: str | None = None) -> list[str]:
+    """Tell into which splits a data set is divided.
+
+    Args:
+        source: as for `load`.
+        format: as for `load`.
+
+    Returns:
+        Their names, without STL-10's folds; [] if it is not divided.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    path, name = _recognise(source, format)
+    return [split for split in FORMATS[name].splits(path) if not split.startswith("fold")]
+
+
+def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path, str]:
     path = Path(source)
     if format is not None and format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
+    if format == "shapes" or (os.fspath(source) == "shapes" and (isinstance(source, str) or not path.exists())):
+        return path, "shapes"
     if not path.exists():
         raise FileNotFoundError(f"no data set at {path}")
-    images = None if images is None else Path(images)
-    if images is not None and not images.is_dir():
-        raise FileNotFoundError(f"no folder of pictures at {images}")
     if format is None:
         format = next((name for name, known in FORMATS.items() if known.fits(path)), None)
         if format is None:
@@ -75,73 +118,33 @@ def load(
             raise ValueError(f"{path} has none of the known layouts ({known})")
     elif not FORMATS[format].fits(path):
         raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
-    return FORMATS[format].read(path, split, images, truth_only=truth_only, bad=bad)
+    return path, format
 
 
-def choose_split(split: str | None, available: list[str], source: Path) -> str:
-    """Choose among splits that are files or folders of their own.
-
-    Args:
-        split: as for `load`.
-        available: those that there are.
-        source: where, for the message.
-
-    Returns:
-        One of `available`.
-
-    Raises:
-        ValueError: there is none of that name, or none was told and there are several.
-    """
-    if split in available:
-        return split
-    held_out = [name for name in available if name in _HELD_OUT]
-    if split in _HELD_OUT and len(held_out) == 1:
-        return held_out[0]
-    if split is None and len(available) == 1:
-        return available[0]
-    what = "choose a split" if split is None else f"there is no split {split!r}"
-    raise ValueError(f"{source}: {what}; it has {', '.join(available)}")
+def _wsol_base(path: Path) -> Path:
+    return path / "metadata" if (path / "metadata").is_dir() else path
 
 
-def _no_split(split: str | None, source: Path) -> None:
-    if split is not None:
-        raise ValueError(f"{source} has no splits, got split {split!r}")
+def _wsol_splits(path: Path) -> list[str]:
+    return sorted(found.parent.name for found in _wsol_base(path).glob("*/image_ids.txt"))
 
 
-def _wsol_folders(path: Path) -> tuple[Path, list[str]]:
-    """The metadata folder, and its splits, if these are folders in it."""
-    base = path / "metadata" if (path / "metadata").is_dir() else path
-    return base, sorted(found.parent.name for found in base.glob("*/image_ids.txt"))
-
-
-def _wsol_fits(path: Path) -> bool:
-    base, splits = _wsol_folders(path)
-    return bool(splits) or (base / "image_ids.txt").is_file()
-
-
-def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    base, splits = _wsol_folders(path)
-    if not splits:
-        _no_split(split, base)
+def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Collection:
+    base = _wsol_base(path)
+    if split is None:
         return read_wsol(base, images, **options)
-    chosen = choose_split(split, splits, base)
-    others = [base / name for name in splits if name != chosen and (base / name / "class_labels.txt").is_file()]
-    return read_wsol(base / chosen, images, others, **options)
-
-
-def _cub(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    return read_cub(path, "test" if split in _HELD_OUT else split, images, **options)
+    others = [base / name for name in _wsol_splits(path) if name != split]
+    others = [other for other in others if (other / "class_labels.txt").is_file()]
+    return read_wsol(base / split, images, others, **options)
 
 
 def _ilsvrc_root(path: Path) -> Path:
     return path / "ILSVRC" if (path / "ILSVRC").is_dir() else path  # Kaggle's download has one more folder
 
 
-def _ilsvrc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    root = _ilsvrc_root(path)
-    places = {"train": root / "Data" / "CLS-LOC" / "train", "val": root / "Annotations" / "CLS-LOC" / "val"}
-    available = [name for name, place in places.items() if place.is_dir()]
-    return read_ilsvrc(root, choose_split(split, available, root), images, **options)
+def _ilsvrc_splits(path: Path) -> list[str]:
+    places = {"train": "Data", "val": "Annotations"}
+    return [name for name, part in places.items() if (_ilsvrc_root(path) / part / "CLS-LOC" / name).is_dir()]
 
 
 def _voc_root(path: Path) -> Path:
@@ -149,73 +152,67 @@ def _voc_root(path: Path) -> Path:
     return editions[0] if len(editions) == 1 else path
 
 
-def _voc_fits(path: Path) -> bool:
-    root = _voc_root(path)
-    return any(next(folder.glob("*.xml"), None) is not None for folder in (root / "Annotations", root))
-
-
-def _voc(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    root = _voc_root(path)
-    if split is not None:
-        available = sorted(file.stem for file in root.glob("ImageSets/Main/*.txt") if "_" not in file.stem)
-        split = choose_split(split, available, root / "ImageSets" / "Main")
-    return read_voc(root, split, images, **options)
+def _voc_splits(path: Path) -> list[str]:
+    files = sorted(_voc_root(path).glob("ImageSets/Main/*.txt"))
+    return [file.stem for file in files if "_" not in file.stem]  # those with "_" are of single classes
 
 
 def _coco_files(path: Path) -> dict[str, Path]:
     """Files of annotations by split: instances_val2017.json is that of "val"."""
-    if path.is_file():
-        return {path.stem: path} if path.suffix == ".json" else {}
-    files = sorted([*path.glob("annotations/instances_*.json"), *path.glob("instances_*.json")])
+    files = [path] if path.suffix == ".json" else sorted([*path.glob("annotations/instances_*.json")])
     return {file.stem.removeprefix("instances_").rstrip("0123456789"): file for file in files}
 
 
-def _coco(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    files = _coco_files(path)
-    if path.is_file():
-        _no_split(split, path)
-        return read_coco(path, images, **options)
-    return read_coco(files[choose_split(split, list(files), path)], images, **options)
+def _masks_place(path: Path) -> tuple[Path, Path | None]:
+    """Folders of masks and pictures; None if they lie together."""
+    return (path / "masks", path / "images") if (path / "masks").is_dir() else (path, None)
 
 
 def _masks_splits(path: Path) -> list[str]:
-    return [name for name in ("train", *_HELD_OUT) if any(path.glob(f"{name}/*/*_ignore.png"))]
+    return [name for name in ("train", *HELD_OUT) if any(_masks_place(path)[0].glob(f"{name}/*/*_ignore.png"))]
 
 
-def _masks_fits(path: Path) -> bool:
-    return bool(_masks_splits(path)) or (path / "masks").is_dir() or any(path.glob("*/*_ignore.png"))
+def _masks(path: Path, split: str | None, images: Path | None, **options: object) -> Collection:
+    folder, pictures = _masks_place(path)
+    pictures = images or pictures
+    return read_masks(folder / (split or ""), pictures and pictures / (split or ""), **options)
 
 
-def _masks(path: Path, split: str | None, images: Path | None, **options: object) -> Dataset:
-    if (path / "masks").is_dir():
-        path, images = path / "masks", images or path / "images"
-    splits = _masks_splits(path)
-    if splits:
-        chosen = choose_split(split, splits, path)
-        path, images = path / chosen, images and images / chosen
-    else:
-        _no_split(split, path)
-    return read_masks(path, images, **options)
+def _stl10_root(path: Path) -> Path:
+    return path / "stl10_binary" if (path / "stl10_binary").is_dir() else path
 
 
-def _folder_splits(path: Path) -> list[str]:
-    return [name for name in ("train", *TEST_FOLDERS) if (path / name).is_dir()]
+def _stl10_splits(path: Path) -> list[str]:
+    root = _stl10_root(path)
+    files = [name for name in ("train", "test", "unlabeled") if (root / f"{name}_X.bin").is_file()]
+    return files + ([f"fold{fold}" for fold in range(10)] if "train" in files else [])
+
+
+def _shards(path: Path) -> dict[str, list[Path]]:
+    """Tar files by split: train-000000.tar or train/000000.tar."""
+    if path.is_file():
+        return {path.stem: [path]} if path.suffix == ".tar" else {}
+    found: dict[str, list[Path]] = {}
+    for file in sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]):
+        name = file.name if file.parent == path else file.parent.name
+        found.setdefault(re.split(r"[-_.0-9]", name)[0], []).append(file)
+    return found
+
+
+def _folders(path: Path) -> list[str]:
+    return [name for name in ("train", *HELD_OUT) if (path / name).is_dir()]
 
 
 def _folder_fits(path: Path) -> bool:
-    root = next((path / name for name in _folder_splits(path)), path)
+    root = next((path / name for name in _folders(path)), path)
     return path.is_dir() and sum(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) > 1
 
 
 def _folder(
     path: Path, split: str | None, images: Path | None, *, truth_only: bool, bad: list[tuple[str, str]] | None
-) -> Dataset:
-    splits = _folder_splits(path)
-    if splits:
-        return read_classes(path, path / choose_split(split, splits, path), bad)
-    if split is None:
-        return read_classes(path, path, bad)
-    choose_split(split, ["train", "test"], path)
+) -> Collection:
+    if split is None or _folders(path):
+        return read_classes(path, path / (split or ""), bad)
     return read_folder(path)[split != "train"]
 
 
@@ -224,29 +221,80 @@ FORMATS: dict[str, Format] = {
     "wsol": Format(
         "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in metadata/, or in a "
         "folder for each split",
-        _wsol_fits,
+        lambda path: bool(_wsol_splits(path)) or (_wsol_base(path) / "image_ids.txt").is_file(),
+        _wsol_splits,
         _wsol,
     ),
     "cub": Format(
         "images.txt, classes.txt, image_class_labels.txt, train_test_split.txt, bounding_boxes.txt and images/",
         lambda path: (path / "image_class_labels.txt").is_file(),
-        _cub,
+        lambda path: ["train", "test"],
+        read_cub,
+        lambda path: True,
     ),
     "ilsvrc": Format(
         "Annotations/CLS-LOC/val/*.xml, Data/CLS-LOC/val/*.JPEG, Data/CLS-LOC/train/WNID/*.JPEG",
-        lambda path: any((_ilsvrc_root(path) / part / "CLS-LOC").is_dir() for part in ("Annotations", "Data")),
-        _ilsvrc,
+        lambda path: bool(_ilsvrc_splits(path)),
+        _ilsvrc_splits,
+        lambda path, split, images, **options: read_ilsvrc(_ilsvrc_root(path), split, images, **options),
     ),
     "coco": Format(
         "a .json file, or annotations/instances_SPLIT.json and a folder SPLIT of pictures",
         lambda path: bool(_coco_files(path)),
-        _coco,
+        lambda path: list(_coco_files(path)),
+        lambda path, split, images, **options: read_coco(_coco_files(path)[split], images, **options),
     ),
-    "voc": Format("Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt", _voc_fits, _voc),
+    "voc": Format(
+        "Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt",
+        lambda path: any(any(place.glob("*.xml")) for place in (_voc_root(path) / "Annotations", _voc_root(path))),
+        _voc_splits,
+        lambda path, split, images, **options: read_voc(_voc_root(path), split, images, **options),
+        lambda path: True,
+    ),
     "masks": Format(
         "SPLIT/CLASS/x.jpg with x_NAME.png and x_ignore.png (OpenImages30k), or images/ and masks/ with the same names",
-        _masks_fits,
+        lambda path: bool(_masks_splits(path) or _masks_place(path)[1]) or any(path.glob("*/*_ignore.png")),
+        _masks_splits,
         _masks,
     ),
-    "folder": Format("train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone", _folder_fits, _folder),
+    "stl10": Format(
+        "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin, class_names.txt and fold_indices.txt, here "
+        "or in stl10_binary/",
+        lambda path: any(_stl10_root(path).glob("*_X.bin")),
+        _stl10_splits,
+        lambda path, split, images, **options: read_stl10(_stl10_root(path), split),
+    ),
+    "webdataset": Format(
+        "a .tar file, or SPLIT-*.tar or SPLIT/*.tar, uncompressed",
+        lambda path: bool(_shards(path)),
+        lambda path: list(_shards(path)),
+        lambda path, split, images, **options: read_shards(_shards(path)[split], **options),
+    ),
+    "list": Format(
+        "a .txt file of paths, or .csv or .parquet with a column path",
+        lambda path: path.is_file() and path.suffix in (".txt", ".csv", ".parquet"),
+        list_splits,
+        read_list,
+        lambda path: True,
+    ),
+    "catdog": Format(
+        "train/ with cat.0.jpg, dog.0.jpg and so on, or the folder of these itself",
+        fits,
+        lambda path: ["train", "test"],
+        lambda path, split, images, **options: read_catdog(path, split, **options),
+        lambda path: True,
+    ),
+    "folder": Format(
+        "train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone",
+        _folder_fits,
+        lambda path: _folders(path) or ["train", "test"],
+        _folder,
+        lambda path: not _folders(path),
+    ),
+    "shapes": Format(
+        "the drawn data set, by this name",
+        lambda path: False,
+        lambda path: list(_DRAWN),
+        lambda path, split, images, **options: Shapes(split, _DRAWN[split]),
+    ),
 }

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble
 from fastcam.decoding import find_pictures
 
 

@@ -1,13 +1,15 @@
-"""What readers share: rows of text files, and refusals that name file and line."""
+"""What readers share: numbers, classes and splits, and the data set made of what was found."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.pictures import Packed, Pictures, id_problem
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.data.problems import Problems
+
+HELD_OUT = ("val", "valid", "validation", "test")  # names of what is not trained on
 
 
 class Found(NamedTuple):
@@ -30,226 +32,6 @@ class Found(NamedTuple):
     boxes: np.ndarray | None = None
     size: tuple[int, int] | None = None
     masks: tuple[Sequence[Path], Path | None] | None = None
-
-
-class Problems:
-    """What a reader does with pictures that do not fit: raise at the first, or list and drop them all.
-
-    Args:
-        bad: where (id, reason) is appended for each picture left out; None to raise instead.
-
-    Attributes:
-        dropped: ids of the pictures left out.
-    """
-
-    def __init__(self, bad: list[tuple[str, str]] | None = None) -> None:
-        self.bad = bad
-        self.dropped: set[str] = set()
-
-    def refuse(self, where: str, reason: str, id: str | None = None) -> None:
-        """Refuse a picture.
-
-        Args:
-            where: file, and line or element.
-            reason: what was expected and what came.
-            id: the picture; None if the row does not even tell that, so that it stands for itself.
-
-        Raises:
-            ValueError: with both, unless they are to be listed.
-        """
-        message = f"{where}: {reason}"
-        if self.bad is None:
-            raise ValueError(message)
-        if id is None:
-            self.bad.append((where, message))
-        elif id not in self.dropped:
-            self.bad.append((id, message))
-            self.dropped.add(id)
-
-    def caught(self, error: ValueError, id: str) -> None:
-        """Refuse a picture for an error that names the file.
-
-        Args:
-            error: what a function raised.
-            id: the picture.
-
-        Raises:
-            ValueError: the error, unless it is to be listed.
-        """
-        if self.bad is None:
-            raise error
-        if id not in self.dropped:
-            self.bad.append((id, str(error)))
-            self.dropped.add(id)
-
-    def rows(self, path: Path, columns: Sequence[str], separator: str | None = ",") -> Iterator[tuple[int, list[str]]]:
-        """Read a text file without a header, row by row; blank lines are skipped.
-
-        Args:
-            path: the file, UTF-8.
-            columns: their names, for messages.
-            separator: "," splits from the right, so that a path in the first column may have commas; None splits at
-                white space from the left, so that the last column may have spaces.
-
-        Yields:
-            Line number, from 1, and one text for each column.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: a row of another length or not UTF-8, or the file has no rows.
-        """
-        count, number = len(columns) - 1, 0
-        for number, line in self.lines(path):
-            row = line.strip().split(None, count) if separator is None else line.rsplit(separator, count)
-            if len(row) != count + 1 or not all(row):
-                wanted = (separator or " ").join(columns)
-                self.refuse(f"{path}:{number}", f"expected `{wanted}`, got {line!r}")
-                continue
-            yield number, row
-        if not number:
-            raise ValueError(f"{path} is empty: expected lines `{(separator or ' ').join(columns)}`")
-
-    def lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Read a text file line by line; blank lines are skipped.
-
-        Args:
-            path: the file, UTF-8.
-
-        Yields:
-            Line number, from 1, and the line.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: a line is not UTF-8.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
-        for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-            try:
-                line = raw.rstrip(b"\r").decode()
-            except UnicodeDecodeError:
-                self.refuse(f"{path}:{number}", f"expected UTF-8, got {raw!r}")
-                continue
-            if line and not line.isspace():
-                yield number, line
-
-    def once(self, where: str, id: str, known: Iterable[str]) -> bool:
-        """Check a new id.
-
-        Args:
-            where: file, and line or element.
-            id: the id.
-            known: a set or dictionary of those before.
-
-        Returns:
-            Whether it is good and new.
-
-        Raises:
-            ValueError: it is not, unless that is to be listed.
-        """
-        problem = f"{id} comes twice" if id in known else id_problem(id)
-        if problem:
-            self.refuse(where, problem if id in known else f"{problem}, got {id!r}", id)
-        return not problem
-
-    def paired(self, ids: Iterable[str], path: Path, rows: dict[str, object]) -> None:
-        """Check that a file tells of the same pictures as the one with their ids.
-
-        Args:
-            ids: the pictures.
-            path: the other file.
-            rows: what it tells, by id.
-
-        Raises:
-            ValueError: one lacks what the other has, unless that is to be listed.
-        """
-        known = dict.fromkeys(ids)
-        for id in known:
-            if id not in rows and id not in self.dropped:
-                self.refuse(str(path), f"nothing about {id}", id)
-        for id in rows:
-            if id not in known and id not in self.dropped:
-                self.refuse(str(path), f"{id} is not among the pictures", id)
-
-    def boxes(
-        self,
-        ids: Sequence[str],
-        wheres: Sequence[str],
-        boxes: np.ndarray,
-        sizes: np.ndarray | None = None,
-        slack: float = 0,
-    ) -> None:
-        """Check boxes.
-
-        Args:
-            ids: the picture of each.
-            wheres: file, and line or element, of each.
-            boxes: float [M, 4], xyxy.
-            sizes: [M, 2], width and height of the picture of each, if known.
-            slack: pixels by which a box may stick out, for formats whose files round.
-
-        Raises:
-            ValueError: one is not finite, ends before it begins, or lies outside its picture, unless that is to be
-                listed.
-        """
-        low, high = boxes[:, :2], boxes[:, 2:]
-        wrong = ~(np.isfinite(boxes).all(1) & (high >= low).all(1) & (low >= -slack).all(1))
-        if sizes is not None:
-            wrong |= (high > sizes + slack).any(1)
-        for index in np.flatnonzero(wrong):
-            box = ", ".join(f"{edge:g}" for edge in boxes[index])
-            if not np.isfinite(boxes[index]).all():
-                reason = f"box {box} is not finite"
-            elif (high[index] < low[index]).any():
-                reason = f"box {box} ends before it begins: expected x0 <= x1 and y0 <= y1"
-            else:
-                size = "" if sizes is None else f" of {sizes[index, 0]}x{sizes[index, 1]}"
-                reason = f"box {box} lies outside the picture{size}"
-            self.refuse(wheres[index], reason, ids[index])
-
-    def files(self, ids: Sequence[str], files: Sequence[Path | Packed]) -> None:
-        """Check that picture files exist, those that are not packed.
-
-        Args:
-            ids: the pictures.
-            files: the file of each.
-
-        Raises:
-            FileNotFoundError: one is missing, unless that is to be listed.
-        """
-        # One listing of a folder is much cheaper than a question for each of its files.
-        folders: dict[str, frozenset[str]] = {}
-        for id, file in zip(ids, files, strict=True):
-            if isinstance(file, Packed):
-                continue
-            folder, name = os.path.split(file)
-            if folder not in folders:
-                try:
-                    folders[folder] = frozenset(os.listdir(folder))
-                except OSError:
-                    folders[folder] = frozenset()
-            if name not in folders[folder]:
-                if self.bad is None:
-                    raise FileNotFoundError(f"no picture {file}, of which the data set tells")
-                self.refuse(str(file), "no such picture", id)
-
-    def left(self, ids: Iterable[str], source: Path) -> list[str]:
-        """Tell which pictures were not refused.
-
-        Args:
-            ids: all.
-            source: what was read, for the message.
-
-        Returns:
-            Those left, in their order.
-
-        Raises:
-            ValueError: there are none.
-        """
-        kept = [id for id in ids if id not in self.dropped]
-        if not kept:
-            raise ValueError(f"{source} has no pictures" + (" that are good" if self.dropped else ""))
-        return kept
 
 
 def assemble(
@@ -351,6 +133,31 @@ def whole(text: str) -> int | None:
         Its value; None if it is none, or does not fit 64 bits.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def choose_split(split: str | None, available: list[str], source: Path) -> str:
+    """Choose among splits that are files or folders of their own.
+
+    Args:
+        split: as for `load`.
+        available: those that there are.
+        source: where, for the message.
+
+    Returns:
+        One of `available`.
+
+    Raises:
+        ValueError: there is none of that name, or none was told and there is not just one.
+    """
+    if split in available:
+        return split
+    held_out = [name for name in available if name in HELD_OUT]
+    if split in HELD_OUT and len(held_out) == 1:
+        return held_out[0]
+    if split is None and len(available) == 1:
+        return available[0]
+    what = "choose a split" if split is None else f"there is no split {split!r}"
+    raise ValueError(f"{source}: {what}; it has {', '.join(available) or 'none'}")
 
 
 def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ...]:

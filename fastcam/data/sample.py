@@ -1,5 +1,6 @@
 """What every data set gives: samples by index."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,3 +44,26 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Collection(Dataset, Protocol):
+    """What `fastcam.data.load` gives: a data set that tells about its pictures without decoding them, too.
+
+    Attributes:
+        ids: the pictures' ids.
+        labels: class index of each, or None where there are no classes.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[int] | None
+
+    def truth(self, index: int) -> Sample:
+        """Give a sample with image None.
+
+        Args:
+            index: as for the sample itself.
+
+        Returns:
+            All else that is known.
+        """
+        ...

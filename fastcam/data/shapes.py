@@ -92,6 +92,8 @@ class Shapes:
         seed: of all random choices.
 
     Attributes:
+        ids: a unique name for each.
+        labels: class index of each.
         class_names: names of the classes.
 
     Raises:
@@ -107,6 +109,8 @@ class Shapes:
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
         self.split, self.size, self.seed = split, size, seed
+        self.ids = [f"{split}/{index:05d}" for index in range(count)]
+        self.labels = [index % len(CLASS_NAMES) for index in range(count)]
         self._samples: list[Sample | None] = [None] * count
 
     def __len__(self) -> int:
@@ -131,12 +135,26 @@ class Shapes:
             sample = self._samples[index] = self._draw(index)
         return sample
 
+    def truth(self, index: int) -> Sample:
+        """Tell what is known of one picture, which is drawn for it.
+
+        Args:
+            index: its number.
+
+        Returns:
+            The sample with image None.
+
+        Raises:
+            IndexError: there is none of that index.
+        """
+        return self[index]._replace(image=None)
+
     def _draw(self, index: int) -> Sample:
-        label = index % len(CLASS_NAMES)
+        label = self.labels[index]
         image, mask = draw(label, self.size, np.random.default_rng((self.seed, _SPLITS.index(self.split), index)))
         x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         box = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1]], np.float32)
-        return Sample(image, label, box, mask, (self.size, self.size), f"{self.split}/{index:05d}")
+        return Sample(image, label, box, mask, (self.size, self.size), self.ids[index])
 
 
 def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Found, Problems, assemble, numbers, strongest, whole
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, numbers, strongest, whole
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

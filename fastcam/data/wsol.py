@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.pictures import Pictures, id_problem
-from fastcam.data.reading import Problems, class_names, in_groups, numbers, whole
+from fastcam.data.problems import Problems
+from fastcam.data.reading import class_names, in_groups, numbers, whole
 
+_TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _Masks = dict[str, tuple[list[str], str | None]]
 
 
@@ -33,7 +35,7 @@ def read_wsol(
     Args:
         folder: with the text files.
         images: folder that the paths (of masks, too) are relative to; by default `folder`, or one of the two above,
-            or a folder "images" in one of these, whichever has the first picture.
+            or a folder "images" in one of these, whichever has one of the first pictures.
         splits: metadata folders of the other splits; their classes count where there are only numbers.
         truth_only: the pictures need not be there.
         bad: see `fastcam.data.load`.
@@ -85,7 +87,7 @@ def read_wsol(
         problems.paired(ids, localization, masks)
 
     kept = problems.left(ids, folder)
-    root = _root(folder, kept[0], images)
+    root = _root(folder, kept[:_TRIED], images)
     if root is None and not truth_only:
         raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
     root = root or folder
@@ -156,12 +158,12 @@ def _paths(root: Path, parts: list[str], ignore: str | None) -> tuple[list[Path]
     return [root / part for part in parts], root / ignore if ignore else None
 
 
-def _root(folder: Path, id: str, images: Path | None) -> Path | None:
+def _root(folder: Path, ids: Sequence[str], images: Path | None) -> Path | None:
     if images is not None:
         return images
     near = [folder, *folder.resolve().parents[:2]]
     candidates: Iterable[Path] = [*near, *(root / "images" for root in near)]
-    return next((root for root in candidates if (root / id).is_file()), None)
+    return next((root for root in candidates if any((root / id).is_file() for id in ids)), None)
 
 
 def _labels(folder: Path) -> Iterator[int]:

@@ -45,10 +45,10 @@ class Batch(NamedTuple):
             most: pictures in a part.
 
         Yields:
-            The parts in order.
+            The parts in order; one, if there are no pictures.
         """
         ends = np.append(0, self.counts.cumsum())
-        for start in range(0, len(self.rows), most):
+        for start in range(0, max(1, len(self.rows)), most):
             stop = min(start + most, len(self.rows))
             part = {name: None if values is None else values[start:stop] for name, values in self._asdict().items()}
             yield Batch(**part | {"boxes": self.boxes[ends[start] : ends[stop]]})

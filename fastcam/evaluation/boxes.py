@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
-from fastcam.evaluation.sources import Batch, Loaded, attempt
+from fastcam.evaluation.sources import Batch, Loaded, attempt, elsewhere
 from fastcam.writers import SCHEMA
 
 _NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
@@ -37,6 +37,7 @@ class BoxTable:
         errors: (id, reason) of pictures that the run could not read.
         known: rows are of the k highest classes at least, so that Top-k figures are known up to this k.
         pure: whether all boxes are of the true class, or all are of the highest.
+        labelled: whether they are of the true class where it is listed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -52,6 +53,7 @@ class BoxTable:
     ) -> None:
         self.path, self.data, self._protocol = Path(path), data, protocol
         self._labels = data.labels if targets == "label" else None
+        self.labelled = self._labels is not None
         if not self.path.is_file():
             raise FileNotFoundError(f"no table of boxes at {path}")
         count = len(data.ids)
@@ -103,8 +105,7 @@ class BoxTable:
             name: value for name, value in result.figures.items() if name[:4] == "Top-" and int(name[4]) <= self.known
         }
         if self.pure:
-            if self._labels is not None:
-                figures["GT-known Loc"] = result.figures["GT-known Loc"]
+            figures["GT-known Loc"] = result.figures["GT-known Loc"]
             figures |= {name: float(curve[0]) for name, curve in result.curves.items() if name[-2:].isdecimal()}
             figures["mean IoU"] = result.figures["mean IoU"]
         intervals = {name: list(range) for name, range in result.intervals.items() if name in figures}
@@ -139,7 +140,7 @@ class BoxTable:
     def _take(self, place: int | None, row: dict[str, Any], again: bool) -> str | None:
         """Note what a row tells of a picture; gives what is wrong with it."""
         if place is None:
-            return "a box without a picture in the data set"
+            return f"a row without a picture {elsewhere(self.data)},"
         if again:
             return f"two rows of class {row['class_id']}" if row["status"] == "ok" else "two rows"
         if row["status"] != "ok":

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +13,16 @@ from fastcam import ops, panels, report, visualize
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.panels import Cell
 
+_LETTERS = 20  # of a picture's name in the figure
+
 
 class Case(NamedTuple):
     """One picture to be shown.
 
     Attributes:
         kind: "best", "median" or "worst".
-        text: what is to be read below it.
+        id: the picture's.
+        text: what is to be read beside it.
         hit: whether its box counts as right.
         picture: uint8 [H, W, 3], in the frame of the maps.
         map: [H, W] in [0, 1]; None where only boxes are known.
@@ -28,6 +31,7 @@ class Case(NamedTuple):
     """
 
     kind: str
+    id: str
     text: str
     hit: bool
     picture: np.ndarray
@@ -96,7 +100,9 @@ def cases_figure(cases: Sequence[Case], path: str | os.PathLike[str], title: str
         picture = case.picture if case.map is None else visualize.overlay(case.picture, case.map)
         picture = visualize.draw_boxes(picture, case.truth, visualize.TRUTH)
         picture = visualize.draw_boxes(picture, case.boxes, visualize.PREDICTED)
-        rows.setdefault(case.kind, []).append(Cell(picture, case.text))
+        name = PurePosixPath(case.id).stem
+        name = name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
+        rows.setdefault(case.kind, []).append(Cell(picture, f"{name}\n{case.text}"))
     return panels.save(panels.grid(list(rows.values()), list(rows), title, side=1.8), path)
 
 
@@ -123,7 +129,7 @@ def cases_gallery(
         OSError: a figure cannot be read, or the file not be written.
     """
     items = (
-        report.Item(case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.text}", case.hit)
+        report.Item(case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit)
         for case in cases
     )
     return report.gallery(path, items, title, summary, figures)

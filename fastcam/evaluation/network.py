@@ -15,7 +15,7 @@ from fastcam.decoding import Preprocess
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources import Batch, Loaded, attempt
 from fastcam.methods.forward import Forward
-from fastcam.models import ModelConfig
+from fastcam.models import ModelConfig, ThresholdedAvgPool2d
 
 
 class Network:
@@ -29,6 +29,7 @@ class Network:
         protocol: it.
         method: a key of `fastcam.methods.METHODS`.
         target_layers: modules or dotted names; by default the model's last stage.
+        tap: the network's global pooling is replaced by thresholded average pooling, with its weights as they are.
         clamp: for "cam": count negative weights as zero in the maps.
         relu: clip coarse maps at zero; by default as the method has it (CAM: no).
         smooth: any of "aug", the average over six views of each picture, and "eigen", the first principal component
@@ -39,6 +40,8 @@ class Network:
         order: see `fastcam.evaluation.sources.Source`.
         problems: likewise.
         info: likewise.
+        labelled: whether the maps are of the true classes.
+        cam: the method.
 
     Raises:
         ValueError: an unknown method or option.
@@ -55,6 +58,7 @@ class Network:
         protocol: Protocol,
         method: str = "cam",
         target_layers: Any = None,
+        tap: bool = False,
         clamp: bool = False,
         relu: bool | None = None,
         smooth: Sequence[str] = (),
@@ -69,8 +73,9 @@ class Network:
         if wrong := [name for name in smooth if name not in ("aug", "eigen")]:
             raise ValueError(f'`smooth` may have "aug" and "eigen", got {wrong[0]!r}')
         options = {"relu": relu, "mode": protocol.mode} | ({"clamp": True} if clamp else {})
-        self.data, self.targets, self._protocol = data, targets, protocol
+        self.data, self.labelled, self._protocol = data, targets == "label", protocol
         self.cam = methods.create(method, model, target_layers=target_layers, **options)
+        self._pooled = [methods.CAM(model)] if tap else []
         self._aug, self._eigen = "aug" in smooth, "eigen" in smooth
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
         self._whole = self._aug or len(self.cam.layers) > 1
@@ -84,10 +89,12 @@ class Network:
             "weights": _digest(model),
             "method": method,
             "layers": list(self.cam.layers),
+            "tap": tap,
             "clamp": clamp,
             "relu": self._relu,
             "smooth": sorted(smooth),
             "targets": targets,
+            "crop": protocol.crop,
             "size": self.preprocess.size,
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
@@ -104,7 +111,8 @@ class Network:
     def finish(self, loaded: Sequence[Loaded]) -> Batch:
         """See `fastcam.evaluation.sources.Source`."""
         images, labels = self.images(loaded)
-        return self.batch(loaded, methods.observe([self.cam], images, labels, aug_smooth=self._aug))
+        run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
+        return self.batch(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
 
     def images(self, loaded: Sequence[Loaded]) -> tuple[Tensor, Tensor | None]:
         """Put loaded pictures together.
@@ -117,7 +125,7 @@ class Network:
             wanted, int64 [N]; None for each picture's highest.
         """
         frames = torch.from_numpy(np.stack([one.content for one in loaded])).to(self._like.device)
-        labels = [one.truth.label for one in loaded] if self.targets == "label" else None
+        labels = [one.truth.label for one in loaded] if self.labelled else None
         images = self.preprocess.normalize(frames).to(self._like.dtype)
         return images, None if labels is None else torch.tensor(labels, device=frames.device)
 
@@ -136,16 +144,16 @@ class Network:
         else:
             maps = self.cam.coarse(run, eigen_smooth=self._eigen)
         classes, logits, ranks = self.cam.targets, None, None
-        if self.targets == "label":
+        if self.labelled:
             logits = self.cam.outputs.detach().float().cpu()
             ranks = _ranks(logits, classes.cpu()).tolist()
         self._classes = self.cam.outputs.shape[1]
         return Batch(loaded, maps.cpu(), True, self._relu, classes.tolist(), logits, ranks)
 
     def _framed(self, sample: Sample) -> tuple[Sample, np.ndarray]:
-        if self.targets == "label" and sample.label is None:
+        if self.labelled and sample.label is None:
             raise ValueError('it has no label, whose map could be taken; targets="highest" needs none')
-        if self.targets == "label" and self._classes is not None and not 0 <= sample.label < self._classes:
+        if self.labelled and self._classes is not None and not 0 <= sample.label < self._classes:
             raise ValueError(f"its label {sample.label} is none of the network's {self._classes} classes")
         return sample, frame(self._protocol, sample.image, (self.preprocess.size, self.preprocess.size))
 

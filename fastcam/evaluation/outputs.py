@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from fastcam.data import Sample
 from fastcam.decoding import DecodeError
 from fastcam.evaluation import plots
 from fastcam.evaluation.boxes import BoxTable
@@ -28,7 +29,7 @@ PICTURES = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("iou", pa.float32()),
         pa.field("best_iou", pa.float32()),
-        pa.field("best_threshold", pa.float32()),
+        pa.field("best_threshold", pa.float64()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
@@ -43,11 +44,11 @@ def write_pictures(
     threshold: float,
     bad: Sequence[tuple[str, str]],
 ) -> np.ndarray:
-    """Write pictures.parquet: for each picture with true boxes what its map reached, then those left out.
+    """Write pictures.parquet: for each picture what its map reached, then those left out.
 
-    Columns: image_id, label, rank (of the label among the scores, 1 the highest), iou (the best with a true box, at
-    `threshold`), best_iou and best_threshold (the highest at any threshold, and the first such one), status ("ok" or
-    "error"), error.
+    Columns: image_id, label, rank (of the label among the scores, 1 the highest), iou (at `threshold`, of the box with
+    the true box that it meets best; of the pixels, where there are masks instead of boxes), best_iou and best_threshold
+    (the highest at any threshold, and the first such one), status ("ok" or "error"), error.
 
     Args:
         path: the file.
@@ -78,7 +79,7 @@ def write_pictures(
                 "rank": pa.array(rows["rank"], mask=rows["rank"] < 1),
                 "iou": iou[chosen],
                 "best_iou": curves[np.arange(len(rows)), best],
-                "best_threshold": thresholds[best].astype(np.float32),
+                "best_threshold": thresholds[best],
                 "status": ["ok"] * len(rows),
                 "error": pa.nulls(len(rows), pa.string()),
             }
@@ -94,7 +95,7 @@ def write_outputs(
     data: Any,
     result: Result,
     figures: Mapping[str, float],
-    threshold: float,
+    threshold: float | None,
     records: np.ndarray,
     cases: int,
     batch_size: int,
@@ -107,7 +108,8 @@ def write_outputs(
         data: the data set.
         result: what came out.
         figures: name → percent, for the gallery.
-        threshold: at which pictures are compared and boxes drawn.
+        threshold: at which pictures are compared and boxes drawn; None for the best: that of MaxBoxAcc, or with masks
+            that of the highest mean IoU.
         records: of `State.records`.
         cases: how many pictures of each kind there are in the gallery; 0 for none.
         batch_size: pictures at a time.
@@ -115,6 +117,8 @@ def write_outputs(
     Raises:
         OSError: a file cannot be written.
     """
+    if threshold is None:
+        threshold = result.best_thresholds.get("MaxBoxAcc", _best_mean(records, result.thresholds))
     iou = write_pictures(out / "pictures.parquet", data.ids, records, result.thresholds, threshold, result.bad)
     drawn: dict[str, Path] = {}
     if len(result.thresholds) > 1 and not isinstance(source, BoxTable) and result.curves.keys() & plots.BOX_CURVES:
@@ -124,9 +128,23 @@ def write_outputs(
     if not cases or not len(records):
         return
     chosen = find_cases(source, data, result.protocol, threshold, records, iou, cases, batch_size)
-    cases_figure(chosen, out / "cases.png", f"boxes at τ = {threshold:g}: predicted red, true green")
+    what, at = " of ".join(str(source.info[name]) for name in ("method", "arch") if source.info.get(name)), ""
+    if isinstance(source, BoxTable):
+        chosen = [case._replace(map=None) for case in chosen]  # only the box itself is known
+    else:
+        at = f" at τ = {threshold:g}"
+    cases_figure(chosen, out / "cases.png", f"boxes{at}: predicted red, true green")
     tiles = {name: f"{value:.2f}" for name, value in figures.items()}
-    cases_gallery(chosen, out / "gallery.html", "Evaluation", tiles, drawn)
+    cases_gallery(chosen, out / "gallery.html", f"Evaluation{what and ': '}{what}", tiles, drawn)
+
+
+def _best_mean(records: np.ndarray, thresholds: np.ndarray) -> float:
+    """The threshold of the highest mean IoU; the first where they tie."""
+    total = np.zeros(len(thresholds))
+    for begin in range(0, len(records), _CHUNK):
+        rows = records[begin : begin + _CHUNK]
+        total += np.take_along_axis(rows["iou"], columns(thresholds, rows["reference"]), 1).sum(0, dtype=np.float64)
+    return float(thresholds[total.argmax()])
 
 
 def find_cases(
@@ -168,7 +186,7 @@ def find_cases(
         for one, map in zip(batch.loaded, values, strict=True):
             maps[one.place], truths[one.place] = map, one.truth
     return [
-        _case(kind, data, protocol, threshold, truths[place], place, maps[place], records[row], float(iou[row]))
+        _case(kind, data, protocol, threshold, truths[place], maps[place], records[row], float(iou[row]))
         for kind, chosen in kinds.items()
         for row, place in ((row, int(records["place"][row])) for row in chosen)
     ]
@@ -179,17 +197,15 @@ def _case(
     data: Any,
     protocol: Protocol,
     threshold: float,
-    truth: Any,
-    place: int,
+    truth: Sample,
     map: torch.Tensor,
     record: np.void,
     iou: float,
 ) -> Case:
-    label, rank = int(record["label"]), int(record["rank"])
-    words = [f"IoU {iou:.2f}"]
+    place, label, rank = int(record["place"]), int(record["label"]), int(record["rank"])
+    words = [f"IoU {iou:.2f}" + (f", rank {rank}" if rank else "")]
     if label >= 0:
-        name = data.class_names[label].split(",")[0] if label < len(data.class_names) else f"class {label}"
-        words.append(f"{name}, ranked {rank}" if rank else name)
+        words.append(data.class_names[label].split(",")[0] if label < len(data.class_names) else f"class {label}")
     height, width = protocol.size
     try:
         picture = frame(protocol, data[place].image, protocol.size)
@@ -197,10 +213,19 @@ def _case(
         picture = np.full((height, width, 3), 128, np.uint8)
     return Case(
         kind,
-        f"{data.ids[place]}\n{', '.join(words)}",
+        data.ids[place],
+        "\n".join(words),
         iou >= 0.5,
         picture,
         map.float().numpy(),
         boxes_at(protocol, map, threshold),
-        protocol.frame_boxes(truth.boxes, truth.size),
+        _truth(protocol, truth),
     )
+
+
+def _truth(protocol: Protocol, truth: Sample) -> np.ndarray:
+    """True boxes in pixels of the maps, [B, 4]; with a mask only, the box around it."""
+    if truth.boxes is not None:
+        return protocol.frame_boxes(truth.boxes, truth.size)
+    y, x = np.nonzero(protocol.frame_mask(truth.mask) == 1)
+    return np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]] if len(x) else np.zeros((0, 4)))

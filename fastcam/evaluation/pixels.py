@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcam import ops
 
 BINS = 1000  # of [0, 1), as many as the evaluator has thresholds; [1, 2) and [2, 3] follow
+SHAPE = (2, BINS + 2)  # of histograms: background and object
 _EDGES = np.append(np.arange(BINS) * (1 / BINS), [1.0, 2.0])  # where each begins
 
 

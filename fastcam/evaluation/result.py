@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastcam.evaluation import pixels
 from fastcam.evaluation.bootstrap import interval
 from fastcam.evaluation.protocols import Protocol, columns, threshold_index
 
@@ -34,7 +35,9 @@ class Result:
             None for figures without, and without replicates.
         thresholds: float64 [T].
         curves: name → float64 [T]: "BoxAcc 30", "BoxAcc 50", "BoxAcc 70" (largest contour), these with " all" behind
-            (all contours), "Top-1 Loc", "Top-5 Loc", "mean IoU".
+            (all contours), "Top-1 Loc", "Top-5 Loc", "mean IoU"; and float64 [n] of their own thresholds, from the
+            highest down: "precision" and "recall" of pixels.
+        pixel_thresholds: float64 [n], those.
         bad: (id, reason) of each picture left out.
     """
 
@@ -56,7 +59,8 @@ class Result:
         self.counts = {"with boxes": boxed, "with masks": masked, "with scores": scored}
         largest = boxed and "MaxBoxAcc" in options["metrics"]
         every = boxed and "MaxBoxAccV2" in options["metrics"]
-        if not (largest or every or scored):
+        masked = masked and "PxAP" in options["metrics"]
+        if not (largest or every or scored or masked):
             raise ValueError("nothing was measured: no picture was added that has what the metrics need")
 
         self.curves: dict[str, np.ndarray] = {}
@@ -78,6 +82,12 @@ class Result:
         if every:
             names = [(f"MaxBoxAccV2 {delta}", f"BoxAcc {delta} all") for delta in BOX_DELTAS]
             self.figures["MaxBoxAccV2"] = float(np.mean([self._best(*pair) for pair in names]))
+        self.pixel_thresholds = np.zeros(0)
+        if masked:
+            found = pixels.curve(sums["pixels"])
+            self.pixel_thresholds = found.thresholds
+            self.curves |= {"precision": 100 * found.precision, "recall": 100 * found.recall}
+            self.figures["PxAP"] = found.average_precision
         self.intervals = self._intervals(sums, level) if options["bootstrap"] else {}
 
     @property
@@ -144,6 +154,7 @@ class Result:
             "intervals": {name: list(range) for name, range in self.intervals.items()},
             "best_thresholds": self.best_thresholds,
             "thresholds": self.thresholds.tolist(),
+            "pixel_thresholds": self.pixel_thresholds.tolist(),
             "curves": {name: curve.tolist() for name, curve in self.curves.items()},
             "classes": self.classes(),
             "bad": [list(entry) for entry in self.bad],
@@ -194,5 +205,7 @@ class Result:
                 hits = sums["maxima/level"][..., level] + sums["maxima/threshold"]
                 best = 100 * hits.max(2) / facts[0, :, :1]
                 values |= {"MaxBoxAcc": best[:, 0], "MaxBoxAccV2": best[:, 1:].mean(1)}
+        if "PxAP" in self.figures:
+            values["PxAP"] = pixels.average_precision(sums["pixel replicates"])
         ranges = {name: interval(values[name]) for name in self.figures if name in values}
         return {name: range for name, range in ranges.items() if not math.isnan(range[0])}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -19,14 +20,16 @@ from fastcam import data as datasets
 from fastcam._version import __version__
 from fastcam.data import Sample
 from fastcam.decoding import quiet_pillow
+from fastcam.evaluation import pixels
 from fastcam.evaluation.accumulator import Evaluator
 from fastcam.evaluation.boxes import BoxTable
 from fastcam.evaluation.network import Network
 from fastcam.evaluation.outputs import write_outputs
 from fastcam.evaluation.protocols import PROTOCOLS, Protocol, threshold_index
 from fastcam.evaluation.result import BOX_DELTAS, METRICS, Result
-from fastcam.evaluation.sources import Batch, Loaded, MapFolder, MapStore, Source
+from fastcam.evaluation.sources import Batch, Loaded, MapFolder, Source
 from fastcam.evaluation.state import Span, State
+from fastcam.evaluation.store import MapStore
 from fastcam.models import ModelConfig, suggest
 from fastcam.pipeline import ahead, batches, in_order
 from fastcam.writers import replacing
@@ -175,16 +178,21 @@ def evaluate(
         told, table = run | result.to_dict(), result.table()
         if isinstance(source, BoxTable):
             told |= source.told(result)
-            table = [f"{name:<14}{value:7.2f}" for name, value in told["figures"].items()]
+        if not source.labelled:
+            for name in ("figures", "intervals"):
+                told[name] = {"BoxAcc 50" if k == "GT-known Loc" else k: v for k, v in told[name].items()}
+            table = [line.replace("GT-known Loc", "BoxAcc 50   ") for line in table]
+        if isinstance(source, BoxTable):
+            table = _table(told)
         if before is not None and "BoxAcc 50 all" in result.curves:
             told["BoxAccV2"] = _at_thresholds(result, before)
             table.append(f"{'BoxAccV2':<14}{told['BoxAccV2']:7.2f}  at the thresholds of {threshold_from}")
-        shown = result.best_thresholds.get("MaxBoxAcc", result.threshold) if fixed is None else result.threshold
-        write_outputs(out, source, data, result, told["figures"], shown, state.records(), cases, batch_size)
+        write_outputs(out, source, data, result, told["figures"], fixed, state.records(), cases, batch_size)
         if save_maps:
             state.write_maps(out / "maps.parquet")
-    with replacing(out / "metrics.json") as partial_file:
-        partial_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    with replacing(out / "metrics.json") as path:
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
+        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     shutil.rmtree(state.folder)
     return Summary(out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ())))
 
@@ -253,7 +261,7 @@ def _source(
     path = Path(maps)
     if path.is_dir() and not (path / "maps.parquet").is_file():
         return MapFolder(path, data), classes
-    return MapStore(path / "maps.parquet" if path.is_dir() else path, data), classes
+    return MapStore(path / "maps.parquet" if path.is_dir() else path, data, protocol.crop), classes
 
 
 def _span(total: int, part: tuple[int, int] | None, batch_size: int) -> Span:
@@ -279,6 +287,15 @@ def _read_thresholds(path: Path, protocol: Protocol) -> dict[str, float]:
         if name != "threshold" and theirs.get(name) != ours:
             raise ValueError(f"{path} has chosen its threshold with {name} {theirs.get(name)!r}, not {ours!r}")
     return best
+
+
+def _table(told: dict[str, Any]) -> list[str]:
+    """Figures of boxes as lines, as `Result.table` has those of maps."""
+    lines = [f"{'':<14}{'%':>7}" + ("  95 % interval" if told["intervals"] else "")]
+    for name, value in told["figures"].items():
+        low_high = told["intervals"].get(name)
+        lines.append(f"{name:<14}{value:7.2f}" + (f"  {low_high[0]:6.2f} – {low_high[1]:6.2f}" if low_high else ""))
+    return lines
 
 
 def _at_thresholds(result: Result, best: dict[str, float]) -> float:
@@ -321,11 +338,31 @@ def _batches(
 
 
 def _measure(state: State, batch: Batch) -> None:
-    ids, truths = [one.id for one in batch.loaded], [one.truth for one in batch.loaded]
-    add = state.evaluator.add_coarse if batch.coarse else state.evaluator.add
-    maps = batch.maps.relu() if batch.relu else batch.maps
+    evaluator, ids, truths = state.evaluator, [one.id for one in batch.loaded], [one.truth for one in batch.loaded]
+    maps = batch.maps
+    if batch.coarse:
+        maps = evaluator.protocol.upsample(maps.relu() if batch.relu else maps)
     told = {"ranks": batch.ranks} if batch.logits is None else {"logits": batch.logits}
-    before = len(state.evaluator.bad)
-    state.record(batch.loaded, add(ids, maps, truths, **told))
-    bad = {id for id, _ in state.evaluator.bad[before:]}
-    state.keep(batch, [row for row, id in enumerate(ids) if id not in bad])
+    before = len(evaluator.bad)
+    scores = evaluator.add(ids, maps, truths, **told)
+    bad = {id for id, _ in evaluator.bad[before:]}
+    good = [row for row, id in enumerate(ids) if id not in bad]
+    if scores.curves is not None:
+        state.record([batch.loaded[row] for row in scores.index], scores.rank, scores.reference, scores.curves)
+    masked = [row for row in good if truths[row].boxes is None]
+    if masked:
+        ranks = batch.ranks and [batch.ranks[row] for row in masked]
+        curves = _pixel_curves(evaluator.protocol, [maps[row] for row in masked], [truths[row].mask for row in masked])
+        state.record([batch.loaded[row] for row in masked], ranks, 255, curves)
+    state.keep(batch, good)
+
+
+def _pixel_curves(protocol: Protocol, maps: list[Any], masks: list[np.ndarray]) -> np.ndarray:
+    """IoU of each map's pixels with a true mask: float64 [n, 256], at T/255; [n, 1] where there is one threshold."""
+    framed = [protocol.frame_mask(mask) for mask in masks]
+    counts = pixels.count(torch.stack([torch.as_tensor(map) for map in maps]), framed)  # [n, 2, bins]
+    false, true = counts[..., ::-1].cumsum(-1)[..., ::-1].transpose(1, 0, 2)
+    iou = true / (false + true[:, :1])
+    single = len(protocol.thresholds) == 1
+    levels = np.array([protocol.threshold]) if single else np.arange(256) / 255
+    return iou[:, np.ceil(levels * pixels.BINS).astype(int)]

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastcam.evaluation.accumulator import Evaluator, Scores
-from fastcam.evaluation.sources import Batch, Loaded, MapWriter
+from fastcam.evaluation.accumulator import Evaluator
+from fastcam.evaluation.sources import Batch, Loaded
+from fastcam.evaluation.store import MapWriter
 from fastcam.writers import replacing
 
 _SUFFIX = ".safetensors"
@@ -34,8 +35,8 @@ class State:
     """A folder with the evaluator's sums, a record of each picture, and maps that are to be kept.
 
     `run.json` tells what is measured. `<position>-<records>.safetensors` has the sums after that many positions; it is
-    written last, so that whatever goes beyond it is dropped on resuming. `records.bin` has one record for each picture
-    with true boxes, `maps/` the maps since each save.
+    written last, so that whatever goes beyond it is dropped on resuming. `records.bin` has one record for each picture,
+    `maps/` the maps since each save.
 
     Args:
         folder: it.
@@ -145,22 +146,23 @@ class State:
             self._count += count
         self.save(self.span.stop)
 
-    def record(self, loaded: Sequence[Loaded], scores: Scores) -> None:
-        """Note the pictures of a batch.
+    def record(self, loaded: Sequence[Loaded], rank: Any, reference: Any, iou: Any) -> None:
+        """Note pictures.
 
         Args:
-            loaded: the batch.
-            scores: what the evaluator said of it.
+            loaded: n of them.
+            rank: [n], of their true classes, or None.
+            reference: [n], see `Scores`.
+            iou: [n, K], by 8-bit level.
 
         Raises:
             OSError: the file cannot be written.
         """
-        chosen = [loaded[row] for row in scores.index.tolist()]
-        rows = np.zeros(len(chosen), self._dtype)
-        rows["place"] = [one.place for one in chosen]
-        rows["label"] = [-1 if one.truth.label is None else one.truth.label for one in chosen]
-        rows["rank"] = 0 if scores.rank is None else scores.rank
-        rows["reference"], rows["iou"] = scores.reference, 0 if scores.curves is None else scores.curves
+        rows = np.zeros(len(loaded), self._dtype)
+        rows["place"] = [one.place for one in loaded]
+        rows["label"] = [-1 if one.truth.label is None else one.truth.label for one in loaded]
+        rows["rank"] = 0 if rank is None else rank
+        rows["reference"], rows["iou"] = reference, iou
         self._records.write(rows.tobytes())
         self._count += len(rows)
 

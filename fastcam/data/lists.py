@@ -1,0 +1,161 @@
+"""Lists of picture files: a path on each line, CSV or Parquet."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastcam.data.pictures import Pictures
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, class_names, numbers, whole
+
+_EDGES = ("x0", "y0", "x1", "y1")
+_SIZE = ("width", "height")
+_KNOWN = ("path", "label", "split", *_SIZE, *_EDGES)
+_ALIASES = {"image_id": "path", "class_id": "label"}  # what fastcam itself writes
+_LAYOUT = "columns path, and if known label, x0, y0, x1, y1, width, height, split"
+_Row = tuple[str, dict[str, str]]  # where, and the text of each column
+
+
+def read_list(
+    path: Path,
+    split: str | None = None,
+    images: Path | None = None,
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
+) -> Pictures:
+    """Read a list: .txt with a path on each line, or .csv or .parquet with named columns.
+
+    Columns are path (or image_id), and if known label (or class_id; whole numbers, or names that are numbered in
+    sorted order), x0, y0, x1, y1 (a box, half-open, in pixels), width and height (which it refers to), split. A
+    picture with several boxes has a row for each. Other columns are ignored. Classes that are numbers are named by
+    classes.txt beside the list, one name a line, if there is one.
+
+    Args:
+        path: the list; CSV in UTF-8.
+        split: the rows that have it in column split are taken; None for all.
+        images: folder that the paths are relative to, by default the list's.
+        truth_only: the pictures need not be there.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures in the list's order, ids as written; a picture whose box is empty in the list has none.
+
+    Raises:
+        FileNotFoundError: the list or a picture is missing.
+        ValueError: no column path, a malformed row, rows of a picture that contradict each other, a picture without
+            boxes twice, a box outside its picture.
+    """
+    problems, root = Problems(bad), images or path.parent
+    rows = list(_rows(path, problems))
+    columns = set(rows[0][1]) if rows else set()
+    labels, names = _labels(path, rows, problems) if "label" in columns else (None, ())
+    if split is not None:
+        rows = [(where, row) for where, row in rows if row.get("split") == split]
+    found: dict[str, Found] = {}
+    boxes: dict[str, list[list[float]]] = {}
+    for where, row in rows:
+        id = row["path"]
+        texts = [row[edge] for edge in _EDGES] if "x0" in columns else []
+        size = [row[side] for side in _SIZE] if "width" in columns else []
+        entry = Found(where, id, root / id, labels and labels.get(row["label"]))
+        if any(size):
+            entry = entry._replace(size=tuple(map(whole, size)))
+            if not all(entry.size):
+                problems.refuse(where, f"expected width and height, two positive whole numbers, got {size}", id)
+                continue
+        box = numbers(texts) if any(texts) else None
+        if any(texts) and (box is None or not np.isfinite(box).all()):
+            problems.refuse(where, f"expected x0, y0, x1, y1, four numbers, got {texts}", id)
+            continue
+        first = found.setdefault(id, entry)
+        if first is not entry and not (box and boxes[id]):
+            problems.refuse(where, f"{id} comes twice", id)
+        elif (first.label, first.size) != (entry.label, entry.size):
+            problems.refuse(where, f"another label or size of {id} than in {first.where}", id)
+        boxes.setdefault(id, []).extend([box] if box else [])
+    entries = list(found.values())
+    if "x0" in columns:
+        entries = [entry._replace(boxes=np.array(boxes[entry.id], np.float64).reshape(-1, 4)) for entry in entries]
+    return assemble(problems, path, root, entries, names, truth_only=truth_only)
+
+
+def list_splits(path: Path) -> list[str]:
+    """Tell into which splits a list is divided.
+
+    Args:
+        path: the list.
+
+    Returns:
+        What its column split has, sorted; [] if there is no such column.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_list`, but for malformed rows.
+    """
+    return sorted({row["split"] for _, row in _rows(path, Problems([])) if row.get("split")})
+
+
+def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
+    return _parquet(path, problems) if path.suffix == ".parquet" else _text(path, problems)
+
+
+def _text(path: Path, problems: Problems) -> Iterator[_Row]:
+    header: list[str] | None = ["path"] if path.suffix == ".txt" else None
+    for number, line in problems.lines(path):
+        where = f"{path}:{number}"
+        try:
+            row = [line] if path.suffix == ".txt" else next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            problems.refuse(where, f"expected a row of CSV, got {line!r} ({error})")
+            continue
+        if header is None:
+            header = _header(row, where)
+        elif len(row) != len(header):
+            problems.refuse(where, f"expected {len(header)} columns, got {len(row)}: {line!r}")
+        else:
+            yield where, {name: text for name, text in zip(header, row, strict=True) if name in _KNOWN}
+
+
+def _parquet(path: Path, problems: Problems) -> Iterator[_Row]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            header = _header(columns, str(path))
+            chosen = [column for column, name in zip(columns, header, strict=True) if name in _KNOWN]
+            table = file.read(chosen).rename_columns([_ALIASES.get(column, column) for column in chosen])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    for number, row in enumerate(table.to_pylist()):
+        if not isinstance(row["path"], str):
+            problems.refuse(f"{path}: row {number}", f"expected path to be a text, got {row['path']!r}")
+        else:
+            yield f"{path}: row {number}", {name: "" if v is None else str(v) for name, v in row.items()}
+
+
+def _header(columns: list[str], where: str) -> list[str]:
+    names = [_ALIASES.get(column.strip(), column.strip()) for column in columns]
+    known = [name for name in names if name in _KNOWN]
+    if "path" not in known or len(set(known)) != len(known):
+        raise ValueError(f"{where}: expected {_LAYOUT}, each once; got {', '.join(columns)}")
+    for group in (_EDGES, _SIZE):
+        if len(set(group).intersection(known)) not in (0, len(group)):
+            raise ValueError(f"{where}: expected all of {', '.join(group)} or none; got {', '.join(columns)}")
+    return names
+
+
+def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The class of each text in column label, and the classes' names."""
+    for where, row in rows:
+        if not row["label"]:
+            problems.refuse(where, "expected a label, got none", row["path"])
+    texts = sorted({row["label"] for _, row in rows} - {""})
+    values = [whole(text) for text in texts]
+    if None in values:
+        return {text: index for index, text in enumerate(texts)}, tuple(texts)
+    return dict(zip(texts, values, strict=True)), class_names([path.parent], values)

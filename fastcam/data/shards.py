@@ -1,0 +1,165 @@
+"""WebDataset: tar files with x.jpg, x.cls and x.json for each sample x."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastcam.data.pictures import Packed, Pictures, id_problem
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, class_names, whole
+from fastcam.decoding import SUFFIXES
+
+_MAX_PICTURE, _MAX_TEXT = 1 << 28, 1 << 20  # bytes
+_TEXTS = ("cls", "json")
+
+
+def read_shards(
+    shards: Sequence[Path], *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
+) -> Pictures:
+    """Index tar files, in one pass over their headers; nothing is extracted, and pickled members are never read.
+
+    A sample's members follow each other and share a name up to the first dot: one picture, x.cls (class index, in
+    digits) and x.json (an object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Other members are
+    ignored. Classes are named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
+
+    Args:
+        shards: the tar files, uncompressed.
+        truth_only: changes nothing.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, ids SHARD/MEMBER.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a file that is no such tar or cut off, a member that is absolute, outside ("..") or a link, a
+            picture that comes twice, a malformed cls or json, a box outside its picture, labels for some pictures only.
+    """
+    problems = Problems(bad)
+    found = [entry for shard in shards for entry in _samples(shard, problems)]
+    labelled = [entry.label is not None for entry in found]
+    if any(labelled):
+        for entry in found:
+            if entry.label is None:
+                problems.refuse(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
+    root = shards[0].parent
+    names = class_names([root], (entry.label for entry in found if entry.label is not None))
+    return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only)
+
+
+def _samples(shard: Path, problems: Problems) -> Iterator[Found]:
+    key, parts = None, {}
+    for member in _members(shard, problems):
+        folder, name = os.path.split(member.name)
+        stem, _, suffix = name.partition(".")
+        if (folder, stem) != key:
+            if parts:
+                yield from _sample(parts, problems)
+            key, parts = (folder, stem), {}
+        kind = "picture" if f".{suffix.lower()}" in SUFFIXES else suffix.lower()
+        if kind == "picture" or kind in _TEXTS:
+            if kind in parts:
+                problems.refuse(str(member), f"another {kind} of the same sample", f"{shard.name}/{member.name}")
+            parts[kind] = member
+    if parts:
+        yield from _sample(parts, problems)
+
+
+def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
+    """The regular files in a tar file."""
+    if not shard.is_file():
+        raise FileNotFoundError(f"no file {shard}")
+    length, end = shard.stat().st_size, -1
+    try:
+        tar = tarfile.open(shard, "r:")  # noqa: SIM115 (closed below)
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard}: not an uncompressed tar file: {error}") from error
+    with tar:
+        while True:
+            tar.members = []  # tarfile would keep them all
+            try:
+                member = tar.next()
+            except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+                raise ValueError(f"{shard}: damaged after byte {end}: {error}") from error
+            if member is None:
+                break
+            if not end < tar.offset <= length or member.size < 0:
+                raise ValueError(f"{shard}: {member.name!r} is cut off: the file has {length} bytes")
+            end = tar.offset
+            name = member.name.removeprefix("./")
+            problem = id_problem(name) or (None if member.isreg() else "it is no regular file")
+            if member.isdir():
+                continue
+            if problem or member.issparse():
+                problems.refuse(str(shard), f"member {name!r}: {problem or 'it is sparse'}")
+            else:
+                yield Packed(shard, name, member.offset_data, member.size)
+        # tarfile takes a damaged header for the end.
+        tar.fileobj.seek(tar.offset)
+        if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+            raise ValueError(f"{shard}: damaged at byte {tar.offset}: no header of a member")
+
+
+def _sample(parts: dict[str, Packed], problems: Problems) -> Iterator[Found]:
+    picture = parts.get("picture")
+    if picture is None:
+        first = next(iter(parts.values()))
+        problems.refuse(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
+        return
+    id = f"{picture.path.name}/{picture.name}"
+    entry = Found(str(picture), id, picture)
+    try:
+        if picture.size > _MAX_PICTURE:
+            raise ValueError(f"{picture}: {picture.size} bytes, more than {_MAX_PICTURE}")
+        if "json" in parts:
+            entry = _described(entry, parts["json"])
+        if "cls" in parts:
+            text = _text(parts["cls"]).strip()
+            label = whole(text)
+            if label is None or entry.label not in (None, label):
+                raise ValueError(f"{parts['cls']}: expected a class index, that of the json if it tells, got {text!r}")
+            entry = entry._replace(label=label)
+    except ValueError as error:
+        problems.caught(error, id)
+    yield entry
+
+
+def _text(member: Packed) -> str:
+    if member.size > _MAX_TEXT:
+        raise ValueError(f"{member}: {member.size} bytes, more than {_MAX_TEXT}")
+    with member.path.open("rb") as file:
+        file.seek(member.offset)
+        try:
+            return file.read(member.size).decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{member}: expected UTF-8: {error}") from error
+
+
+def _described(entry: Found, member: Packed) -> Found:
+    try:
+        told = json.loads(_text(member))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{member}: not well-formed JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{member}: expected an object")
+    label, boxes = told.get("label"), told.get("boxes")
+    size = told.get("width"), told.get("height")
+    if label is not None and not (type(label) is int and 0 <= label < 1 << 31):
+        raise ValueError(f"{member}: expected `label` to be a class index, got {label!r}")
+    if size != (None, None):
+        if not all(type(side) is int and 0 < side < 1 << 31 for side in size):
+            raise ValueError(f"{member}: expected positive whole numbers `width` and `height`, got {size}")
+        entry = entry._replace(size=size)
+    if boxes is not None:
+        try:
+            array = np.array(boxes, np.float64)
+            if array.shape != (len(boxes), 4) and boxes != []:
+                raise ValueError
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{member}: expected `boxes` to be a list of [x0, y0, x1, y1], got {boxes!r}") from error
+        entry = entry._replace(boxes=array.reshape(-1, 4))
+    return entry._replace(label=label)
