@@ -20,7 +20,7 @@ LAYERS = [
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
-    ["panels"],
+    ["panels", "outputs"],
     ["visualize"],
     ["methods"],
     ["ops", "reference", "removal", "baselines"],
@@ -39,7 +39,8 @@ PUBLIC += ["visualize", "writers", "report", "training", "localization", "data",
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
 PUBLIC += ["data.sample", "data.overview"]
-PUBLIC += ["metrics", "removal", "panels", "explanation"]
+PUBLIC += ["metrics", "removal", "panels", "explanation", "outputs", "outputs.maps", "outputs.table"]
+PUBLIC += ["outputs.files", "outputs.text", "outputs.documents", "outputs.annotations", "outputs.rasters"]
 
 
 def test_public_names_exist():

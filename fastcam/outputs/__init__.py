@@ -25,7 +25,7 @@ class Format(NamedTuple):
         write: (path, info, options) to a context manager that gives what writes a picture.
         options: fields of `Options` that it knows.
         maps: it needs the maps of a run.
-        beside: names further files that it writes.
+        beside: names a second file that it writes.
     """
 
     name: str
@@ -139,7 +139,8 @@ def export(
     table = Table(run)
     check_formats([format], table.has_maps)
     path = Path(os.path.abspath(table.path.with_name(chosen.name) if out is None else out))
-    targets = [path] if chosen.beside is None else [path, chosen.beside(path)]
+    alone = chosen.beside is None or annotations is not None  # given annotations list the images already
+    targets = [path] if alone else [path, chosen.beside(path)]
     if len({table.path.resolve(), *targets}) <= len(targets):
         raise ValueError(f"{path} is the table itself, or what is to be written beside it: choose another name")
     for target in targets:

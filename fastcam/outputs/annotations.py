@@ -33,6 +33,7 @@ def voc(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
     """
 
     def add(picture: Picture) -> int:
+        check_id(picture.id)
         if printable(picture.id) != picture.id:
             raise LeftOut("its name has characters that XML cannot hold")
         objects = []

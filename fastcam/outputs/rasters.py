@@ -37,7 +37,8 @@ def png(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
     def add(picture: Picture) -> int:
         values = _highest(picture, upsampling, options.size or "picture")
         with folder.create(picture.id, ".png") as file:
-            Image.fromarray((255 * values).astype(np.uint8)).save(file, "PNG")
+            # The first level of compression is five times as fast as the usual one, its files a seventh larger.
+            Image.fromarray((255 * values).astype(np.uint8)).save(file, "PNG", compress_level=1)
         return len(picture.found)
 
     with new_folder(path, info) as folder:
