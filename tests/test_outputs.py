@@ -43,7 +43,7 @@ def run(tmp_path) -> Path:
     """
     rows = [
         row("a/x.jpg", (10.25, 20.5, 110.75, 80.125), 2, "cat", score=0.75),
-        row("a/x.jpg", (0, 0, 5.5, 100), 2, "cat", score=0.5, number=1),
+        row("a/x.jpg", (0, 0, 5.5, 100), 2, "cat", score=0.75, number=2, box_score=0.5),
         row("a/x.jpg", (150, 50, 200, 100), 0, "ant", rank=2, score=0.125),
         error("a/broken.jpg"),
         row("b/x.jpg", (0, 0, 200, 100), 2, "cat"),
@@ -172,7 +172,8 @@ def test_csv(run):
         assert got["class_name"] == wanted["class_name"]
         for name in ("width", "height", "rank", "class_id"):
             assert int(got[name]) == wanted[name]
-        assert np.float32(got["score"]) == np.float32(wanted["score"])
+        for name in ("score", "box", "box_score"):
+            assert np.float32(got[name]) == np.float32(wanted[name])
         if wanted["x1"]:
             assert [np.float32(got[edge]) for edge in ("x0", "y0", "x1", "y1")] == [
                 np.float32(wanted[edge]) for edge in ("x0", "y0", "x1", "y1")
@@ -190,7 +191,7 @@ def test_boxes_come_back_through_the_readers(format, tmp_path):
     rows = [
         row(id, box, index % 3, names[index % 3], size, number=number)
         for index, (id, size) in enumerate(zip(ids, sizes, strict=True))
-        for number, box in enumerate(boxes[index].tolist())
+        for number, box in enumerate(boxes[index].tolist(), 1)
     ]
     path = export(tables.write(tmp_path / "run", rows), format, tmp_path / "out.csv" if format == "csv" else None).path
     back = data.load(path, truth_only=True)
@@ -456,13 +457,30 @@ def test_boxes_are_kept_inside_the_picture_and_at_least_a_pixel(tmp_path):
 
 def test_rows_that_cannot_be(tmp_path):
     good = row("a.jpg", (1, 2, 3, 4))
-    for changes in ({"x0": None}, {"score": float("inf")}, {"width": 0}, {"class_id": -1}, {"rank": None}):
+    for changes in (
+        {"x0": None},
+        {"score": float("inf")},
+        {"box_score": float("nan")},
+        {"width": 0},
+        {"class_id": -1},
+        {"rank": None},
+    ):
         run = tables.write(tmp_path / "run", [good | changes])
         with pytest.raises(ValueError, match=r"'a.jpg'"):
             export(run, "csv", overwrite=True)
     run = tables.write(tmp_path / "run", [good, good | {"height": 5}])
     with pytest.raises(ValueError, match="contradict"):
         export(run, "csv")
+
+
+def test_tables_without_numbers_and_scores_of_boxes(run, tmp_path):
+    """As runs of one box for each class once had them."""
+    whole = pq.read_table(run / "boxes.parquet").drop_columns(["box", "box_score", "orientation", "decoder"])
+    pq.write_table(whole, tmp_path / "old.parquet")
+    boxes = json.loads(export(tmp_path / "old.parquet", "coco").path.read_text())
+    assert [box["score"] for box in boxes] == [0.75, 0.75, 0.125, 0.5]
+    with export(tmp_path / "old.parquet", "csv").path.open(newline="") as file:
+        assert [(row["box"], row["box_score"] == row["score"]) for row in csv.DictReader(file)] == [("1", True)] * 5
 
 
 def test_tables_that_are_none(tmp_path, run):

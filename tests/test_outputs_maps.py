@@ -43,7 +43,7 @@ def run(tmp_path) -> Path:
     cams = [coarse(index) for index in range(4)]
     rows = [
         row("a/x.jpg", (1, 2, 30, 40), 3, "owl", SIZES[0], cam=cams[0]),
-        row("a/x.jpg", (5, 6, 7, 8), 3, "owl", SIZES[0], number=1),
+        row("a/x.jpg", (5, 6, 7, 8), 3, "owl", SIZES[0], number=2),
         row("a/x.jpg", (5, 6, 7, 8), 1, "bee", SIZES[0], rank=2, cam=cams[1]),
         error("a/y.jpg"),
         row("b/x.jpg", (1, 2, 30, 40), 0, "ant", SIZES[1], cam=cams[2]),

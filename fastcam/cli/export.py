@@ -12,7 +12,7 @@ from fastcam.cli import options
 
 @options.plain_errors()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of `fastcam localize`, or its boxes.parquet.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `fastcam localize`, or its boxes.parquet.")],
     format: Annotated[
         str, typer.Option(help="coco, csv, labelstudio, voc, yolo, wsol; of runs that keep maps: png, npy, wsss.")
     ],

@@ -19,6 +19,7 @@ from fastcam.writers import replacing
 Add = Callable[[Picture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut
 
 _COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
+_COLUMNS += ("box", "box_score")
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def coco_images(path: Path) -> Path:
 
 @contextmanager
 def table(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
-    """Write CSV with a header: the table's columns but for status and error, one row for each box.
+    """Write CSV with a header: the table's columns from image_id to y1, box and box_score; a row for each box.
 
     Numbers are the shortest that give the same float32 again. Where a map was constant, the corners are empty.
 
@@ -124,7 +125,8 @@ def table(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add
         size = picture.width, picture.height
         for box in picture.boxes:
             corners = map(_short, box.corners) if box.found else ("",) * 4
-            rows.writerow((picture.id, *size, box.rank, box.class_id, box.class_name, _short(box.score), *corners))
+            named = box.rank, box.class_id, box.class_name, _short(box.class_score)
+            rows.writerow((picture.id, *size, *named, *corners, box.number, _short(box.score)))
         return len(picture.found)
 
     with _opened(path) as file:

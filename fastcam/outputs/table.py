@@ -16,6 +16,7 @@ from fastcam.writers import SCHEMA
 _EDGES = ("x0", "y0", "x1", "y1")
 _NUMBERS = ("width", "height", "rank", "class_id", "score", *_EDGES)
 _NAMES = ("image_id", "class_name", "status", "error", *_NUMBERS)
+_BOX = {"box": pa.int32(), "box_score": pa.float32()}  # of runs that may find several boxes of a class
 _CAM = ("cam", "cam_height", "cam_width")
 _ROWS = 4096  # in memory at a time; with maps, a sixteenth
 
@@ -27,15 +28,19 @@ class Box(NamedTuple):
         rank: place of the class among all by score, 1 the highest.
         class_id: index of the class.
         class_name: its name; None if that is unknown or blank.
-        score: of the class, in [0, 1].
+        class_score: in [0, 1].
         corners: x0, y0, x1, y1, half-open, in pixels of the upright picture and inside it.
+        number: of the box within its class, 1 the largest.
+        score: of the box, in [0, 1]; that of its class where the table has no other.
     """
 
     rank: int
     class_id: int
     class_name: str | None
-    score: float
+    class_score: float
     corners: tuple[float, float, float, float]
+    number: int
+    score: float
 
     @property
     def name(self) -> str:
@@ -118,6 +123,9 @@ class Table:
                 raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {wanted}")
             self.info = told(file)
             self.has_maps = set(_CAM) <= set(schema.names)
+            self._box = [
+                name for name, kind in _BOX.items() if name in schema.names and schema.field(name).type == kind
+            ]
             self._rows = file.metadata.num_rows
 
     def pictures(self, maps: bool = False, progress: bool = False) -> Iterator[Picture]:
@@ -141,7 +149,9 @@ class Table:
     def _read(self, maps: bool, bar: tqdm) -> Iterator[dict[str, Any]]:
         with open_table(self.path) as file:
             try:
-                for batch in file.iter_batches(_ROWS // 16 if maps else _ROWS, columns=[*_NAMES, *_CAM * maps]):
+                for batch in file.iter_batches(
+                    _ROWS // 16 if maps else _ROWS, columns=[*_NAMES, *self._box, *_CAM * maps]
+                ):
                     yield from batch.to_pylist()
                     bar.update(len(batch))
             except (pa.ArrowInvalid, OSError) as error:  # pyarrow has OSErrors for damaged pages
@@ -154,7 +164,8 @@ class Table:
         width, height = rows[0]["width"], rows[0]["height"]
         kept = {}
         for row in rows:
-            if any(row[name] is None or not math.isfinite(row[name]) for name in _NUMBERS):
+            numbers = [row[name] for name in _NUMBERS]
+            if None in numbers or not all(map(math.isfinite, [*numbers, row.get("box_score") or 0])):
                 raise ValueError(f"{self.path}: a row of {id!r} has an empty or infinite number")
             if (row["width"], row["height"]) != (width, height) or min(width, height) < 1 or row["class_id"] < 0:
                 raise ValueError(f"{self.path}: rows of {id!r} contradict each other, or have a negative number")
@@ -168,6 +179,8 @@ class Table:
                 row["class_name"] if (row["class_name"] or "").strip() else None,
                 row["score"],
                 tuple(min(max(row[edge], 0.0), float(end)) for edge, end in ends.items()),
+                row.get("box") or 1,
+                row["score"] if row.get("box_score") is None else row["box_score"],
             )
             for row in rows
         ]
