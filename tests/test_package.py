@@ -20,7 +20,7 @@ LAYERS = [
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
-    ["panels"],
+    ["panels", "outputs"],
     ["visualize"],
     ["methods"],
     ["ops", "reference", "removal", "baselines"],
