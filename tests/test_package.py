@@ -19,6 +19,7 @@ LAYERS = [
     ["demo", "bench_gpu"],
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
+    ["distributed"],
     ["localization", "explanation"],
     ["panels"],
     ["visualize"],
@@ -37,6 +38,7 @@ PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
 PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
 PUBLIC += ["localization", "localization.inputs", "localization.local", "localization.network"]
 PUBLIC += ["localization.plan", "localization.settings", "localization.table", "localization.worker"]
+PUBLIC += ["distributed", "distributed.checks", "distributed.ranks", "distributed.tasks"]
 PUBLIC += ["visualize", "writers", "report", "training", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]

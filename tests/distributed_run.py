@@ -1,0 +1,16 @@
+"""A rank of a run, or the driver of one on Ray, in a process of its own: FOLDER OUT ENGINE PAUSE PATIENCE."""
+
+import os
+import sys
+
+from fastcam import distributed
+from tests.engine_run import OPTIONS, Tiny
+
+
+def run(folder: str, out: str, engine: str, pause: str, patience: str, **variables: str) -> None:
+    os.environ.update(variables)
+    distributed.localize(Tiny(float(pause)), folder, out=out, engine=engine, patience=float(patience), **OPTIONS)
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])
