@@ -186,6 +186,8 @@ def test_find_pictures(tmp_path, monkeypatch):
     assert ignored == {".txt": 3}
     everything = ["z.webp", "a/x.JPEG", "a/y.jfif", "a/deep/x.png", "b/x.jpg"]
     assert ids(tmp_path) == everything
+    some = [id for id, _ in find_pictures([tmp_path], skip=[tmp_path / "a" / "deep", tmp_path / "none"])]
+    assert some == [id for id in everything if "deep" not in id]
     assert ids(tmp_path, tmp_path / "a", tmp_path / "z.webp", tmp_path) == everything
     assert ids(tmp_path / "b" / "x.jpg") == ["x.jpg"]
     assert ids(tmp_path / "b" / "x.jpg", tmp_path / "a" / "deep") == ["b/x.jpg", "a/deep/x.png"]

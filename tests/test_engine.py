@@ -223,6 +223,17 @@ def test_changed_inputs_are_noticed(tmp_path):
         localize(Tiny(), folder, out=tmp_path / "d", **OPTIONS)
 
 
+@pytest.mark.parametrize("place", ["", "run", "../run"])
+def test_a_run_within_its_inputs_does_not_find_its_own_files(folder, tmp_path, place):
+    source = tmp_path / "in"
+    shutil.copytree(folder / "00", source)
+    for _ in range(2):
+        summary = localize(Tiny(), source, out=source / place, overlays=3, **OPTIONS)
+        assert summary.pictures == 13
+    assert len(list((source / place / "overlays").iterdir())) == 3
+    assert {path.name for path in source.glob("*.png")} == {path.name for path in (folder / "00").iterdir()}
+
+
 def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):
     shutil.copytree(folder, tmp_path / "in")
     plan = begun(tmp_path / "in", tmp_path / "out")

@@ -19,6 +19,12 @@ from tests import oracle
 from tests.evaluations import CLASSES, PROTOCOL, write_wsol
 
 
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch) -> None:
+    """Which take longer than all else here, and are looked at elsewhere."""
+    monkeypatch.setattr("fastcam.evaluation.plots.box_accuracy", lambda result, path: path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return write_wsol(tmp_path_factory.mktemp("wsol"), 9)
@@ -81,6 +87,7 @@ BAD_MAPS = {
     "outside": lambda path, good: np.save(path, good * 1.5),
     r"must be \[28, 36\]": lambda path, good: np.save(path, good[:-1]),
     r"floating \[H, W\], got float64 \[28, 36, 1\]": lambda path, good: np.save(path, good[..., None]),
+    "is float32, others are float64": lambda path, good: np.save(path, good.astype(np.float32)),
     "got uint8": lambda path, good: np.save(path, (good * 255).astype(np.uint8)),
     r"no \.npy file": lambda path, good: path.write_bytes(b"not an array"),
     r"no \.npy file of numbers: Object": lambda path, good: np.save(path, good.astype(object), allow_pickle=True),

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import transforms
 
 from fastcam.data import Sample
-from fastcam.decoding import DecodeError
+from fastcam.decoding import DecodeError, Preprocess
 from fastcam.localization import localize, worker
 from fastcam.models import ModelConfig
 from fastcam.writers import SCHEMA
@@ -219,6 +219,75 @@ def test_table(model, folder, tmp_path):
     assert (made_by["method"], made_by["threshold"], made_by["relu"], made_by["size"]) == ("cam", 0.2, True, SIZE)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_all_boxes(model, folder, tmp_path, resize):
+    """Against SciPy's components of the map, computed here."""
+    config = ModelConfig(**{**vars(CONFIG), "resize": resize})
+    options = {"config": config, "top_k": 2, "threshold": 0.5}
+    rows = run(model, folder, tmp_path, boxes="all", min_area=0.02, **options)
+    largest = run(model, folder, tmp_path, "largest", **options)
+    several = 0
+    for first in largest:
+        found = [row for row in rows if (row["image_id"], row["rank"]) == (first["image_id"], first["rank"])]
+        assert [row["box"] for row in found] == list(range(1, len(found) + 1))
+        kept = set(first) - {"box_score"}
+        assert {name: found[0][name] for name in kept} == {name: first[name] for name in kept}
+        assert first["box_score"] == first["score"]
+        frame, geometry = Preprocess.of(config).frame(opened(folder / first["image_id"]))
+        images = Preprocess.of(config).normalize(torch.from_numpy(frame)[None])
+        coarse = torch.einsum("k,khw->hw", model.classifier.weight[first["class_id"]], model.features(images)[0])
+        map = F.interpolate(coarse[None, None], (SIZE, SIZE), mode="bilinear")[0, 0].double().numpy()
+        map = (map - map.min()) / (map.max() - map.min())
+        labels, _ = ndimage.label(map > 0.5, np.ones((3, 3)))
+        areas = np.bincount(labels.ravel())[1:]
+        order = [i for i in np.argsort(-areas, kind="stable") if areas[i] >= 0.02 * SIZE * SIZE]
+        assert len(order) == len(found)
+        several += len(order) > 1
+        for i, row in zip(order, found, strict=True):
+            y, x = ndimage.find_objects(labels)[i]
+            corners = geometry.to_original(np.array([x.start, y.start, x.stop, y.stop]))
+            assert np.allclose(box(row), corners, atol=1e-4)
+            assert row["box_score"] == pytest.approx(row["score"] * map[y, x].max(), abs=1e-5)
+    assert several > 3
+
+
+def test_a_constant_map_has_one_empty_box(model, folder, tmp_path):
+    model.classifier.weight.data.zero_()
+    for boxes in ("largest", "all"):
+        rows = run(model, folder, tmp_path, boxes, boxes=boxes)
+        assert [(row["box"], box(row), row["status"]) for row in rows] == [(1, [0] * 4, "ok")] * 7
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_a_compiled_network_gives_the_same(model, folder, tmp_path, monkeypatch, top_k):
+    compiled, compile = [], torch.compile
+
+    def traced(function, *, mode, dynamic):
+        compiled.append(mode)
+        return compile(function, backend="eager", dynamic=dynamic)  # traced, without a compiler
+
+    monkeypatch.setattr(torch, "compile", traced)
+    options = {"batch_size": 3, "maps": True, "overlays": 1, "top_k": top_k}
+    expected_rows = run(model, folder, tmp_path, "plain", **options)
+    assert run(model, folder, tmp_path, compile="reduce-overhead", **options) == expected_rows
+    assert compiled == ["reduce-overhead"]
+    assert not model.features._forward_hooks
+    with pytest.raises(ValueError, match="`compile` is for the method cam"):
+        run(model, folder, tmp_path, "b", compile="default", method="gradcam")
+
+
+def test_bfloat16_and_the_order_of_memory(model, folder, tmp_path):
+    rows = run(model, folder, tmp_path, channels_last=False, top_k=CLASSES)
+    stride = model.features[0].weight.stride()
+    for name, options in (("last", {"channels_last": True}), ("half", {"precision": "bfloat16"})):
+        for ours, theirs in zip(run(model, folder, tmp_path, name, top_k=CLASSES, **options), rows, strict=True):
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-6 if name == "last" else 2e-2)
+            if name == "last":
+                assert box(ours) == box(theirs)
+    assert model.features[0].weight.stride() == stride
+
+
 def test_an_empty_list_gives_an_empty_table(model, tmp_path):
     assert run(model, [], tmp_path) == []
 
@@ -407,6 +476,15 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"target_layers": "feature"}, ValueError, "features"),
         ({"mode": "cubic"}, ValueError, "bicubic"),
         ({"backend": "fast"}, ValueError, "fused"),
+        ({"boxes": "both"}, ValueError, "`boxes` must be one of largest, all"),
+        ({"min_area": 2}, ValueError, "`min_area` must be a fraction"),
+        ({"precision": "float16"}, ValueError, "`precision` must be one of"),
+        ({"compile": "fast"}, ValueError, "`compile` must be one of"),
+        ({"decoder": "turbo"}, ValueError, "`decoder` must be one of opencv, pillow"),
+        ({"threads": 0}, ValueError, "`threads` must be a whole number"),
+        ({"workers": 0}, ValueError, "`workers` must be a whole number"),
+        ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),
+        ({"maps": True, "target_layers": ["features.0", "features.1"]}, ValueError, "`maps` are one target layer's"),
     ],
 )
 def test_options_are_checked_before_work_begins(model, folder, tmp_path, options, error, text):

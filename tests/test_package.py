@@ -34,15 +34,20 @@ PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoo
 PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
 PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
 PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
-PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table"]
+PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table", "evaluation.sources", "evaluation.store"]
+PUBLIC += ["evaluation.network", "evaluation.boxes", "evaluation.state", "evaluation.run", "evaluation.outputs"]
+PUBLIC += ["evaluation.cases", "evaluation.plots", "pipeline"]
 PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
 PUBLIC += ["localization", "localization.inputs", "localization.local", "localization.network"]
-PUBLIC += ["localization.plan", "localization.settings", "localization.table", "localization.worker"]
+PUBLIC += ["localization.passes", "localization.plan", "localization.settings", "localization.table"]
+PUBLIC += ["localization.worker"]
 PUBLIC += ["distributed", "distributed.checks", "distributed.ranks", "distributed.tasks"]
-PUBLIC += ["visualize", "writers", "report", "training", "data", "data.folder"]
+PUBLIC += ["visualize", "writers", "training", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
 PUBLIC += ["data.sample", "data.overview"]
+PUBLIC += ["report.galleries", "report.runs", "report.page", "report.tables", "report.truth", "report.statistics"]
+PUBLIC += ["report.choice", "report.pictures", "report.charts"]
 PUBLIC += ["metrics", "removal", "panels", "explanation"]
 
 
@@ -66,6 +71,7 @@ def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
         fastcam.localize,
         fastcam.explain,
         fastcam.train,
+        fastcam.evaluate,
         fastcam.overlay,
         fastcam.show_cam_on_image,
     ):

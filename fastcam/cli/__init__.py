@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, info, localize, train
+from fastcam.cli import bench, compare, data, demo, evaluate, explain, info, localize, report, train
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -46,6 +46,7 @@ for _command in (
     demo.demo,
     train.train,
     localize.localize,
+    report.report,
     evaluate.evaluate,
     compare.compare,
     explain.explain,

@@ -28,7 +28,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="ROW,ROW,…",
-            help="Rows METHOD[+tap][+clamp][+pas][+eigen][+aug]: cam+tap, gradcam++, layercam+eigen, … [those of CAM's family].",
+            help="METHOD[+tap][+clamp][+pas][+eigen][+aug], as cam+tap, layercam+eigen [CAM and its family].",
         ),
     ] = None,
     target_layer: options.TargetLayer = None,

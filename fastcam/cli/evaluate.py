@@ -86,9 +86,10 @@ def evaluate(
     from fastcam.evaluation.run import evaluate
 
     begin = time.perf_counter()
-    chosen = {"method": method, "target_layers": target_layer, "tap": tap, "clamp": clamp, "relu": relu}
-    chosen |= {"smooth": options.parts(smooth)}
-    network = {name: value for name, value in chosen.items() if value not in (None, False, [], "cam")}
+    chosen = {"method": method, "tap": tap, "clamp": clamp}
+    network = {name: value for name, value in chosen.items() if value not in ("cam", False)}
+    chosen = {"target_layers": target_layer or None, "relu": relu, "smooth": options.parts(smooth)}
+    network |= {name: value for name, value in chosen.items() if value is not None}
     given = options.given(size, None, mean, std, class_names, num_classes, None)
     if weights is not None:
         model, network["config"] = options.load(weights, arch, given)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 _READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -11,7 +11,9 @@ SUFFIXES = frozenset((*_READ, *_NOT_READ))  # what counts as a picture in a fold
 
 
 def find_pictures(
-    paths: Iterable[str | os.PathLike[str]], ignored: Counter[str] | None = None
+    paths: Iterable[str | os.PathLike[str]],
+    ignored: Counter[str] | None = None,
+    skip: Collection[str | os.PathLike[str]] = (),
 ) -> Iterator[tuple[str, Path]]:
     """List picture files, folder by folder, each sorted by name, without holding the list in memory.
 
@@ -21,6 +23,7 @@ def find_pictures(
     Args:
         paths: files and folders.
         ignored: counts files passed over by their suffix, in lower case, if given.
+        skip: folders below that are not searched.
 
     Yields:
         Pairs of id and path. The id is the path relative to the deepest folder that holds all of `paths` (to the
@@ -38,12 +41,13 @@ def find_pictures(
     if not roots:
         return
     folders = {root for root in roots if root.is_dir()}
+    skipped = {os.path.abspath(folder) for folder in skip}
     base = os.path.commonpath([root if root in folders else root.parent for root in roots])
     for root in dict.fromkeys(roots):
         if not folders.isdisjoint(root.parents):
             continue  # comes with that folder
         found = False
-        for path in _walk(root, ignored) if root in folders else [root]:
+        for path in _walk(root, ignored, skipped) if root in folders else [root]:
             found = True
             yield os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "backslashreplace"), path
         if not found:
@@ -51,12 +55,12 @@ def find_pictures(
             raise ValueError(f"no pictures in {root}: looked for {wanted} in it and in all folders below")
 
 
-def _walk(folder: Path, ignored: Counter[str] | None) -> Iterator[Path]:
+def _walk(folder: Path, ignored: Counter[str] | None, skipped: Collection[str]) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise error
 
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if os.path.join(parent, name) not in skipped)
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in SUFFIXES:

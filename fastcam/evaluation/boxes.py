@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
-from fastcam.evaluation.sources import Batch, Loaded, attempt, elsewhere
+from fastcam.evaluation.sources import Batch, Loaded, Source, attempt, elsewhere
 from fastcam.writers import SCHEMA
 
 _NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
 _NONE, _HIGHEST, _LABEL, _ERROR = range(4)
 
 
-class BoxTable:
+class BoxTable(Source):
     """The box of each picture in a boxes.parquet, brought to the frame of a protocol and rounded to its pixels.
 
     It is that of the true class if the table has one, else that of the highest class. Pictures with an error count as
@@ -74,16 +74,13 @@ class BoxTable:
         self.known = 0 if self._labels is None else int(listed.min()) if len(listed) else np.inf
         self.info = {"boxes": self.path.name, "targets": targets}
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:
-        """See `fastcam.evaluation.sources.Source`."""
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:  # noqa: D102 (see Source)
         return ((self.order[position],) for position in positions)
 
-    def load(self, place: int) -> Loaded:
-        """See `fastcam.evaluation.sources.Source`."""
+    def load(self, place: int) -> Loaded:  # noqa: D102 (see Source)
         return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), self._map(place)))
 
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:
-        """See `fastcam.evaluation.sources.Source`."""
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         # Behind all that are listed, if it is none of these.
         places = [one.place for one in loaded]
         ranks = np.where(self._rank > 0, self._rank, 1 + np.maximum(self._listed, 5))[places]

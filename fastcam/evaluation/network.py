@@ -13,12 +13,12 @@ from fastcam import methods, models
 from fastcam.data import Sample
 from fastcam.decoding import Preprocess
 from fastcam.evaluation.protocols import Protocol
-from fastcam.evaluation.sources import Batch, Loaded, attempt
+from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d
 
 
-class Network:
+class Network(Source):
     """Maps of one method on one network.
 
     Args:
@@ -100,16 +100,13 @@ class Network:
             "std": list(self.preprocess.std),
         }
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:
-        """See `fastcam.evaluation.sources.Source`."""
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:  # noqa: D102 (see Source)
         return ((position,) for position in positions)
 
-    def load(self, place: int) -> Loaded:
-        """See `fastcam.evaluation.sources.Source`."""
+    def load(self, place: int) -> Loaded:  # noqa: D102 (see Source)
         return attempt(place, self.data.ids[place], lambda: self._framed(self.data[place]))
 
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:
-        """See `fastcam.evaluation.sources.Source`."""
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         images, labels = self.images(loaded)
         run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
         return self.batch(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)

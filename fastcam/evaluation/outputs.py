@@ -21,7 +21,7 @@ from fastcam.evaluation.sources import Source
 from fastcam.pipeline import batches
 from fastcam.writers import replacing
 
-_CHUNK = 4096  # records in memory at a time
+_CHUNK = 512  # records in memory at a time
 PICTURES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

@@ -77,7 +77,7 @@ def evaluate(
     resume: bool = False,
     part: tuple[int, int] | None = None,
     merge: Sequence[str | os.PathLike[str]] = (),
-    save_every: int = 50,
+    save_every: int = 100,
     batch_size: int = 32,
     overwrite: bool = False,
     progress: bool = True,
@@ -145,6 +145,8 @@ def evaluate(
     rule = PROTOCOLS.get(protocol, protocol) if isinstance(protocol, str) else protocol
     if not isinstance(rule, Protocol):
         raise ValueError(f"unknown protocol {protocol!r}{suggest(str(protocol), list(PROTOCOLS))}")
+    if not 0 <= rule.percentile <= 100:
+        raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {rule.percentile!r}")
     before = None if threshold_from is None else _read_thresholds(Path(threshold_from), rule)
     if before is not None and threshold is not None:
         raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
@@ -176,6 +178,7 @@ def evaluate(
             return Summary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
         told, table = run | result.to_dict(), result.table()
+        told["data"] = {"root": str(getattr(data, "root", "")) or None} | told["data"]
         if isinstance(source, BoxTable):
             told |= source.told(result)
         if not source.labelled:

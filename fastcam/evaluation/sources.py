@@ -7,7 +7,7 @@ positions in that order it makes jobs, `load` does one job (in a thread), and `f
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -56,8 +56,8 @@ class Batch(NamedTuple):
     ranks: Sequence[int | None] | None = None
 
 
-class Source(Protocol):
-    """What gives maps.
+class Source:
+    """What gives maps: the base of all sources.
 
     Attributes:
         order: places in the data set, in the order in which the maps come.
@@ -80,6 +80,7 @@ class Source(Protocol):
         Yields:
             One job for each, in order.
         """
+        raise NotImplementedError
 
     def load(self, place: int, *job: Any) -> Loaded:
         """Do the work of one picture; called in threads.
@@ -91,6 +92,7 @@ class Source(Protocol):
         Returns:
             The picture, ready for `finish`.
         """
+        raise NotImplementedError
 
     def finish(self, loaded: Sequence[Loaded]) -> Batch:
         """Make a batch.
@@ -101,6 +103,7 @@ class Source(Protocol):
         Returns:
             Their maps.
         """
+        raise NotImplementedError
 
 
 def attempt(place: int, id: str, work: Callable[[], tuple[Sample, Any]]) -> Loaded:
@@ -126,14 +129,21 @@ def attempt(place: int, id: str, work: Callable[[], tuple[Sample, Any]]) -> Load
 
 
 def elsewhere(data: Any) -> str:
-    """Tell how ids look where one was not found: often a folder is missing in front of it, or one too many is there."""
+    """Tell how ids look where one was not found: often a folder is missing in front of it, or there is one too many.
+
+    Args:
+        data: the data set, with at least one picture.
+
+    Returns:
+        The end of a sentence.
+    """
     return f"in the data set, whose ids are such as {data.ids[0]}"
 
 
-class MapFolder:
+class MapFolder(Source):
     """Finished maps, one file each: `<image_id>.npy`, as the standard evaluator has them, or the id without its suffix.
 
-    Files hold floating [H, W] in [0, 1]. They are read without pickle.
+    Files hold floating [H, W] in [0, 1], all of one dtype. They are read without pickle.
 
     Args:
         folder: where they lie.
@@ -167,21 +177,33 @@ class MapFolder:
                 self.order.append(place)
                 self._files.append(there[0])
             found.update(dict.fromkeys(there, True))
+        self._dtype = self._first_dtype()
         extra = [name for name, owned in found.items() if not owned]
         reason = f"a map in {self.folder} without a picture {elsewhere(data)}"
         self.problems += [(name, reason) for name in extra]
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """See `Source`."""
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, str]]:  # noqa: D102 (see Source)
         return ((self.order[position], self._files[position]) for position in positions)
 
-    def load(self, place: int, name: str) -> Loaded:
-        """See `Source`."""
-        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), _read_npy(self.folder / name)))
+    def load(self, place: int, name: str) -> Loaded:  # noqa: D102 (see Source)
+        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), self._read(name)))
 
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:
-        """See `Source`."""
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         return Batch(loaded, [one.content for one in loaded], False, False, [one.truth.label for one in loaded])
+
+    def _read(self, name: str) -> np.ndarray:
+        values = _read_npy(self.folder / name)
+        if values.dtype != self._dtype:
+            raise ValueError(f"its map {self.folder / name} is {values.dtype}, others are {self._dtype}")
+        return values
+
+    def _first_dtype(self) -> np.dtype | None:
+        for name in self._files:
+            try:
+                return _read_npy(self.folder / name).dtype
+            except (ValueError, OSError):
+                continue  # is told when its turn comes
+        return None
 
 
 def _files(folder: Path, suffix: str) -> Iterator[str]:

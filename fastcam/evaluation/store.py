@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastcam.data import Sample
-from fastcam.evaluation.sources import Batch, Loaded, attempt, elsewhere
+from fastcam.evaluation.sources import Batch, Loaded, Source, attempt, elsewhere
 from fastcam.writers import replacing
 
 _GROUP = 512  # maps of a row group; what a reader holds at a time
@@ -121,7 +121,7 @@ class MapWriter:
             self._pending.clear()
 
 
-class MapStore:
+class MapStore(Source):
     """Reads the compact store that `MapWriter` writes, row group by row group.
 
     Args:
@@ -184,8 +184,7 @@ class MapStore:
             seen.add(id)
         self.problems += [(id, f"no map in {path}") for id in data.ids if id not in seen]
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """See `Source`."""
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: D102 (see Source)
         wanted = np.array([self._rows[position] for position in positions], np.int64)
         groups = np.searchsorted(self._starts, wanted, "right") - 1
         with pq.ParquetFile(self.path) as file:
@@ -197,12 +196,10 @@ class MapStore:
                     yield self.order[position], row
                 begin = end
 
-    def load(self, place: int, row: dict[str, Any]) -> Loaded:
-        """See `Source`."""
+    def load(self, place: int, row: dict[str, Any]) -> Loaded:  # noqa: D102 (see Source)
         return attempt(place, self.data.ids[place], lambda: self._decoded(place, row))
 
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:
-        """See `Source`."""
+    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         values = torch.from_numpy(np.stack([map for map, _, _ in (one.content for one in loaded)]))
         classes, ranks = ([one.content[i] for one in loaded] for i in (1, 2))
         return Batch(loaded, values, True, self._relu, classes, ranks=None if not any(ranks) else ranks)

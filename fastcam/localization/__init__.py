@@ -31,7 +31,8 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 from tqdm import tqdm
@@ -72,6 +73,11 @@ def localize(
     backend: str = "fused",
     overlays: int = 0,
     maps: bool = False,
+    boxes: Literal["largest", "all"] = "largest",
+    min_area: float = 0.01,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    channels_last: bool = True,
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     decoder: str | None = None,
     threads: int | None = None,
     workers: int = 1,
@@ -118,6 +124,11 @@ def localize(
         overlays: for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture
             with the box of the first class (and the sample's true boxes in green).
         maps: keep the maps, float16 at the target layer's resolution, in the table's column cam.
+        boxes: "largest", the box around the largest component, or "all" of at least `min_area`, largest first.
+        min_area: fraction of the frame that a component must cover; the largest needs not.
+        precision: of the network: "float32" (that of its parameters) or "bfloat16" by autocast, for GPUs.
+        channels_last: lay out pictures and weights with the channels last, which is faster; the weights are put back.
+        compile: mode of `torch.compile`, for the method cam; "reduce-overhead" also replays CUDA graphs.
         decoder: who decodes JPEGs, see `fastcam.decoding.choose_decoder`.
         threads: threads of the network in each process; by default those of a run that is resumed, else torch's.
         workers: processes that share the work; with several, the model must be one that can be pickled, and a script
@@ -140,7 +151,8 @@ def localize(
     """
     options = {"method": method, "target_layers": target_layers, "threshold": threshold, "relu": relu, "mode": mode}
     options |= {"top_k": top_k, "targets": targets, "batch_size": batch_size, "backend": backend, "maps": maps}
-    options |= {"overlays": overlays, "decoder": decoder, "threads": threads}
+    options |= {"overlays": overlays, "boxes": boxes, "min_area": min_area, "precision": precision}
+    options |= {"channels_last": channels_last, "compile": compile, "decoder": decoder, "threads": threads}
     place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
     if not isinstance(workers, int) or workers < 1:
         raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
@@ -190,7 +202,7 @@ def prepare(
         hash_content: likewise.
         overwrite: likewise.
         **options: likewise: method, target_layers, threshold, relu, mode, top_k, targets, batch_size, backend,
-            overlays, maps, decoder and threads.
+            overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
 
     Returns:
         The plan; `finished` tells if there is nothing to do.
@@ -221,7 +233,7 @@ def _prepare(
         raise ValueError(f"`shard_size` must be a whole number of at least 1, got {shard_size!r}")
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
-    opened = open_source(source, options.get("targets"), settings["overlays"])
+    opened = open_source(source, options.get("targets"), settings["overlays"], Path(out))
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     known = {"pictures": count, "shard_size": shard_size, "content": hash_content, "overwrite": overwrite}
     return prepare_folder(out, settings, names, files, **known), items

@@ -62,13 +62,16 @@ class Files:
         source: files and folders, or a data set of picture files.
         targets: as for `fastcam.localization.localize`.
         drawn: so many of the first get their true boxes.
+        out: the run's folder: what it writes is no input, even if its folder is one of theirs, or in one.
 
     Attributes:
         ignored: files in folders that are no pictures, by suffix; counted anew with each listing.
     """
 
-    def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
-        self.source, self.targets, self.drawn = source, targets, drawn
+    def __init__(
+        self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int, out: Path
+    ) -> None:
+        self.source, self.targets, self.drawn, self.out = source, targets, drawn, out
         self.ignored: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Item]:
@@ -99,7 +102,7 @@ class Files:
 
     def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, list[float] | None]]:
         if not isinstance(self.source, Pictures):
-            for key, path in find_pictures(self.source, self.ignored):
+            for key, path in find_pictures(self.source, self.ignored, (self.out, self.out / "overlays")):
                 yield key, path, (None, None), None, None
             return
         pictures = self.source
@@ -201,13 +204,14 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
                 index += 1
 
 
-def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Iterator[Item], int | None]":
+def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files | tuple[Iterator[Item], int | None]":
     """Tell files from samples.
 
     Args:
         source: as for `fastcam.localization.localize`.
         targets: likewise.
         drawn: so many of the first get their true boxes.
+        out: the run's folder.
 
     Returns:
         The files; or the inputs that a data set gives, once, and their number where that is known.
@@ -220,7 +224,7 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
     if isinstance(source, Pictures) or (
         isinstance(source, list | tuple) and all(isinstance(path, str | os.PathLike) for path in source)
     ):
-        return Files(source, targets, drawn)
+        return Files(source, targets, drawn, out)
     # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return (Item(i, str(i), sample=_read(source, i)) for i in range(len(source))), len(source)

@@ -1,8 +1,8 @@
 """Batches of pictures through the network, to rows."""
 
 import re
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam import methods, visualize
 from fastcam.decoding import Geometry, Preprocess
+from fastcam.localization.passes import Compiled, Run, observed
 from fastcam.writers import Row, replacing
 
 
@@ -96,11 +97,16 @@ class Network:
         self.num_classes: int | None = settings["num_classes"]
         self.like = next(model.parameters(), torch.empty(0))
         self.smallest_batch: int = settings["batch_size"]
+        self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(self.settings["threads"])
+        if self.settings["channels_last"]:
+            self._stack.enter_context(_channels_last(self.model))
+        if self._compiled is not None:
+            self._stack.enter_context(self._compiled)
         return self
 
     def __exit__(
@@ -171,11 +177,13 @@ class Network:
                 frames[i] = picture.frame
                 targets[i] = picture.target or 0
         images = self.preprocess.normalize(torch.from_numpy(frames).to(self.like.device)).to(self.like.dtype)
+        if self.settings["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
         top_k = self.settings["top_k"]
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
-        run = methods.observe([self.cam], images, chosen, top_k)
-        boxes = self.cam.boxes(run, threshold=self.settings["threshold"])
-        logits, classes = run.logits.float(), run.chosen.classes
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bfloat16"):
+            run = self._run(images, chosen, top_k)
+        logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
         values = logits.gather(1, classes)
         if top_k:
@@ -183,27 +191,59 @@ class Network:
         else:
             ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
         scores = logits.softmax(1).gather(1, classes)
-        cams = self.cam.coarse(run).half().cpu().numpy() if self.settings["maps"] else None
+        found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
+        cams = run.coarse().half().cpu().numpy() if self.settings["maps"] else None
 
         finite = logits.isfinite().all(1).tolist()
-        columns = boxes.cpu().numpy(), ranks.tolist(), classes.tolist(), scores.tolist()
+        columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
         rows: list[Row] = []
         for i, picture in enumerate(batch):
             if picture.error is not None or not finite[i]:
                 rows.append(picture.failed(picture.error or "model: its logits are not finite"))
                 continue
-            corners, *listed = (column[i] for column in columns)
             first, how = len(rows), (picture.orientation, picture.decoder)
-            corners = picture.geometry.to_original(corners).tolist()
-            for k, (rank, c, score, edges) in enumerate(zip(*listed, corners, strict=True)):
+            for k, (rank, c, score, (corners, peaks)) in enumerate(
+                zip(*(column[i] for column in columns), strict=True)
+            ):
                 name = self.class_names[c] if self.class_names else None
-                cam = () if cams is None else (cams[i, k].tobytes(), *cams.shape[-2:])
                 what = picture.key, *picture.geometry.original, rank, c, name, score
-                rows.append(Row(*what, *edges, "ok", None, 1, score, *how, *cam))
+                boxes = picture.geometry.to_original(corners).tolist()
+                for number, (edges, peak) in enumerate(zip(boxes, peaks, strict=True), 1):
+                    cam = () if cams is None or number > 1 else (cams[i, k].tobytes(), *cams.shape[-2:])
+                    rows.append(Row(*what, *edges, "ok", None, number, score * peak, *how, *cam))
             if picture.thumbnail is not None:
-                (map,) = self.cam(run)[i, :1]
-                self._draw(picture, map, rows[first])
+                self._draw(picture, run.maps()[i, 0], rows[first])
         return rows
+
+    def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> Run:
+        if self._compiled is not None:
+            return self._compiled(images, chosen, top_k)
+        return observed(self.cam, images, chosen, top_k)
+
+    def _largest(self, run: Run) -> list[list[tuple[np.ndarray, list[float]]]]:
+        """The largest box of each map, with 1 for the peak in it: the full-size maps never exist."""
+        boxes = run.boxes(self.settings["threshold"]).cpu().numpy()
+        return [[(box[None], [1.0]) for box in row] for row in boxes]
+
+    def _components(self, run: Run) -> list[list[tuple[np.ndarray, list[float]]]]:
+        """The boxes of all components that are large enough, largest first, and of the largest in any case."""
+        maps = run.maps()
+        ranks, (height, width) = maps.shape[1], maps.shape[-2:]
+        flat = maps.flatten(0, 1)
+        masks = flat > torch.tensor(self.settings["threshold"], dtype=torch.float32)
+        boxes, areas, owners = (part.cpu().numpy() for part in self.cam.ops.components(masks))
+        heights = flat.cpu().numpy()
+        found = [[(np.zeros((1, 4), np.int32), [1.0])] * ranks for _ in maps]  # where there is none
+        order = np.lexsort((-areas, owners))  # stable: the first in raster order where they tie
+        for chosen in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+            if len(chosen):
+                owner = owners[chosen[0]]
+                large = areas[chosen] >= self.settings["min_area"] * height * width
+                large[0] = True
+                kept = boxes[chosen[large]]
+                peaks = [float(heights[owner, y0:y1, x0:x1].max()) for x0, y0, x1, y1 in kept]
+                found[owner // ranks][owner % ranks] = kept, peaks
+        return found
 
     def _draw(self, picture: Picture, map: Tensor, row: Row) -> None:
         height, width = picture.thumbnail.shape[:2]
@@ -218,6 +258,21 @@ class Network:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
         with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
             Image.fromarray(drawing).save(file, "JPEG", quality=90)
+
+
+@contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Lay out the weights of convolutions as their kernels like it, and at the end as they were."""
+    last = torch.channels_last
+    turned = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous(memory_format=last)]
+    turned = [p for p in turned if not p.is_inference()]
+    for parameter in turned:
+        parameter.data = parameter.data.contiguous(memory_format=last)
+    try:
+        yield
+    finally:
+        for parameter in turned:
+            parameter.data = parameter.data.contiguous()
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -32,6 +32,11 @@ def settings_of(
     backend: str = "fused",
     overlays: int = 0,
     maps: bool = False,
+    boxes: str = "largest",
+    min_area: float = 0.01,
+    precision: str = "float32",
+    channels_last: bool = True,
+    compile: str | None = None,
     decoder: str | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -51,6 +56,11 @@ def settings_of(
         backend: likewise.
         overlays: likewise.
         maps: likewise.
+        boxes: likewise.
+        min_area: likewise.
+        precision: likewise.
+        channels_last: likewise.
+        compile: likewise.
         decoder: likewise.
         threads: likewise; None is left to the plan.
 
@@ -66,6 +76,15 @@ def settings_of(
     for name, (number, smallest) in least.items():
         if not isinstance(number, int) or number < smallest:
             raise ValueError(f"`{name}` must be a whole number of at least {smallest}, got {number!r}")
+    for name, value, known in (
+        ("boxes", boxes, ("largest", "all")),
+        ("precision", precision, ("float32", "bfloat16")),
+        ("compile", compile, (None, "default", "reduce-overhead", "max-autotune")),
+    ):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}, got {value!r}")
+    if not 0 <= min_area <= 1:
+        raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {min_area!r}")
     if config is not None and top_k > config.num_classes:
         raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {top_k}")
     if threshold is None:
@@ -96,6 +115,11 @@ def settings_of(
         "batch_size": batch_size,
         "overlays": overlays,
         "maps": bool(maps),
+        "boxes": boxes,
+        "min_area": float(min_area) if boxes == "all" else None,
+        "precision": precision,
+        "channels_last": bool(channels_last),
+        "compile": compile,
         "decoder": choose_decoder(decoder),
         "threads": threads,
         "device": like.device.type,

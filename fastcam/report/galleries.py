@@ -1,19 +1,15 @@
 """A gallery of pictures, maps and boxes as one HTML file."""
 
-import base64
-import mimetypes
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
 
 from fastcam import visualize
-from fastcam._version import __version__
-from fastcam.writers import replacing
+from fastcam.report.page import embed, embed_file, write
 
 
 class Item(NamedTuple):
@@ -64,20 +60,16 @@ def gallery(
         ValueError: if a picture, map or box has the wrong shape or range.
         OSError: if a figure cannot be read or the file not be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    embedded = [(caption, embed_file(Path(file))) for caption, file in (figures or {}).items()]
+    return write(
+        path,
+        "gallery.html",
+        styles=["base.css", "gallery.css"],
+        title=title,
+        summary=summary or {},
+        figures=embedded,
+        cards=_cards(items, side),
     )
-    embedded = [(caption, _embed_file(Path(file))) for caption, file in (figures or {}).items()]
-    stream = environment.get_template("gallery.html").stream(
-        title=title, summary=summary or {}, figures=embedded, cards=_cards(items, side), version=__version__
-    )
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        stream.dump(file)
-    return Path(path)
 
 
 def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
@@ -89,7 +81,7 @@ def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
         what = "boxes over picture" if heat is None else "map over picture"
         views[what] = visualize.draw_boxes(blend, boxes, visualize.PREDICTED)
         yield {
-            "views": [(name, _embed(view)) for name, view in views.items()],
+            "views": [(name, embed(view)) for name, view in views.items()],
             "width": image.shape[1],
             "height": image.shape[0],
             "caption": item.caption,
@@ -111,16 +103,3 @@ def _fit(image: np.ndarray, heat: Any, side: int) -> tuple[np.ndarray, np.ndarra
         # Linear, since it cannot leave [0, 1].
         heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
     return image, heat, np.array([size[0] / width, size[1] / height] * 2)
-
-
-def _embed(image: np.ndarray) -> str:
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return _data_url("image/jpeg", data.tobytes())
-
-
-def _embed_file(path: Path) -> str:
-    return _data_url(mimetypes.guess_type(path.name)[0] or "image/png", path.read_bytes())
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

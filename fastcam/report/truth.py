@@ -1,0 +1,186 @@
+"""What is known of the pictures of a run, and under which numbers classes and labels meet."""
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fastcam.data import Dataset
+from fastcam.data.pictures import Packed, Pictures
+
+_TRIED = 20  # ids whose partner is looked for when the run and the data set name pictures relative to other folders
+
+
+class Truth:
+    """Labels and true boxes of pictures by their id in the run.
+
+    Attributes:
+        source: where labels come from, in words.
+        names: name of each label, () if they have none.
+        numbered: whether labels may be the network's own class indices.
+        labels: id → label.
+        boxes: id → true boxes, float32 [B, 4] xyxy, and (width, height) of the frame they are in, or None where that
+            is the picture file's own.
+        files: id → where the picture is.
+    """
+
+    def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
+        self.source, self.names, self.numbered = source, names, numbered
+        self.labels: dict[str, int] = {}
+        self.boxes: dict[str, tuple[np.ndarray, tuple[int, int] | None]] = {}
+        self.files: dict[str, Path | Packed] = {}
+
+    @classmethod
+    def of_data(cls, data: Dataset, ids: Iterable[str]) -> Self:
+        """Take it from a data set.
+
+        Ids are compared as they are; if none is in both, one side may have a folder more in front of all its ids.
+
+        Args:
+            data: the data set; a `Pictures` is not decoded.
+            ids: those of the run, of which the first that have a partner tell which folder it is.
+
+        Returns:
+            What is known.
+
+        Raises:
+            ValueError: no id is in both.
+            DecodeError: a sample of a data set that is no `Pictures` cannot be read.
+        """
+        truth = cls("the data set", tuple(data.class_names))
+        for id, label, boxes, size, file in _samples(data):
+            if label is not None:
+                truth.labels[id] = label
+            if boxes is not None and len(boxes):
+                truth.boxes[id] = boxes, size
+            if file is not None:
+                truth.files[id] = file
+        known = truth.labels or truth.boxes or truth.files
+        run = list(ids)
+        if not any(id in known for id in run):
+            add, drop = _prefixes(run, known)
+            for name in ("labels", "boxes", "files"):
+                values = getattr(truth, name)
+                moved = {drop + id.removeprefix(add): value for id, value in values.items() if id.startswith(add)}
+                setattr(truth, name, moved)
+        return truth
+
+    @classmethod
+    def of_folders(cls, ids: Iterable[str], classes: Iterable[str | None], always: bool = False) -> Self | None:
+        """Take labels from the folders that pictures lie in.
+
+        Args:
+            ids: those of the run.
+            classes: names of the classes that the run found, None if unknown.
+            always: do so whatever the folders are called.
+
+        Returns:
+            The name of the last folder of each id as its label; None if less than half of all pictures lie in a folder
+            that is called like one of the classes.
+        """
+        folders = {id: posixpath.basename(posixpath.dirname(id)) for id in ids}
+        known = set(classes)
+        if not always and 2 * sum(name in known for name in folders.values()) < max(1, len(folders)):
+            return None
+        names = tuple(sorted(set(folders.values()) - {""}))
+        truth = cls("names of folders", names, numbered=False)
+        numbers = {name: number for number, name in enumerate(names)}
+        truth.labels = {id: numbers[name] for id, name in folders.items() if name}
+        return truth
+
+    def boxes_in(self, id: str, size: Any) -> np.ndarray:
+        """Give the true boxes of a picture in its own pixels.
+
+        Args:
+            id: the picture.
+            size: (width, height) of the picture in pixels.
+
+        Returns:
+            float64 [B, 4], xyxy; B is 0 if none are known.
+        """
+        boxes, frame = self.boxes.get(id, (np.zeros((0, 4)), None))
+        scale = np.ones(2) if frame is None else np.asarray(size) / np.array(frame)
+        return boxes.astype(np.float64) * np.tile(scale, 2)
+
+
+class Classes:
+    """One list of all classes that a page speaks of: those that the run found and those of the labels.
+
+    Class indices and labels are the same numbers if the names of all classes found say so; else they meet by name if
+    the labels have all those names. Where only some names are known, the numbers count if they agree with at least
+    half of them, or if the labels have none of the names. Names of folders always meet by name.
+
+    Args:
+        found: class index → name, or None if unknown, of the classes that the run found.
+        truth: with the labels, or None.
+
+    Attributes:
+        names: name of each, no two alike.
+        of_class: class index → place in `names`.
+        of_label: label → place in `names`.
+    """
+
+    def __init__(self, found: Mapping[int, str | None], truth: Truth | None) -> None:
+        self.names: list[str] = []
+        self._taken: set[str] = set()
+        self.of_class = {number: self._add(found[number], number) for number in sorted(found)}
+        self.of_label: dict[int, int] = {}
+        if truth is None:
+            return
+        names = truth.names
+        by_name = _meet_by_name(found, truth)
+        named = {name: self.of_class[number] for number, name in found.items() if name is not None and by_name}
+        for label in sorted(set(truth.labels.values())):
+            name = names[label] if 0 <= label < len(names) else None
+            place = named.get(name) if by_name else self.of_class.get(label)
+            self.of_label[label] = self._add(name, label) if place is None else place
+
+    def _add(self, name: str | None, number: int) -> int:
+        name = f"class {number}" if name is None else name
+        while name in self._taken:  # ImageNet, too, has two classes of one name
+            name = f"{name} ({number})"
+        self._taken.add(name)
+        self.names.append(name)
+        return len(self.names) - 1
+
+
+def _meet_by_name(found: Mapping[int, str | None], truth: Truth) -> bool:
+    if not truth.numbered:
+        return True
+    names, known = truth.names, set(truth.names)
+    agree = sum(0 <= number < len(names) and names[number] == name for number, name in found.items())
+    shared = sum(name in known for name in found.values())
+    if agree == len(found) or not shared:
+        return False
+    return shared == len(found) or 2 * agree < len(found)
+
+
+def _samples(
+    data: Any,
+) -> Iterable[tuple[str, int | None, np.ndarray | None, tuple[int, int] | None, Path | Packed | None]]:
+    """Id, label, boxes, size and file of each picture; without decoding it where the data set can."""
+    if not isinstance(data, Pictures):
+        for index in range(len(data)):
+            sample = data.truth(index) if hasattr(data, "truth") else data[index]
+            yield str(index) if sample.id is None else sample.id, sample.label, sample.boxes, sample.size, None
+        return
+    columns = [[None] * len(data) if part is None else part for part in (data.labels, data.boxes, data.sizes)]
+    yield from zip(data.ids, *columns, data.files, strict=True)
+
+
+def _prefixes(run: list[str], known: Iterable[str]) -> tuple[str, str]:
+    """What to take from the front of the data set's ids, and what to put there, to get the run's."""
+    known = list(known)
+    for id in islice(run, _TRIED):
+        for other in known:
+            if other.endswith("/" + id):
+                return other.removesuffix(id), ""
+            if id.endswith("/" + other):
+                return "", id.removesuffix(other)
+    first = [ids[0] if ids else "nothing" for ids in (run, known)]
+    raise ValueError(
+        f"no picture of the run is in the data set: the run has {first[0]!r}, for example, the data set {first[1]!r}"
+    )
