@@ -23,6 +23,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from fastcam import distributed, models
+from fastcam.data import Pictures
 from fastcam.distributed import tasks
 from fastcam.distributed.checks import check, witness
 from fastcam.distributed.ranks import Rank, Roster
@@ -32,7 +33,7 @@ from fastcam.models import ModelConfig
 from tests.distributed_run import run
 from tests.engine_run import OPTIONS, Tiny
 from tests.test_cli import refused, run as run_command
-from tests.test_engine import marks, rows_of
+from tests.test_engine import children, marks, rows_of
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
 DAMAGED = "007.png"
@@ -91,6 +92,24 @@ def wait_for(condition, *alive: BaseProcess) -> None:
 
 def unfinished(out: Path) -> bool:
     return marks(out) < 8 and not (out / "boxes.parquet").exists()
+
+
+# Processes of one machine; test_engine.py has more
+
+
+def test_an_interruption_stops_all_processes(folder, undisturbed, tmp_path, begin):
+    main = begin(folder, tmp_path, "local")
+    wait_for(lambda: marks(tmp_path) >= 2, main)
+    workers = children(main.pid)
+    assert len(workers) == 2
+    for pid in (main.pid, *workers):  # as Ctrl-C does
+        os.kill(pid, signal.SIGINT)
+    main.join(20)
+    assert main.exitcode == 1
+    assert unfinished(tmp_path)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    check_finished(tmp_path, undisturbed)
 
 
 # Ranks
@@ -329,11 +348,19 @@ def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, monkeypatch):
     try:
         with pytest.raises(RuntimeError, match="no good"):
             distributed.localize(Tiny(-2), folder / "000.png", **options)
-        with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError"):
+        with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError") as caught:
             distributed.localize(Tiny(-1), folder / "000.png", **options)
+        assert caught.value.__notes__ == ["0 of 1 parts are done; the same call computes the rest"]
         assert ray.is_initialized()  # who connects disconnects
     finally:
         ray.shutdown()
+
+
+def test_a_plan_holds_in_every_working_directory(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    prepare(Tiny(), Pictures(Path(folder.name), ["000.png", "001.png"]), out=tmp_path, **PLAN)
+    monkeypatch.chdir("/")
+    assert [item.path for item in Plan.load(tmp_path).items(0)] == [folder / "000.png", folder / "001.png"]
 
 
 def test_what_tasks_ask_for(folder, tmp_path):

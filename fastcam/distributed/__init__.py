@@ -67,7 +67,7 @@ def localize(
         overwrite: likewise.
         progress: likewise; of the ranks, the first shows it.
         **options: likewise: method, target_layers, threshold, relu, mode, top_k, targets, batch_size, backend,
-            overlays, maps, decoder and threads.
+            overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
 
     Returns:
         Where the table is, and the numbers of pictures, rows and errors.

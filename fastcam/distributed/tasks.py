@@ -64,7 +64,12 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
         job = _Job(str(plan.folder), plan.digest, reference, witness(plan), min(8, needs["num_cpus"]))
         task = ray.remote(max_retries=_RETRIES, **needs)(compute)
         while True:
-            _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar)
+            try:
+                _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar)
+            except BaseException as error:
+                done = plan.shards - len(plan.missing())
+                error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
+                raise
             if (summary := plan.finish()) is not None:
                 return summary
             missing = plan.missing()
