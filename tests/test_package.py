@@ -19,6 +19,7 @@ LAYERS = [
     ["demo", "bench_gpu"],
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
+    ["distributed"],
     ["localization", "explanation"],
     ["panels", "outputs"],
     ["visualize"],
