@@ -32,7 +32,7 @@ def _offline(tmp_path, monkeypatch) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     datasets.disable_progress_bars()
 
 
@@ -74,14 +74,14 @@ def same(found: data.Pictures, rows=range(5)) -> None:
 
 
 def test_a_saved_data_set(tmp_path) -> None:
-    made().save_to_disk(tmp_path / "saved", num_shards=2)
+    made().save_to_disk(str(tmp_path / "saved"), num_shards=2)
     found = data.load(tmp_path / "saved")
     assert isinstance(found, data.Pictures)
     assert (list(found.ids), found.class_names, found.labels) == (PATHS, tuple(NAMES), LABELS)
     same(found)
     same(found.subset([3, 1]), [3, 1])
     assert data.splits(tmp_path / "saved") == ["all"]
-    made(path=None).select([4, 2]).save_to_disk(tmp_path / "chosen")
+    made(path=None).select([4, 2]).save_to_disk(str(tmp_path / "chosen"))
     found = data.load(tmp_path / "chosen", format="hf")
     assert list(found.ids) == ["0", "1"]
     same(found, [4, 2])
@@ -91,12 +91,12 @@ def test_a_saved_data_set(tmp_path) -> None:
 
 def test_splits_of_a_saved_data_set(tmp_path) -> None:
     parts = {"train": made().select([0, 1, 2]), "validation": made().select([3, 4])}
-    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     assert data.splits(tmp_path / "saved") == ["train", "validation"]
     same(data.load(tmp_path / "saved", "val"), [3, 4])
     with pytest.raises(ValueError, match="choose a split; it has train, validation"):
         data.load(tmp_path / "saved")
-    made().save_to_disk(tmp_path / "named")
+    made().save_to_disk(str(tmp_path / "named"))
     state = json.loads((tmp_path / "named/state.json").read_text())
     (tmp_path / "named/state.json").write_text(json.dumps(state | {"_split": "test"}))
     same(data.load(tmp_path / "named", "test"))
@@ -151,7 +151,7 @@ def test_boxes(tmp_path, several: bool, labelled: bool) -> None:
         ]
     rows = range(5) if labelled else [0, 2, 3, 4]  # without objects there is no class
     source = made({"objects": feature}, objects=objects, label=LABELS if labelled else None)
-    source.select(rows).save_to_disk(tmp_path / "saved")
+    source.select(rows).save_to_disk(str(tmp_path / "saved"))
     found = data.load(tmp_path / "saved")
     if labelled:
         same(found)
@@ -169,7 +169,7 @@ def int_columns(**columns: list):
 
 
 def saved(folder: Path, features=None, **columns: list) -> Path:
-    made(features, **columns).save_to_disk(folder / "saved")
+    made(features, **columns).save_to_disk(str(folder / "saved"))
     return folder / "saved"
 
 
