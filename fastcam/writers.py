@@ -136,7 +136,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes on several machines may have the same id.
+    partial = path.with_name(f".{path.name}.{int.from_bytes(os.urandom(8))}.tmp")
     try:
         yield partial
         _sync(partial)

@@ -19,6 +19,7 @@ LAYERS = [
     ["demo", "bench_gpu"],
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
+    ["distributed"],
     ["localization", "explanation"],
     ["panels"],
     ["visualize"],
@@ -40,6 +41,7 @@ PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decodin
 PUBLIC += ["localization", "localization.inputs", "localization.local", "localization.network"]
 PUBLIC += ["localization.passes", "localization.plan", "localization.settings", "localization.table"]
 PUBLIC += ["localization.worker"]
+PUBLIC += ["distributed", "distributed.checks", "distributed.ranks", "distributed.tasks"]
 PUBLIC += ["visualize", "writers", "training", "data", "data.folder"]
 PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
 PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]

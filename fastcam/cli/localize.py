@@ -1,12 +1,22 @@
 """`fastcam localize`."""
 
+import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fastcam.cli import options
+
+
+class Engine(StrEnum):
+    """Who computes."""
+
+    local = "local"
+    torchrun = "torchrun"
+    ray = "ray"
 
 
 @options.plain_errors()
@@ -38,33 +48,63 @@ def localize(
     device: options.Device = None,
     overlays: Annotated[int, typer.Option(min=0, help="Draw this many of the first pictures.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing boxes.parquet.")] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="This machine; each rank that torchrun or srun has started; or a Ray cluster."),
+    ] = Engine.local,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of the local engine [1].")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster [RAY_ADDRESS, else this machine's, else a new one].")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network in each process.")] = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that are finished, and can be lost, at once.")
+    ] = 1024,
 ) -> None:
     """Find the objects in pictures and write their boxes to a Parquet table.
 
-    Damaged pictures become rows with the reason; the exit code is 3 then.
+    Damaged pictures become rows with the reason; the exit code is 3 then (but torchrun, which takes that for a crash,
+    gets 0). The same command in the same folder goes on after whatever stopped it.
     """
-    from fastcam import localization
+    from fastcam import distributed, localization
+
+    if workers is not None and engine is not Engine.local:
+        raise ValueError(f"--workers goes with --engine local, got {engine}")
+    if address is not None and engine is not Engine.ray:
+        raise ValueError(f"--address goes with --engine ray, got {engine}")
+    device = device or options.default_device()
+    rank = None
+    if engine is Engine.torchrun:
+        rank = distributed.Rank.here()
+        device = rank.device(device)
 
     model, config = options.load(
         weights, arch, options.given(size, resize, mean, std, class_names, num_classes, threshold)
     )
-    summary = localization.localize(
-        model.to(device or options.default_device()),
-        paths,
-        out=out,
-        config=config,
-        method=method,
-        target_layers=target_layer or None,
-        relu=relu,
-        mode=mode.value,
-        top_k=top_k,
-        targets=None if targets is None else options.read_targets(targets),
-        batch_size=batch_size,
-        backend=backend.value,
-        overlays=overlays,
-        overwrite=overwrite,
-    )
+    common = {
+        "out": out,
+        "config": config,
+        "method": method,
+        "target_layers": target_layer or None,
+        "relu": relu,
+        "mode": mode.value,
+        "top_k": top_k,
+        "targets": None if targets is None else options.read_targets(targets),
+        "batch_size": batch_size,
+        "backend": backend.value,
+        "overlays": overlays,
+        "overwrite": overwrite,
+        "threads": threads,
+        "shard_size": shard_size,
+    }
+    if engine is Engine.local:
+        summary = localization.localize(model.to(device), paths, workers=workers or 1, **common)
+    else:
+        summary = distributed.localize(model.to(device), paths, engine=engine.value, address=address, **common)
+    if rank is not None and rank.index > 0:
+        return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.errors:
         print(f"fastcam: {summary.errors} pictures failed; column `error` says why", file=sys.stderr)
-        raise typer.Exit(3)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise typer.Exit(3)

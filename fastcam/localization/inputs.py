@@ -143,7 +143,8 @@ class Files:
                 digest.update(repr(known).encode())
                 count += 1
                 if writer is not None:
-                    place = os.fsencode(item.path), item.offset, item.length
+                    # Who goes on may do so in another folder, or on another machine.
+                    place = os.fsencode(os.path.abspath(item.path)), item.offset, item.length
                     pending.append((item.key, *place, *state, item.target, item.truth))
                     if len(pending) == group:
                         _write(writer, pending)

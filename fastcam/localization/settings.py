@@ -100,7 +100,7 @@ def settings_of(
         raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
     like = next(model.parameters(), torch.empty(0))
     return {
-        "version": f"{__version__} (torch {torch.__version__})",
+        **versions(),
         "arch": None if config is None else config.arch,
         "num_classes": None if config is None else config.num_classes,
         "weights": _digest(model),
@@ -121,10 +121,21 @@ def settings_of(
         "channels_last": bool(channels_last),
         "compile": compile,
         "decoder": choose_decoder(decoder),
-        "decoders": f"opencv {cv2.__version__}, pillow {PIL.__version__}",
         "threads": threads,
         "device": like.device.type,
         "dtype": str(like.dtype).removeprefix("torch."),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Name the software that decides about rows.
+
+    Returns:
+        Those of the settings that every machine of a run must have alike.
+    """
+    return {
+        "version": f"{__version__} (torch {torch.__version__})",
+        "decoders": f"opencv {cv2.__version__}, pillow {PIL.__version__}",
     }
 
 

@@ -1,0 +1,411 @@
+"""Runs on more than one machine: who dies loses nothing, and rows are those of one process, to the bit."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+from fastcam import distributed, models
+from fastcam.data import Pictures
+from fastcam.distributed import tasks
+from fastcam.distributed.checks import check, witness
+from fastcam.distributed.ranks import Rank, Roster
+from fastcam.distributed.tasks import _Job, compute
+from fastcam.localization import Plan, localize, prepare
+from fastcam.models import ModelConfig
+from tests.distributed_run import run
+from tests.engine_run import OPTIONS, Tiny
+from tests.test_cli import refused, run as run_command
+from tests.test_engine import children, marks, rows_of
+
+PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
+DAMAGED = "007.png"
+FINISHED = {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
+PLAN = {name: value for name, value in OPTIONS.items() if name != "progress"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(PICTURES):
+        small = Image.fromarray(np.random.default_rng(index).integers(0, 256, (4, 5, 3), np.uint8))
+        small.resize((40 + index % 7, 30 + index % 11), Image.Resampling.BICUBIC).save(folder / f"{index:03d}.png")
+    (folder / DAMAGED).write_bytes((folder / DAMAGED).read_bytes()[:90])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tmp_path_factory) -> list[dict]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert localize(Tiny(), folder, out=out, **OPTIONS).codes == {"damaged": 1}
+    return rows_of(out)
+
+
+def check_finished(out: Path, undisturbed: list[dict]) -> None:
+    assert rows_of(out) == undisturbed
+    assert {path.name for path in out.iterdir()} == FINISHED
+
+
+@pytest.fixture(scope="module")
+def begin():
+    """Start processes from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.distributed_run", "ray"])
+    processes = []
+
+    def begin(folder: Path, out: Path, engine: str, **variables: object) -> BaseProcess:
+        known = {name: str(value) for name, value in variables.items()}
+        processes.append(context.Process(target=run, args=(str(folder), str(out), engine, "0.2", "3"), kwargs=known))
+        processes[-1].start()
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def wait_for(condition, *alive: BaseProcess) -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < limit
+        assert all(process.is_alive() for process in alive)
+        time.sleep(0.01)
+
+
+def unfinished(out: Path) -> bool:
+    return marks(out) < 8 and not (out / "boxes.parquet").exists()
+
+
+# Processes of one machine; test_engine.py has more
+
+
+def test_an_interruption_stops_all_processes(folder, undisturbed, tmp_path, begin):
+    main = begin(folder, tmp_path, "local")
+    wait_for(lambda: marks(tmp_path) >= 2, main)
+    workers = children(main.pid)
+    assert len(workers) == 2
+    for pid in (main.pid, *workers):  # as Ctrl-C does
+        os.kill(pid, signal.SIGINT)
+    main.join(20)
+    assert main.exitcode == 1
+    assert unfinished(tmp_path)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    check_finished(tmp_path, undisturbed)
+
+
+# Ranks
+
+
+def test_variables_that_tell_the_rank():
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}
+    assert Rank.here(torchrun) == (5, 8, 1, 4)
+    assert Rank.here(slurm) == (2, 3, 0, 1)
+    assert Rank.here(slurm | torchrun) == (5, 8, 1, 4)  # torchrun within SLURM
+    assert Rank.here({"RANK": "0", "WORLD_SIZE": "1"}) == (0, 1, 0, 1)
+    for wrong in ({"RANK": "x", "WORLD_SIZE": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}, torchrun | {"LOCAL_RANK": "-1"}):
+        with pytest.raises(ValueError, match="name no rank"):
+            Rank.here(wrong)
+    with pytest.raises(ValueError, match="by torchrun, or by srun"):
+        Rank.here({"RANK": "0"})
+
+
+def test_ranks_take_turns_with_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [Rank(i + 4, 8, i, 4).device("cuda") for i in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert Rank(1, 2, 1, 2).device("cpu") == "cpu"
+
+
+def test_ranks_see_each_other_until_one_falls_silent(tmp_path):
+    with Roster(tmp_path, Rank(0, 3, 0, 1), 0.5) as first:
+        with Roster(tmp_path, Rank(2, 3, 0, 1), 0.5) as last:
+            last.claim(7)
+            last.claim(8)
+            last.release(7)
+            assert first.look()[2]["shards"] == [8]
+            assert list(last.look()) == [0]
+            assert first.leads(first.look())
+            assert not last.leads(last.look())
+            time.sleep(1)  # both live on
+            assert list(first.look()) == [2]
+            assert list(last.look()) == [0]
+            last._stop.set()  # as if killed: the file stays
+            last._thread.join()
+            wait_for(lambda: not first.look())
+        assert first.came == {2}
+    assert not tmp_path.exists()
+
+
+def as_rank(monkeypatch, rank: int, world: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+
+
+def localize_as(monkeypatch, rank: int, world: int, folder: Path, out: Path, **options):
+    as_rank(monkeypatch, rank, world)
+    return distributed.localize(Tiny(), folder, out=out, engine="torchrun", **{"patience": 1, **OPTIONS, **options})
+
+
+def test_a_rank_alone(folder, undisturbed, tmp_path, monkeypatch):
+    summary = localize_as(monkeypatch, 0, 1, folder, tmp_path)
+    assert (summary.pictures, summary.codes) == (PICTURES, {"damaged": 1})
+    check_finished(tmp_path, undisturbed)
+    assert localize_as(monkeypatch, 0, 1, folder, tmp_path) == summary
+    check_finished(tmp_path, undisturbed)
+
+
+def test_shards_of_a_silent_rank_are_taken(folder, undisturbed, tmp_path, monkeypatch):
+    """Whatever a start that was killed has left: files of ranks and half-written ones."""
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "ranks" / "1.json").write_text(json.dumps({"name": "a", "beat": 5, "shards": [1, 2], "done": False}))
+    (tmp_path / "ranks" / ".1.json.123.tmp").write_text("{")
+    (tmp_path / "ranks" / "0.json").write_text("{")
+    begin = time.monotonic()
+    seen = []
+    original = Plan.commit
+    monkeypatch.setattr(Plan, "commit", lambda plan, shard, *rest: seen.append(shard) or original(plan, shard, *rest))
+    localize_as(monkeypatch, 0, 2, folder, tmp_path)
+    assert time.monotonic() - begin >= 1
+    assert seen[:4] == [0, 4, 6, *{3, 5, 7}.intersection(seen[3:4])]
+    assert set(seen[-2:]) == {1, 2}
+    assert sorted(seen) == list(range(8))
+    check_finished(tmp_path, undisturbed)
+
+
+def test_a_rank_must_have_the_plans_model_options_and_pictures(folder, tmp_path, monkeypatch):
+    plan = prepare(Tiny(), folder, out=tmp_path, **PLAN)
+    assert witness(plan) == str(folder / "000.png")
+    with Roster(tmp_path / "ranks", Rank(0, 2, 0, 1), 5) as first:
+        first.say(plan=plan.digest, witness=str(folder / "000.png"))
+        with pytest.raises(ValueError, match=r"threshold on .* \(0.2 there, 0.4 here\)"):
+            localize_as(monkeypatch, 1, 2, folder, tmp_path, threshold=0.4)
+        other = Tiny()
+        with torch.no_grad():
+            other.classifier.bias[0] += 1
+        with pytest.raises(ValueError, match=r"weights on .* differs from that of the run's plan: rows"):
+            distributed.localize(other, folder, out=tmp_path, engine="torchrun", patience=5, **OPTIONS)
+        first.say(witness="/nowhere/000.png")
+        with pytest.raises(FileNotFoundError, match=r"does not see /nowhere/000\.png: pictures must be"):
+            localize_as(monkeypatch, 1, 2, folder, tmp_path, patience=5)
+    check(plan, {}, None)
+    assert plan.missing() == list(range(8))
+
+
+def test_without_a_sign_of_rank_0(folder, tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"rank 1 has waited 0\.5 s for a sign of life of rank 0"):
+        localize_as(monkeypatch, 1, 2, folder, tmp_path, patience=0.5)
+    for wrong, message in (({"engine": "slurm"}, "`engine` must be"), ({"patience": 0}, "`patience` must be positive")):
+        with pytest.raises(ValueError, match=message):
+            distributed.localize(Tiny(), folder, out=tmp_path, **{"engine": "torchrun", **OPTIONS, **wrong})
+
+
+@pytest.mark.parametrize("killed", [[], [0], [1], [0, 1]], ids=["none", "first", "last", "both"])
+def test_slurm_ranks_of_which_some_are_killed(folder, undisturbed, tmp_path, begin, killed):
+    rng = random.Random(repr(killed))
+    ranks = [begin(folder, tmp_path, "torchrun", SLURM_PROCID=i, SLURM_NTASKS=2, SLURM_LOCALID=i) for i in range(2)]
+    reached = rng.randrange(1, 5)
+    wait_for(lambda: marks(tmp_path) >= reached, *ranks)
+    time.sleep(rng.random() * 0.2)
+    for rank in killed:
+        ranks[rank].kill()
+    assert unfinished(tmp_path)
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [-signal.SIGKILL if rank in killed else 0 for rank in range(2)]
+    if killed == [0, 1]:
+        localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+        assert rows_of(tmp_path) == undisturbed
+    else:
+        check_finished(tmp_path, undisturbed)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process and all below it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(60)
+
+
+def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    common = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1", "--master-port", port]
+    program = ["-m", "tests.distributed_run", folder, tmp_path, "torchrun", 0.2, 3]
+    nodes = []
+    try:
+        for node in range(2):
+            command = [sys.executable, "-m", "torch.distributed.run", *common, "--node-rank", node, *program]
+            nodes.append(subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[1]))
+        wait_for(lambda: marks(tmp_path) >= 2)
+        end(nodes[1])
+        assert unfinished(tmp_path)
+        assert descendants(nodes[0].pid)
+        # The agent of the node that lives on waits for the other one for minutes, but its rank ends.
+        wait_for(lambda: not descendants(nodes[0].pid))
+        check_finished(tmp_path, undisturbed)
+    finally:
+        for node in nodes:
+            end(node)
+
+
+# Ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A node with one processor. A machine that dies is noticed within a second."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quick = {"initial_delay_ms": 500, "period_ms": 300, "timeout_ms": 1000, "failure_threshold": 3}
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    health = {f"health_check_{name}": value for name, value in quick.items()}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": health})
+    yield cluster
+    cluster.shutdown()
+
+
+def ray_processes() -> list[int]:
+    """Those that compute our tasks."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::compute"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster):
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    stages = []
+
+    def kill() -> None:
+        wait_for(lambda: marks(tmp_path) >= 1)
+        busy = []
+        wait_for(lambda: busy.extend(ray_processes()) or busy)  # between two tasks they have another name
+        os.kill(busy[0], signal.SIGKILL)
+        stages.append(marks(tmp_path))
+        wait_for(lambda: marks(tmp_path) >= 3)
+        cluster.remove_node(node, allow_graceful=False)
+        stages.append(marks(tmp_path))
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    options = {"engine": "ray", "address": cluster.address, **OPTIONS}
+    summary = distributed.localize(Tiny(0.2), folder, out=tmp_path, **options)
+    thread.join()
+    assert len(stages) == 2
+    assert stages[1] < 8
+    assert summary.pictures == PICTURES
+    check_finished(tmp_path, undisturbed)
+    assert not ray.is_initialized()
+    again = distributed.localize(Tiny(0.2), folder, out=tmp_path, **options | {"address": "nowhere:1"})
+    assert again == summary  # nothing to do
+
+
+def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluster, begin):
+    driver = begin(folder, tmp_path, "ray", RAY_ADDRESS=cluster.address)
+    wait_for(lambda: marks(tmp_path) >= 2, driver)
+    driver.kill()
+    assert unfinished(tmp_path)
+    wait_for(lambda: not ray_processes())
+    localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    check_finished(tmp_path, undisturbed)
+
+
+def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, monkeypatch):
+    options = {"out": tmp_path, "engine": "ray", **OPTIONS}
+    monkeypatch.setattr(tasks, "_RETRIES", 0)
+    ray.init(cluster.address, logging_level="ERROR")
+    try:
+        with pytest.raises(RuntimeError, match="no good"):
+            distributed.localize(Tiny(-2), folder / "000.png", **options)
+        with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError") as caught:
+            distributed.localize(Tiny(-1), folder / "000.png", **options)
+        assert caught.value.__notes__ == ["0 of 1 parts are done; the same call computes the rest"]
+        assert ray.is_initialized()  # who connects disconnects
+    finally:
+        ray.shutdown()
+
+
+def test_a_plan_holds_in_every_working_directory(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    prepare(Tiny(), Pictures(Path(folder.name), ["000.png", "001.png"]), out=tmp_path, **PLAN)
+    monkeypatch.chdir("/")
+    assert [item.path for item in Plan.load(tmp_path).items(0)] == [folder / "000.png", folder / "001.png"]
+
+
+def test_what_tasks_ask_for(folder, tmp_path):
+    plan = prepare(Tiny(), folder, out=tmp_path, **PLAN | {"threads": 6})
+    assert tasks._needs(plan, [{"CPU": 8.0}, {"CPU": 64.0}]) == {"num_cpus": 6}
+    assert tasks._needs(plan, [{"CPU": 4.0}, {}]) == {"num_cpus": 4}  # more than any machine has would wait for ever
+    assert tasks._needs(plan, [{}]) == {"num_cpus": 6}  # machines come when they are asked for
+    plan = dataclasses.replace(plan, settings={**plan.settings, "device": "cuda"})
+    assert tasks._needs(plan, [{"CPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}]) == {"num_cpus": 8, "num_gpus": 1}
+    assert tasks._needs(plan, [{"CPU": 2.0, "GPU": 4.0}]) == {"num_cpus": 1, "num_gpus": 1}
+    assert tasks._needs(plan, [{"CPU": 2.0}]) == {"num_cpus": 1, "num_gpus": 1}
+
+
+def test_a_machine_that_does_not_share_the_folder_says_so(folder, tmp_path):
+    plan = prepare(Tiny(), folder, out=tmp_path / "a", **PLAN)
+    job = _Job(str(tmp_path / "a"), plan.digest, None, None, 1)
+    with pytest.raises(FileNotFoundError, match=f"does not see {tmp_path}/b: all machines must share the run's folder"):
+        compute([job._replace(folder=str(tmp_path / "b"))], 0)
+    with pytest.raises(FileNotFoundError, match="sees another run in"):
+        compute([job._replace(digest="0")], 0)
+    with pytest.raises(FileNotFoundError, match="does not see nowhere"):
+        compute([job._replace(witness="nowhere")], 0)
+
+
+def test_without_ray(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match='pip install "fastcam\\[ray\\]"'):
+        distributed.localize(Tiny(), folder, out=tmp_path, engine="ray", **OPTIONS)
+
+
+# Command line
+
+
+def test_the_command_line_chooses_the_engine(folder, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    config = ModelConfig("resnet18", 3, size=32)
+    models.save_checkpoint(tmp_path / "net.safetensors", models.build("resnet18", 3), config)
+    common = ("localize", folder, "--weights", tmp_path / "net.safetensors", "--device", "cpu", "--threads", 1, "--out")
+    assert "--workers goes with --engine local, got ray" in refused(*common, "x", "--engine", "ray", "--workers", 2)
+    assert "--address goes with --engine ray, got local" in refused(*common, "x", "--address", "auto")
+    assert "nothing tells the rank" in refused(*common, "x", "--engine", "torchrun")
+    assert run_command(*common, tmp_path / "local", "--shard-size", 40).exit_code == 3
+    as_rank(monkeypatch, 0, 1)
+    assert run_command(*common, tmp_path / "srun", "--engine", "torchrun").exit_code == 3
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun takes 3 for a crash
+    result = run_command(*common, tmp_path / "torchrun", "--engine", "torchrun")
+    assert (result.exit_code, result.stderr) == (0, "fastcam: 1 pictures failed; column `error` says why\n")
+    assert rows_of(tmp_path / "torchrun") == rows_of(tmp_path / "srun") == rows_of(tmp_path / "local")
