@@ -1,4 +1,4 @@
-"""A rank of a run, or the driver of one by another engine, in a process of its own: FOLDER OUT ENGINE PAUSE PATIENCE."""
+"""A rank of a run, or the driver of one by another engine, in its own process: FOLDER OUT ENGINE PAUSE PATIENCE."""
 
 import os
 import sys

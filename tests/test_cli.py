@@ -213,7 +213,7 @@ def test_train_then_localize(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert {row["class_name"] for row in rows(tmp_path / "a")} <= {"dark", "light"}
     assert "exists already" in refused("train", tmp_path / "data", "--out", tmp_path / "run", "--size", 32)
-    assert "no folder of pictures" in refused("train", tmp_path / "nowhere", "--out", tmp_path / "x")
+    assert "no data set at" in refused("train", tmp_path / "nowhere", "--out", tmp_path / "x")
 
 
 def test_the_module_runs_as_a_program():
@@ -286,3 +286,31 @@ def test_shared_pictures_give_the_oracle_figures(shared, tmp_path):
         )
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
         assert all(abs(ours[edge] - theirs[edge]) <= 227 / 224 for edge in ("x0", "y0", "x1", "y1"))
+
+
+def test_localize_keeps_maps_and_writes_other_formats(folder, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    options = ("--weights", checkpoint, "--boxes", "all", "--min-area", 0, "--maps", "--to", "coco,npy")
+    assert run("localize", folder, "--out", out, *options).exit_code == 0
+    assert all(row["cam"] for row in rows(out) if row["box"] == 0)
+    results = json.loads((out / "coco.json").read_text(encoding="utf-8"))
+    assert len(results) == len(rows(out))
+    assert np.load(out / "maps-npy" / "0.png.npy").shape == (224, 224)
+    assert "made of maps" in refused(
+        "localize", folder, "--out", tmp_path / "o", "--weights", checkpoint, "--to", "png"
+    )
+
+
+def test_localize_a_data_set(folder, checkpoint, tmp_path):
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 60} for i in range(3)],
+        "categories": [{"id": 7, "name": "ant"}, {"id": 9, "name": "bee"}],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": (7, 9)[i % 2], "bbox": [1, 2, 30, 20], "area": 600, "iscrowd": 0}
+            for i in range(3)
+        ],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    options = ("--format", "coco", "--images", folder, "--targets", "label", "--weights", checkpoint)
+    assert run("localize", tmp_path / "truth.json", "--out", tmp_path / "out", *options).exit_code == 0
+    assert [row["class_name"] for row in rows(tmp_path / "out")] == ["ant", "bee", "ant"]

@@ -256,8 +256,9 @@ def test_a_threshold_of_another_split(folder, whole, tmp_path):
     np.testing.assert_allclose(
         [row["iou"] for row in rows(tmp_path / "a" / "pictures.parquet")], curves[:, 0, at["MaxBoxAcc"]], atol=1e-6
     )
-    fixed = evaluated(other, tmp_path / "b", threshold=chosen["MaxBoxAcc"]).metrics
-    assert fixed["figures"] == found["figures"]
+    fixed = evaluated(other, tmp_path / "b", threshold=chosen["MaxBoxAcc"], metrics=["MaxBoxAcc"]).metrics
+    assert fixed["figures"].items() < found["figures"].items()
+    assert "BoxAccV2" not in evaluated(other, tmp_path / "c", threshold_from=tmp_path / "b" / "metrics.json").metrics
 
 
 def test_thresholds_of_another_protocol_are_refused(folder, whole, tmp_path):
@@ -367,6 +368,12 @@ def test_parts_that_do_not_fit(folder, tmp_path):
         evaluated(folder, tmp_path / "x", merge=[tmp_path / "1", tmp_path / "1", tmp_path / "2"])
     with pytest.raises(FileNotFoundError, match="--part"):
         evaluated(folder, tmp_path / "x", merge=[tmp_path / "1", tmp_path / "3"])
+    with pytest.raises(ValueError, match='has save_maps null, not "float16"'):
+        evaluated(folder, tmp_path / "x", merge=[tmp_path / "1", tmp_path / "2"], save_maps="float16")
+    with pytest.raises(FileExistsError, match="has a part"):
+        evaluated(folder, tmp_path / "1", merge=[tmp_path / "1", tmp_path / "2"])
+    with pytest.raises(ValueError, match="is one of the parts"):
+        evaluated(folder, tmp_path / "1", merge=[tmp_path / "1", tmp_path / "2"], overwrite=True)
     with pytest.raises(ValueError, match=r'has source .*"cam".*, not .*"gradcam"'):
         evaluated(folder, tmp_path / "x", merge=[tmp_path / "1", tmp_path / "2"], method="gradcam")
     break_off(2, folder, tmp_path / "2", part=(2, 2), overwrite=True)

@@ -21,34 +21,23 @@ LAYERS = [
     ["report", "training", "metrics", "bench"],
     ["distributed"],
     ["localization", "explanation"],
-    ["panels"],
+    ["panels", "outputs"],
     ["visualize"],
     ["methods"],
     ["ops", "reference", "removal", "baselines"],
     ["autograd"],
 ]
 LEAVES = {"models", "data", "decoding", "writers", "pipeline", "_version"}
-# Where users find functions and classes; `reference` has the docstrings of `ops`.
-PUBLIC = ["ops", "methods", "methods.core", "methods.activation", "methods.gradient", "methods.perturbation"]
-PUBLIC += ["methods.forward", "methods.targets", "methods.guided", "methods.smoothing"]
-PUBLIC += ["models", "models.networks", "models.layers", "models.heads"]
-PUBLIC += ["models.checkpoints", "evaluation.overlap", "evaluation.protocols", "evaluation.accumulator"]
-PUBLIC += ["evaluation.batch", "evaluation.bootstrap", "evaluation.pixels", "evaluation.result"]
-PUBLIC += ["evaluation.tally", "evaluation.comparison", "evaluation.table", "evaluation.sources", "evaluation.store"]
-PUBLIC += ["evaluation.network", "evaluation.boxes", "evaluation.state", "evaluation.run", "evaluation.outputs"]
-PUBLIC += ["evaluation.cases", "evaluation.plots", "pipeline"]
-PUBLIC += ["decoding.containers", "decoding.folders", "decoding.frame", "decoding.reading"]
-PUBLIC += ["localization", "localization.inputs", "localization.local", "localization.network"]
-PUBLIC += ["localization.passes", "localization.plan", "localization.settings", "localization.table"]
-PUBLIC += ["localization.worker"]
-PUBLIC += ["distributed", "distributed.checks", "distributed.ranks", "distributed.tasks"]
-PUBLIC += ["visualize", "writers", "training", "data", "data.folder"]
-PUBLIC += ["data.shapes", "data.pictures", "data.reading", "data.formats", "data.wsol", "data.cub", "data.voc"]
-PUBLIC += ["data.coco", "data.masks", "data.problems", "data.catdog", "data.stl10", "data.lists", "data.shards"]
-PUBLIC += ["data.sample", "data.overview"]
-PUBLIC += ["report.galleries", "report.runs", "report.page", "report.tables", "report.truth", "report.statistics"]
-PUBLIC += ["report.choice", "report.pictures", "report.charts"]
-PUBLIC += ["metrics", "removal", "panels", "explanation"]
+# All modules but those without functions for users: `reference` has the docstrings of `ops`.
+PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "baselines", "bench", "bench_gpu", "demo")
+PUBLIC = sorted(
+    name
+    for name in (
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        for path in PACKAGE.rglob("*.py")
+    )
+    if name.split(".")[0] not in (*PRIVATE, "__init__")
+)
 
 
 def test_public_names_exist():

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,33 +10,14 @@ from fastcam import models, training
 from fastcam.data import Sample
 from fastcam.data.shapes import Shapes
 from fastcam.decoding import DecodeError, Preprocess
-
-TINY = {"arch": "shufflenet_v2_x0_5", "size": 32, "batch_size": 8, "progress": False}
-
-
-class Colours:
-    """Reddish and bluish noise, two classes."""
-
-    class_names = ("blue", "red")
-
-    def __init__(self, count: int, broken: int | None = None) -> None:
-        self.count, self.broken = count, broken
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        if index == self.broken:
-            raise DecodeError("damaged", f"picture {index}: no end")
-        image = np.random.default_rng(index).integers(0, 90, (32, 32, 3), dtype=np.uint8)
-        image[..., 0 if index % 2 else 2] += 140
-        return Sample(image, index % 2, id=str(index))
+from tests.colours import TINY, Colours, figures
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> training.TrainingResult:
     out = tmp_path_factory.mktemp("trained")
-    return training.train((Colours(48), Colours(16)), out=out, epochs=6, lr=4e-3, **TINY)
+    options = TINY | {"epochs": 6, "batch_size": 16, "lr": 0.02, "optimizer": "sgd"}
+    return training.train((Colours(96), Colours(16)), out=out, **options)
 
 
 def test_loss_falls_and_everything_is_written(trained) -> None:
@@ -45,10 +25,18 @@ def test_loss_falls_and_everything_is_written(trained) -> None:
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
     assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
     assert history[-1]["train_accuracy"] > 0.9
+    assert history[-1]["test_accuracy"] > 0.9
     assert [json.loads(line) for line in trained.metrics.read_text().splitlines()] == history
     assert trained.curve.read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in trained.best.parent.iterdir()}
-    assert names == {"best.safetensors", "last.safetensors", "metrics.jsonl", "training.png"}
+    assert names == {
+        "best.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "training.png",
+        "settings.toml",
+        "state.pt",
+    }
 
 
 def test_checkpoint_gives_the_accuracy_that_was_reported(trained) -> None:
@@ -77,7 +65,7 @@ def test_same_seed_same_weights_and_the_callers_generator_is_left_alone(tmp_path
     weights = [models.load_checkpoint(run.last)[0].state_dict() for run in runs]
     same = [all(torch.equal(value, other[key]) for key, value in weights[0].items()) for other in weights[1:]]
     assert same == [True, False]
-    assert runs[0].history == runs[1].history
+    assert figures(runs[0]) == figures(runs[1])
 
 
 def test_a_left_over_picture_and_a_single_step_are_no_trouble(tmp_path) -> None:
@@ -118,6 +106,26 @@ def test_folder(tmp_path) -> None:
     (tmp_path / "data" / "red" / "3.png").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"red.3\.png"):
         training.train(str(tmp_path / "data"), out=tmp_path / "out2", epochs=1, **TINY)
+
+
+def test_splits_and_another_set_to_test_on(tmp_path) -> None:
+    data = Colours(12)
+    for index in range(12):
+        for place in ("all", "split/train" if index < 8 else "split/test"):
+            folder = tmp_path / place / data.class_names[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(data[index].image).save(folder / f"{index}.png")
+    whole, split = str(tmp_path / "all"), str(tmp_path / "split")
+    for number, (values, pictures) in enumerate(
+        (
+            ({"data": split}, (8, 4)),
+            ({"data": split, "train_split": "test", "test_split": "train"}, (4, 8)),
+            ({"data": split, "test_data": whole, "train_split": "train"}, (8, 12)),
+            ({"data": whole, "test_data": split, "test_split": "test"}, (12, 4)),
+        )
+    ):
+        result = training.train(out=tmp_path / str(number), epochs=1, **values, **TINY)
+        assert torch.load(result.state, weights_only=True)["pictures"] == pictures
 
 
 def test_a_damaged_picture_keeps_the_epochs_before(tmp_path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, info, localize, report, train
+from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, info, localize, report, train
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -47,6 +47,7 @@ for _command in (
     train.train,
     localize.localize,
     report.report,
+    export.export,
     evaluate.evaluate,
     compare.compare,
     explain.explain,

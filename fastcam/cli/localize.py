@@ -19,10 +19,34 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class Wanted(StrEnum):
+    """Which boxes of a map."""
+
+    largest = "largest"
+    all = "all"
+
+
+class Precision(StrEnum):
+    """Of the network."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Compile(StrEnum):
+    """Modes of torch.compile."""
+
+    default = "default"
+    reduce_overhead = "reduce-overhead"
+    max_autotune = "max-autotune"
+
+
 @options.plain_errors()
 def localize(
-    paths: options.Paths,
-    out: Annotated[Path, typer.Option(help="Folder for boxes.parquet and the overlays.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Pictures and folders of them; or one data set, with --format.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for boxes.parquet and what goes with it.")],
     weights: options.Weights,
     arch: options.Arch = None,
     size: options.Size = None,
@@ -41,13 +65,38 @@ def localize(
     mode: options.Mode = options.Upsampling.bilinear,
     top_k: Annotated[int, typer.Option(min=1, help="Boxes for this many of the highest classes.")] = 1,
     targets: Annotated[
-        Path | None, typer.Option(help="CSV of image_id,class_id: boxes for these classes, not for the highest.")
+        str | None,
+        typer.Option(help="CSV of image_id,class_id, or label, the data set's: boxes for these classes instead."),
     ] = None,
+    boxes: Annotated[Wanted, typer.Option(help="Around the largest component, or all.")] = Wanted.largest,
+    min_area: Annotated[
+        float, typer.Option(help="--boxes all: fraction of the frame that a component must cover.")
+    ] = 0.01,
+    maps: Annotated[bool, typer.Option("--maps", help="Keep the coarse maps, float16, in column cam.")] = False,
+    to: Annotated[
+        list[str] | None, typer.Option(help="Also write coco, csv, voc, yolo, …: what `fastcam export` knows.")
+    ] = None,
+    format: options.Format = None,
+    split: options.Split = None,
+    images: options.Images = None,
     batch_size: options.BatchSize = 32,
     backend: options.Backend = options.Implementation.fused,
     device: options.Device = None,
     overlays: Annotated[int, typer.Option(min=0, help="Draw this many of the first pictures.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing boxes.parquet.")] = False,
+    precision: Annotated[Precision, typer.Option(help="bfloat16 is for GPUs.")] = Precision.float32,
+    compile: Annotated[
+        Compile | None, typer.Option(help="Compile the network; reduce-overhead replays CUDA graphs [not compiled].")
+    ] = None,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last/--channels-first", help="Layout of pictures and weights.")
+    ] = True,
+    decoder: Annotated[
+        str | None, typer.Option(help="Who decodes JPEGs: opencv or pillow [opencv, if its pixels are right].")
+    ] = None,
+    hash_content: Annotated[
+        bool, typer.Option("--hash-content", help="Read all files first, to notice any change of them later.")
+    ] = False,
     engine: Annotated[
         Engine,
         typer.Option(help="This machine; each rank that torchrun or srun has started; or a Ray cluster."),
@@ -66,8 +115,10 @@ def localize(
     Damaged pictures become rows with the reason; the exit code is 3 then (but torchrun, which takes that for a crash,
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
-    from fastcam import distributed, localization
+    from fastcam import data as datasets, distributed, localization, outputs
 
+    formats = options.parts(to) or []
+    outputs.check_formats(formats, maps)
     if workers is not None and engine is not Engine.local:
         raise ValueError(f"--workers goes with --engine local, got {engine}")
     if address is not None and engine is not Engine.ray:
@@ -81,6 +132,11 @@ def localize(
     model, config = options.load(
         weights, arch, options.given(size, resize, mean, std, class_names, num_classes, threshold)
     )
+    source = paths
+    if format or split or images:
+        if len(paths) > 1:
+            raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
+        source = datasets.load(paths[0], split, format, images)
     common = {
         "out": out,
         "config": config,
@@ -89,21 +145,31 @@ def localize(
         "relu": relu,
         "mode": mode.value,
         "top_k": top_k,
-        "targets": None if targets is None else options.read_targets(targets),
+        "targets": targets if targets in (None, "label") else options.read_targets(Path(targets)),
         "batch_size": batch_size,
         "backend": backend.value,
         "overlays": overlays,
         "overwrite": overwrite,
+        "maps": maps,
+        "boxes": boxes.value,
+        "min_area": min_area,
+        "precision": precision.value,
+        "compile": compile and compile.value,
+        "channels_last": channels_last,
+        "decoder": decoder,
+        "hash_content": hash_content,
         "threads": threads,
         "shard_size": shard_size,
     }
     if engine is Engine.local:
-        summary = localization.localize(model.to(device), paths, workers=workers or 1, **common)
+        summary = localization.localize(model.to(device), source, workers=workers or 1, **common)
     else:
-        summary = distributed.localize(model.to(device), paths, engine=engine.value, address=address, **common)
+        summary = distributed.localize(model.to(device), source, engine=engine.value, address=address, **common)
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
+    for name in formats:
+        print(f"{name}: {outputs.export(out, name, overwrite=True).path}")
     if summary.errors:
         print(f"fastcam: {summary.errors} pictures failed; column `error` says why", file=sys.stderr)
         if "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -252,7 +252,7 @@ FORMATS: dict[str, Format] = {
     ),
     "voc": Format(
         "Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt",
-        lambda path: any(any(place.glob("*.xml")) for place in (_voc_root(path) / "Annotations", _voc_root(path))),
+        lambda path: any((_voc_root(path) / "Annotations").rglob("*.xml")) or any(_voc_root(path).glob("*.xml")),
         _voc_splits,
         lambda path, split, images, **options: read_voc(_voc_root(path), split, images, **options),
         lambda path: True,

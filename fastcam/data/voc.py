@@ -40,7 +40,7 @@ def read_voc(
     truth_only: bool = False,
     bad: list[tuple[str, str]] | None = None,
 ) -> Pictures:
-    """Read Pascal VOC's layout: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt.
+    """Read Pascal VOC's layout: Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
     Objects marked difficult count only where a picture has no others. Classes are numbered by name in sorted order,
@@ -74,21 +74,22 @@ def read_voc(
                 problems.refuse(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
             chosen.add(stem)
     annotations = {}
-    for path in sorted(source.glob("*.xml")):
+    for path in sorted(source.rglob("*.xml")):
+        stem = path.relative_to(source).with_suffix("").as_posix()
         try:
-            annotations[path] = parse(path)
+            annotations[stem] = parse(path)
         except ValueError as error:
-            problems.caught(error, path.stem)
+            problems.caught(error, stem)
     names = sorted({name for annotation in annotations.values() for name in annotation.names})
     found = []
-    for path, (filename, size, objects, boxes, difficult) in annotations.items():
-        if chosen is not None and path.stem not in chosen:
+    for stem, (filename, size, objects, boxes, difficult) in annotations.items():
+        if chosen is not None and stem not in chosen:
             continue
         counted = np.ones_like(difficult) if difficult.all() else ~difficult
         labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
         label, boxes = strongest(labels, boxes[counted] - (1, 1, 0, 0))
-        id = filename or f"{path.stem}.jpg"
-        found.append(Found(str(path), id, root / id, label, boxes, size))
+        id = filename or f"{stem}.jpg"
+        found.append(Found(f"{source / stem}.xml", id, root / id, label, boxes, size))
     return assemble(problems, folder, root, found, names, truth_only=truth_only)
 
 

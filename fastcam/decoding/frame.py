@@ -145,20 +145,32 @@ class Preprocess:
             TypeError, ValueError: as in a call.
         """
         image = _pil(image)
-        width, height = image.size
+        geometry = self.geometry(image.size)
+        left, top = geometry.offset
+        image = image.resize(geometry.resized, Image.Resampling.BILINEAR)
+        return np.array(image.crop((left, top, left + self.size, top + self.size))), geometry
+
+    def geometry(self, size: tuple[int, int]) -> Geometry:
+        """Tell where the frame lies in a picture.
+
+        Args:
+            size: (width, height) of the upright picture in pixels.
+
+        Returns:
+            The geometry that leads boxes and maps back.
+
+        Raises:
+            DecodeError: a very long picture would be resized to more than `MAX_PIXELS` pixels.
+        """
         if self.resize == "squash":
-            resized, offset = (self.size, self.size), (0, 0)
-        else:
-            # torchvision's arithmetic: the longer side is truncated, the offset rounded half to even.
-            short, side = min(width, height), round(self.size * 256 / 224)
-            resized = int(side * width / short), int(side * height / short)
-            offset = round((resized[0] - self.size) / 2), round((resized[1] - self.size) / 2)
-            if resized[0] * resized[1] > MAX_PIXELS:
-                raise DecodeError("too_large", f"{width}x{height} becomes {resized[0]}x{resized[1]} before cropping")
-        left, top = offset
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-        frame = np.array(image.crop((left, top, left + self.size, top + self.size)))
-        return frame, Geometry((width, height), resized, offset)
+            return Geometry(size, (self.size, self.size))
+        # torchvision's arithmetic: the longer side is truncated, the offset rounded half to even.
+        width, height = size
+        short, side = min(size), round(self.size * 256 / 224)
+        resized = int(side * width / short), int(side * height / short)
+        if resized[0] * resized[1] > MAX_PIXELS:
+            raise DecodeError("too_large", f"{width}x{height} becomes {resized[0]}x{resized[1]} before cropping")
+        return Geometry(size, resized, (round((resized[0] - self.size) / 2), round((resized[1] - self.size) / 2)))
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Scale to [0, 1], subtract the mean and divide by the standard deviation.

@@ -5,6 +5,7 @@ stream, by the standard evaluator's rules or those of another `Protocol`; `Resul
 """
 
 from fastcam.evaluation.accumulator import Evaluator, Scores
+from fastcam.evaluation.epochs import localizer
 from fastcam.evaluation.overlap import (
     BestBox,
     BestThreshold,
@@ -30,5 +31,6 @@ __all__ = [
     "box_accuracy",
     "box_iou",
     "choose_threshold",
+    "localizer",
     "max_box_acc",
 ]

@@ -162,13 +162,14 @@ def evaluate(
         "source": dict(source.info),
     }
     span = _span(len(source.order), part, batch_size)
-    state = State(out / "state", run | {"batch_size": batch_size}, span, make, save_maps, source.info)
+    same = run | {"batch_size": batch_size, "save_maps": save_maps}
+    state = State(out / "state", same, span, make, save_maps, source.info)
+    if state.saved and not (overwrite or (resume and not merge)):
+        raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or allow to overwrite it")
     with contextlib.closing(state):
         if merge:
             state.join([Path(folder) / "state" for folder in merge])
         elif not (resume and state.resume()):
-            if state.saved and not (overwrite or resume):
-                raise FileExistsError(f"{out} has a run that was broken off: resume it, or allow to overwrite it")
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)
             state.begin()
@@ -187,7 +188,7 @@ def evaluate(
             table = [line.replace("GT-known Loc", "BoxAcc 50   ") for line in table]
         if isinstance(source, BoxTable):
             table = _table(told)
-        if before is not None and "BoxAcc 50 all" in result.curves:
+        if before is not None and {"BoxAcc 50 all", "MaxBoxAccV2 50"} <= result.curves.keys() | before.keys():
             told["BoxAccV2"] = _at_thresholds(result, before)
             table.append(f"{'BoxAccV2':<14}{told['BoxAccV2']:7.2f}  at the thresholds of {threshold_from}")
         write_outputs(out, source, data, result, told["figures"], fixed, state.records(), cases, batch_size)

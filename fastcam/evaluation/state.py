@@ -124,6 +124,8 @@ class State:
             OSError: one cannot be read.
         """
         found = []
+        if self.folder.resolve() in [part.resolve() for part in parts]:
+            raise ValueError(f"{self.folder.parent} is one of the parts: put the whole into another folder")
         for part in parts:
             if (saved := self._latest(part)) is None:
                 raise FileNotFoundError(f"no part of an evaluation in {part.parent}: its run has --part")

@@ -8,6 +8,7 @@ from fastcam.models.checkpoints import (
     load_weights,
     read_config,
     save_checkpoint,
+    start_from,
 )
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
@@ -38,6 +39,7 @@ __all__ = [
     "read_config",
     "resolve_layers",
     "save_checkpoint",
+    "start_from",
     "suggest",
     "swin_reshape",
     "to_gap",

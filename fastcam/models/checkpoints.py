@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.models.layers import first
-from fastcam.models.networks import build
+from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.writers import replacing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -110,6 +111,57 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     _load_state(model, _read_state(path), path)
+
+
+def start_from(
+    path: str | os.PathLike, arch: str, num_classes: int, output_stride: int | None = None
+) -> tuple[nn.Module, frozenset[str]]:
+    """Build a network and give it the weights of a file as far as they go.
+
+    A classifier for another number of classes, and the layers that `to_gap` adds, keep their random start.
+
+    Args:
+        path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes, of this
+            network or, for one of `to_gap`'s such as "vgg16-tap", of the network it is made from.
+        arch: the network, as in `build`.
+        num_classes: number of logits.
+        output_stride: as in `build`.
+
+    Returns:
+        The network in training mode, on the CPU, and the names of those of its parameters that the file gave.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: unknown network, a checkpoint of another one, or weights that do not fit.
+    """
+    path = Path(path)
+    saved, (base, pool, extra) = read_config(path), split_arch(arch)
+    if saved is not None and saved.arch not in (arch, base):
+        raise ValueError(f"{path} is a checkpoint of {saved.arch}, not of {arch}")
+    model, state = build(arch, num_classes, output_stride), _read_state(path)
+    # Built with the classes that the weights are for; what depends on their number keeps its random start.
+    classes = 1000 if saved is None else saved.num_classes
+    source = build(arch, classes)
+    if _fits(source, state):
+        _load_state(source, state, path)
+        given = frozenset(name for name, _ in source.named_parameters())
+    else:
+        whole = build(base, classes)
+        _load_state(whole, state, path)
+        source = to_gap(whole, pool, extra=extra)
+        # What `to_gap` keeps comes first and in the same order.
+        pairs = zip(source.named_parameters(), whole.parameters(), strict=False)
+        kept = takewhile(lambda pair: torch.equal(pair[0][1], pair[1]), pairs)
+        given = frozenset(name for (name, _), _ in kept)
+    own = model.state_dict()
+    fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
+    model.load_state_dict(own | fitting)
+    return model, given & fitting.keys()
+
+
+def _fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether a state's parameters are the model's, by name."""
+    return all(name in state for name, _ in model.named_parameters())
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

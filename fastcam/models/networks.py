@@ -38,20 +38,36 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
         ValueError: unknown name (similar names are listed), or an output stride that the network cannot have.
         ImportError: a name of timm's, and timm is not installed.
     """
+    base, pool, extra = split_arch(arch)
     if arch.startswith("timm/"):
         model = _timm(arch.removeprefix("timm/"), num_classes)
     elif arch == "nin":
         model = nin(num_classes)
-    elif variant := _VARIANT.fullmatch(arch):
-        model = _torchvision(variant["arch"], num_classes)
-        if variant["star"] and not isinstance(model, AlexNet):
-            raise ValueError(f'the star is for "alexnet*-{variant["pool"]}", got {arch!r}')
-        model = to_gap(model, variant["pool"], extra=(512, 512) if variant["star"] else ())
     else:
-        model = _torchvision(arch, num_classes)
+        model = _torchvision(base, num_classes)
+        if extra and not isinstance(model, AlexNet):
+            raise ValueError(f'the star is for "alexnet*-{pool}", got {arch!r}')
+        if pool:
+            model = to_gap(model, pool, extra=extra)
     if output_stride is not None:
         _set_output_stride(model, output_stride)
     return model
+
+
+def split_arch(arch: str) -> tuple[str, Pool | None, tuple[int, ...]]:
+    """Take a name that `build` knows apart.
+
+    Args:
+        arch: the name.
+
+    Returns:
+        The name of the network that `to_gap` is given, the pooling and the widths of its extra convolutions:
+        ("alexnet", "gap", (512, 512)) for "alexnet*-gap"; the name itself, None and () for other networks.
+    """
+    variant = _VARIANT.fullmatch(arch)
+    if variant is None:
+        return arch, None, ()
+    return variant["arch"], variant["pool"], (512, 512) if variant["star"] else ()
 
 
 def _torchvision(arch: str, num_classes: int) -> nn.Module:

@@ -1,0 +1,83 @@
+"""`fastcam export`."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastcam.cli import options
+
+
+@options.plain_errors()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `fastcam localize`, or its boxes.parquet.")],
+    format: Annotated[
+        str, typer.Option(help="coco, csv, labelstudio, voc, yolo, wsol; of runs that keep maps: png, npy, wsss.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File or folder to write [named by the format, in RUN].")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="coco: file of the true objects, whose ids of images and categories count.")
+    ] = None,
+    categories: Annotated[
+        Path | None, typer.Option(help="coco: CSV of class_id,category_id [by --annotations, else class_id + 1].")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="png, npy: side of square maps in pixels, or picture [npy 224, png picture].")
+    ] = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(help="wsss: LOW,HIGH: background up to the one, object above the other [the run's threshold]."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="labelstudio: goes before each image_id [/data/local-files/?d=].")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported there before.")] = False,
+) -> None:
+    """Convert the boxes of a run, and its maps, to formats of other tools.
+
+    Pictures that a format cannot express are left out; the exit code is 3 then.
+    """
+    from fastcam import outputs
+
+    done = outputs.export(
+        run,
+        format,
+        out,
+        annotations=annotations,
+        categories=None if categories is None else _read_categories(categories),
+        size=None if size is None else _read_size(size),
+        cuts=None if cuts is None else options.pair("--cuts", cuts),
+        url=url,
+        overwrite=overwrite,
+    )
+    print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
+    if done.errors:
+        print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
+    if done.left_out:
+        id, reason = done.examples[0]
+        print(f"fastcam: {done.left_out} pictures left out, such as {id!r}: {reason}", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+def _read_size(text: str) -> int | str:
+    if text != "picture" and not text.isdecimal():
+        raise ValueError(f"--size must be a number of pixels or picture, got {text!r}")
+    return text if text == "picture" else int(text)
+
+
+def _read_categories(path: Path) -> dict[int, int]:
+    """Read a CSV of class_id,category_id."""
+    categories: dict[int, int] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.reader(file):
+            if line == ["class_id", "category_id"] or not line:
+                continue
+            try:
+                class_id, category_id = map(int, line)
+            except ValueError:
+                raise ValueError(f"{path}: expected lines `class_id,category_id`, got {','.join(line)!r}") from None
+            if categories.setdefault(class_id, category_id) != category_id:
+                raise ValueError(f"{path}: two categories for class {class_id}")
+    return categories

@@ -1,0 +1,265 @@
+"""Formats of one file: COCO results, CSV, Label Studio predictions."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from fastcam.outputs.files import LeftOut, Options
+from fastcam.outputs.table import Box, Picture
+from fastcam.outputs.text import printable
+from fastcam.writers import replacing
+
+Add = Callable[[Picture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut
+
+_COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
+_COLUMNS += ("box", "box_score")
+
+
+@contextmanager
+def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
+    """Write COCO's results: a JSON list of image_id, category_id, bbox (x, y, width, height) and score.
+
+    With `options.annotations` images have the ids they have there (by file_name), and categories, too: by the name of
+    the class, or where classes have no names, in the order of the ids. Otherwise images are numbered from 1 in the
+    order of the table, a category's id is the class index plus 1, and `NAME.images.json` beside the results lists both,
+    so that `COCO("NAME.images.json").loadRes("NAME.json")` works. `options.categories` goes before either. Coordinates
+    are rounded to hundredths of a pixel, as COCO's own are.
+
+    Args:
+        path: the JSON file.
+        info: what made the boxes.
+        options: of which annotations and categories are used.
+
+    Yields:
+        What writes a picture.
+
+    Raises:
+        FileNotFoundError: no file of annotations.
+        ValueError: it is malformed, or a class has no category.
+        OSError: a file cannot be written.
+    """
+    given = None if options.annotations is None else _Annotations(options.annotations)
+    names: dict[int, str] = {}
+
+    def category(box: Box) -> int:
+        if options.categories is not None:
+            if box.class_id not in options.categories:
+                raise ValueError(f"class {box.class_id} ({box.name}) is none of the given categories")
+            return options.categories[box.class_id]
+        return box.class_id + 1 if given is None else given.category(box)
+
+    def add(picture: Picture) -> int:
+        nonlocal count
+        if given is not None and picture.id not in given.images:
+            raise LeftOut(f"not among the images of {options.annotations}")
+        count += 1
+        image_id = count if given is None else given.images[picture.id]
+        if images is not None:
+            names.update((box.class_id, box.name) for box in picture.boxes)
+            size = {"width": picture.width, "height": picture.height}
+            images.append({"id": image_id, "file_name": picture.id} | size)
+        for box in picture.found:
+            x0, y0, x1, y1 = box.corners
+            edges = [round(edge, 2) for edge in (x0, y0, x1 - x0, y1 - y0)]
+            score = float(f"{box.score:.6g}")
+            results.append({"image_id": image_id, "category_id": category(box), "bbox": edges, "score": score})
+        return len(picture.found)
+
+    count, images = 0, None
+    with ExitStack() as stack:
+        if given is None:
+            beside = stack.enter_context(_opened(coco_images(path)))
+            beside.write('{"images": ')
+            images = _List(beside)
+        file = stack.enter_context(_opened(path))
+        results = _List(file)
+        yield add
+        results.close()
+        if images is not None:
+            images.close()
+            ids = {class_id: class_id + 1 for class_id in range(max(names, default=-1) + 1)}
+            ids = ids if options.categories is None else {key: options.categories[key] for key in sorted(names)}
+            words = {key: names.get(key, str(key)) for key in ids}
+            categories = [{"id": ids[key], "name": words[key], "supercategory": ""} for key in ids]
+            beside.write(f', "annotations": [], "categories": {json.dumps(categories)}, "info": {json.dumps(info)}}}\n')
+
+
+def coco_images(path: Path) -> Path:
+    """Name the list of images beside COCO results.
+
+    Args:
+        path: the results.
+
+    Returns:
+        Its path.
+    """
+    return path.with_name(f"{path.stem}.images.json")
+
+
+@contextmanager
+def table(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
+    """Write CSV with a header: the table's columns from image_id to y1, box and box_score; a row for each box.
+
+    Numbers are the shortest that give the same float32 again. Where a map was constant, the corners are empty.
+
+    Args:
+        path: the file, UTF-8.
+        info: what made the boxes.
+        options: none is used.
+
+    Yields:
+        What writes a picture.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def add(picture: Picture) -> int:
+        size = picture.width, picture.height
+        for box in picture.boxes:
+            corners = map(_short, box.corners) if box.found else ("",) * 4
+            named = box.rank, box.class_id, box.class_name, _short(box.class_score)
+            rows.writerow((picture.id, *size, *named, *corners, box.number, _short(box.score)))
+        return len(picture.found)
+
+    with _opened(path) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(_COLUMNS)
+        yield add
+
+
+@contextmanager
+def label_studio(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
+    """Write tasks with predictions as Label Studio imports them, and `NAME.xml`, a labelling setup that fits them.
+
+    Corners are percent of the picture's sides. A prediction's score, by which tasks can be sorted, is the highest of
+    its boxes. `options.url` goes before each image_id, which is percent-encoded; the default is that of pictures in
+    Label Studio's local storage.
+
+    Args:
+        path: the JSON file.
+        info: what made the boxes; model_version is made of it.
+        options: of which url is used.
+
+    Yields:
+        What writes a picture.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    url = "/data/local-files/?d=" if options.url is None else options.url
+    version = " ".join(["fastcam", *(str(info[key]) for key in ("version", "arch", "method") if info.get(key))])
+    names: dict[int, str] = {}
+
+    def region(picture: Picture, number: int, box: Box) -> dict[str, Any]:
+        name = printable(box.name)
+        names[box.class_id] = name
+        x0, y0, x1, y1 = box.corners
+        across, down = 100 / picture.width, 100 / picture.height
+        place = {"x": x0 * across, "y": y0 * down, "width": (x1 - x0) * across, "height": (y1 - y0) * down}
+        return {
+            "id": f"box{number}",
+            "type": "rectanglelabels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": picture.width,
+            "original_height": picture.height,
+            "image_rotation": 0,
+            "score": box.score,
+            "value": place | {"rotation": 0, "rectanglelabels": [name]},
+        }
+
+    def add(picture: Picture) -> int:
+        regions = [region(picture, number, box) for number, box in enumerate(picture.found)]
+        score = max(box.score for box in picture.boxes)
+        prediction = {"model_version": version, "score": score, "result": regions}
+        tasks.append({"data": {"image": url + quote(picture.id)}, "predictions": [prediction]})
+        return len(regions)
+
+    with _opened(label_studio_setup(path)) as setup, _opened(path) as file:
+        tasks = _List(file)
+        yield add
+        tasks.close()
+        known = dict.fromkeys(name for _, name in sorted(names.items()))
+        labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in known)
+        setup.write(
+            '<View>\n  <Image name="image" value="$image"/>\n  <RectangleLabels name="label" toName="image">\n'
+            f"{labels}  </RectangleLabels>\n</View>\n"
+        )
+
+
+def label_studio_setup(path: Path) -> Path:
+    """Name the labelling setup beside Label Studio predictions.
+
+    Args:
+        path: the predictions.
+
+    Returns:
+        Its path.
+    """
+    return path.with_suffix(".xml")
+
+
+class _List:
+    """A JSON list, written element by element."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._separator = file, "[\n"
+
+    def append(self, element: Mapping[str, Any]) -> None:
+        self._file.write(self._separator + json.dumps(element, allow_nan=False))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        self._file.write("[]" if self._separator == "[\n" else "\n]")
+
+
+class _Annotations:
+    """What COCO's file of the true objects tells of ids."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+        try:
+            document = json.loads(path.read_bytes())
+            images = [(entry["file_name"], entry["id"]) for entry in document["images"]]
+            categories = sorted((entry["id"], entry["name"]) for entry in document["categories"])
+            ids = [id for _, id in images] + [id for id, _ in categories]
+            if not all(type(id) is int for id in ids):
+                raise ValueError("an id is no whole number")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: expected COCO's images with id and file_name, and categories with id and name: {error!r}"
+            ) from None
+        self.images = dict(images)
+        if len(self.images) < len(images):
+            raise ValueError(f"{path}: two images have the same file_name, so that boxes cannot be told apart")
+        self._ids = [id for id, _ in categories]
+        self._named = {name: id for id, name in categories}
+
+    def category(self, box: Box) -> int:
+        if box.class_name in self._named:
+            return self._named[box.class_name]
+        if box.class_name is None and box.class_id < len(self._ids):
+            return self._ids[box.class_id]
+        raise ValueError(
+            f"class {box.class_id} ({box.name}) is none of the categories of {self.path}: tell which it is"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def _short(value: float) -> str:
+    return str(np.float32(value))

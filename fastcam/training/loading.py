@@ -1,0 +1,284 @@
+"""Pictures to batches: decoded ahead in threads or processes, augmented alike whoever does it, in whatever order."""
+
+import multiprocessing
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fastcam.data import Dataset
+from fastcam.decoding import Preprocess
+from fastcam.training.settings import Settings
+
+_AHEAD = 2  # batches
+# Streams of random numbers: what is drawn for one purpose never tells about another.
+_ORDER, _AUGMENTATION = 1, 2
+
+
+class Key(NamedTuple):
+    """Which picture, and what for.
+
+    Attributes:
+        epoch: from 1, in which it is trained on; 0 for a picture to test on.
+        index: its place in the data set.
+    """
+
+    epoch: int
+    index: int
+
+
+class Batch(NamedTuple):
+    """Pictures and labels on the CPU.
+
+    Attributes:
+        frames: uint8 [B, size, size, 3], RGB.
+        labels: int64 [B].
+    """
+
+    frames: Tensor
+    labels: Tensor
+
+
+def count_steps(pictures: int, settings: Settings, world: int) -> int:
+    """Count the steps of an epoch.
+
+    Args:
+        pictures: how many there are to train on.
+        settings: of which batch_size is used.
+        world: number of processes.
+
+    Returns:
+        Their number. A last step that would give a process fewer than two pictures, which BatchNorm cannot train on,
+        is left out.
+    """
+    whole, rest = divmod(pictures, settings.batch_size)
+    return whole + (rest >= 2 * world)
+
+
+def steps(
+    epoch: int, pictures: int, settings: Settings, rank: int = 0, world: int = 1
+) -> Iterator[tuple[int, list[list[Key]]]]:
+    """Plan an epoch: the same order of pictures in the same steps, however many processes share them.
+
+    Args:
+        epoch: from 1.
+        pictures: how many there are to train on.
+        settings: of which seed, batch_size and accumulate are used.
+        rank: number of this process.
+        world: number of processes.
+
+    Yields:
+        For each step the number of pictures in it, of all processes together, and this process's parts of it.
+    """
+    order = np.random.default_rng((_ORDER, settings.seed, epoch)).permutation(pictures)
+    for step in range(count_steps(pictures, settings, world)):
+        batch = order[step * settings.batch_size :][: settings.batch_size]
+        parts = min(settings.accumulate, len(batch) // (2 * world))
+        own = np.array_split(batch, world * parts)[rank * parts : (rank + 1) * parts]
+        yield len(batch), [[Key(epoch, index) for index in part.tolist()] for part in own]
+
+
+class Reader:
+    """Reads, resizes and augments pictures by key; the same key always gives the same frame.
+
+    Args:
+        train: data to train on.
+        test: data to test on.
+        settings: size, resize, crop, padding, flip, seed and cache are used.
+        preprocess: of the network.
+    """
+
+    def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
+        self.train, self.test, self.settings, self.preprocess = train, test, settings, preprocess
+        self.classes = len(train.class_names)
+        self.kept: dict[tuple[bool, int], tuple[np.ndarray, int]] = {}
+
+    def __getitem__(self, key: Key) -> tuple[np.ndarray, int] | Exception:
+        """Read one picture.
+
+        Args:
+            key: which.
+
+        Returns:
+            Frame, uint8 [size, size, 3], and label; or the error that it raised, since processes cannot hand on every
+            exception as it was.
+        """
+        try:
+            frame, label = self._resized(key.epoch > 0, key.index)
+        except Exception as error:
+            return error
+        return (self._augmented(frame, key) if key.epoch else frame), label
+
+    def _resized(self, training: bool, index: int) -> tuple[np.ndarray, int]:
+        if (training, index) in self.kept:
+            return self.kept[training, index]
+        sample = (self.train if training else self.test)[index]
+        if sample.label is None or not 0 <= sample.label < self.classes:
+            raise ValueError(f"sample {index} has label {sample.label}, none of {self.classes} classes")
+        if training and self.settings.crop == "random":
+            frame = self._larger(sample.image)
+        else:
+            frame = self.preprocess.frame(sample.image)[0]
+        if self.settings.cache:
+            self.kept[training, index] = frame, sample.label
+        return frame, sample.label
+
+    def _larger(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """The whole picture as it is before a part of it is chosen."""
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        side = width = height = round(self.settings.size * 256 / 224)
+        if self.settings.resize == "crop":
+            short = min(image.size)
+            width, height = (int(side * length / short) for length in image.size)
+        return np.array(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+
+    def _augmented(self, frame: np.ndarray, key: Key) -> np.ndarray:
+        settings = self.settings
+        random = np.random.default_rng((_AUGMENTATION, settings.seed, *key))
+        if settings.crop == "padded":
+            frame = np.pad(frame, ((settings.padding,) * 2, (settings.padding,) * 2, (0, 0)))
+        top, left = (int(random.integers(length - settings.size + 1)) for length in frame.shape[:2])
+        frame = frame[top : top + settings.size, left : left + settings.size]
+        return frame[:, ::-1] if settings.flip and random.random() < 0.5 else frame
+
+
+class Loader:
+    """Gives batches in the order of a plan, `_AHEAD` of them read ahead. Made by `opened`."""
+
+    def __init__(self, reader: Reader, pin: bool, pool: ThreadPoolExecutor | None, loader: DataLoader | None) -> None:
+        self._reader, self._pin, self._pool, self._loader = reader, pin, pool, loader
+
+    def batches(self, plan: Iterable[list[Key]]) -> Iterator[Batch]:
+        """Read batches.
+
+        Args:
+            plan: the keys of each.
+
+        Yields:
+            The batches, in pinned memory where the network is on a GPU.
+
+        Raises:
+            Exception: whatever the data set raises for a picture, such as `DecodeError` for a damaged one.
+        """
+        if self._loader is None:
+            source = self._threaded(plan)
+        else:
+            self._loader.batch_sampler.plan = plan
+            source = iter(self._loader)
+        try:
+            for batch in source:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            del source  # else the error's traceback would keep the processes alive
+
+    def close(self) -> None:
+        """Let go of the processes; threads are the pool's affair."""
+        self._loader = None
+
+    def _threaded(self, plan: Iterable[list[Key]]) -> Iterator[Batch | Exception]:
+        ahead: deque[tuple[Tensor, list[Future]]] = deque()
+        for keys in chain(plan, [None] * _AHEAD):
+            if keys is not None:
+                ahead.append(self._submit(keys))
+            if ahead and (keys is None or len(ahead) > _AHEAD):
+                frames, futures = ahead.popleft()
+                labels = [future.result() for future in futures]
+                error = _first_error(labels)
+                yield Batch(frames, torch.tensor(labels)) if error is None else error
+
+    def _submit(self, keys: list[Key]) -> tuple[Tensor, list[Future]]:
+        """Let the threads fill a batch's frames; they give the labels."""
+        side = self._reader.settings.size
+        frames = torch.empty((len(keys), side, side, 3), dtype=torch.uint8, pin_memory=self._pin)
+        rows = frames.numpy()
+
+        def read(row: int, key: Key) -> int | Exception:
+            item = self._reader[key]
+            if isinstance(item, Exception):
+                return item
+            rows[row], label = item
+            return label
+
+        return frames, [self._pool.submit(read, row, key) for row, key in enumerate(keys)]
+
+
+@contextmanager
+def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
+    """Start the threads or processes that read, for the time of a `with` block.
+
+    Args:
+        reader: what they read with.
+        device: where the batches go.
+
+    Yields:
+        The loader.
+    """
+    settings, pin = reader.settings, device.type == "cuda"
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = settings.workers or max(1, min(8, share))
+    if settings.worker_kind == "thread":
+        with ThreadPoolExecutor(workers, "fastcam-read") as pool:
+            try:
+                yield Loader(reader, pin, pool, None)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return
+    # Not forked from this process: it has threads, whose locks a copy would inherit. They are forked from one that has
+    # imported what they need and done nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    processes = DataLoader(
+        reader,
+        batch_sampler=_Plan(),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # the network's dropout has the global one to itself
+        prefetch_factor=_AHEAD,
+        persistent_workers=True,
+    )
+    loader = Loader(reader, pin, None, processes)
+    del processes
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+class _Plan:
+    """The batches that the workers are given next."""
+
+    plan: Iterable[list[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.plan)
+
+
+def _start_worker(number: int) -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _first_error(items: list) -> Exception | None:
+    return next((item for item in items if isinstance(item, Exception)), None)
+
+
+def _collate(items: list[tuple[np.ndarray, int] | Exception]) -> Batch | Exception:
+    error = _first_error(items)
+    if error is not None:
+        return error
+    frames, labels = zip(*items, strict=True)
+    return Batch(torch.from_numpy(np.stack(frames)), torch.tensor(labels))

@@ -1,0 +1,259 @@
+"""The network in training: what of it learns, how fast, and all that a step changes."""
+
+import bisect
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fastcam import models
+from fastcam.decoding import Preprocess
+from fastcam.models import ModelConfig
+from fastcam.training.group import Group
+from fastcam.training.loading import Batch
+from fastcam.training.settings import Settings
+
+_HEADS = ("fc", "classifier", "head", "heads")  # where torchvision's and timm's networks keep their last layers
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainee:
+    """A network with its optimizer, schedule, gradient scaler and moving average.
+
+    Args:
+        config: of the network.
+        settings: of the training.
+        group: the processes that train it.
+        steps_per_epoch: optimizer steps in an epoch.
+        total_steps: of the whole training.
+        given: names of the parameters that the weights gave, when the training is resumed; None to read the weights.
+
+    Attributes:
+        model: the bare network.
+        given: those names.
+        optimizer: of the parameters that learn.
+        schedule: of its learning rate, stepped after each step.
+
+    Raises:
+        FileNotFoundError: no such file of weights.
+        ValueError: unfit network or weights, nothing left to train, or fp16 without a CUDA device.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: Settings,
+        group: Group,
+        steps_per_epoch: int,
+        total_steps: int,
+        given: frozenset[str] | None = None,
+    ) -> None:
+        if settings.precision == "fp16" and group.device.type != "cuda":
+            raise ValueError('`precision="fp16"` needs a CUDA device; "bf16" works on any')
+        self.config, self.settings, self.group = config, settings, group
+        built = (config.arch, config.num_classes, config.output_stride)
+        if settings.weights is None or given is not None:
+            self.model, self.given = models.build(*built), given or frozenset()
+        else:
+            self.model, self.given = models.start_from(settings.weights, *built)
+        _freeze(self.model, settings, self.given)
+        if group.world > 1 and group.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model.to(group.device, memory_format=self._layout)
+        self.optimizer = _optimizer(self.model, settings, self.given)
+        self.schedule = _schedule(self.optimizer, settings, steps_per_epoch, total_steps)
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "fp16")
+        average = None if settings.ema is None else get_ema_multi_avg_fn(settings.ema)
+        self.average = average and AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self._parallel = None
+        forward: nn.Module = self.model
+        if group.world > 1:
+            ids = [group.device.index] if group.device.type == "cuda" else None
+            forward = self._parallel = DistributedDataParallel(self.model, device_ids=ids)
+        self._forward = torch.compile(forward) if settings.compile else forward
+        self._preprocess = Preprocess.of(config)
+        self._slowed = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if name in self.given and isinstance(self.model.get_submodule(name.rpartition(".")[0]), nn.Conv2d)
+        ]
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested and saved: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def train(self) -> None:
+        """Go into training mode, but for what is frozen."""
+        self._forward.train()
+        for module in self.model.modules():
+            parameters = list(module.parameters())
+            if (
+                self.settings.freeze == "features"
+                and parameters
+                and not any(parameter.requires_grad for parameter in parameters)
+            ) or (self.settings.freeze_bn and isinstance(module, _BatchNorm)):
+                module.eval()
+
+    def step(self, parts: Iterable[Batch], count: int) -> Tensor:
+        """Take one step: the mean loss over the whole batch, of all processes, goes down its gradient.
+
+        Args:
+            parts: this process's batches.
+            count: pictures in the step, of all processes together.
+
+        Returns:
+            float64 [3], on the network's device: sum of this process's losses, right answers, pictures.
+        """
+        sums = torch.zeros(3, dtype=torch.float64, device=self.group.device)
+        parts = list(parts)
+        self.optimizer.zero_grad()
+        for number, part in enumerate(parts, 1):
+            images, labels = self._input(part)
+            last = self._parallel is None or number == len(parts)
+            with nullcontext() if last else self._parallel.no_sync():
+                with self._autocast():
+                    logits = self._forward(images)
+                loss = F.cross_entropy(
+                    logits.float(), labels, reduction="sum", label_smoothing=self.settings.label_smoothing
+                )
+                # Processes' gradients are averaged, so that their sum over `count` needs the factor.
+                self.scaler.scale(loss * (self.group.world / count)).backward()
+            sums += _sums(loss, logits, labels)
+        if self.settings.conv_gradients != 1:
+            for parameter in self._slowed:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.settings.conv_gradients)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed, and the step was left out
+            self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return sums
+
+    @torch.inference_mode()
+    def test(self, batches: Iterable[Batch]) -> Tensor:
+        """Classify without learning.
+
+        Args:
+            batches: this process's share.
+
+        Returns:
+            float64 [3] as of `step`, of `tested`.
+        """
+        network = self.tested.eval()
+        self.group.share_buffers(network)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.group.device)
+        for batch in batches:
+            images, labels = self._input(batch)
+            with self._autocast():
+                logits = network(images)
+            sums += _sums(F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
+        return sums
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collect all that steps change.
+
+        Returns:
+            State dictionaries by name.
+        """
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Args:
+            state: of a trainee with the same configuration and settings.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: it is of another one.
+        """
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+            "average": self.average,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _input(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.group.device
+        images = self._preprocess.normalize(batch.frames.to(device, non_blocking=True))
+        return images.contiguous(memory_format=self._layout), batch.labels.to(device, non_blocking=True)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _DTYPES[self.settings.precision]
+        return torch.autocast(self.group.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    right = (logits.argmax(1) == labels).sum()
+    return torch.stack([loss.detach().double(), right.double(), torch.full_like(right, len(labels)).double()])
+
+
+def _freeze(model: nn.Module, settings: Settings, given: frozenset[str]) -> None:
+    if settings.freeze == "features":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in given or name.split(".")[0] in _HEADS)
+    if settings.freeze_bn:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"nothing of {settings.arch} is left to train: no part is called {', '.join(_HEADS)}, and the weights "
+            'gave all of it; use `freeze="none"`'
+        )
+
+
+def _optimizer(model: nn.Module, settings: Settings, given: frozenset[str]) -> torch.optim.Optimizer:
+    learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parts = [[p for name, p in learning if (name in given) is old] for old in (True, False)]
+    rates = (settings.lr, settings.lr * settings.new_lr)
+    groups = [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(
+        groups, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov
+    )
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int, total_steps: int
+) -> LRScheduler:
+    if settings.schedule == "onecycle":
+        # A tenth of all steps, but not just one: torch divides by the number of the last warm-up step.
+        rise = min(0.75, max(0.1, 1.5 / total_steps))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        cycle = settings.optimizer == "adamw" or settings.momentum > 0
+        return OneCycleLR(optimizer, rates, total_steps=total_steps, pct_start=rise, cycle_momentum=cycle)
+    unit = 1 if settings.steps else steps_per_epoch
+    warmup = settings.warmup * unit
+    milestones = [milestone * unit for milestone in settings.milestones]
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if settings.schedule == "cosine":
+            done = min(1.0, max(0.0, (step - warmup) / max(1, total_steps - warmup)))
+            return rise * (1 + math.cos(math.pi * done)) / 2
+        if settings.schedule == "multistep":
+            return rise * settings.gamma ** bisect.bisect_right(milestones, step)
+        return rise
+
+    return LambdaLR(optimizer, factor)
