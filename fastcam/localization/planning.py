@@ -105,8 +105,11 @@ def _difference(old: Plan, new: Plan, files: Files) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, but not its table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_parts(folder)
-    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
-        (folder / name).unlink(missing_ok=True)
+    """Make the folder, and remove what an earlier run left in it, but not its table."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(folder)
+        for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:  # of its own kind it would be taken for an input that is missing
+        raise OSError(f"cannot write to {folder}: {error.strerror or error}") from error
