@@ -35,6 +35,8 @@ def folder(tmp_path_factory) -> Path:
         rng = np.random.default_rng(index)
         small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
         small.resize((40 + index % 7, 30 + index % 11), Image.Resampling.BICUBIC).save(path)
+    (folder / "notes.txt").touch()
+    (folder / "03" / "README").touch()
     for key in DAMAGED:
         (folder / key).write_bytes((folder / key).read_bytes()[:90])
     return folder
@@ -49,6 +51,7 @@ def undisturbed(folder, tmp_path_factory) -> list[dict]:
     out = tmp_path_factory.mktemp("undisturbed")
     summary = localize(Tiny(), folder, out=out, **OPTIONS)
     assert (summary.pictures, summary.errors, summary.codes) == (PICTURES, 2, {"damaged": 2})
+    assert summary.ignored == {".txt": 1, "": 1}
     rows = rows_of(out)
     assert len(rows) == summary.rows == 2 * (PICTURES - 2) + 2
     assert {row["image_id"] for row in rows if row["status"] == "error"} == DAMAGED
@@ -159,10 +162,10 @@ def test_a_full_disk_stops_cleanly(folder, undisturbed, tmp_path):
 
 def test_a_folder_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        localize(Tiny(), folder, out=tmp_path / "file", **OPTIONS)
-    with pytest.raises(OSError, match="proc"):
-        localize(Tiny(), folder, out="/proc/none", **OPTIONS)
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
+        with pytest.raises(OSError, match=f"cannot write to {out}: ") as caught:
+            localize(Tiny(), folder, out=out, **OPTIONS)
+        assert type(caught.value) is OSError  # exit code 1, not 2
 
 
 def begun(folder: Path, out: Path, **options) -> Plan:

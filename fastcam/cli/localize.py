@@ -116,6 +116,9 @@ def localize(
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
     from fastcam import data as datasets, distributed, localization, outputs
+    from fastcam.pipeline import keep_memory
+
+    keep_memory()
 
     formats = options.parts(to) or []
     outputs.check_formats(formats, maps)
@@ -136,7 +139,7 @@ def localize(
     if format or split or images:
         if len(paths) > 1:
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
-        source = datasets.load(paths[0], split, format, images)
+        source = datasets.load(paths[0], split, format, images, truth_only=True)  # missing pictures become rows
     common = {
         "out": out,
         "config": config,
@@ -168,6 +171,9 @@ def localize(
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
+    if summary.ignored:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
+        print(f"fastcam: files passed over that are no pictures: {kinds}", file=sys.stderr)
     for name in formats:
         print(f"{name}: {outputs.export(out, name, overwrite=True).path}")
     if summary.errors:

@@ -41,7 +41,8 @@ from fastcam import decoding
 from fastcam.data import Pictures, Sample
 from fastcam.localization.inputs import Files, Item, Targets, open_source
 from fastcam.localization.local import run_workers
-from fastcam.localization.plan import Plan, Summary, prepare_folder
+from fastcam.localization.plan import Plan, Summary
+from fastcam.localization.planning import prepare_folder
 from fastcam.localization.settings import settings_of
 from fastcam.localization.worker import Worker
 from fastcam.models import ModelConfig

@@ -7,15 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from fastcam.localization.inputs import Files, Item, read_listing
+from fastcam.localization.inputs import Item, read_listing
 from fastcam.localization.table import audit, merge
 from fastcam.writers import Row, replacing, schema, to_table
 
@@ -29,6 +27,7 @@ class Summary(NamedTuple):
         rows: how many rows were written, at least one for each picture.
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
+        ignored: files in folders that are no pictures, by suffix.
     """
 
     path: Path
@@ -36,6 +35,7 @@ class Summary(NamedTuple):
     rows: int
     errors: int
     codes: Mapping[str, int] = {}
+    ignored: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class Plan:
         return min(self.shard_size, self.pictures - shard * self.shard_size)
 
     @property
-    def _inputs(self) -> Path:
+    def inputs(self) -> Path:
+        """Where the list of inputs is."""
         return self.folder / "inputs.parquet"
 
     def part(self, shard: int) -> Path:
@@ -158,7 +159,7 @@ class Plan:
         Raises:
             OSError: the list cannot be read.
         """
-        return read_listing(self._inputs, shard)
+        return read_listing(self.inputs, shard)
 
     def commit(self, shard: int, rows: list[Row], pictures: int, batch: int) -> dict[str, Any]:
         """Write the rows of a shard, and mark it done once they are on the disk.
@@ -186,9 +187,9 @@ class Plan:
             "errors": Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
             "batch": batch,
             "bytes": len(content),
-            "blake2b": _hash(content),
+            "blake2b": digest_of(content),
         }
-        _write_json(part.with_suffix(".json"), mark)
+        write_json(part.with_suffix(".json"), mark)
         return mark
 
     def columns(self) -> pa.Schema:
@@ -211,7 +212,8 @@ class Plan:
             return None
         if audit.get("plan") != self.digest or not self.table.exists():
             return None
-        return Summary(self.table, audit["pictures"], audit["rows"], sum(audit["errors"].values()), audit["errors"])
+        errors = audit["errors"]
+        return Summary(self.table, audit["pictures"], audit["rows"], sum(errors.values()), errors, audit["ignored"])
 
     def finish(self) -> Summary | None:
         """Put the parts together, compare the table with the inputs, and clean up.
@@ -233,14 +235,14 @@ class Plan:
         marks = [mark for _, mark in self._marks()]
         with replacing(self.table) as path:
             merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
-            keys = (item.key for item in read_listing(self._inputs)) if self.listed else None
+            keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
             counts = audit(path, keys)
         if not self.listed:
             counts["pictures"] = sum(mark["pictures"] for mark in marks)
         smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
         known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
-        _write_json(self.folder / "audit.json", known)
-        _remove_parts(self.folder)
+        write_json(self.folder / "audit.json", known)
+        remove_parts(self.folder)
         return self.finished()
 
     def salvage(self) -> tuple[Path, int]:
@@ -258,7 +260,7 @@ class Plan:
             return path, 0
         with replacing(path) as temporary:
             merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
-        _remove_parts(self.folder)
+        remove_parts(self.folder)
         return path, rows
 
     def discard(self) -> list[int]:
@@ -267,7 +269,7 @@ class Plan:
         Returns:
             Their indices.
         """
-        changed = [i for i, mark in self._marks() if _hash(self.part(i).read_bytes()) != mark["blake2b"]]
+        changed = [i for i, mark in self._marks() if digest_of(self.part(i).read_bytes()) != mark["blake2b"]]
         for shard in changed:
             self.part(shard).with_suffix(".json").unlink()
         return changed
@@ -280,107 +282,15 @@ class Plan:
             shard += 1
 
 
-def prepare_folder(
-    out: str | os.PathLike[str],
-    settings: dict[str, Any],
-    class_names: tuple[str, ...],
-    files: Files | None,
-    *,
-    pictures: int | None = None,
-    shard_size: int = 1024,
-    content: bool = False,
-    overwrite: bool = False,
-) -> Plan:
-    """Plan a run, or find it planned already.
+def remove_parts(folder: Path) -> None:
+    """Remove parts and marks, and what was left half-written by processes that were killed.
 
     Args:
-        out: the run's folder.
-        settings: what decides about rows. `threads` may be None: then it is that of the plan in the folder, or what
-            torch uses; `batch_size` becomes the number of inputs where these are fewer.
-        class_names: of the model.
-        files: the inputs; None for samples, which start anew every time.
-        pictures: the number of samples, if known.
-        shard_size: pictures in a shard; rounded up to whole batches. A run that is resumed keeps its own.
-        content: whether the content of files counts.
-        overwrite: replace a finished table, and whatever another plan left.
-
-    Returns:
-        The plan, with its folder ready.
+        folder: of the run.
 
     Raises:
-        FileExistsError: the folder has a table, or parts, of another plan; the message says what differs.
-        OSError: the plan cannot be written, or inputs cannot be listed.
-        ValueError: as the listing.
+        OSError: something cannot be removed.
     """
-    folder = Path(out)
-    try:
-        old = Plan.load(folder)
-    except (OSError, ValueError):
-        old = None
-    if settings["threads"] is None:
-        kept = None if old is None else old.settings.get("threads")
-        settings = {**settings, "threads": kept or torch.get_num_threads()}
-    shard_size = -(-shard_size // settings["batch_size"]) * settings["batch_size"]
-
-    def plan(listed: str, count: int | None) -> Plan:
-        batch = settings["batch_size"] if count is None else max(1, min(settings["batch_size"], count))
-        decided = {**settings, "batch_size": batch}
-        digest = _hash(json.dumps([decided, class_names, listed], sort_keys=True).encode())
-        ignored = {} if files is None else dict(files.ignored)
-        return Plan(folder, decided, class_names, digest, count, shard_size, files is not None, ignored)
-
-    table = folder / "boxes.parquet"
-    if files is None:
-        if table.exists() and not overwrite:
-            raise FileExistsError(f"{table} exists already: choose another folder, or allow to overwrite it")
-        made = plan(os.urandom(16).hex(), pictures)
-        _clear(folder)
-    else:
-        if old is not None or table.exists():
-            made = plan(*files.listing(content=content))
-            if old is not None and made.digest == old.digest and (not overwrite or old.finished() is None):
-                return old
-            begun = old is not None and old.listed and len(old.missing()) < old.shards
-            if not overwrite and (table.exists() or begun):
-                what = f"{table} exists already" if table.exists() else f"{folder} has an unfinished run"
-                why = "" if old is None else f", made by another plan ({_difference(old, made, files)})"
-                raise FileExistsError(f"{what}{why}: choose another folder, or allow to overwrite it")
-        _clear(folder)
-        with replacing(folder / "inputs.parquet") as path:
-            made = plan(*files.listing(path, shard_size, content))
-    known = {name: value for name, value in vars(made).items() if name != "folder"}
-    _write_json(folder / "plan.json", known)
-    return made
-
-
-def _difference(old: Plan, new: Plan, files: Files) -> str:
-    """Name what differs between two plans."""
-    found = []
-    for name in sorted({*old.settings, *new.settings}):
-        there, here = old.settings.get(name), new.settings.get(name)
-        if there != here:
-            found.append(name if name == "weights" else f"{name}: {there} there, {here} here")
-    if old.class_names != new.class_names:
-        found.append("class names")
-    if old.pictures != new.pictures:
-        found.append(f"pictures: {old.pictures} there, {new.pictures} here")
-    elif not found and old.listed:
-        there = (item.key for item in read_listing(old._inputs))
-        changed = next((key for key, item in zip_longest(there, files) if key != item.key), None)
-        found.append("sizes, times or classes of pictures" if changed is None else f"pictures: {changed} is there only")
-    return "; ".join(found) or "a data set without files"
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, but not its table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_parts(folder)
-    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _remove_parts(folder: Path) -> None:
-    """Remove parts and marks, and what was left half-written by processes that were killed."""
     for path in folder.iterdir():
         if re.fullmatch(r"\.(plan|audit|inputs|boxes|boxes\.partial)\.(json|parquet)\.\d+\.tmp", path.name):
             path.unlink()
@@ -394,10 +304,27 @@ def _remove_parts(folder: Path) -> None:
         shards.rmdir()
 
 
-def _hash(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """Digest bytes.
+
+    Args:
+        content: any.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        value: of JSON's kinds.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -1,0 +1,230 @@
+"""A whole run beside its parts and beside a plain script: ``python -m benchmarks.bench_localize``.
+
+ResNet18 with random weights at 224², pictures of 500x375 drawn as JPEGs, or those of a folder. Contestants take turns,
+medians are compared:
+
+    decode + forward   pictures decoded and resized in threads, then the bare network in batches; nothing else
+    fastcam            `localize` from the list of files to boxes.parquet, in this process
+    fastcam, workers   the same in as many processes as threads, one thread each; starting them is left out
+    plain script       Pillow, torchvision's transforms, Grad-CAM of the package grad-cam, OpenCV's contours, csv
+
+and, of one more run of fastcam, the share of what is neither decoding nor the network, by timers around the functions.
+With --memory: peak memory of runs of 2,000 and of 20,000 pictures with a tiny network, each in a process of its own.
+"""
+
+import csv
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from fastcam import bench, methods, models
+from fastcam.decoding import Preprocess, find_pictures, quiet_pillow, read
+from fastcam.localization import Plan, localize
+from fastcam.localization.network import Network
+from fastcam.models import ModelConfig
+
+BATCH = 32
+CONFIG = ModelConfig("resnet18", 1000)
+
+
+def draw(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> None:
+    """Write smooth pictures, so that the JPEGs are of a usual length."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / f"{index // 1000:03d}" / f"{index:06d}.jpg"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        small = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8))
+        small.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def parts(model: nn.Module, files: list[Path], threads: int, last: bool) -> Callable[[], object]:
+    """Decode all, then run the network on all."""
+    preprocess = Preprocess.of(CONFIG)
+    order = torch.channels_last if last else torch.contiguous_format
+
+    def call() -> None:
+        with quiet_pillow(), ThreadPoolExecutor(threads) as pool:
+            frames = list(pool.map(lambda file: preprocess.frame(read(file).image)[0], files))
+        model.to(memory_format=order)
+        with torch.inference_mode():
+            for at in range(0, len(frames), BATCH):
+                images = preprocess.normalize(torch.from_numpy(np.stack(frames[at : at + BATCH])))
+                model(images.contiguous(memory_format=order))
+        model.to(memory_format=torch.contiguous_format)
+
+    return call
+
+
+def ours(model: nn.Module, files: list[Path], threads: int) -> Callable[[], object]:
+    """A run in this process."""
+
+    def call() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            localize(model, files, out=out, config=CONFIG, batch_size=BATCH, threads=threads, progress=False)
+
+    return call
+
+
+def script(model: nn.Module, files: list[Path]) -> Callable[[], object]:
+    """What one would write without fastcam."""
+    from pytorch_grad_cam import GradCAM
+
+    steps = [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(CONFIG.mean, CONFIG.std)]
+    transform = transforms.Compose(steps)
+
+    def call() -> None:
+        with (
+            tempfile.TemporaryFile("w", newline="") as table,
+            GradCAM(model=model, target_layers=[model.layer4]) as cam,
+        ):
+            writer = csv.writer(table)
+            for at in range(0, len(files), BATCH):
+                pictures = [Image.open(file).convert("RGB") for file in files[at : at + BATCH]]
+                maps = cam(torch.stack([transform(picture) for picture in pictures]), targets=None)
+                scores, classes = cam.outputs.softmax(1).max(1)
+                for i, (map, picture) in enumerate(zip(maps, pictures, strict=True)):
+                    mask = (map > 0.2 * map.max()).astype(np.uint8)
+                    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+                    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea)) if contours else (0, 0, 0, 0)
+                    scale = np.array(picture.size * 2) / 224
+                    box = np.array([x, y, x + w, y + h]) * scale
+                    writer.writerow([files[at + i], *picture.size, int(classes[i]), float(scores[i]), *box])
+
+    return call
+
+
+@contextmanager
+def timed(owner: Any, name: str, spent: dict[str, float]) -> Any:
+    """Add up the time within a function."""
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def timer(*args: Any, **options: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+
+    setattr(owner, name, timer)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function)
+
+
+def share(run: Callable[[], object]) -> float:
+    """Part of a run's time that is neither decoding nor the network and its input."""
+    spent: dict[str, float] = {}
+    begin = time.perf_counter()
+    with (
+        timed(Network, "rows", spent),
+        timed(methods, "observe", spent),
+        timed(Preprocess, "normalize", spent),
+        timed(Plan, "commit", spent),
+        timed(Plan, "finish", spent),
+    ):
+        run()
+    after = spent["rows"] - spent["observe"] - spent["normalize"] + spent["commit"] + spent["finish"]
+    return after / (time.perf_counter() - begin)
+
+
+def with_workers(files: list[Path], workers: int, model: nn.Module) -> float:
+    """Seconds of a run in several processes, without those of starting them: that of all less that of few pictures."""
+    times = []
+    for some in (files, files[:workers]):
+        with tempfile.TemporaryDirectory() as out:
+            begin = time.perf_counter()
+            options = {"batch_size": BATCH, "shard_size": BATCH, "threads": 1, "workers": workers, "progress": False}
+            localize(model, some, out=out, config=CONFIG, **options)
+            times.append(time.perf_counter() - begin)
+    return times[0] - times[1]
+
+
+class Tiny(nn.Module):
+    """A network that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 16, stride=16), nn.ReLU())
+        self.classifier = nn.Linear(6, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give logits."""
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+def memory(count: int) -> None:
+    """Print the peak memory of this process after a run, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder, "in"), count, (160, 120))
+        config = ModelConfig("tiny", 4)
+        localize(Tiny(), Path(folder, "in"), out=Path(folder, "out"), config=config, threads=1, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main(
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures [drawn].")] = None,
+    count: Annotated[int, typer.Option(help="Number of pictures.")] = 256,
+    threads: Annotated[int, typer.Option(help="Threads, or worker processes.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 7,
+    measure_memory: Annotated[bool, typer.Option("--memory", help="Measure memory alone.")] = False,
+    only: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure, and print lines of Markdown."""
+    if only is not None:
+        return memory(only)
+    if measure_memory:
+        command = [sys.executable, "-m", "benchmarks.bench_localize", "--only"]
+        peaks = [float(subprocess.check_output([*command, str(n)], text=True)) for n in (2000, 20_000)]
+        print(f"peak memory {peaks[0]:.0f} MiB at 2,000 pictures, {peaks[1]:.0f} at 20,000: {peaks[1] / peaks[0]:.3f}")
+        return None
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    bench.keep_memory()
+    model = models.build("resnet18").eval()
+    with tempfile.TemporaryDirectory() as folder:
+        if pictures is None:
+            draw(Path(folder), count)
+        files = [path for _, path in find_pictures([pictures or folder])][:count]
+        run = ours(model, files, threads)
+        contestants: dict[str, Callable[[], object]] = {
+            "decode + forward, channels last": parts(model, files, threads, True),
+            "decode + forward": parts(model, files, threads, False),
+            "fastcam": run,
+            "plain script": script(model, files),
+        }
+        times: dict[str, list[float]] = {name: [] for name in [*contestants, f"fastcam, {threads} workers"]}
+        for _ in range(rounds):
+            for name, call in contestants.items():
+                begin = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - begin)
+            times[f"fastcam, {threads} workers"].append(with_workers(files, threads, model))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        print(f"{bench.processor()}; {bench.versions()}; {len(files)} pictures, {threads} threads, {rounds} rounds")
+        print("\n| | pictures/s | time / that of fastcam |\n|---|---|---|")
+        for name, seconds in medians.items():
+            print(f"| {name} | {len(files) / seconds:.1f} | {seconds / medians['fastcam']:.3f} |")
+        print(f"\nneither decoding nor network: {share(run):.2%} of the time")
+
+
+if __name__ == "__main__":
+    typer.run(main)
