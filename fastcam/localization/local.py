@@ -55,7 +55,7 @@ def run_workers(
 
     def hire() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(plan.folder, packed, theirs, threads), daemon=True)
+        process = context.Process(target=_work, args=(plan.folder, theirs, threads), daemon=True)
         process.start()
         theirs.close()
         hands.append(_Hand(process, ours, set()))
@@ -83,7 +83,10 @@ def run_workers(
             for hand in [hand for hand in hands if hand.pipe in ready]:
                 try:
                     kind, value = hand.pipe.recv()
-                    if kind == "next":
+                    if kind == "model":
+                        # Not among the process's arguments: writing them would wait for ever for one that has died.
+                        hand.pipe.send_bytes(packed)
+                    elif kind == "next":
                         shard = waiting.popleft() if waiting else None
                         hand.claimed.update(() if shard is None else [shard])
                         hand.pipe.send(shard)
@@ -102,7 +105,7 @@ def run_workers(
             hand.process.join()
 
 
-def _work(folder: Path, packed: bytes, pipe: connection.Connection, decoding_threads: int) -> None:
+def _work(folder: Path, pipe: connection.Connection, decoding_threads: int) -> None:
     """Be a worker process, until there is no shard left or the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that started this one
     keep_memory()
@@ -119,7 +122,9 @@ def _work(folder: Path, packed: bytes, pipe: connection.Connection, decoding_thr
             tell("next")
 
     try:
-        with Worker(Plan.load(folder), pickle.loads(packed), decoding_threads=decoding_threads) as worker:
+        tell("model")
+        model = pickle.loads(pipe.recv_bytes())
+        with Worker(Plan.load(folder), model, decoding_threads=decoding_threads) as worker:
             worker.run(claims(), lambda shard, mark: tell("done", shard), lambda pictures: tell("pictures", pictures))
     except (EOFError, ConnectionError):
         return
