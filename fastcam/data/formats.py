@@ -120,6 +120,8 @@ def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path
         if format is None:
             known = "; ".join(f"{name}: {known.layout}" for name, known in FORMATS.items())
             raise ValueError(f"{path} has none of the known layouts ({known})")
+    elif format == "catdog" and all((path / "train" / name).is_dir() for name in ("dog", "cat")):
+        format = "folder"  # what `fastcam data catdog` makes
     elif not FORMATS[format].fits(path):
         raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
     return path, format
