@@ -41,7 +41,7 @@ def run_workers(
 
     Raises:
         OSError, RuntimeError, ValueError: what a worker raised.
-        RuntimeError: the workers of a shard died three times.
+        RuntimeError: the workers of a shard died three times, or as they began.
         TypeError: the model cannot be pickled.
     """
     try:
@@ -71,6 +71,13 @@ def run_workers(
                     f"{_ATTEMPTS} workers died at shard {shard}, pictures {shard * plan.shard_size} to "
                     f"{shard * plan.shard_size + plan.size(shard) - 1}; the last with exit code {hand.process.exitcode}"
                 )
+        if not hand.claimed and hand.process.exitcode:
+            deaths[None] += 1
+            if deaths[None] == _ATTEMPTS:
+                raise RuntimeError(
+                    f"{_ATTEMPTS} workers died before their first shard, "
+                    f"the last with exit code {hand.process.exitcode}"
+                )
         waiting.extendleft(reversed(lost))
         if waiting:
             hire()
@@ -84,7 +91,6 @@ def run_workers(
                 try:
                     kind, value = hand.pipe.recv()
                     if kind == "model":
-                        # Not among the process's arguments: writing them would wait for ever for one that has died.
                         hand.pipe.send_bytes(packed)
                     elif kind == "next":
                         shard = waiting.popleft() if waiting else None
@@ -122,6 +128,7 @@ def _work(folder: Path, pipe: connection.Connection, decoding_threads: int) -> N
             tell("next")
 
     try:
+        # Not an argument: for a process that dies before it reads a large one, Process.start would wait for ever.
         tell("model")
         model = pickle.loads(pipe.recv_bytes())
         with Worker(Plan.load(folder), model, decoding_threads=decoding_threads) as worker:
