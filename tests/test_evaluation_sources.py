@@ -14,7 +14,7 @@ from fastcam import data as datasets
 from fastcam.evaluation import PROTOCOLS
 from fastcam.evaluation.sources import MapFolder
 from fastcam.evaluation.store import MapStore, MapWriter
-from fastcam.writers import BoxWriter, Row
+from fastcam.writers import Row, schema, to_table
 from tests import oracle
 from tests.evaluations import CLASSES, PROTOCOL, write_wsol
 
@@ -236,8 +236,7 @@ def row(data, place: int, box, rank=1, class_id=None, scale=1) -> Row:
 
 
 def write_boxes(path: Path, rows) -> Path:
-    with BoxWriter(path) as writer:
-        writer.write(rows)
+    pq.write_table(to_table(rows, schema(maps=False)), path)
     return path
 
 
