@@ -33,7 +33,7 @@ from fastcam.models import ModelConfig
 from tests.distributed_run import run
 from tests.engine_run import OPTIONS, Tiny
 from tests.test_cli import refused, run as run_command
-from tests.test_engine import children, marks, rows_of
+from tests.test_engine import child_ids, children, marks, rows_of
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
 DAMAGED = "007.png"
@@ -257,9 +257,8 @@ def test_slurm_ranks_of_which_some_are_killed(folder, undisturbed, tmp_path, beg
 
 def descendants(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
+    for child in child_ids(pid):
+        found += [child, *descendants(child)]
     return found
 
 

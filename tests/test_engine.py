@@ -1,5 +1,6 @@
 """The engine's promises: nothing lost, nothing doubled, and the same rows to the bit however they came about."""
 
+import contextlib
 import json
 import os
 import random
@@ -76,14 +77,22 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.002)
 
 
+def child_ids(pid: int) -> list[int]:
+    """Children of a process; threads and processes may end while they are listed."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
 def children(pid: int) -> list[int]:
     """Worker processes of a process: its spawned children, but for multiprocessing's own."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"spawn_main" in command:
-                found.append(int(child))
+    for child in child_ids(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
     return found
 
 
