@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fastcam import training, writers
+from fastcam import training
 from fastcam.training.network import Trainee
 from tests.colours import Colours
 
@@ -58,7 +58,7 @@ def die_at(point: str) -> None:
     if what in ("step", "test"):
         setattr(Trainee, what, dying(getattr(Trainee, what), int(number)))
     else:
-        writers._settle = dying(writers._settle, int(number), what == "before")
+        os.replace = dying(os.replace, int(number), what == "before")
 
 
 def fork(work: Callable[[], object]) -> int:

@@ -174,8 +174,9 @@ def test_wrong_usage_gives_exit_code_2(checkpoint, folder, tmp_path):
     assert not (tmp_path / "a").exists()
 
     assert run("localize", folder, *common).exit_code == 0
-    assert "exists already" in refused("localize", folder, *common)
-    assert run("localize", folder, *common, "--overwrite").exit_code == 0
+    assert run("localize", folder, *common).exit_code == 0  # there is nothing left to do
+    assert "threshold: 0.4 there, 0.5 here" in refused("localize", folder, *common, "--threshold", "0.5")
+    assert run("localize", folder, *common, "--threshold", "0.5", "--overwrite").exit_code == 0
 
 
 def test_results_that_cannot_be_written_give_exit_code_1(checkpoint, folder, tmp_path):
@@ -186,14 +187,14 @@ def test_results_that_cannot_be_written_give_exit_code_1(checkpoint, folder, tmp
 
 
 def test_interruption_is_said_in_one_line(checkpoint, folder, tmp_path, monkeypatch):
-    from fastcam import localization
+    from fastcam.localization import worker
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(localization, "decode", interrupted)
+    monkeypatch.setattr(worker, "read", interrupted)
     said = refused("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a", code=1)
-    assert said == "fastcam: interrupted\n"
+    assert said == "fastcam: interrupted (0 of 1 parts are done; the same call computes the rest)\n"
 
 
 def test_train_then_localize(tmp_path):

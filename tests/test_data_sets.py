@@ -52,6 +52,7 @@ def test_catdog_is_divided_by_number(tmp_path, copy: bool) -> None:
     assert (tmp_path / "out/train/cat/cat.0.jpg").is_symlink() is not copy
     train, test = (data.load(tmp_path / "out", split) for split in ("train", "test"))
     assert train.class_names == test.class_names == ("dog", "cat")
+    assert data.load(tmp_path / "out", "test", "catdog").ids == test.ids
     assert [Path(id).name for id in test.ids] == ["dog.18.jpg", "dog.19.jpg", "cat.4.jpg"]
     assert test.labels == [0, 0, 1]
     assert train[0].image.size == (11, 4)

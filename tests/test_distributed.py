@@ -28,7 +28,7 @@ from fastcam.distributed import tasks
 from fastcam.distributed.checks import check, witness
 from fastcam.distributed.ranks import Rank, Roster
 from fastcam.distributed.tasks import _Job, compute
-from fastcam.localization import Plan, localize, prepare
+from fastcam.localization import Plan, local, localize, prepare
 from fastcam.models import ModelConfig
 from tests.distributed_run import run
 from tests.engine_run import OPTIONS, Tiny
@@ -110,6 +110,23 @@ def test_an_interruption_stops_all_processes(folder, undisturbed, tmp_path, begi
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     check_finished(tmp_path, undisturbed)
+
+
+class Fatal(Tiny):
+    """Ends the process that loads it, and is too large for a pipe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ballast", torch.zeros(1 << 20))
+
+    def __setstate__(self, state: dict) -> None:
+        os._exit(3)
+
+
+def test_workers_that_die_as_they_begin(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "get_context", lambda kind: multiprocessing.get_context("forkserver"))  # faster
+    with pytest.raises(RuntimeError, match="3 workers died before their first shard, the last with exit code 3"):
+        localize(Fatal(), folder, out=tmp_path, workers=2, **OPTIONS)
 
 
 # Ranks
@@ -383,6 +400,13 @@ def test_a_machine_that_does_not_share_the_folder_says_so(folder, tmp_path):
         compute([job._replace(digest="0")], 0)
     with pytest.raises(FileNotFoundError, match="does not see nowhere"):
         compute([job._replace(witness="nowhere")], 0)
+
+
+def test_without_a_cluster(folder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(ConnectionError, match=f"there is no Ray cluster at {address}"):
+        distributed.localize(Tiny(), folder, out=tmp_path, engine="ray", address=address, **OPTIONS)
 
 
 def test_without_ray(folder, tmp_path, monkeypatch):

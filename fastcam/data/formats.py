@@ -11,6 +11,7 @@ from fastcam.data.catdog import fits, read_catdog
 from fastcam.data.coco import read_coco
 from fastcam.data.cub import read_cub
 from fastcam.data.folder import read_classes, read_folder
+from fastcam.data.huggingface import find_splits, read_huggingface
 from fastcam.data.lists import list_splits, read_list
 from fastcam.data.masks import read_masks
 from fastcam.data.reading import HELD_OUT, choose_split
@@ -23,7 +24,7 @@ from fastcam.data.wsol import read_wsol
 from fastcam.decoding import SUFFIXES
 
 _DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split of the drawn shapes
-_COMPLETE = ("stl10", "webdataset", "catdog", "folder", "shapes")  # formats without another folder of pictures
+_COMPLETE = ("stl10", "webdataset", "catdog", "folder", "hf", "shapes")  # formats without another folder of pictures
 
 
 class Format(NamedTuple):
@@ -74,6 +75,7 @@ def load(
         FileNotFoundError: no such folder, or a file of the data set is missing.
         ValueError: an unknown format or split, a layout that is none of `FORMATS`, `images` where the format has none,
             or malformed files; the message names file, and line or element.
+        ImportError: the format is hf, and the package `datasets` is not installed.
     """
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"no folder of pictures at {images}")
@@ -118,6 +120,8 @@ def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path
         if format is None:
             known = "; ".join(f"{name}: {known.layout}" for name, known in FORMATS.items())
             raise ValueError(f"{path} has none of the known layouts ({known})")
+    elif format == "catdog" and all((path / "train" / name).is_dir() for name in ("dog", "cat")):
+        format = "folder"  # what `fastcam data catdog` makes
     elif not FORMATS[format].fits(path):
         raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
     return path, format
@@ -296,6 +300,12 @@ FORMATS: dict[str, Format] = {
         lambda path: _folders(path) or ["train", "test"],
         _folder,
         lambda path: not _folders(path),
+    ),
+    "hf": Format(
+        "a folder that Hugging Face datasets' save_to_disk wrote, or of SPLIT-*.parquet or SPLIT/*.parquet",
+        lambda path: bool(find_splits(path)),
+        lambda path: list(find_splits(path)),
+        lambda path, split, images, **options: read_huggingface(path, split, **options),
     ),
     "shapes": Format(
         "the drawn data set, by this name",

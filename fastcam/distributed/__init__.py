@@ -9,6 +9,7 @@ on after whatever happened, by any engine.
     engine     shards are given out                 a process or a node dies
     torchrun   each rank takes every n-th first,    its shards are taken by the ranks that are left; the lowest of them
                then what nobody else is at          finishes; a later start computes what is missing
+               (torchrun itself then waits up to five minutes for the node that is gone, when the table is there)
     ray        one task each, by Ray                Ray runs its tasks again elsewhere, up to three times each
 """
 

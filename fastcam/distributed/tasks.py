@@ -5,6 +5,7 @@ hung when a node died.
 """
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -166,6 +167,12 @@ def _cluster(address: str | None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
+    place = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address or "")
+    if place:  # Ray itself would try for a quarter of an hour
+        try:
+            socket.create_connection((place[1], int(place[2])), 10).close()
+        except OSError as error:
+            raise ConnectionError(f"there is no Ray cluster at {address}: {error}") from error
     ray.init(address=address, logging_level="WARNING", include_dashboard=False)
     try:
         yield ray

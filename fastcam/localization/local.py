@@ -41,7 +41,7 @@ def run_workers(
 
     Raises:
         OSError, RuntimeError, ValueError: what a worker raised.
-        RuntimeError: the workers of a shard died three times.
+        RuntimeError: the workers of a shard died three times, or as they began.
         TypeError: the model cannot be pickled.
     """
     try:
@@ -55,7 +55,7 @@ def run_workers(
 
     def hire() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(plan.folder, packed, theirs, threads), daemon=True)
+        process = context.Process(target=_work, args=(plan.folder, theirs, threads), daemon=True)
         process.start()
         theirs.close()
         hands.append(_Hand(process, ours, set()))
@@ -71,6 +71,13 @@ def run_workers(
                     f"{_ATTEMPTS} workers died at shard {shard}, pictures {shard * plan.shard_size} to "
                     f"{shard * plan.shard_size + plan.size(shard) - 1}; the last with exit code {hand.process.exitcode}"
                 )
+        if not hand.claimed and hand.process.exitcode:
+            deaths[None] += 1
+            if deaths[None] == _ATTEMPTS:
+                raise RuntimeError(
+                    f"{_ATTEMPTS} workers died before their first shard, "
+                    f"the last with exit code {hand.process.exitcode}"
+                )
         waiting.extendleft(reversed(lost))
         if waiting:
             hire()
@@ -83,7 +90,9 @@ def run_workers(
             for hand in [hand for hand in hands if hand.pipe in ready]:
                 try:
                     kind, value = hand.pipe.recv()
-                    if kind == "next":
+                    if kind == "model":
+                        hand.pipe.send_bytes(packed)
+                    elif kind == "next":
                         shard = waiting.popleft() if waiting else None
                         hand.claimed.update(() if shard is None else [shard])
                         hand.pipe.send(shard)
@@ -102,7 +111,7 @@ def run_workers(
             hand.process.join()
 
 
-def _work(folder: Path, packed: bytes, pipe: connection.Connection, decoding_threads: int) -> None:
+def _work(folder: Path, pipe: connection.Connection, decoding_threads: int) -> None:
     """Be a worker process, until there is no shard left or the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that started this one
     keep_memory()
@@ -119,7 +128,10 @@ def _work(folder: Path, packed: bytes, pipe: connection.Connection, decoding_thr
             tell("next")
 
     try:
-        with Worker(Plan.load(folder), pickle.loads(packed), decoding_threads=decoding_threads) as worker:
+        # Not an argument: for a process that dies before it reads a large one, Process.start would wait for ever.
+        tell("model")
+        model = pickle.loads(pipe.recv_bytes())
+        with Worker(Plan.load(folder), model, decoding_threads=decoding_threads) as worker:
             worker.run(claims(), lambda shard, mark: tell("done", shard), lambda pictures: tell("pictures", pictures))
     except (EOFError, ConnectionError):
         return

@@ -66,7 +66,7 @@ def prepare_folder(
     if files is None:
         if table.exists() and not overwrite:
             raise FileExistsError(f"{table} exists already: choose another folder, or allow to overwrite it")
-        made = plan(os.urandom(16).hex(), pictures)
+        made = plan("samples", pictures)
         _clear(folder)
     else:
         if old is not None or table.exists():
@@ -78,6 +78,7 @@ def prepare_folder(
                 what = f"{table} exists already" if table.exists() else f"{folder} has an unfinished run"
                 why = "" if old is None else f", made by another plan ({_difference(old, made, files)})"
                 raise FileExistsError(f"{what}{why}: choose another folder, or allow to overwrite it")
+        next(iter(files), None)  # what is wrong from the start is told before anything is touched
         _clear(folder)
         with replacing(folder / "inputs.parquet") as path:
             made = plan(*files.listing(path, shard_size, content))
