@@ -18,6 +18,9 @@ STABLE_TORCH_LIBRARY(fastcam, m) {
   m.def("iou_curves(Tensor maps, Tensor boxes, Tensor starts, bool all_contours) -> Tensor");
   m.def("score_histograms(Tensor maps, Tensor masks, int bins) -> Tensor");
   m.def(
+      "resize(Tensor picture, int height, int width, int top, int left, int rows, int columns, bool columns_first) -> "
+      "Tensor");
+  m.def(
       "components(Tensor masks, int connectivity, int? max_components) -> (Tensor boxes, Tensor areas, Tensor image)");
   m.def("simd() -> str");
   m.def("build() -> str");

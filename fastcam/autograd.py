@@ -7,7 +7,7 @@ from torch import Tensor
 
 def register() -> None:
     """Register shapes and gradients; the extension must have been loaded."""
-    plain = (_gradient_map, _boxes, _class_boxes, _box_curves, _iou_curves, _score_histograms, _components)
+    plain = (_gradient_map, _boxes, _class_boxes, _box_curves, _iou_curves, _score_histograms, _resize, _components)
     for function in (_class_map, _heatmap, *plain):
         torch.library.register_fake(f"fastcam::{function.__name__[1:]}", function)
     torch.library.register_autograd("fastcam::class_map", _class_map_backward, setup_context=_save_class_map)
@@ -53,6 +53,10 @@ def _iou_curves(maps, boxes, starts, all_contours):
 
 def _score_histograms(maps, masks, bins):
     return maps.new_empty(maps.shape[0], 2, bins + 2, dtype=torch.int64)
+
+
+def _resize(picture, height, width, top, left, rows, columns, columns_first):
+    return picture.new_empty(rows, columns, 3)
 
 
 def _components(masks, connectivity, max_components):

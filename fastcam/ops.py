@@ -527,6 +527,49 @@ def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
     return _ops.score_histograms(_as(maps, _accumulation_dtype(maps)), masks.contiguous().view(torch.uint8), int(bins))
 
 
+def resize(
+    picture: Tensor,
+    size: int | Sequence[int],
+    crop: Sequence[int] | None = None,
+    first: Literal["rows", "columns"] = "rows",
+) -> Tensor:
+    """A picture in another size, by the arithmetic of Pillow's ``Image.resize`` with BILINEAR to the bit.
+
+    A triangle filter that widens as the picture shrinks, in whole numbers, one axis after the other with bytes between.
+    Which axis is first changes some bytes by one: Pillow before version 13 always begins with the rows. In one thread
+    and on the CPU: pictures are prepared in several threads at once.
+
+    Args:
+        picture: uint8 [H, W, 3], on the CPU.
+        size: height and width of the whole result in pixels, or one integer for both.
+        crop: top, left, height and width of the part of the result that is wanted; None is all of it.
+        first: "rows" changes the length of the rows first, "columns" that of the columns.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        TypeError: a picture that is not uint8.
+        ValueError: a picture that is not [H, W, 3], is empty or not on the CPU, a crop that is not within the size.
+
+    Source: the resampling of Pillow (src/libImaging/Resample.c).
+    """
+    if picture.dtype != torch.uint8:
+        raise TypeError(f"`picture` must be uint8, got {picture.dtype}")
+    if picture.dim() != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise ValueError(f"`picture` must be [H, W, 3] with at least one pixel, got {_shape(picture)}")
+    if picture.device.type != "cpu":
+        raise ValueError(f"`picture` must be on the CPU, got {picture.device}")
+    _one_of("first", first, ("rows", "columns"))
+    height, width = (size, size) if isinstance(size, Integral) else size
+    if not 0 < min(height, width) <= max(height, width) < _MOST_PIXELS:
+        raise ValueError(f"`size` must have sides from 1 to 2^30 - 1 pixels, got {size!r}")
+    top, left, rows, columns = (0, 0, height, width) if crop is None else crop
+    if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
+        raise ValueError(f"`crop` must be top, left, height, width within {height} x {width}, got {tuple(crop)}")
+    return _ops.resize(picture, height, width, top, left, rows, columns, first == "columns")
+
+
 def components(
     masks: Tensor, connectivity: int = 8, max_components: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

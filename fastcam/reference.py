@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 
@@ -212,6 +213,18 @@ def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
     scores, kinds = maps.to(_accumulation_dtype(maps)).cpu().numpy(), masks.cpu().numpy()
     counts = [np.histogram(s[k == kind], edges)[0] for s, k in zip(scores, kinds, strict=True) for kind in (0, 1)]
     return torch.from_numpy(np.array(counts, np.int64).reshape(len(maps), 2, bins + 2)).to(maps.device)
+
+
+def resize(
+    picture: Tensor, size: int | Sequence[int], crop: Sequence[int] | None = None, first: str = "rows"
+) -> Tensor:
+    """Twin of :func:`fastcam.ops.resize`: Pillow, one axis at a time."""
+    height, width = (size, size) if isinstance(size, int) else size
+    image = Image.fromarray(picture.numpy())
+    between = (width, image.height) if first == "rows" else (image.width, height)
+    image = image.resize(between, Image.Resampling.BILINEAR).resize((width, height), Image.Resampling.BILINEAR)
+    top, left, rows, columns = (0, 0, height, width) if crop is None else crop
+    return torch.from_numpy(np.array(image.crop((left, top, left + columns, top + rows))))
 
 
 def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "largest") -> Tensor:

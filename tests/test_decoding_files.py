@@ -93,7 +93,8 @@ def test_statuses_of_others_odd_files_equal_the_table(shared, decoder):
     assert {row["file"] for row in table} == {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     for row in table:
         try:
-            image, orientation, used = read(folder / row["file"], decoder)
+            found = read(folder / row["file"], decoder)
+            image, orientation, used = found.image, *found[1:]
         except DecodeError as error:
             outcome = {"status": "error", "error": error.code}
         else:
@@ -110,9 +111,9 @@ def test_every_kind_of_jpeg_has_pillows_pixels():
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(image.convert("RGB"))
         for decoder in DECODERS:
-            image, _, used = read(data, decoder)
-            assert np.array_equal(image, expected), name
-            assert used == ("pillow" if name == "cmyk" else decoder), name
+            found = read(data, decoder)
+            assert np.array_equal(found.image, expected), name
+            assert found.decoder == ("pillow" if name == "cmyk" else decoder), name
 
 
 def test_decoders_agree_on_damaged_jpegs():
@@ -200,9 +201,10 @@ def test_orientation_is_read_once_and_applied(kind, orientation, decoder):
     stored = np.ascontiguousarray(STORED.get(orientation, STORED[1])(smooth(32, 48)))
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     data = saved(stored, kind, exif=exif, **options)
-    image, found, used = read(data, decoder)
+    whole = read(data, decoder)
+    image, used = whole.image, whole.decoder
     assert picture_size(data) == (48, 32)
-    assert found == (orientation if 1 <= orientation <= 8 else 1)
+    assert whole.orientation == (orientation if 1 <= orientation <= 8 else 1)
     assert used == (decoder if kind == "JPEG" else "pillow")
     assert image.size == (48, 32)
     assert np.abs(np.asarray(image).astype(int) - smooth(32, 48)).max() <= (8 if kind == "JPEG" else 0)
@@ -228,7 +230,8 @@ def test_sixteen_bits_of_every_colour_are_divided_by_257():
                 stored = STORED[orientation](samples[..., :channels])
                 files[f"tiff {order} {orientation} {channels}"] = tiff(stored, orientation, order), upright
     for name, (data, expected) in files.items():
-        image, orientation, used = read(data)
+        found = read(data)
+        image, orientation, used = found.image, *found[1:]
         assert np.array_equal(image, expected), name
         assert used == ("pillow" if name in ("grey", "grey tiff") else "opencv")
         assert orientation == (int(name.split()[2]) if name[:6] in ("tiff <", "tiff >") else 1)

@@ -113,6 +113,16 @@ struct Choice {
 constexpr int32_t kHistogramCopies = 4;
 FASTCAM_HD int32_t histogram_slots(const Bins& bins) { return 1 + 2 * bins.all(); }
 
+// Where the outputs along an axis come from: `most` samples each, from `first` on, with weights that add up to about
+// 1 << kResizeBits.
+constexpr int kResizeBits = 22;
+struct Taps {
+  int64_t count;
+  int32_t most;
+  int64_t* first;   // [count]
+  int32_t* weight;  // [count, most]
+};
+
 struct Kernels {
   const char* name;
   // out [Z] = sum_k weights[k] * features[k] at positions [begin, end); weights and out are double for double features,
@@ -148,6 +158,10 @@ struct Kernels {
                                 uint32_t* counters, int64_t* out);
   void (*score_histogram_double)(const double* map, const uint8_t* mask, int64_t pixels, const Bins& bins,
                                  uint32_t* counters, int64_t* out);
+  // to [rows, taps.count, 3] of from [rows, *, 3], whose rows are `pitch` bytes apart; a byte after each is read.
+  void (*resize_rows)(const uint8_t* from, int64_t pitch, int64_t rows, const Taps&, uint8_t* to);
+  // to [taps.count, width] of from [*, width].
+  void (*resize_columns)(const uint8_t* from, int64_t width, const Taps&, uint8_t* to);
 };
 
 namespace portable {

@@ -24,6 +24,7 @@ constexpr int kLanes = 16;
 #include "components.inl"
 #include "curves.inl"
 #include "histograms.inl"
+#include "resize.inl"
 // clang-format on
 
 }  // namespace
@@ -42,7 +43,9 @@ const Kernels kernels = {FASTCAM_SIMD_NAME,
                          curve,
                          contours,
                          score_histogram<float>,
-                         score_histogram<double>};
+                         score_histogram<double>,
+                         resize_rows,
+                         resize_columns};
 
 }  // namespace FASTCAM_SIMD
 }  // namespace fastcam

@@ -1,11 +1,12 @@
 """A picture file's bytes to upright RGB, by whichever decoder is right and fastest.
 
 Pillow reads every file's header and is the reference. JPEGs that are regular (`containers.jpeg_is_regular`), grey or
-of three colours, go to OpenCV, which gives the same pixels in two thirds of the time and like Pillow lets other
-threads run meanwhile. torchvision's decoders are as fast, but crash on some damaged PNGs. Whatever OpenCV does not
-take falls back to Pillow, and the result names the decoder that gave its pixels. Samples of 16 bits are OpenCV's too:
-Pillow clips or cuts them to 8 bits. Orientation and colour are treated alike after every decoder; JPEGs are always
-decoded in full size, since a scaled decoding has other pixels.
+of three colours, go to OpenCV, which gives the same pixels in two thirds of the time, as an array that
+`fastcam.localization.frames` resizes in a quarter of it, and like Pillow lets other threads run meanwhile.
+torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs. Whatever OpenCV does not take falls
+back to Pillow, and the result names the decoder that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips
+or cuts them to 8 bits. Orientation and colour are treated alike after every decoder; JPEGs are always decoded in full
+size, since a scaled decoding has other pixels.
 """
 
 import io
@@ -62,14 +63,19 @@ class Decoded(NamedTuple):
     """A picture as it was read.
 
     Attributes:
-        image: PIL picture of mode RGB, upright, decoded.
+        pixels: upright RGB, as its decoder gives it: a PIL picture, or uint8 [H, W, 3] of OpenCV.
         orientation: how the file says it is stored, 1 to 8 as EXIF numbers them (1 is upright).
         decoder: who gave the pixels, one of `DECODERS`.
     """
 
-    image: Image.Image
+    pixels: Image.Image | np.ndarray
     orientation: int
     decoder: str
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as a PIL picture."""
+        return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
 
 
 def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded:
@@ -262,14 +268,14 @@ def _decode(data: bytes, decoder: str) -> Decoded:
         pixels = _opencv(data)
     elif deep and image.mode in ("LA", "RGB", "RGBA"):
         pixels = _deep(data)
+    turned = orientation in _UPRIGHT and kind != "TIFF"  # which either decoder turns itself
     if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
-        upright, decoder = Image.fromarray(pixels), "opencv"
-    else:
-        image.load()
-        upright, decoder = _rgb(image), "pillow"
-    if orientation in _UPRIGHT and kind != "TIFF":  # of which either decoder has done it
-        upright = upright.transpose(_UPRIGHT[orientation])
-    return Decoded(upright, orientation, decoder)
+        if turned:
+            pixels = np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+        return Decoded(pixels, orientation, "opencv")
+    image.load()
+    image = _rgb(image)
+    return Decoded(image.transpose(_UPRIGHT[orientation]) if turned else image, orientation, "pillow")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from fastcam.data import Sample
 from fastcam.decoding import MAX_BYTES, Decoded, DecodeError, quiet_pillow, read
+from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item, Targets
 from fastcam.localization.network import Network, Picture
 from fastcam.localization.plan import Plan
@@ -144,13 +145,13 @@ class Worker:
             if item.sample is None:
                 found = read(item.path if item.offset is None else _part_of(item), self.plan.settings["decoder"])
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
-                sample = Sample(found.image, item.target, truth)
+                sample = Sample(found.pixels, item.target, truth)
             else:
                 sample = item.sample()
                 found = Decoded(sample.image, None, None)
                 picture = picture._replace(key=item.key if sample.id is None else str(sample.id))
             picture = picture._replace(orientation=found.orientation, decoder=found.decoder)
-            frame, geometry = self.network.preprocess.frame(sample.image)
+            frame, geometry = make_frame(self.network.preprocess, sample.image)
         except DecodeError as error:
             return picture._replace(error=str(error))
         except OSError as error:

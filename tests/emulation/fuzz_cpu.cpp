@@ -183,6 +183,18 @@ void histograms() {
   });
 }
 
+void resizes() {
+  const int64_t H = pick(1, 70), W = pick(1, 70), height = pick(1, 90), width = pick(1, 90);
+  const int64_t top = pick(0, height - 1), left = pick(0, width - 1);
+  const int64_t rows = pick(1, height - top), columns = pick(1, width - left);
+  const bool columns_first = pick(0, 1);
+  std::vector<uint8_t> picture(static_cast<size_t>(3 * H * W));
+  for (uint8_t& v : picture) v = static_cast<uint8_t>(one_of<int64_t>({0, 255, pick(0, 255)}));
+  same<uint8_t>("resize", 3 * rows * columns, [&](const Kernels& k, uint8_t* out) {
+    resize_picture(k, picture.data(), H, W, height, width, top, left, rows, columns, columns_first, out);
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -196,6 +208,7 @@ int main(int argc, char** argv) {
     curves<double>();
     histograms<float>();
     histograms<double>();
+    resizes();
   }
   std::printf("%lld rounds of CPU kernels (%zu builds)\n", static_cast<long long>(rounds), builds().size());
 }
