@@ -55,6 +55,14 @@ def test_parts_of_sizes_that_would_not_fit_into_memory():
         assert torch.equal(found, picture[1, :1].expand(2, 3, 3))
 
 
+@pytest.mark.parametrize("length", [5_000_000, 8_400_000])
+def test_sums_of_rounded_weights_beyond_one_are_cut_as_by_pillow(length):
+    white = torch.full((1, length, 3), 255, dtype=torch.uint8)
+    for picture, size in ((white, (1, 1)), (white.transpose(0, 1), (1, 1)), (white, (2, 3))):
+        for first in ("rows", "columns"):
+            assert torch.equal(ops.resize(picture, size, None, first), reference.resize(picture, size, None, first))
+
+
 def test_pictures_in_any_layout():
     picture = noise(40, 60)
     for view in (picture[::2, ::3], picture.transpose(0, 1), picture.flip(2)):

@@ -1,10 +1,14 @@
 // Pictures in another size, by Pillow's arithmetic to the bit: whole-number weights of 22 bits, one axis after the
 // other, rounded to bytes between. Every output has the same number of taps, so that no branch depends on the place.
 // Along rows a pixel's three channels (and a fourth lane that nobody reads) are one vector, four rows at a time, which
-// share weights.
+// share weights. The rounded weights of millions of samples can add up to more than one: hence the limit.
 
 constexpr int32_t kHalf = 1 << (kResizeBits - 1);
 constexpr int64_t kResizeRows = 4;
+
+inline uint8_t resized(int32_t sum) {
+  return static_cast<uint8_t>(sum >> kResizeBits < 255 ? sum >> kResizeBits : 255);
+}
 
 template <int64_t kRows>
 inline void resize_group(const uint8_t* from, int64_t pitch, const Taps& taps, uint8_t* to, int64_t to_pitch) {
@@ -24,7 +28,8 @@ inline void resize_group(const uint8_t* from, int64_t pitch, const Taps& taps, u
     }
     const __m128i bytes = _mm_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     for (int64_t r = 0; r < kRows; ++r) {
-      const int pixel = _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm_srai_epi32(sum[r], kResizeBits), bytes));
+      const __m128i value = _mm_min_epi32(_mm_srai_epi32(sum[r], kResizeBits), _mm_set1_epi32(255));
+      const int pixel = _mm_cvtsi128_si32(_mm_shuffle_epi8(value, bytes));
       for (int c = 0; c < 3; ++c) to[r * to_pitch + 3 * x + c] = static_cast<uint8_t>(pixel >> (8 * c));
     }
 #else
@@ -33,7 +38,7 @@ inline void resize_group(const uint8_t* from, int64_t pitch, const Taps& taps, u
       int32_t sum[3] = {kHalf, kHalf, kHalf};
       for (int32_t i = 0; i < taps.most; ++i, q += 3)
         for (int c = 0; c < 3; ++c) sum[c] += q[c] * weight[i];
-      for (int c = 0; c < 3; ++c) to[r * to_pitch + 3 * x + c] = static_cast<uint8_t>(sum[c] >> kResizeBits);
+      for (int c = 0; c < 3; ++c) to[r * to_pitch + 3 * x + c] = resized(sum[c]);
     }
 #endif
   }
@@ -63,12 +68,12 @@ void resize_columns(const uint8_t* from, int64_t width, const Taps& taps, uint8_
         const int32_t w = weight[i];
         for (int64_t l = 0; l < kBlock; ++l) sum[l] += q[l] * w;
       }
-      for (int64_t l = 0; l < kBlock; ++l) to[x + l] = static_cast<uint8_t>(sum[l] >> kResizeBits);
+      for (int64_t l = 0; l < kBlock; ++l) to[x + l] = resized(sum[l]);
     }
     for (; x < width; ++x) {
       int32_t sum = kHalf;
       for (int32_t i = 0; i < taps.most; ++i) sum += p[i * width + x] * weight[i];
-      to[x] = static_cast<uint8_t>(sum >> kResizeBits);
+      to[x] = resized(sum);
     }
   }
 }
