@@ -3,13 +3,13 @@
 ResNet18 with random weights at 224², pictures of 500x375 drawn as JPEGs, or those of a folder. Contestants take turns,
 medians are compared:
 
-    decode + forward   pictures decoded and resized in threads, then the bare network in batches; nothing else
+    decode + forward   pictures decoded and resized in threads as fastcam does it, then the bare network in batches
     fastcam            `localize` from the list of files to boxes.parquet, in this process
-    fastcam, workers   the same in as many processes as threads, one thread each; starting them is left out
+    fastcam, workers   the same in as many processes as threads, one thread each, without the time to start them
     plain script       Pillow, torchvision's transforms, Grad-CAM of the package grad-cam, OpenCV's contours, csv
 
 and, of one more run of fastcam, the share of what is neither decoding nor the network, by timers around the functions.
-With --memory: peak memory of runs of 2,000 and of 20,000 pictures with a tiny network, each in a process of its own.
+At the end the peak memory of runs of 2,000 and of 20,000 pictures with a tiny network, each in a process of its own.
 """
 
 import csv
@@ -99,7 +99,7 @@ def script(model: nn.Module, files: list[Path]) -> Callable[[], object]:
             for at in range(0, len(files), BATCH):
                 pictures = [Image.open(file).convert("RGB") for file in files[at : at + BATCH]]
                 maps = cam(torch.stack([transform(picture) for picture in pictures]), targets=None)
-                scores, classes = cam.outputs.softmax(1).max(1)
+                scores, classes = cam.outputs.detach().softmax(1).max(1)
                 for i, (map, picture) in enumerate(zip(maps, pictures, strict=True)):
                     mask = (map > 0.2 * map.max()).astype(np.uint8)
                     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -148,15 +148,16 @@ def share(run: Callable[[], object]) -> float:
 
 
 def with_workers(files: list[Path], workers: int, model: nn.Module) -> float:
-    """Seconds of a run in several processes, without those of starting them: that of all less that of few pictures."""
+    """Seconds of a run in several processes without those of starting them, by a second run of a batch for each."""
     times = []
-    for some in (files, files[:workers]):
+    few = BATCH * workers
+    for some in (files, files[:few]):
         with tempfile.TemporaryDirectory() as out:
             begin = time.perf_counter()
             options = {"batch_size": BATCH, "shard_size": BATCH, "threads": 1, "workers": workers, "progress": False}
             localize(model, some, out=out, config=CONFIG, **options)
             times.append(time.perf_counter() - begin)
-    return times[0] - times[1]
+    return (times[0] - times[1]) * len(files) / (len(files) - few)
 
 
 class Tiny(nn.Module):
@@ -172,59 +173,80 @@ class Tiny(nn.Module):
         return self.classifier(self.features(images).mean((2, 3)))
 
 
-def memory(count: int) -> None:
-    """Print the peak memory of this process after a run, in MiB."""
+def peak(count: int) -> float:
+    """Peak memory of this process, in MiB, after a run with a tiny network."""
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder, "in"), count, (160, 120))
         config = ModelConfig("tiny", 4)
         localize(Tiny(), Path(folder, "in"), out=Path(folder, "out"), config=config, threads=1, progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory() -> str:
+    """Peak memory of few and of many pictures, each in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench_localize", "--peak-of"]
+    few, many = (float(subprocess.check_output([*command, str(count)], text=True)) for count in (2000, 20_000))
+    return f"Peak memory {few:.0f} MiB at 2,000 pictures, {many:.0f} MiB at 20,000: {many / few:.3f} times"
+
+
+def speed(files: list[Path], threads: int, rounds: int) -> list[str]:
+    """A row for each contestant, and the share of what is neither decoding nor network."""
+    model = models.build("resnet18").eval()
+    run, base = ours(model, files, threads), "decode + forward, channels last"
+    contestants: dict[str, Callable[[], object]] = {
+        base: parts(model, files, threads, True),
+        "decode + forward": parts(model, files, threads, False),
+        "fastcam": run,
+        "plain script": script(model, files),
+    }
+    times: dict[str, list[float]] = {name: [] for name in [*contestants, f"fastcam, {threads} workers"]}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - begin)
+        times[f"fastcam, {threads} workers"].append(with_workers(files, threads, model))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return [
+        "| | pictures a second | time against decode + forward |",
+        "|---|---:|---:|",
+        *(f"| {name} | {len(files) / s:.1f} | {s / medians[base]:.3f} |" for name, s in medians.items()),
+        "",
+        f"Neither decoding nor network: {share(run):.2%} of fastcam's time",
+    ]
 
 
 def main(
     pictures: Annotated[Path | None, typer.Option(help="Folder of pictures [drawn].")] = None,
-    count: Annotated[int, typer.Option(help="Number of pictures.")] = 256,
+    count: Annotated[int, typer.Option(help="Number of pictures.")] = 512,
     threads: Annotated[int, typer.Option(help="Threads, or worker processes.")] = 2,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 7,
-    measure_memory: Annotated[bool, typer.Option("--memory", help="Measure memory alone.")] = False,
-    only: Annotated[int | None, typer.Option(hidden=True)] = None,
+    out: Path | None = None,
+    peak_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Measure, and print lines of Markdown."""
-    if only is not None:
-        return memory(only)
-    if measure_memory:
-        command = [sys.executable, "-m", "benchmarks.bench_localize", "--only"]
-        peaks = [float(subprocess.check_output([*command, str(n)], text=True)) for n in (2000, 20_000)]
-        print(f"peak memory {peaks[0]:.0f} MiB at 2,000 pictures, {peaks[1]:.0f} at 20,000: {peaks[1] / peaks[0]:.3f}")
-        return None
+    """Prints what was measured; ``--out`` writes the same as Markdown."""
+    if peak_of is not None:
+        print(peak(peak_of))
+        return
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     bench.keep_memory()
-    model = models.build("resnet18").eval()
     with tempfile.TemporaryDirectory() as folder:
         if pictures is None:
             draw(Path(folder), count)
         files = [path for _, path in find_pictures([pictures or folder])][:count]
-        run = ours(model, files, threads)
-        contestants: dict[str, Callable[[], object]] = {
-            "decode + forward, channels last": parts(model, files, threads, True),
-            "decode + forward": parts(model, files, threads, False),
-            "fastcam": run,
-            "plain script": script(model, files),
-        }
-        times: dict[str, list[float]] = {name: [] for name in [*contestants, f"fastcam, {threads} workers"]}
-        for _ in range(rounds):
-            for name, call in contestants.items():
-                begin = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - begin)
-            times[f"fastcam, {threads} workers"].append(with_workers(files, threads, model))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        print(f"{bench.processor()}; {bench.versions()}; {len(files)} pictures, {threads} threads, {rounds} rounds")
-        print("\n| | pictures/s | time / that of fastcam |\n|---|---|---|")
-        for name, seconds in medians.items():
-            print(f"| {name} | {len(files) / seconds:.1f} | {seconds / medians['fastcam']:.3f} |")
-        print(f"\nneither decoding nor network: {share(run):.2%} of the time")
+        if len(files) <= BATCH * threads:
+            raise typer.BadParameter(f"at least {BATCH * threads + 1} pictures are needed, got {len(files)}")
+        lines = [
+            f"{bench.processor()}, {bench.versions()}; {len(files)} pictures, {threads} threads, resnet18 at 224x224, "
+            f"batches of {BATCH}, medians of {rounds} in turns",
+            "",
+            *speed(files, threads, rounds),
+        ]
+    lines += ["", memory()]
+    print("\n".join(lines))
+    if out:
+        out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
