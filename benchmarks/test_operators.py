@@ -151,6 +151,18 @@ def labels() -> Iterator[Row]:
             yield Row(group, "scikit-image", baselines.components_skimage, inputs)
 
 
+def picture(height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+
+
+def pictures() -> Iterator[Row]:
+    for height, width in ((375, 500), (1200, 1600)):
+        group, inputs = f"resize a picture {height}x{width} to 224x224", partial(picture, height, width)
+        yield Row(group, "fastcam", partial(ops.resize, size=224), inputs)
+        yield Row(group, "twin, Pillow", partial(baselines.resize, size=224), inputs)
+        yield Row(group, "torch, bytes by one apart", partial(baselines.resize_torch, size=224), inputs)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _memory_stays() -> None:
     bench.keep_memory()
@@ -166,7 +178,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize(
     "row",
-    [*sums(), *maps_and_boxes(), *curves(), *histograms(), *labels()],
+    [*sums(), *maps_and_boxes(), *curves(), *histograms(), *labels(), *pictures()],
     ids=lambda row: f"{row.group}-{row.contestant}",
 )
 def test_speed(benchmark, row: Row, threads: int) -> None:

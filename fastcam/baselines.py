@@ -1,4 +1,4 @@
-"""What one would write without fastcam: the contestants of the benchmarks, in PyTorch, OpenCV and scikit-image.
+"""What one would write without fastcam: the contestants of the benchmarks, in PyTorch, OpenCV, scikit-image and Pillow.
 
 Each is the usual pipeline, written with care (batched where the library allows it, in place, no copy that is not
 needed) and giving the result of the operator of the same name. OpenCV and scikit-image work on one mask at a time, on
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 try:
@@ -131,6 +132,18 @@ def score_histograms_torch(maps: Tensor, masks: Tensor) -> Tensor:
     slot = torch.bucketize(maps.double(), edges, right=True).sub_(1).clamp_(max=bins - 1)
     slot += bins * (masks == 1) + 2 * bins * torch.arange(images, device=maps.device)[:, None, None]
     return torch.bincount(slot[masks < 2], minlength=images * 2 * bins).view(images, 2, bins)
+
+
+def resize(picture: Tensor, size: int) -> Tensor:
+    """Pillow's bilinear resizing, [H, W, 3] of bytes."""
+    image = Image.fromarray(picture.numpy()).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image))
+
+
+def resize_torch(picture: Tensor, size: int) -> Tensor:
+    """The same by PyTorch, whose weights have fewer bits: some bytes are one apart."""
+    image = F.interpolate(picture.permute(2, 0, 1)[None], size=(size, size), mode="bilinear", antialias=True)
+    return image[0].permute(1, 2, 0)
 
 
 def _contours(maps: Tensor) -> Iterator[tuple[list[np.ndarray], int, int]]:

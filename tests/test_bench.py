@@ -37,6 +37,13 @@ def test_alternatives_give_what_fastcam_gives():
     assert baselines.boxes(nothing, 20) == baselines.boxes_skimage(nothing, 20) == [(0, 0, 0, 0)]
 
 
+def test_alternative_pictures_are_as_bright():
+    picture = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
+    found = ops.resize(picture, 32)
+    for alternative in (baselines.resize, baselines.resize_torch):
+        assert (alternative(picture, 32).int() - found.int()).abs().max() <= 1
+
+
 def test_alternative_components_are_as_many_and_as_large():
     masks = bench.random_masks(5, 60)
     _, areas, image = ops.components(masks)
