@@ -85,12 +85,14 @@ def test_all_others_are_decoded_on_the_cpu():
     drawn(0).save(buffer, "PNG")
     whole = jpeg(drawn(0))
     between = whole[:20] + b"\0\0" + whole[20:]
-    adobe = whole[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0" + whole[2:]
+    marker, plain = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0", jpeg(drawn(0), keep_rgb=True)
+    assert marker in plain
     for data in (
         buffer.getvalue(),
         jpeg(drawn(0).convert("CMYK")),
-        jpeg(drawn(0), keep_rgb=True),
-        adobe,
+        plain,
+        plain.replace(marker, b""),
+        whole[:2] + marker + whole[2:],
         between,
         whole + bytes(2**24),
     ):
@@ -183,13 +185,17 @@ def repeated(count: int, data: bytes, pixels: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.merge("YCbCr", (light, *colours)).convert("RGB"))).permute(2, 0, 1)
 
 
+def turned(count: int, data: bytes, pixels: torch.Tensor) -> torch.Tensor:
+    return genuine(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True)
+
+
 def test_the_trial(decoder, monkeypatch):
     trial = gpu._trial.__wrapped__
     assert trial(CPU) is None
     for change, reason in (
         (lambda count, data, pixels: torch.zeros_like(pixels), "its pixels differ from Pillow's by"),
         (lambda count, data, pixels: pixels.flip(0), "its pixels differ from Pillow's by"),
-        (lambda count, data, pixels: pixels.mT.flip(2), "of a JPEG of [3, H, W] = [3, 43, 61] it makes [3, 61, 43]"),
+        (turned, "of a JPEG of [3, H, W] = [3, 43, 61] it makes [3, 61, 43]"),
         (lambda count, data, pixels: fail("not compiled with nvJPEG support"), "not compiled with nvJPEG support"),
     ):
         decoder(change)
@@ -378,12 +384,12 @@ def test_nvjpeg_passes_the_trial():
 def test_frames_of_nvjpeg_are_near_those_of_the_cpu(orientation, options):
     pictures = [drawn(1, 640, 480), drawn(2, 300, 120).convert("L"), drawn(3, 333, 500), drawn(4, 33, 20)]
     pictures = [encoded(jpeg(picture, orientation, **options)) for picture in pictures]
-    device = torch.device("cuda")
+    device, levels = torch.device("cuda"), 2 if "subsampling" in options else 6
     for resize in ("squash", "crop"):
         preprocess = Preprocess(96, resize)
         together = gpu.frames(pictures, preprocess, device)
         for picture, frame, expected in zip(pictures, together, gpu.frames(pictures, preprocess, CPU), strict=True):
-            assert np.abs(frame.cpu().numpy() - expected.numpy().astype(int)).mean() <= 4
+            assert np.abs(frame.cpu().numpy() - expected.numpy().astype(int)).mean() <= levels
             assert torch.equal(frame, gpu.frames([picture], preprocess, device)[0])
 
 
