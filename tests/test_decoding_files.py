@@ -203,6 +203,7 @@ def test_orientation_is_read_once_and_applied(kind, orientation, decoder):
     data = saved(stored, kind, exif=exif, **options)
     whole = read(data, decoder)
     image, used = whole.image, whole.decoder
+    assert isinstance(whole.pixels, Image.Image) or whole.pixels.flags.writeable  # or torch warns of it
     assert picture_size(data) == (48, 32)
     assert whole.orientation == (orientation if 1 <= orientation <= 8 else 1)
     assert used == (decoder if kind == "JPEG" else "pillow")

@@ -481,6 +481,7 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"precision": "float16"}, ValueError, "`precision` must be one of"),
         ({"compile": "fast"}, ValueError, "`compile` must be one of"),
         ({"decoder": "turbo"}, ValueError, "`decoder` must be one of opencv, pillow"),
+        ({"decoder": "nvjpeg"}, ValueError, '`decoder` "nvjpeg" needs the network on a CUDA device'),
         ({"threads": 0}, ValueError, "`threads` must be a whole number"),
         ({"workers": 0}, ValueError, "`workers` must be a whole number"),
         ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),

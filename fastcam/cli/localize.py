@@ -92,7 +92,11 @@ def localize(
         bool, typer.Option("--channels-last/--channels-first", help="Layout of pictures and weights.")
     ] = True,
     decoder: Annotated[
-        str | None, typer.Option(help="Who decodes JPEGs: opencv or pillow [opencv, if its pixels are right].")
+        str | None,
+        typer.Option(
+            help="Who decodes JPEGs: opencv or pillow [opencv, if its pixels are right]; nvjpeg does it on the GPU,"
+            " with slightly other pixels (not yet tried on one)."
+        ),
     ] = None,
     hash_content: Annotated[
         bool, typer.Option("--hash-content", help="Read all files first, to notice any change of them later.")

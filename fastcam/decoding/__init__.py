@@ -6,12 +6,14 @@ from fastcam.decoding.frame import Geometry, Preprocess
 from fastcam.decoding.reading import (
     DECODERS,
     Decoded,
+    Encoded,
     choose_decoder,
     decode,
     load_image,
     picture_size,
     quiet_pillow,
     read,
+    read_encoded,
 )
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "SUFFIXES",
     "DecodeError",
     "Decoded",
+    "Encoded",
     "Geometry",
     "Preprocess",
     "choose_decoder",
@@ -32,4 +35,5 @@ __all__ = [
     "picture_size",
     "quiet_pillow",
     "read",
+    "read_encoded",
 ]

@@ -3,10 +3,11 @@
 Pillow reads every file's header and is the reference. JPEGs that are regular (`containers.jpeg_is_regular`), grey or
 of three colours, go to OpenCV, which gives the same pixels in two thirds of the time, as an array that
 `fastcam.localization.frames` resizes in a quarter of it, and like Pillow lets other threads run meanwhile.
-torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs. Whatever OpenCV does not take falls
-back to Pillow, and the result names the decoder that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips
-or cuts them to 8 bits. Orientation and colour are treated alike after every decoder; JPEGs are always decoded in full
-size, since a scaled decoding has other pixels.
+torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs; of them only nvJPEG is used, where
+it is asked for (`fastcam.decoding.gpu`). Whatever OpenCV does not take falls back to Pillow, and the result names the
+decoder that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips or cuts them to 8 bits. Orientation and
+colour are treated alike after every decoder; JPEGs are always decoded in full size, since a scaled decoding has other
+pixels.
 """
 
 import io
@@ -57,20 +58,41 @@ _UPRIGHT = {
 }
 _EIGHT_BIT = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+_MAX_ENCODED = 2**24  # bytes of a JPEG that waits for a GPU: three batches of them lie in memory
+
+
+class Encoded(NamedTuple):
+    """A regular JPEG, grey or in colour, that a GPU is to decode.
+
+    Attributes:
+        data: the file's content.
+        stored: (width, height) in pixels as its header says it is stored.
+        orientation: as in `Decoded`.
+    """
+
+    data: bytes
+    stored: tuple[int, int]
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture in pixels."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
 
 
 class Decoded(NamedTuple):
     """A picture as it was read.
 
     Attributes:
-        pixels: upright RGB, as its decoder gives it: a PIL picture, or uint8 [H, W, 3] of OpenCV.
+        pixels: upright RGB, as its decoder gives it: a PIL picture, or uint8 [H, W, 3] of OpenCV; of `read_encoded`
+            also the JPEG itself.
         orientation: how the file says it is stored, 1 to 8 as EXIF numbers them (1 is upright).
-        decoder: who gave the pixels, one of `DECODERS`.
+        decoder: who gave the pixels, one of `DECODERS`; None if nobody has yet.
     """
 
-    pixels: Image.Image | np.ndarray
+    pixels: Image.Image | np.ndarray | Encoded
     orientation: int
-    decoder: str
+    decoder: str | None
 
     @property
     def image(self) -> Image.Image:
@@ -94,6 +116,31 @@ def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> 
     data = source if isinstance(source, bytes) else _content(source)
     with _refusing():
         return _decode(data, decoder or choose_decoder())
+
+
+def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
+    """Do what `read` does, but leave JPEGs that are fit for it to a GPU (`fastcam.decoding.gpu`).
+
+    These are regular, have at most 16 MiB, and are grey or of luminance and two colour differences. Whether nvJPEG
+    knows those that are stored as red, green and blue is not documented.
+
+    Args:
+        source: as for `read`.
+
+    Returns:
+        The picture, its orientation and its decoder; of such a JPEG `Encoded`, its orientation and None.
+
+    Raises:
+        DecodeError: as `load_image`; for the GPU's part only what header and structure tell.
+    """
+    data = source if isinstance(source, bytes) else _content(source)
+    with _refusing():
+        if sniff(data) == "JPEG" and len(data) <= _MAX_ENCODED:
+            image = _open(io.BytesIO(data))
+            if (image.mode == "L" or (image.mode == "RGB" and not _plain_rgb(image))) and jpeg_is_regular(data):
+                orientation = _orientation(image)
+                return Decoded(Encoded(data, image.size, orientation), orientation, None)
+        return _decode(data, choose_decoder())
 
 
 def decode(source: str | os.PathLike[str] | bytes) -> Image.Image:
@@ -183,18 +230,28 @@ def choose_decoder(name: str | None = None) -> str:
     if name is None:
         return "opencv" if _opencv_passes() else "pillow"
     if name not in DECODERS or (name == "opencv" and _RGB is None):
-        raise ValueError(f"`decoder` must be one of {', '.join(DECODERS)} (opencv from 4.11 on), got {name!r}")
+        known = f"{', '.join(DECODERS)} (opencv from 4.11 on), or nvjpeg for a network on a GPU"
+        raise ValueError(f"`decoder` must be one of {known}, got {name!r}")
     return name
+
+
+def trial_picture() -> Image.Image:
+    """Draw the small picture on whose JPEG decoders are tried.
+
+    Returns:
+        RGB, 61 × 43.
+    """
+    y, x = np.mgrid[:43, :61]
+    picture = np.stack([4 * x, 5 * y, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], 2)
+    return Image.fromarray(picture.astype(np.uint8))
 
 
 @cache
 def _opencv_passes() -> bool:
     if _RGB is None:
         return False
-    y, x = np.mgrid[:43, :61]
-    picture = np.stack([4 * x, 5 * y, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], 2).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    trial_picture().save(buffer, "JPEG", quality=90)
     data = buffer.getvalue()
     with Image.open(io.BytesIO(data)) as image:
         return np.array_equal(_opencv(data), np.asarray(image)) and _opencv(data[: len(data) // 2]) is None
@@ -271,11 +328,17 @@ def _decode(data: bytes, decoder: str) -> Decoded:
     turned = orientation in _UPRIGHT and kind != "TIFF"  # which either decoder turns itself
     if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
         if turned:
-            pixels = np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+            pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))  # writable, as torch wants it
         return Decoded(pixels, orientation, "opencv")
     image.load()
     image = _rgb(image)
     return Decoded(image.transpose(_UPRIGHT[orientation]) if turned else image, orientation, "pillow")
+
+
+def _plain_rgb(image: Image.Image) -> bool:
+    """Whether a JPEG of three components seems to store red, green and blue."""
+    names = bytes(component[0] for component in image.layer)
+    return names == b"RGB" or image.info.get("adobe_transform") == 0
 
 
 def _orientation(image: Image.Image) -> int:

@@ -117,7 +117,7 @@ def _worker(job: _Job) -> Worker:
         raise FileNotFoundError(f"{host} does not see {job.folder}: all machines must share the run's folder") from None
     if plan.digest != job.digest:
         raise FileNotFoundError(f"{host} sees another run in {job.folder}: all machines must share the run's folder")
-    check(plan, versions(), job.witness)
+    check(plan, versions(plan.settings["decoder"]), job.witness)
     worker = Worker(plan, ray.get(job.model).to(plan.settings["device"]), decoding_threads=job.threads)
     return worker.__enter__()  # for the life of the process
 

@@ -130,7 +130,9 @@ def localize(
         precision: of the network: "float32" (that of its parameters) or "bfloat16" by autocast, for GPUs.
         channels_last: lay out pictures and weights with the channels last, which is faster; the weights are put back.
         compile: mode of `torch.compile`, for the method cam; "reduce-overhead" also replays CUDA graphs.
-        decoder: who decodes JPEGs, see `fastcam.decoding.choose_decoder`.
+        decoder: who decodes JPEGs, see `fastcam.decoding.choose_decoder`; or "nvjpeg", never chosen by itself: the GPU
+            that the model is on, with other pixels than those have, see `fastcam.decoding.gpu`. What it cannot decode
+            they do, and the row says so. Not yet tried on a GPU.
         threads: threads of the network in each process; by default those of a run that is resumed, else torch's.
         workers: processes that share the work; with several, the model must be one that can be pickled, and a script
             needs its `if __name__ == "__main__":`. With one there is none but this.
@@ -146,7 +148,8 @@ def localize(
         FileNotFoundError: a path does not exist.
         FileExistsError: `out` has the results of other inputs or options and `overwrite` is not set.
         TypeError: a source or targets of another kind.
-        ValueError: a folder without pictures, or an option that is unknown or out of range.
+        ValueError: a folder without pictures, an option that is unknown or out of range, or "nvjpeg" where it does not
+            work.
         OSError: the results cannot be written.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """

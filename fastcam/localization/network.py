@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastcam import methods, visualize
-from fastcam.decoding import Geometry, Preprocess
+from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
+from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, observed
 from fastcam.writers import Row, replacing
 
@@ -23,7 +24,7 @@ class Picture(NamedTuple):
 
     Attributes:
         key: its id.
-        frame: uint8 [size, size, 3], RGB; None if it failed.
+        frame: uint8 [size, size, 3], RGB; a JPEG that the network's GPU is to decode; None if it failed.
         geometry: from the frame to the picture.
         target: class asked for.
         error: "code: reason".
@@ -35,7 +36,7 @@ class Picture(NamedTuple):
     """
 
     key: str
-    frame: np.ndarray | None = None
+    frame: np.ndarray | Tensor | Encoded | None = None
     geometry: Geometry | None = None
     target: int | None = None
     error: str | None = None
@@ -72,7 +73,7 @@ class Network:
         smallest_batch: size of the smallest batch that was needed to get by with the memory.
 
     Raises:
-        TypeError, ValueError: an option of the method is wrong.
+        TypeError, ValueError: an option of the method is wrong, or the decoder is not for this machine.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class Network:
         )
         self.num_classes: int | None = settings["num_classes"]
         self.like = next(model.parameters(), torch.empty(0))
+        if settings["decoder"] == "nvjpeg":
+            gpu.check(self.like.device)
         self.smallest_batch: int = settings["batch_size"]
         self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
@@ -136,6 +139,7 @@ class Network:
         size, found = self.smallest_batch, []
         try:
             for at in range(0, len(batch), size):
+                batch[at : at + size] = self._decoded(batch[at : at + size])
                 found += self._localize(batch[at : at + size], size)
             return found
         except (RuntimeError, ValueError) as error:
@@ -168,15 +172,39 @@ class Network:
             return picture
         return picture._replace(error=f"no_target: class {target} is none of the model's {classes or ''}".rstrip())
 
+    def _decoded(self, batch: list[Picture]) -> list[Picture]:
+        """Decode what was left to the GPU, and what fails there on the CPU."""
+        waiting = [i for i, picture in enumerate(batch) if picture.error is None and isinstance(picture.frame, Encoded)]
+        if not waiting:
+            return batch
+        found = gpu.frames([batch[i].frame for i in waiting], self.preprocess, self.like.device)
+        for i, frame in zip(waiting, found, strict=True):
+            picture = batch[i]
+            batch[i] = picture._replace(frame=frame, decoder="nvjpeg") if frame is not None else self._on_cpu(picture)
+        return batch
+
+    def _on_cpu(self, picture: Picture) -> Picture:
+        try:
+            found = read(picture.frame.data)
+            frame, geometry = make_frame(self.preprocess, found.pixels)
+        except DecodeError as error:
+            return Picture(picture.key, error=str(error), index=picture.index)
+        return picture._replace(frame=frame, geometry=geometry, decoder=found.decoder)
+
     def _localize(self, batch: list[Picture], size: int) -> list[Row]:
         side = self.settings["size"]
         frames = np.zeros((size, side, side, 3), np.uint8)
         targets = np.zeros((size, 1), np.int64)
         for i, picture in enumerate(batch):
             if picture.error is None:
-                frames[i] = picture.frame
                 targets[i] = picture.target or 0
-        images = self.preprocess.normalize(torch.from_numpy(frames).to(self.like.device)).to(self.like.dtype)
+                if isinstance(picture.frame, np.ndarray):
+                    frames[i] = picture.frame
+        pixels = torch.from_numpy(frames).to(self.like.device)
+        for i, picture in enumerate(batch):
+            if picture.error is None and isinstance(picture.frame, Tensor):
+                pixels[i] = picture.frame
+        images = self.preprocess.normalize(pixels).to(self.like.dtype)
         if self.settings["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         top_k = self.settings["top_k"]

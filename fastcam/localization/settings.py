@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from torch import nn
 
 from fastcam import methods
 from fastcam._version import __version__
-from fastcam.decoding import Preprocess, choose_decoder
+from fastcam.decoding import Preprocess, choose_decoder, gpu
 from fastcam.localization.inputs import Targets
 from fastcam.models import ModelConfig
 
@@ -99,8 +100,12 @@ def settings_of(
     if maps and len(cam.layers) > 1:
         raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
     like = next(model.parameters(), torch.empty(0))
+    if decoder == "nvjpeg":
+        gpu.check(like.device)
+    else:
+        decoder = choose_decoder(decoder)
     return {
-        **versions(),
+        **versions(decoder),
         "arch": None if config is None else config.arch,
         "num_classes": None if config is None else config.num_classes,
         "weights": _digest(model),
@@ -120,23 +125,26 @@ def settings_of(
         "precision": precision,
         "channels_last": bool(channels_last),
         "compile": compile,
-        "decoder": choose_decoder(decoder),
+        "decoder": decoder,
         "threads": threads,
         "device": like.device.type,
         "dtype": str(like.dtype).removeprefix("torch."),
     }
 
 
-def versions() -> dict[str, str]:
+def versions(decoder: str) -> dict[str, str]:
     """Name the software that decides about rows.
+
+    Args:
+        decoder: of the settings.
 
     Returns:
         Those of the settings that every machine of a run must have alike.
     """
-    return {
-        "version": f"{__version__} (torch {torch.__version__})",
-        "decoders": f"opencv {cv2.__version__}, pillow {PIL.__version__}",
-    }
+    decoders = f"opencv {cv2.__version__}, pillow {PIL.__version__}"
+    if decoder == "nvjpeg":
+        decoders += f", torchvision {metadata.version('torchvision')}"
+    return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}
 
 
 def _digest(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from fastcam.data import Sample
-from fastcam.decoding import MAX_BYTES, Decoded, DecodeError, quiet_pillow, read
+from fastcam.decoding import MAX_BYTES, Decoded, DecodeError, Encoded, decode, quiet_pillow, read, read_encoded
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item, Targets
 from fastcam.localization.network import Network, Picture
@@ -143,7 +143,8 @@ class Worker:
         picture = Picture(item.key, index=item.index)
         try:
             if item.sample is None:
-                found = read(item.path if item.offset is None else _part_of(item), self.plan.settings["decoder"])
+                source, decoder = item.path if item.offset is None else _part_of(item), self.plan.settings["decoder"]
+                found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
                 sample = Sample(found.pixels, item.target, truth)
             else:
@@ -151,7 +152,10 @@ class Worker:
                 found = Decoded(sample.image, None, None)
                 picture = picture._replace(key=item.key if sample.id is None else str(sample.id))
             picture = picture._replace(orientation=found.orientation, decoder=found.decoder)
-            frame, geometry = make_frame(self.network.preprocess, sample.image)
+            if isinstance(sample.image, Encoded):  # the network's side goes on with it
+                frame, geometry = sample.image, self.network.preprocess.geometry(sample.image.size)
+            else:
+                frame, geometry = make_frame(self.network.preprocess, sample.image)
         except DecodeError as error:
             return picture._replace(error=str(error))
         except OSError as error:
@@ -164,10 +168,7 @@ class Worker:
                 return picture._replace(error="no_target: no class is given for this picture")
             picture = picture._replace(target=int(target))
         if item.index < self.plan.settings["overlays"]:
-            image = sample.image if isinstance(sample.image, Image.Image) else Image.fromarray(sample.image)
-            small = image.convert("RGB")
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            picture = picture._replace(thumbnail=np.array(small), truth=sample.boxes)
+            picture = picture._replace(thumbnail=_thumbnail(sample.image), truth=sample.boxes)
         return picture
 
 
@@ -187,6 +188,17 @@ def _part_of(item: Item) -> bytes:
     if len(data) < item.length:
         raise DecodeError("damaged", f"{item.path} ends within it")
     return data
+
+
+def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:
+    if isinstance(image, Encoded):
+        try:
+            image = decode(image.data)
+        except DecodeError:  # the GPU may do better
+            return None
+    small = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.array(small)
 
 
 def _wait(written: Future[None] | None) -> None:
