@@ -345,7 +345,10 @@ def test_localize_a_data_set(folder, checkpoint, tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     options = ("--format", "coco", "--images", folder, "--targets", "label", "--weights", checkpoint)
     result = run("localize", tmp_path / "truth.json", "--out", tmp_path / "out", *options)
-    assert result.exit_code == 0
-    warning = "the data set has 2 classes, the network 3: label 0, 'ant', is taken for the network's class 0, 'ant'"
-    assert result.stderr == f"fastcam: {warning}\n"
+    assert (result.exit_code, result.stderr) == (0, "")
     assert [row["class_name"] for row in rows(tmp_path / "out")] == ["ant", "bee", "ant"]
+    truth["categories"][0]["name"] = "elk"
+    (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    result = run("localize", tmp_path / "truth.json", "--out", tmp_path / "again", *options)
+    warning = "the data set has 2 classes, the network 3: label 0, 'elk', is taken for the network's class 0, 'ant'"
+    assert (result.exit_code, result.stderr) == (0, f"fastcam: {warning}\n")

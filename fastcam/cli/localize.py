@@ -2,14 +2,18 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastcam.cli import options
 from fastcam.cli.export import left_out
+
+if TYPE_CHECKING:
+    from fastcam.models import ModelConfig
 
 # Files that hold, or list, many pictures, and the format that reads them.
 _DATA_SETS = {".csv": "list", ".parquet": "list", ".txt": "list", ".json": "coco", ".tar": "webdataset"}
@@ -145,14 +149,8 @@ def localize(
         if len(paths) > 1:
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
         source = datasets.load(paths[0], split, format, images, truth_only=True)  # missing pictures become rows
-        known = getattr(source, "class_names", None)
-        if targets == "label" and known and len(known) != config.num_classes:
-            asked = f", {config.class_names[0]!r}" if config.class_names else ""
-            print(
-                f"fastcam: the data set has {len(known)} classes, the network {config.num_classes}: "
-                f"label 0, {known[0]!r}, is taken for the network's class 0{asked}",
-                file=sys.stderr,
-            )
+        if targets == "label":
+            _compare(getattr(source, "class_names", None) or (), config)
     for path in paths if source is paths else ():
         if path.suffix.lower() in _DATA_SETS and path.is_file():
             raise ValueError(f"{path} is no picture; a data set needs --format {_DATA_SETS[path.suffix.lower()]}")
@@ -202,3 +200,16 @@ def localize(
         print(f"fastcam: {summary.errors} pictures failed ({codes}); column `error` says why", file=sys.stderr)
     if lacking and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(3)
+
+
+def _compare(names: Sequence[str], config: "ModelConfig") -> None:
+    """Tell of labels that hardly count the network's classes, such as those of a few folders."""
+    numbers = all(name == str(index) for index, name in enumerate(names))  # of labels without names
+    if numbers or len(names) == config.num_classes or tuple(names) == tuple(config.class_names[: len(names)]):
+        return
+    asked = f", {config.class_names[0]!r}" if config.class_names else ""
+    print(
+        f"fastcam: the data set has {len(names)} classes, the network {config.num_classes}: "
+        f"label 0, {names[0]!r}, is taken for the network's class 0{asked}",
+        file=sys.stderr,
+    )
