@@ -135,7 +135,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: if the folder cannot be made, the file cannot be put in its place, or the block wrote none.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:  # of its own kind it would be wrong usage
+        raise OSError(f"cannot write to {path.parent}: {error.strerror}") from error
     # Processes on several machines may have the same id.
     partial = path.with_name(f".{path.name}.{int.from_bytes(os.urandom(8))}.tmp")
     try:

@@ -146,7 +146,7 @@ def test_damaged_pictures_give_exit_code_3(checkpoint, folder, tmp_path):
     (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = run("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a")
     assert result.exit_code == 3
-    assert result.stderr == "fastcam: 1 pictures failed; column `error` says why\n"
+    assert result.stderr == "fastcam: 1 pictures failed (1 damaged); column `error` says why\n"
     assert [row["status"] for row in rows(tmp_path / "a")] == ["ok", "error", "ok"]
 
 
@@ -302,6 +302,37 @@ def test_localize_keeps_maps_and_writes_other_formats(folder, checkpoint, tmp_pa
     )
 
 
+def test_localize_tells_what_a_format_leaves_out(folder, checkpoint, tmp_path):
+    (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())
+    result = run("localize", folder, "--out", tmp_path / "out", "--weights", checkpoint, "--to", "yolo,coco")
+    assert result.exit_code == 3
+    reason = "yolo: 1 pictures left out, such as '1.png': another picture has the name labels/1.txt"
+    assert result.stderr == f"fastcam: {reason}\n"
+    assert (tmp_path / "out" / "coco.json").exists()
+
+
+def test_localize_refuses_before_it_works_for_hours(folder, checkpoint, tmp_path):
+    torch.save(models.build("resnet18", 255).state_dict(), tmp_path / "w.pt")
+    network = ("--arch", "resnet18", "--num-classes", 255, "--weights", tmp_path / "w.pt")
+    assert "at most 254 classes; the network has 255" in refused(
+        "localize", folder, "--out", tmp_path / "o", *network, "--maps", "--to", "wsss"
+    )
+    common = ("--weights", checkpoint, "--out", tmp_path / "o")
+    assert "needs a data set with labels" in refused("localize", folder, *common, "--targets", "label")
+    for name, format in (("list.csv", "list"), ("a.TAR", "webdataset"), ("truth.json", "coco")):
+        (tmp_path / name).write_bytes(b"")
+        assert f"is no picture; a data set needs --format {format}" in refused("localize", tmp_path / name, *common)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_file_where_a_folder_is_to_be_is_a_failure(folder, checkpoint, tmp_path):
+    assert run("localize", folder, "--out", tmp_path / "run", "--weights", checkpoint).exit_code == 0
+    (tmp_path / "file").touch()
+    for command in (("report", tmp_path / "run"), ("export", tmp_path / "run", "--format", "csv")):
+        result = run(*command, "--out", tmp_path / "file" / "x.html")
+        assert (result.exit_code, result.stderr) == (1, f"fastcam: cannot write to {tmp_path / 'file'}: File exists\n")
+
+
 def test_localize_a_data_set(folder, checkpoint, tmp_path):
     truth = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 60} for i in range(3)],
@@ -313,5 +344,11 @@ def test_localize_a_data_set(folder, checkpoint, tmp_path):
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     options = ("--format", "coco", "--images", folder, "--targets", "label", "--weights", checkpoint)
-    assert run("localize", tmp_path / "truth.json", "--out", tmp_path / "out", *options).exit_code == 0
+    result = run("localize", tmp_path / "truth.json", "--out", tmp_path / "out", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
     assert [row["class_name"] for row in rows(tmp_path / "out")] == ["ant", "bee", "ant"]
+    truth["categories"][0]["name"] = "elk"
+    (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    result = run("localize", tmp_path / "truth.json", "--out", tmp_path / "again", *options)
+    warning = "the data set has 2 classes, the network 3: label 0, 'elk', is taken for the network's class 0, 'ant'"
+    assert (result.exit_code, result.stderr) == (0, f"fastcam: {warning}\n")

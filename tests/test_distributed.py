@@ -430,5 +430,5 @@ def test_the_command_line_chooses_the_engine(folder, tmp_path, monkeypatch):
     assert run_command(*common, tmp_path / "srun", "--engine", "torchrun").exit_code == 3
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun takes 3 for a crash
     result = run_command(*common, tmp_path / "torchrun", "--engine", "torchrun")
-    assert (result.exit_code, result.stderr) == (0, "fastcam: 1 pictures failed; column `error` says why\n")
+    assert (result.exit_code, result.stderr) == (0, "fastcam: 1 pictures failed (1 damaged); column `error` says why\n")
     assert rows_of(tmp_path / "torchrun") == rows_of(tmp_path / "srun") == rows_of(tmp_path / "local")

@@ -570,6 +570,26 @@ def test_a_run_of_the_program_itself(tmp_path):
     assert data.load(run / "wsol", truth_only=True).ids == ["0/0.png", "0/1.png", "1/0.png", "1/1.png"]
 
 
+def test_all_classes_of_a_run_have_their_names(run):
+    """Those that were not found, too, while the run's plan is beside the table; a plan of another run is not asked."""
+    table = pq.read_table(run / "boxes.parquet")
+    about = {**json.loads(table.schema.metadata[b"fastcam"]), "plan": "0123"}
+    pq.write_table(table.replace_schema_metadata({"fastcam": json.dumps(about)}), run / "boxes.parquet")
+    for digest, names in (("0123", ["ant", "bee", "cat", "3", "elk"]), ("4567", ["ant", "1", "cat"])):
+        plan = {"digest": digest, "class_names": ["ant", "bee", "cat", " ", "elk"]}
+        (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        for format in ("coco", "yolo", "wsol"):
+            export(run, format, overwrite=True)
+        known = json.loads((run / "coco.images.json").read_text())["categories"]
+        assert [(entry["id"], entry["name"]) for entry in known] == list(enumerate(names, 1))
+        for folder in ("yolo", "wsol"):
+            assert (run / folder / "classes.txt").read_text().splitlines() == names
+    (run / "plan.json").write_text('{"digest": "0123"', encoding="utf-8")
+    export(run, "coco", overwrite=True, categories={0: 8, 2: 9})
+    known = json.loads((run / "coco.images.json").read_text())["categories"]
+    assert [(entry["id"], entry["name"]) for entry in known] == [(8, "ant"), (9, "cat")]
+
+
 def cli_run(*arguments):
     return CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
 

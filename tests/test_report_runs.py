@@ -143,7 +143,7 @@ def test_counts_are_those_of_the_table(run):
 
 def test_figures_on_the_page(run):
     summary = write_report(run)
-    assert summary[1:] == (7, 3, 4, 7, 0)
+    assert summary[1:] == (7, 3, 4, 7, 0, True)
     page = Page(summary.path)
     for words in ("pictures 7 errors 3 rows 11 classes found 2 rows without a box 1 class right, of 4 75.0 %",):
         assert words in page.text
@@ -339,6 +339,7 @@ def test_what_a_run_of_samples_leaves_when_it_breaks_off(tmp_path):
     write_run(tmp_path, [row("a.png", "cat", 0.5)])
     (tmp_path / "boxes.parquet").rename(tmp_path / "boxes.partial.parquet")
     assert "not finished" in Page(write_report(tmp_path).path).text
+    assert invoke(tmp_path).stdout.startswith("1 pictures, 0 errors until now: the run is not finished\n")
 
 
 @pytest.mark.parametrize("note", [b"no JSON \xff", b"[1]", b"null"])
@@ -580,6 +581,9 @@ def test_the_command(run, tmp_path):
     assert "with a label" not in result.stdout
     assert "--images tells the folder" in result.stderr
     assert (run / "report.html").is_file()
+
+    only = write_run(tmp_path / "only", [failed("a.png", "damaged: x")])
+    assert invoke(only).stderr == ""  # no folder would help
 
 
 def test_the_command_with_a_data_set(tmp_path):

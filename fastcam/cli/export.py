@@ -3,11 +3,14 @@
 import csv
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastcam.cli import options
+
+if TYPE_CHECKING:
+    from fastcam.outputs import Exported
 
 
 @options.plain_errors()
@@ -56,9 +59,14 @@ def export(
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
     if done.left_out:
-        id, reason = done.examples[0]
-        print(f"fastcam: {done.left_out} pictures left out, such as {id!r}: {reason}", file=sys.stderr)
+        print(f"fastcam: {left_out(done)}", file=sys.stderr)
         raise typer.Exit(3)
+
+
+def left_out(done: "Exported") -> str:
+    """Say how many pictures a format could not express, and why."""
+    id, reason = done.examples[0]
+    return f"{done.left_out} pictures left out, such as {id!r}: {reason}"
 
 
 def _read_size(text: str) -> int | str:

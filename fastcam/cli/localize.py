@@ -2,13 +2,21 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastcam.cli import options
+from fastcam.cli.export import left_out
+
+if TYPE_CHECKING:
+    from fastcam.models import ModelConfig
+
+# Files that hold, or list, many pictures, and the format that reads them.
+_DATA_SETS = {".csv": "list", ".parquet": "list", ".txt": "list", ".json": "coco", ".tar": "webdataset"}
 
 
 class Engine(StrEnum):
@@ -139,11 +147,17 @@ def localize(
     model, config = options.load(
         weights, arch, options.given(size, resize, mean, std, class_names, num_classes, threshold)
     )
+    outputs.check_formats(formats, maps, config.num_classes)
     source = paths
     if format or split or images:
         if len(paths) > 1:
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
         source = datasets.load(paths[0], split, format, images, truth_only=True)  # missing pictures become rows
+        if targets == "label":
+            _compare(getattr(source, "class_names", None) or (), config)
+    for path in paths if source is paths else ():
+        if path.suffix.lower() in _DATA_SETS and path.is_file():
+            raise ValueError(f"{path} is no picture; a data set needs --format {_DATA_SETS[path.suffix.lower()]}")
     common = {
         "out": out,
         "config": config,
@@ -178,9 +192,28 @@ def localize(
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
         print(f"fastcam: files passed over that are no pictures: {kinds}", file=sys.stderr)
+    lacking = summary.errors > 0
     for name in formats:
-        print(f"{name}: {outputs.export(out, name, overwrite=True).path}")
+        done = outputs.export(out, name, overwrite=True)
+        print(f"{name}: {done.path}")
+        if done.left_out:
+            print(f"fastcam: {name}: {left_out(done)}", file=sys.stderr)
+            lacking = True
     if summary.errors:
-        print(f"fastcam: {summary.errors} pictures failed; column `error` says why", file=sys.stderr)
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            raise typer.Exit(3)
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(summary.codes.items()))
+        print(f"fastcam: {summary.errors} pictures failed ({codes}); column `error` says why", file=sys.stderr)
+    if lacking and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise typer.Exit(3)
+
+
+def _compare(names: Sequence[str], config: "ModelConfig") -> None:
+    """Tell of labels that hardly count the network's classes, such as those of a few folders."""
+    numbers = all(name == str(index) for index, name in enumerate(names))  # of labels without names
+    if numbers or len(names) == config.num_classes or tuple(names) == tuple(config.class_names[: len(names)]):
+        return
+    asked = f", {config.class_names[0]!r}" if config.class_names else ""
+    print(
+        f"fastcam: the data set has {len(names)} classes, the network {config.num_classes}: "
+        f"label 0, {names[0]!r}, is taken for the network's class 0{asked}",
+        file=sys.stderr,
+    )

@@ -47,9 +47,10 @@ def report(
         pictures=pictures,
     )
     labels = f", {summary.labelled} with a label" if summary.labelled else ""
-    print(f"{summary.pictures} pictures, {summary.errors} errors{labels}")
+    until = "" if summary.complete else " until now: the run is not finished"
+    print(f"{summary.pictures} pictures, {summary.errors} errors{labels}{until}")
     print(f"{summary.cards} cards, {summary.thumbnails} with a picture, in {summary.path}")
-    if pictures and summary.cards and not summary.thumbnails:
+    if pictures and summary.cards and not summary.thumbnails and summary.errors < summary.pictures:
         print(
             "fastcam: no picture could be read; --images tells the folder that their ids are relative to",
             file=sys.stderr,

@@ -219,12 +219,15 @@ def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files 
 
     Raises:
         TypeError: it is neither.
+        ValueError: labels are asked for, and it has none.
     """
     if isinstance(source, str | os.PathLike):
         source = [source]
     if isinstance(source, Pictures) or (
         isinstance(source, list | tuple) and all(isinstance(path, str | os.PathLike) for path in source)
     ):
+        if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
+            raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
         return Files(source, targets, drawn, out)
     # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):

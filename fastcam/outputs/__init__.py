@@ -25,6 +25,7 @@ class Format(NamedTuple):
         write: (path, info, options) to a context manager that gives what writes a picture.
         options: fields of `Options` that it knows.
         maps: it needs the maps of a run.
+        classes: the most that the network may have; None if any.
         beside: names a second file that it writes.
     """
 
@@ -32,6 +33,7 @@ class Format(NamedTuple):
     write: Callable[..., Any]
     options: tuple[str, ...] = ()
     maps: bool = False
+    classes: int | None = None
     beside: Callable[[Path], Path] | None = None
 
 
@@ -44,7 +46,7 @@ FORMATS: dict[str, Format] = {
     "wsol": Format("wsol", annotated.wsol),
     "png": Format("maps-png", rasters.png, ("size",), maps=True),
     "npy": Format("maps-npy", rasters.npy, ("size",), maps=True),
-    "wsss": Format("wsss", rasters.wsss, ("cuts",), maps=True),
+    "wsss": Format("wsss", rasters.wsss, ("cuts",), maps=True, classes=rasters.CLASSES),
 }
 
 
@@ -68,21 +70,27 @@ class Exported(NamedTuple):
     examples: tuple[tuple[str, str], ...] = ()
 
 
-def check_formats(formats: Iterable[str], maps: bool) -> None:
+def check_formats(formats: Iterable[str], maps: bool, classes: int | None = None) -> None:
     """Refuse formats that a run could not write in the end.
 
     Args:
         formats: their names.
         maps: whether the run keeps its maps.
+        classes: how many the network has; None if that is not to be looked at.
 
     Raises:
-        ValueError: there is no such format, or it needs maps.
+        ValueError: there is no such format, it needs maps, or it has no place for so many classes.
     """
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown format {name!r}{suggest(name, list(FORMATS))}; known: {', '.join(FORMATS)}")
         if FORMATS[name].maps and not maps:
             raise ValueError(f"format {name} is made of maps, but the run does not keep them")
+        most = FORMATS[name].classes
+        if most is not None and (classes or 0) > most:
+            raise ValueError(
+                f"format {name} has labels of 8 bits, for at most {most} classes; the network has {classes}"
+            )
 
 
 def export(
@@ -148,7 +156,7 @@ def export(
     counts = {"pictures": 0, "boxes": 0, "errors": 0, "left_out": 0}
     examples: list[tuple[str, str]] = []
     info = table.info | {"format": format, "exported_by": __version__}
-    with chosen.write(path, info, options) as add:
+    with chosen.write(path, info, options._replace(class_names=table.class_names)) as add:
         for picture in table.pictures(chosen.maps, progress):
             if picture.error is not None:
                 counts["errors"] += 1

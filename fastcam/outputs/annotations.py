@@ -71,7 +71,7 @@ def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     Args:
         path: the folder.
         info: what made the boxes.
-        options: none is used.
+        options: of which class_names are used.
 
     Yields:
         What writes a picture.
@@ -79,7 +79,7 @@ def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     Raises:
         OSError: a file cannot be written.
     """
-    names: dict[int, str] = {}
+    names = dict(options.class_names or {})
 
     def add(picture: Picture) -> int:
         across, down = 2 * picture.width, 2 * picture.height
@@ -113,7 +113,7 @@ def wsol(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     Args:
         path: the folder.
         info: what made the boxes.
-        options: none is used.
+        options: of which class_names are used.
 
     Yields:
         What writes a picture.
@@ -121,7 +121,7 @@ def wsol(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     Raises:
         OSError: a file cannot be written.
     """
-    names: dict[int, str] = {}
+    names = dict(options.class_names or {})
 
     def add(picture: Picture) -> int:
         id, first = picture.id, picture.first

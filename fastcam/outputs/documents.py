@@ -46,7 +46,7 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         OSError: a file cannot be written.
     """
     given = None if options.annotations is None else _Annotations(options.annotations)
-    names: dict[int, str] = {}
+    names = dict(options.class_names or {})
 
     def category(box: Box) -> int:
         if options.categories is not None:
@@ -85,7 +85,8 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         if images is not None:
             images.close()
             ids = {class_id: class_id + 1 for class_id in range(max(names, default=-1) + 1)}
-            ids = ids if options.categories is None else {key: options.categories[key] for key in sorted(names)}
+            if options.categories is not None:
+                ids = {key: options.categories[key] for key in sorted(names) if key in options.categories}
             words = {key: names.get(key, str(key)) for key in ids}
             categories = [{"id": ids[key], "name": words[key], "supercategory": ""} for key in ids]
             beside.write(f', "annotations": [], "categories": {json.dumps(categories)}, "info": {json.dumps(info)}}}\n')

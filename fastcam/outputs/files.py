@@ -28,6 +28,7 @@ class Options(NamedTuple):
         size: side of square maps in pixels, or "picture" for each picture's size.
         cuts: two thresholds in [0, 1): up to the lower one a pixel is background, above the higher one it is object.
         url: goes before each image_id to make an address of it.
+        class_names: class index → name, as far as the run tells; not the caller's.
     """
 
     annotations: Path | None = None
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     size: int | Literal["picture"] | None = None
     cuts: tuple[float, float] | None = None
     url: str | None = None
+    class_names: Mapping[int, str] | None = None
 
 
 class Folder:

@@ -15,6 +15,7 @@ from fastcam.outputs.table import Picture
 
 _STRIDE = 4  # of the coarser maps for segmentation
 _IGNORED = 255
+CLASSES = _IGNORED - 1  # that labels of 8 bits have place for, beside background and what is to be ignored
 
 
 @contextmanager
@@ -111,7 +112,7 @@ def wsss(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         keys = np.array([key for key in dict.fromkeys(classes) if key in picture.maps], np.int64)
         if not len(keys):
             raise LeftOut("it has no map")
-        if keys.max() + 1 >= _IGNORED:
+        if keys.max() >= CLASSES:
             raise ValueError(f"{picture.id}: class {keys.max()} does not fit labels of 8 bits, which end at 253")
         whole, size = (picture.height, picture.width), (picture.width, picture.height)
         coarser = tuple(-(-side // _STRIDE) for side in whole)

@@ -1,9 +1,11 @@
 """boxes.parquet, read picture by picture in memory that does not grow with the table."""
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +109,7 @@ class Table:
         path: the file.
         info: what it tells of its making.
         has_maps: whether the run kept its maps.
+        class_names: class index → name, of all classes of the network, if the plan of this run is still beside it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -127,6 +130,7 @@ class Table:
                 name for name, kind in _BOX.items() if name in schema.names and schema.field(name).type == kind
             ]
             self._rows = file.metadata.num_rows
+        self.class_names = _planned_names(self.path.with_name("plan.json"), self.info.get("plan"))
 
     def pictures(self, maps: bool = False, progress: bool = False) -> Iterator[Picture]:
         """Read all pictures. The rows of each stand together.
@@ -185,3 +189,12 @@ class Table:
             for row in rows
         ]
         return Picture(id, width, height, tuple(boxes), kept)
+
+
+def _planned_names(path: Path, digest: str | None) -> dict[int, str]:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        known = plan["class_names"] if digest is not None and plan["digest"] == digest else []
+        return {index: name for index, name in enumerate(known) if name.strip()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a table may be alone, or beside another's plan
+        return {}

@@ -11,7 +11,7 @@ def all_names(names: Mapping[int, str]) -> list[str]:
     """List classes without gaps, each name on one line.
 
     Args:
-        names: class index → name, of those that occurred.
+        names: class index → name, of those that are known.
 
     Returns:
         A name for each index from 0 to the highest: white space made single spaces, numbers for those unknown.

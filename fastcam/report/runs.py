@@ -47,6 +47,7 @@ class Summary(NamedTuple):
         labelled: how many have a label.
         cards: how many are shown.
         thumbnails: how many of these with a picture.
+        complete: False if the run is not finished.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Summary(NamedTuple):
     labelled: int
     cards: int
     thumbnails: int
+    complete: bool
 
 
 def write_report(
@@ -148,7 +150,8 @@ def write_report(
         maps="cam" in table.columns,
     )
     labelled = sum(statistics.confusion.values())
-    return Summary(path, statistics.pictures, statistics.errors.total(), labelled, len(cards), drawn.number)
+    counts = statistics.pictures, statistics.errors.total(), labelled, len(cards), drawn.number
+    return Summary(path, *counts, complete=table.complete)
 
 
 class _Drawn:

@@ -83,6 +83,7 @@
       const label = make("span", card.rows.length ? (right ? "hit" : "miss") : "");
       label.append("label: ", make("bdi", "", names[card.label]));
       line.append(label);
+      if (place === card.label && !right) line.append(make("span", "soft", ` · rank ${rank}`)); // a class that was asked for
     }
     if (card.iou !== null) line.append(make("span", "soft", `${card.label === null ? "" : " · "}IoU ${card.iou.toFixed(2)}`));
     return line;
