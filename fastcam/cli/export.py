@@ -57,7 +57,7 @@ def export(
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
     if done.left_out:
         id, reason = done.examples[0]
-        print(f"fastcam: {done.left_out} pictures left out, such as {id!r}: {reason}", file=sys.stderr)
+        options.say(f"fastcam: {done.left_out} pictures left out, such as {id!r}: {reason}", error=True)
         raise typer.Exit(3)
 
 

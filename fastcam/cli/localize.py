@@ -173,7 +173,7 @@ def localize(
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        print(f"fastcam: files passed over that are no pictures: {kinds}", file=sys.stderr)
+        options.say(f"fastcam: files passed over that are no pictures: {kinds}", error=True)
     for name in formats:
         print(f"{name}: {outputs.export(out, name, overwrite=True).path}")
     if summary.errors:

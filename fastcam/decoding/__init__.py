@@ -12,6 +12,7 @@ from fastcam.decoding.reading import (
     picture_size,
     quiet_pillow,
     read,
+    read_part,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "picture_size",
     "quiet_pillow",
     "read",
+    "read_part",
 ]

@@ -37,6 +37,7 @@ from fastcam.decoding.containers import (
     DecodeError,
     check_canvas,
     check_png,
+    check_scans,
     check_size,
     check_webp,
     jpeg_is_regular,
@@ -151,6 +152,32 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         return np.array(decode(path))
 
 
+def read_part(path: str | os.PathLike[str], offset: int, size: int) -> bytes:
+    """Read a picture that lies within a larger file.
+
+    Args:
+        path: the larger file.
+        offset: where the picture begins.
+        size: how many bytes it has.
+
+    Returns:
+        Its bytes, not decoded.
+
+    Raises:
+        DecodeError: "unreadable", "too_large", or "damaged" if the file ends before.
+    """
+    if not 0 <= size <= MAX_BYTES:
+        raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
+    with _opened(path) as file:
+        data = b""
+        if 0 <= offset <= (end := os.fstat(file.fileno()).st_size) - size:
+            file.seek(offset)
+            data = file.read(size)
+    if len(data) < size:
+        raise DecodeError("damaged", f"{path} ends within it, after {end} bytes")
+    return data
+
+
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings (odd EXIF data, large pictures), which `decode` answers by a result or an error.
@@ -254,7 +281,9 @@ def _open(file: BinaryIO) -> Image.Image:
 def _decode(data: bytes, decoder: str) -> Decoded:
     kind = sniff(data)
     deep = False
-    if kind == "PNG":
+    if kind == "JPEG":
+        check_scans(data)
+    elif kind == "PNG":
         deep = check_png(data) == 16
     elif kind == "WEBP":
         check_webp(data)

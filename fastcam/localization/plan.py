@@ -134,7 +134,7 @@ class Plan:
         try:
             mark = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
             return mark if mark["digest"] == self.digest and part.stat().st_size == mark["bytes"] else None
-        except (OSError, json.JSONDecodeError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def missing(self) -> list[int]:
