@@ -169,13 +169,10 @@ def read_part(path: str | os.PathLike[str], offset: int, size: int) -> bytes:
     if not 0 <= size <= MAX_BYTES:
         raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
     with _opened(path) as file:
-        data = b""
-        if 0 <= offset <= (end := os.fstat(file.fileno()).st_size) - size:
-            file.seek(offset)
-            data = file.read(size)
-    if len(data) < size:
-        raise DecodeError("damaged", f"{path} ends within it, after {end} bytes")
-    return data
+        if not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
+            raise DecodeError("damaged", f"{path} ends within it")
+        file.seek(offset)
+        return file.read(size)
 
 
 @contextmanager
