@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 import fastcam
 from fastcam import cli, data, models, panels
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.decoding import DecodeError, decode, find_pictures, read_part
+from fastcam.decoding import DECODERS, DecodeError, decode, find_pictures, read, read_part
 from fastcam.evaluation import Evaluator
 from fastcam.evaluation.run import evaluate
 from fastcam.localization import Plan
@@ -536,14 +536,16 @@ def test_maps_whose_header_is_hostile(tmp_path, write):
         saved_map(tmp_path, write)
 
 
-def test_jpegs_of_very_many_scans():
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_jpegs_of_very_many_scans(decoder, mode):
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
+    Image.new(mode, (64, 64)).save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()
     last = content[content.rindex(b"\xff\xda") : -2]
-    assert decode(content[:-2] + last * 900 + content[-2:]).size == (64, 64)
+    assert read(content[:-2] + last * 900 + content[-2:], decoder).image.size == (64, 64)
     with pytest.raises(DecodeError, match=r"too_large: 1[0-9]{3} scans, at most 1000"):
-        decode(content[:-2] + last * 1000 + content[-2:])
+        read(content[:-2] + last * 1000 + content[-2:], decoder)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -278,9 +278,7 @@ def _open(file: BinaryIO) -> Image.Image:
 def _decode(data: bytes, decoder: str) -> Decoded:
     kind = sniff(data)
     deep = False
-    if kind == "JPEG":
-        check_scans(data)
-    elif kind == "PNG":
+    if kind == "PNG":
         deep = check_png(data) == 16
     elif kind == "WEBP":
         check_webp(data)
@@ -291,6 +289,8 @@ def _decode(data: bytes, decoder: str) -> Decoded:
 
     pixels = None
     if kind == "JPEG" and decoder == "opencv" and image.mode in ("L", "RGB") and jpeg_is_regular(data):
+        if "progressive" in image.info:  # others that are regular have one scan
+            check_scans(data)
         pixels = _opencv(data)
     elif deep and image.mode in ("LA", "RGB", "RGBA"):
         pixels = _deep(data)
@@ -299,6 +299,8 @@ def _decode(data: bytes, decoder: str) -> Decoded:
         if turned:
             pixels = np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
         return Decoded(pixels, orientation, "opencv")
+    if kind == "JPEG":
+        check_scans(data)
     image.load()
     image = _rgb(image)
     return Decoded(image.transpose(_UPRIGHT[orientation]) if turned else image, orientation, "pillow")
