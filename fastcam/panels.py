@@ -58,7 +58,9 @@ def grid(
     letters = max(8, int(width * 12))  # that a line over a picture can hold
 
     def wrapped(text: str, limit: int) -> str:
-        return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, limit))
+        # There are no glyphs for control characters.
+        lines = ("".join(c if c.isprintable() else "\ufffd" for c in line) for line in text.splitlines())
+        return "\n".join(part for line in lines for part in textwrap.wrap(line, limit))
 
     lines = [
         max((wrapped(c.title, letters).count("\n") + 1 if c and c.title else 0 for c in row), default=0)
@@ -72,7 +74,7 @@ def grid(
     figure = Figure(figsize=(wide, tall), dpi=110, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     if above:
-        figure.suptitle(above, fontsize=11)
+        figure.suptitle(above, fontsize=11, parse_math=False)  # names may have $
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for index, row in enumerate(cells):
         for place, cell in zip(axes[index], [*row, *[None] * (columns - len(row))], strict=True):
@@ -81,9 +83,9 @@ def grid(
             place.spines[:].set_visible(False)
             if cell is not None:
                 place.imshow(cell.image, interpolation="antialiased")
-                place.set_title(wrapped(cell.title, letters), fontsize=9)
+                place.set_title(wrapped(cell.title, letters), fontsize=9, parse_math=False)
         if labels:
-            axes[index, 0].set_ylabel(wrapped(labels[index], max(12, int(height * 11))), fontsize=9)
+            axes[index, 0].set_ylabel(wrapped(labels[index], max(12, int(height * 11))), fontsize=9, parse_math=False)
     return figure
 
 

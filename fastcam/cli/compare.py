@@ -1,6 +1,5 @@
 """`fastcam compare`."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +79,6 @@ def compare(
         print(line)
     print(f"{found.pictures} pictures in {time.perf_counter() - begin:.1f} s; compare.json and figures are in {out}")
     for id, reason in found.bad:
-        print(f"fastcam: {id}: {reason}", file=sys.stderr)
+        options.say(f"fastcam: {id}: {reason}", error=True)
     if found.bad:
         raise typer.Exit(3)

@@ -1,7 +1,6 @@
 """`fastcam data`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +65,9 @@ def info(
         print(json.dumps({part or "all": found.to_dict() for part, found in parts.items()}, indent=2))
     for part, found in parts.items():
         if not as_json:
-            print("\n".join(([f"{part}:"] if part else []) + found.lines()))
+            for line in ([f"{part}:"] if part else []) + found.lines():
+                options.say(line)
         for id, reason in found.malformed + found.damaged:
-            print(f"fastcam: {id}: {reason}", file=sys.stderr)
+            options.say(f"fastcam: {id}: {reason}", error=True)
     if any(found.malformed or found.damaged for found in parts.values()):
         raise typer.Exit(3)

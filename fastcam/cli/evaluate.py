@@ -1,6 +1,5 @@
 """`fastcam evaluate`."""
 
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -127,7 +126,7 @@ def evaluate(
     done = f"{summary.pictures} pictures in {time.perf_counter() - begin:.1f} s"
     print(f"{done}; part {part} is in {out}" if part else f"{done}; metrics.json, plots and gallery are in {out}")
     for id, reason in [*summary.bad, *summary.missed]:
-        print(f"fastcam: {id}: {reason}", file=sys.stderr)
+        options.say(f"fastcam: {id}: {reason}", error=True)
     if summary.bad or summary.missed:
         raise typer.Exit(3)
 

@@ -1,6 +1,5 @@
 """`fastcam explain`."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -104,6 +103,6 @@ def explain(
     )
     print(f"{summary.pictures} pictures, {len(summary.files)} files in {out}")
     for id, reason in summary.errors:
-        print(f"fastcam: {id}: {reason}", file=sys.stderr)
+        options.say(f"fastcam: {id}: {reason}", error=True)
     if summary.errors:
         raise typer.Exit(3)

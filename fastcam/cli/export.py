@@ -59,7 +59,7 @@ def export(
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
     if done.left_out:
-        print(f"fastcam: {left_out(done)}", file=sys.stderr)
+        options.say(f"fastcam: {left_out(done)}", error=True)
         raise typer.Exit(3)
 
 

@@ -191,13 +191,13 @@ def localize(
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        print(f"fastcam: files passed over that are no pictures: {kinds}", file=sys.stderr)
+        options.say(f"fastcam: files passed over that are no pictures: {kinds}", error=True)
     lacking = summary.errors > 0
     for name in formats:
         done = outputs.export(out, name, overwrite=True)
         print(f"{name}: {done.path}")
         if done.left_out:
-            print(f"fastcam: {name}: {left_out(done)}", file=sys.stderr)
+            options.say(f"fastcam: {name}: {left_out(done)}", error=True)
             lacking = True
     if summary.errors:
         codes = ", ".join(f"{count} {code}" for code, count in sorted(summary.codes.items()))
@@ -212,8 +212,8 @@ def _compare(names: Sequence[str], config: "ModelConfig") -> None:
     if numbers or len(names) == config.num_classes or tuple(names) == tuple(config.class_names[: len(names)]):
         return
     asked = f", {config.class_names[0]!r}" if config.class_names else ""
-    print(
+    options.say(
         f"fastcam: the data set has {len(names)} classes, the network {config.num_classes}: "
         f"label 0, {names[0]!r}, is taken for the network's class 0{asked}",
-        file=sys.stderr,
+        error=True,
     )

@@ -38,6 +38,8 @@ class Implementation(StrEnum):
     reference = "reference"
 
 
+_LONGEST = 4000  # characters of a line
+
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")]
 Weights = Annotated[
     Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
@@ -80,8 +82,15 @@ def plain_errors() -> Iterator[None]:
         return
     what = "interrupted" if isinstance(caught, KeyboardInterrupt) else str(caught) or type(caught).__name__
     notes = [f"({note})" for note in getattr(caught, "__notes__", ())]
-    print("fastcam:", " ".join(" ".join([what, *notes]).split()), file=sys.stderr)
+    say("fastcam: " + " ".join(" ".join([what, *notes]).split()), error=True)
     raise typer.Exit(code)
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line that may have names from files in it: what could steer a terminal is escaped."""
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(shown, file=sys.stderr if error else sys.stdout)
 
 
 def given(

@@ -20,6 +20,7 @@ CLASSES = ("dog", "cat")  # in the order of their labels
 _NAME = re.compile(r"(cat|dog)\.(0|[1-9][0-9]{0,8})\.jpg")
 _COUNT, _TRAIN = 12500, 10000  # pictures of each class in all, and to train on
 _MAX_BYTES = 1 << 26  # of one picture in the zip file
+_MAX_RATIO, _SMALL = 16, 1 << 16  # JPEGs hardly shrink when they are packed; only files of some bytes do
 _LIST = "classes.txt"
 # What zipfile raises on damaged files; RuntimeError is encryption and, derived from it, what it cannot read.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
@@ -212,8 +213,8 @@ def _members(archive: zipfile.ZipFile, place: Path) -> dict[str, zipfile.ZipInfo
             raise ValueError(f"{place}: expected members such as train/cat.0.jpg, got {info.filename!r}")
         if name in members:
             raise ValueError(f"{place}: {name} comes twice")
-        if info.file_size > _MAX_BYTES:
-            raise ValueError(f"{place}: {name} has {info.file_size} bytes, more than a picture has")
+        if info.file_size > min(_MAX_BYTES, _MAX_RATIO * info.compress_size + _SMALL):
+            raise ValueError(f"{place}: {name} has {info.file_size} bytes, more than a picture has that is packed so")
         members[name] = info
     return members
 

@@ -95,6 +95,8 @@ def read_huggingface(
     files = _arrow_files(sources[0]) if sources[0].is_dir() else _from_parquet(sources)
     columns, schema, found = None, None, []
     for file in files:
+        if not file.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError(f"no file {file}")
         with _readable(file), pa.memory_map(os.fspath(file)) as memory:
             base = memory.read_buffer().address
             memory.seek(0)

@@ -17,6 +17,7 @@ _SIZE = ("width", "height")
 _KNOWN = ("path", "label", "split", *_SIZE, *_EDGES)
 _ALIASES = {"image_id": "path", "class_id": "label"}  # what fastcam itself writes
 _LAYOUT = "columns path, and if known label, x0, y0, x1, y1, width, height, split"
+_FEW = 1 << 20  # rows that are read however small the Parquet file
 _Row = tuple[str, dict[str, str]]  # where, and the text of each column
 
 
@@ -125,6 +126,9 @@ def _parquet(path: Path, problems: Problems) -> Iterator[_Row]:
         raise FileNotFoundError(f"no file {path}")
     try:
         with pq.ParquetFile(path) as file:
+            rows, size = file.metadata.num_rows, path.stat().st_size
+            if rows > max(_FEW, size):  # of different pictures or boxes, a row cannot take less than a byte
+                raise ValueError(f"{path}: {rows} rows in {size} bytes cannot all be different")
             columns = file.schema_arrow.names
             header = _header(columns, str(path))
             chosen = [column for column, name in zip(columns, header, strict=True) if name in _KNOWN]

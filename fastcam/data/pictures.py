@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastcam.data.sample import Sample
-from fastcam.decoding import DecodeError, decode, picture_size
+from fastcam.decoding import DecodeError, decode, picture_size, read_part
 
 T = TypeVar("T")
 
@@ -189,13 +189,6 @@ def _mask(objects: Sequence[Path], ignore: Path | None) -> np.ndarray:
 def _named(file: Path | Packed, read: Callable[[Path | bytes], T]) -> T:
     """Do `read` with the file, or with its content, and name it if that fails."""
     try:
-        if isinstance(file, Path):
-            return read(file)
-        try:
-            with file.path.open("rb", buffering=0) as pack:
-                pack.seek(file.offset)
-                return read(pack.read(file.size))
-        except OSError as error:
-            raise DecodeError("unreadable", error.strerror or str(error)) from error
+        return read(file if isinstance(file, Path) else read_part(file.path, file.offset, file.size))
     except DecodeError as error:
         raise DecodeError(error.code, f"{file}: {error.message}") from error

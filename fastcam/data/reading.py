@@ -9,6 +9,7 @@ import numpy as np
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.problems import Problems
 
+MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
 HELD_OUT = ("val", "valid", "validation", "test")  # names of what is not trained on
 
 
@@ -173,9 +174,11 @@ def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ..
         Its names, else the numbers from 0 to the highest.
 
     Raises:
-        ValueError: classes.txt has too few.
+        ValueError: classes.txt has too few, or a number is none of at most `MAX_CLASSES` classes.
     """
     count = max(labels, default=-1) + 1
+    if count > MAX_CLASSES:
+        raise ValueError(f"there is a class {count - 1}: expected at most {MAX_CLASSES} classes, numbered from 0")
     for path in (folder / "classes.txt" for folder in folders):
         if path.is_file():
             names = tuple(line for _, line in Problems().lines(path))

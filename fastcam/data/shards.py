@@ -15,6 +15,8 @@ from fastcam.decoding import SUFFIXES
 
 _MAX_PICTURE, _MAX_TEXT = 1 << 28, 1 << 20  # bytes
 _TEXTS = ("cls", "json")
+# What tarfile raises on damaged headers: it reads as many bytes as they say, negative and immense numbers included.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
 def read_shards(
@@ -76,15 +78,15 @@ def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
     length, end = shard.stat().st_size, -1
     try:
         tar = tarfile.open(shard, "r:")  # noqa: SIM115 (closed below)
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard}: not an uncompressed tar file: {error}") from error
+    except _DAMAGED as error:
+        raise ValueError(f"{shard}: not an uncompressed tar file: {str(error) or type(error).__name__}") from error
     with tar:
         while True:
             tar.members = []  # tarfile would keep them all
             try:
                 member = tar.next()
-            except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-                raise ValueError(f"{shard}: damaged after byte {end}: {error}") from error
+            except _DAMAGED as error:
+                raise ValueError(f"{shard}: damaged after byte {end}: {str(error) or type(error).__name__}") from error
             if member is None:
                 break
             if not end < tar.offset <= length or member.size < 0:
@@ -140,9 +142,10 @@ def _text(member: Packed) -> str:
 
 
 def _described(entry: Found, member: Packed) -> Found:
+    text = _text(member)
     try:
-        told = json.loads(_text(member))
-    except (json.JSONDecodeError, RecursionError) as error:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{member}: not well-formed JSON: {error}") from error
     if not isinstance(told, dict):
         raise ValueError(f"{member}: expected an object")

@@ -160,7 +160,7 @@ def read_ilsvrc(
 
 
 def parse(path: Path) -> Annotation:
-    """Read one XML file. Document types, and with them entities, are refused.
+    """Read one XML file. Document types, and with them entities, are refused, as is any other encoding than UTF-8.
 
     Args:
         path: the file, UTF-8.
@@ -173,10 +173,14 @@ def parse(path: Path) -> Annotation:
             element.
         OSError: it cannot be read.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path}: not a regular file")
     try:
         text = path.read_bytes().decode()
         if "<!DOCTYPE" in text:
             raise ValueError(f"{path}: a document type is not allowed")
+        if "\0" in text:  # the parser would take it for UTF-16, in which a document type looks different
+            raise ValueError(f"{path}: expected UTF-8 without NUL characters")
         root = ET.fromstring(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8: {error}") from error

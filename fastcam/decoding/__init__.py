@@ -14,6 +14,7 @@ from fastcam.decoding.reading import (
     quiet_pillow,
     read,
     read_encoded,
+    read_part,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "quiet_pillow",
     "read",
     "read_encoded",
+    "read_part",
 ]

@@ -12,11 +12,12 @@ import numpy as np
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; also where Pillow itself refuses
 MAX_BYTES = 2**30  # of one file
+MAX_SCANS = 1000  # of a JPEG; encoders write about ten
 
 ERRORS = {
     "unreadable": "the file cannot be opened or read, or is none (a folder, a pipe)",
     "unsupported": f"not one of {', '.join(FORMATS)} by its first bytes, or of a colour model without a rule",
-    "too_large": f"more than {MAX_PIXELS} pixels by its header, or more than {MAX_BYTES} bytes",
+    "too_large": f"more than {MAX_PIXELS} pixels by its header, {MAX_BYTES} bytes, or {MAX_SCANS} scans of a JPEG",
     "damaged": "empty, cut off, a wrong checksum, or data that its decoder refuses",
 }
 
@@ -108,6 +109,19 @@ def check_webp(data: bytes) -> None:
     """
     if len(data) < max(20, 8 + int.from_bytes(data[4:8], "little")):
         raise DecodeError("damaged", "the file is cut off")
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse JPEGs whose scans go over the picture so often that a small file keeps a processor busy for hours.
+
+    Args:
+        data: the file's content.
+
+    Raises:
+        DecodeError: "too_large".
+    """
+    if (count := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise DecodeError("too_large", f"{count} scans, at most {MAX_SCANS} are read")
 
 
 def check_png(data: bytes) -> int:

@@ -91,8 +91,9 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.size, int) and self.size > 0):
-            raise ValueError(f"`size` must be a positive whole number of pixels, got {self.size!r}")
+        if not (isinstance(self.size, int) and 0 < self.size <= MAX_PIXELS**0.5):
+            most = int(MAX_PIXELS**0.5)
+            raise ValueError(f"`size` must be a positive whole number of pixels, at most {most}, got {self.size!r}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
         for name, values in (("mean", self.mean), ("std", self.std)):

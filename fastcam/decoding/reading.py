@@ -38,6 +38,7 @@ from fastcam.decoding.containers import (
     DecodeError,
     check_canvas,
     check_png,
+    check_scans,
     check_size,
     check_webp,
     jpeg_is_regular,
@@ -138,6 +139,7 @@ def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
         if sniff(data) == "JPEG" and len(data) <= _MAX_ENCODED:
             image = _open(io.BytesIO(data))
             if (image.mode == "L" or (image.mode == "RGB" and not _plain_rgb(image))) and jpeg_is_regular(data):
+                check_scans(data)
                 orientation = _orientation(image)
                 return Decoded(Encoded(data, image.size, orientation), orientation, None)
         return _decode(data, choose_decoder())
@@ -196,6 +198,29 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     with quiet_pillow():
         return np.array(decode(path))
+
+
+def read_part(path: str | os.PathLike[str], offset: int, size: int) -> bytes:
+    """Read a picture that lies within a larger file.
+
+    Args:
+        path: the larger file.
+        offset: where the picture begins.
+        size: how many bytes it has.
+
+    Returns:
+        Its bytes, not decoded.
+
+    Raises:
+        DecodeError: "unreadable", "too_large", or "damaged" if the file ends before.
+    """
+    if not 0 <= size <= MAX_BYTES:
+        raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
+    with _opened(path) as file:
+        if not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
+            raise DecodeError("damaged", f"{path} ends within it")
+        file.seek(offset)
+        return file.read(size)
 
 
 @contextmanager
@@ -322,6 +347,8 @@ def _decode(data: bytes, decoder: str) -> Decoded:
 
     pixels = None
     if kind == "JPEG" and decoder == "opencv" and image.mode in ("L", "RGB") and jpeg_is_regular(data):
+        if "progressive" in image.info:  # others that are regular have one scan
+            check_scans(data)
         pixels = _opencv(data)
     elif deep and image.mode in ("LA", "RGB", "RGBA"):
         pixels = _deep(data)
@@ -330,6 +357,8 @@ def _decode(data: bytes, decoder: str) -> Decoded:
         if turned:
             pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))  # writable, as torch wants it
         return Decoded(pixels, orientation, "opencv")
+    if kind == "JPEG":
+        check_scans(data)
     image.load()
     image = _rgb(image)
     return Decoded(image.transpose(_UPRIGHT[orientation]) if turned else image, orientation, "pillow")

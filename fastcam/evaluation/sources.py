@@ -216,9 +216,13 @@ def _files(folder: Path, suffix: str) -> Iterator[str]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is no .npy file of numbers: it is no regular file")
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # its header is Python, parsed in several ways; it may promise more than there is memory
         raise ValueError(f"{path} is no .npy file of numbers: {error}") from None
     if not isinstance(values, np.ndarray):
         values.close()

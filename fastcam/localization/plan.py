@@ -79,8 +79,10 @@ class Plan:
         path = Path(folder, "plan.json")
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(known["settings"], dict) and known["shard_size"] > 0):
+                raise ValueError("its settings are none")
             return cls(Path(folder), **{**known, "class_names": tuple(known["class_names"])})
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is no plan that this version of fastcam can read") from error
 
     @property
@@ -134,7 +136,7 @@ class Plan:
         try:
             mark = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
             return mark if mark["digest"] == self.digest and part.stat().st_size == mark["bytes"] else None
-        except (OSError, json.JSONDecodeError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def missing(self) -> list[int]:
@@ -208,12 +210,12 @@ class Plan:
         """
         try:
             audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            if audit["plan"] != self.digest or not self.table.exists():
+                return None
+            errors, ignored = dict(audit["errors"]), dict(audit["ignored"])
+            return Summary(self.table, audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored)
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        if audit.get("plan") != self.digest or not self.table.exists():
-            return None
-        errors = audit["errors"]
-        return Summary(self.table, audit["pictures"], audit["rows"], sum(errors.values()), errors, audit["ignored"])
 
     def finish(self) -> Summary | None:
         """Put the parts together, compare the table with the inputs, and clean up.

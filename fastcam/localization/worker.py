@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from fastcam.data import Sample
-from fastcam.decoding import MAX_BYTES, Decoded, DecodeError, Encoded, decode, quiet_pillow, read, read_encoded
+from fastcam.decoding import Decoded, DecodeError, Encoded, decode, quiet_pillow, read, read_encoded, read_part
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item, Targets
 from fastcam.localization.network import Network, Picture
@@ -143,7 +143,8 @@ class Worker:
         picture = Picture(item.key, index=item.index)
         try:
             if item.sample is None:
-                source, decoder = item.path if item.offset is None else _part_of(item), self.plan.settings["decoder"]
+                source = item.path if item.offset is None else read_part(item.path, item.offset, item.length)
+                decoder = self.plan.settings["decoder"]
                 found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
                 sample = Sample(found.pixels, item.target, truth)
@@ -177,17 +178,6 @@ def _jobs(shards: Iterable[tuple[int, Iterable[Item]]]) -> Iterator[tuple[int, I
         for item in items:
             yield shard, item
         yield shard, None
-
-
-def _part_of(item: Item) -> bytes:
-    if item.length > MAX_BYTES:
-        raise DecodeError("too_large", f"the file has {item.length} bytes, at most {MAX_BYTES} are read")
-    with open(item.path, "rb", buffering=0) as file:
-        file.seek(item.offset)
-        data = file.read(item.length)
-    if len(data) < item.length:
-        raise DecodeError("damaged", f"{item.path} ends within it")
-    return data
 
 
 def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from itertools import takewhile
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import safetensors
 import safetensors.torch
@@ -53,6 +55,17 @@ class ModelConfig:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        texts, counts = (self.arch, *self.class_names), (self.num_classes, self.size)
+        numbers = (*self.mean, *self.std, 0 if self.threshold is None else self.threshold)
+        for name, values, kind in (
+            ("`arch` and `class_names` must be texts", texts, str),
+            ("`num_classes` and `size` must be whole numbers", counts, Integral),
+            ("`mean`, `std` and `threshold` must be numbers", numbers, Real),
+        ):
+            if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, kind)]:
+                raise ValueError(f"{name}, got {wrong[0]!r}")
+        if min(counts) < 1:
+            raise ValueError(f"`num_classes` and `size` must be positive, got {min(counts)}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -88,7 +101,7 @@ class ModelConfig:
         try:
             fields = json.loads(text)
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, TypeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a fastcam model configuration: {error}") from None
 
 
@@ -111,6 +124,29 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     _load_state(model, _read_state(path), path)
+
+
+def load_tensors(source: Path | BinaryIO) -> Any:
+    """Load what `torch.save` wrote of tensors and plain values, on the CPU. No code in it runs.
+
+    Args:
+        source: the file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        OSError: it cannot be read.
+        Exception: it holds something else, or is damaged: of almost any kind.
+        ValueError: it is packed, as `torch.save` never does: it could become any size in memory.
+    """
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are packed")
+    if not isinstance(source, Path):
+        source.seek(0)
+    return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def start_from(
@@ -172,7 +208,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is not a safetensors file: {error}") from None
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_tensors(path)
         except OSError:
             raise
         except Exception as error:  # a damaged pickle can raise almost anything
@@ -274,6 +310,11 @@ def read_config(path: str | os.PathLike) -> ModelConfig | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
+            config = None if text is None else ModelConfig.from_json(text)
+            firsts = {(file.get_slice(key).get_shape() or [1])[0] for key in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError:
         return None
-    return None if text is None else ModelConfig.from_json(text)
+    # Before so large a network is built; smaller ones do no harm, and loading tells what is missing.
+    if config is not None and config.num_classes > 1000 and config.num_classes not in firsts:
+        raise ValueError(f"{path} has no weights for the {config.num_classes} classes of its configuration")
+    return config

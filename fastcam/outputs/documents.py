@@ -109,6 +109,8 @@ def table(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add
     """Write CSV with a header: the table's columns from image_id to y1, box and box_score; a row for each box.
 
     Numbers are the shortest that give the same float32 again. Where a map was constant, the corners are empty.
+    Names are as they are: spreadsheets take those that begin with =, +, - or @ for formulas, unless they import them as
+    text.
 
     Args:
         path: the file, UTF-8.

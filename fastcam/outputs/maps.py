@@ -6,6 +6,7 @@ and class; null in the others), and in columns map, height and width of the maps
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from fastcam import methods, ops
-from fastcam.decoding import Preprocess
+from fastcam.decoding import MAX_PIXELS, Preprocess
 
 _COLUMNS = (("cam", "cam_height", "cam_width"), ("map", "height", "width"))
 _BATCH = 256  # maps in memory at a time
@@ -71,8 +72,10 @@ class Upsampling(NamedTuple):
             float32 [height, width] in [0, 1] over the whole picture, zero where the network did not see it.
 
         Raises:
-            ValueError: a size that is not positive, an unknown mode, or the picture's size is not known.
+            ValueError: a size that is not positive or too large, an unknown mode, or the picture's size is not known.
         """
+        if math.prod(size) > MAX_PIXELS:
+            raise ValueError(f"a map of {size[0]}x{size[1]} is asked for, at most {MAX_PIXELS} pixels are made")
         if self.crop is None:
             return self._heatmap(coarse, size)
         if picture is None:

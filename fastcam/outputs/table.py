@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from fastcam.data.reading import MAX_CLASSES
 from fastcam.outputs.maps import decode_map, open_table, table_path, told
 from fastcam.writers import SCHEMA
 
@@ -173,6 +174,8 @@ class Table:
                 raise ValueError(f"{self.path}: a row of {id!r} has an empty or infinite number")
             if (row["width"], row["height"]) != (width, height) or min(width, height) < 1 or row["class_id"] < 0:
                 raise ValueError(f"{self.path}: rows of {id!r} contradict each other, or have a negative number")
+            if row["class_id"] >= MAX_CLASSES:
+                raise ValueError(f"{self.path}: {id!r} has class {row['class_id']}: expected at most {MAX_CLASSES}")
             if maps and row["cam"] is not None and row["class_id"] not in kept:
                 kept[row["class_id"]] = decode_map(id, *(row[name] for name in _CAM))
         ends = dict(zip(_EDGES, (width, height, width, height), strict=True))

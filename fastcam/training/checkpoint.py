@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.models import load_tensors
 from fastcam.training.group import Group
 from fastcam.writers import replacing
 
@@ -77,7 +78,7 @@ def load(path: Path, group: Group) -> tuple[dict[str, Any], Place] | None:
     if not data:
         return None
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = load_tensors(io.BytesIO(data))
         return state, Place(**state["place"])
     except Exception as error:  # a damaged pickle can raise almost anything
         raise ValueError(f"{path} is not the state of a training ({type(error).__name__}: {error})") from None

@@ -1,0 +1,626 @@
+"""Files of others: nothing in them runs, leads elsewhere, steers a terminal or takes memory out of all proportion.
+
+What other modules prove is not repeated here: that decompression bombs are refused by their header
+(test_decoding_files), that hostile texts stay texts in reports (test_report_runs, test_report_browser) and exports
+(test_outputs), that ids lead out of no folder (test_data_truth, test_data_sets, test_engine, test_report_runs).
+"""
+
+import ast
+import contextlib
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import struct
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import fastcam
+from fastcam import cli, data, models, panels
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.decoding import DECODERS, DecodeError, decode, find_pictures, read, read_part
+from fastcam.evaluation import Evaluator
+from fastcam.evaluation.run import evaluate
+from fastcam.localization import Plan
+from fastcam.outputs import MapTable, export
+from fastcam.report import write_report
+from fastcam.training import checkpoint
+from fastcam.training.group import Group
+from tests import tables
+
+PACKAGE = Path(fastcam.__file__).parent
+STEERING = "\x1b]0;title\x07\x1b[2J\u202egpj"  # sets a terminal's title, clears it, turns text around
+
+
+def jpeg(width: int = 60) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(width).integers(0, 256, (40, width, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+# Nothing is run
+
+
+class Bomb:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def weights(tmp_path: Path, content: bytes | object, name: str = "w.pt", **options: bool) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / name, **options)
+    models.load_weights(models.build("squeezenet1_1", 3), tmp_path / name)
+
+
+def saved_map(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "maps").mkdir()
+    write(tmp_path / "maps" / "a.jpg.npy")
+    (tmp_path / "list.csv").write_text("path,label,width,height,x0,y0,x1,y1\na.jpg,0,60,40,1,1,9,9\n")
+    evaluate(tmp_path / "list.csv", maps=tmp_path / "maps", out=tmp_path / "out", progress=False)
+
+
+def labels(name: str, bomb: bytes) -> dict[str, bytes]:
+    return {"a.jpg": jpeg(), f"a.{name}": bomb}
+
+
+def unpickled(bomb: bytes) -> pa.Schema:
+    """Columns that say that their values are Python objects, as pyarrow and pandas once wrote them."""
+    told = {"name": "path", "field_name": "path", "pandas_type": "object", "numpy_type": "object", "metadata": None}
+    pandas = {"index_columns": [], "columns": [told], "pandas_version": "2", "column_indexes": []}
+    kind = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb}
+    return pa.schema([pa.field("path", pa.string(), metadata=kind)], {b"pandas": json.dumps(pandas).encode()})
+
+
+def listed(tmp_path: Path, bomb: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    pq.write_table(pa.Table.from_arrays([pa.array(["a.jpg"])], schema=unpickled(bomb)), tmp_path / "list.parquet")
+    assert data.load(tmp_path / "list.parquet")[0].size == (60, 40)
+
+
+def huggingface(tmp_path: Path, bomb: bytes) -> None:
+    pytest.importorskip("datasets")
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([pa.field("image", picture), *unpickled(bomb)], unpickled(bomb).metadata)
+    batch = pa.record_batch([pa.array([{"bytes": jpeg()}], picture), pa.array(["a.jpg"])], schema=schema)
+    with pa.ipc.new_stream(tmp_path / "data.arrow", schema) as writer:
+        writer.write_batch(batch)
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}], "_split": "train"}')
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / f"{tmp_path.name}.py").write_bytes(b"raise SystemExit")  # where the package looked for code once
+    assert data.load(tmp_path)[0].size == (60, 40)
+
+
+def table(tmp_path: Path, bomb: bytes) -> None:
+    folder = tables.write(tmp_path / "run", [tables.row("a.jpg", (0, 0, 9, 9))])
+    found, kind = pq.read_table(folder / "boxes.parquet"), unpickled(bomb)
+    field = found.schema.field("image_id").with_metadata(kind.field(0).metadata)
+    schema = found.schema.set(0, field).with_metadata({**found.schema.metadata, **kind.metadata})
+    pq.write_table(found.cast(schema), folder / "boxes.parquet")
+    assert write_report(folder).pictures == export(folder, "csv").pictures == 1
+
+
+READERS = {
+    "weights": lambda tmp, bomb: weights(tmp, {"a": bomb}),
+    "weights within weights": lambda tmp, bomb: weights(tmp, {"state_dict": {"a": torch.ones(1), "b": [bomb]}}),
+    "weights in torch's old format": lambda tmp, bomb: weights(tmp, bomb, _use_new_zipfile_serialization=False),
+    "weights that are a pickle": lambda tmp, bomb: weights(tmp, pickle.dumps(bomb)),
+    "weights in text": lambda tmp, bomb: weights(tmp, pickle.dumps(bomb, 0), "w.th"),
+    "a pickle called safetensors": lambda tmp, bomb: weights(tmp, pickle.dumps(bomb), "w.safetensors"),
+    "a checkpoint": lambda tmp, bomb: (torch.save(bomb, tmp / "c.pt"), models.load_checkpoint(tmp / "c.pt")),
+    "weights to start from": lambda tmp, bomb: (
+        torch.save(bomb, tmp / "c.pt"),
+        models.start_from(tmp / "c.pt", "squeezenet1_1", 3),
+    ),
+    "the state of a training": lambda tmp, bomb: (
+        torch.save({"place": bomb}, tmp / "state.pt"),
+        checkpoint.load(tmp / "state.pt", Group(0, 1, torch.device("cpu"))),
+    ),
+    "the state of an evaluation": lambda tmp, bomb: (
+        (tmp / "e.safetensors").write_bytes(pickle.dumps(bomb)),
+        Evaluator("standard").load(tmp / "e.safetensors"),
+    ),
+    "a map": lambda tmp, bomb: saved_map(tmp, lambda path: np.save(path, np.array([[bomb]]), allow_pickle=True)),
+    "a map that is a pickle": lambda tmp, bomb: saved_map(tmp, lambda path: path.write_bytes(pickle.dumps(bomb))),
+    "a map in an archive": lambda tmp, bomb: saved_map(
+        tmp, lambda path: np.savez(path.open("wb"), np.array([bomb]), allow_pickle=True)
+    ),
+    **{
+        f"a tar's .{name}": lambda tmp, bomb, name=name: data.load(
+            shard(tmp / "x.tar", labels(name, pickle.dumps(bomb)))
+        )
+        for name in ("cls", "json", "pkl", "pickle", "pyd", "pth", "npy", "jpg.pkl")
+    },
+    "a tar's picture": lambda tmp, bomb: data.load(shard(tmp / "x.tar", {"a.jpg": pickle.dumps(bomb)}))[0],
+    "a list": lambda tmp, bomb: listed(tmp, pickle.dumps(bomb)),
+    "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
+    "a table of boxes": lambda tmp, bomb: table(tmp, pickle.dumps(bomb)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_runs_what_is_in_a_file(tmp_path, reader):
+    bomb = Bomb(tmp_path / "was run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about odd files
+        with contextlib.suppress(ValueError):  # most refuse the file; some do not look at that part of it
+            READERS[reader](tmp_path, bomb)
+    assert not bomb.path.exists()
+    pickle.loads(pickle.dumps(bomb))  # it is one
+    assert bomb.path.exists()
+
+
+def calls(path: Path) -> Iterator[tuple[str, dict[str, ast.expr]]]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {word.arg: word.value for word in node.keywords if word.arg}
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_can_run_what_is_in_a_file(path):
+    odd = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "subprocess"}
+    # It hands a model to the processes that it has started itself.
+    allowed = {"pickle"} if path == PACKAGE / "localization" / "local.py" else set()
+    assert imported(path) & odd <= allowed
+    told = {
+        "torch.load": ("weights_only", True),
+        "np.load": ("allow_pickle", False),
+        "np.save": ("allow_pickle", False),
+    }
+    told["jinja2.Environment"] = "autoescape", True
+    for name, words in calls(path):
+        assert name not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "jinja2.Template"), name
+        assert name.rpartition(".")[2] not in ("extractall", "load_module", "set_unsafe_globals", "add_safe_globals")
+        if name in told:
+            key, value = told[name]
+            assert ast.literal_eval(words[key]) is value, f"{name} without {key}={value}"
+        assert "trust_remote_code" not in words
+    if "torch" in imported(path):
+        assert "hub" not in {name.split(".")[1] for name, _ in calls(path) if name.startswith("torch.")}
+
+
+def test_templates_escape_everything():
+    templates = [path for path in (PACKAGE / "templates").iterdir() if path.suffix in (".html", ".js")]
+    assert len(templates) >= 3
+    for path in templates:
+        text = path.read_text("utf-8")
+        assert not re.search(r"\|\s*safe|autoescape|Markup", text), path.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
+    escaped = re.findall(r"Markup\((\w+)\)", (PACKAGE / "report" / "page.py").read_text("utf-8"))
+    assert escaped == ["style", "script"]  # the package's own files
+
+
+# What is read leads nowhere else
+
+
+def test_links_pipes_and_devices_in_a_folder(tmp_path):
+    folder, outside = tmp_path / "pictures", tmp_path / "outside"
+    for place in (folder, outside):
+        place.mkdir()
+        (place / "a.jpg").write_bytes(jpeg())
+    os.mkfifo(folder / "pipe.jpg")
+    for name, target in {
+        "zero.jpg": "/dev/zero",
+        "loop.jpg": "loop.jpg",
+        "gone.jpg": "gone",
+        "text.jpg": __file__,
+    }.items():
+        (folder / name).symlink_to(target)
+    for name, target in {"out": outside, "again": ".", "up": ".."}.items():
+        (folder / name).symlink_to(target)
+    found = dict(find_pictures([folder]))
+    assert sorted(found) == [
+        "a.jpg",
+        "gone.jpg",
+        "loop.jpg",
+        "pipe.jpg",
+        "text.jpg",
+        "zero.jpg",
+    ]  # linked folders are not
+    for name, path in found.items():
+        if name != "a.jpg":
+            with pytest.raises(DecodeError, match="unsupported" if name == "text.jpg" else "unreadable"):
+                decode(path)
+
+
+def test_pipes_and_devices_where_other_files_belong(tmp_path):
+    annotations, maps = tmp_path / "Annotations", tmp_path / "maps"
+    annotations.mkdir()
+    os.mkfifo(annotations / "a.xml")
+    with pytest.raises(ValueError, match=r"a\.xml: not a regular file"):
+        data.load(tmp_path, format="voc", truth_only=True)
+    (annotations / "a.xml").unlink()
+    (annotations / "a.xml").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"a\.xml: not a regular file"):
+        data.load(tmp_path, format="voc", truth_only=True)
+    with pytest.raises(ValueError, match="it is no regular file"):
+        saved_map(tmp_path, os.mkfifo)
+    assert maps.is_dir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DecodeError, match="unreadable: not a regular file"):
+        read_part(tmp_path / "pipe", 0, 10)
+
+
+LINKS = {"a symbolic link": tarfile.SYMTYPE, "a link": tarfile.LNKTYPE, "a device": tarfile.CHRTYPE}
+LINKS |= {"a disk": tarfile.BLKTYPE, "a pipe": tarfile.FIFOTYPE}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_members_of_tars_that_are_no_files(tmp_path, kind):
+    member = tarfile.TarInfo("a.jpg")
+    member.type, member.linkname, member.devmajor, member.devminor = LINKS[kind], "/etc/passwd", 1, 5
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.addfile(member)
+    with pytest.raises(ValueError, match=r"'a\.jpg': it is no regular file"):
+        data.load(tmp_path / "x.tar")
+
+
+def test_the_command_with_hostile_tars(tmp_path):
+    """What leads elsewhere is refused as a whole; what is only damaged is a row; no file appears but in --out."""
+    model = models.build("resnet18", 3)
+    names = ("=1+1", "<b>$\\frac{$", STEERING)
+    config = models.ModelConfig("resnet18", 3, class_names=names, size=64)
+    models.save_checkpoint(tmp_path / "net.safetensors", model, config)
+    before = sorted(tmp_path.iterdir())
+
+    def localize(members: dict[str, bytes] | bytes, out: str = "out"):
+        path = tmp_path / "x.tar"
+        path.write_bytes(members) if isinstance(members, bytes) else shard(path, members)
+        options = ("--weights", tmp_path / "net.safetensors", "--format", "webdataset", "--out", tmp_path / out)
+        result = run("localize", path, *options, "--to", "csv,voc,yolo")
+        path.unlink()
+        assert "\x1b" not in result.output
+        return result
+
+    whole = shard(tmp_path / "x.tar", {"a.jpg": jpeg(), "b.jpg": jpeg()}).read_bytes()
+    for members in (
+        {"a.jpg": jpeg(), "../b.jpg": jpeg()},
+        {"a.jpg": jpeg(), f"{tmp_path}/b.jpg": jpeg()},
+        {"a.jpg": jpeg(), "a.cls": pickle.dumps(Bomb(tmp_path / "was run"))},
+        whole[: len(whole) // 4],
+        gzip.compress(whole),
+        gzip.compress(bytes(1 << 24)),
+    ):
+        assert localize(members).exit_code == 2
+        assert sorted(tmp_path.iterdir()) == before
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60000, 60000)
+    result = localize({f"a{STEERING}\n.jpg": jpeg(), "=1+1.jpg": jpeg(), "b.png": bomb, "c.pkl": b"", "c.jpg": b"no"})
+    assert result.exit_code == 3, result.output
+    rows = pq.read_table(tmp_path / "out" / "boxes.parquet").to_pylist()
+    assert [row["image_id"] for row in rows] == [
+        f"x.tar/{name}.{kind}"
+        for name, kind in ((f"a{STEERING}\n", "jpg"), ("=1+1", "jpg"), ("b", "png"), ("c", "jpg"))
+    ]
+    assert [(row["error"] or "ok").partition(":")[0] for row in rows] == ["ok", "ok", "damaged", "unsupported"]
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
+
+
+# What is printed
+
+
+def test_names_do_not_steer_the_terminal(tmp_path):
+    (tmp_path / f"x.{STEERING}").touch()
+    (tmp_path / "list.csv").write_text(f"path\n{STEERING}.jpg\n", encoding="utf-8")
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    coco = {"images": [{"id": 1, "file_name": f"{STEERING}.jpg", "width": 9, "height": 9}]}
+    coco |= {"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3]}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco | {"categories": [{"id": 1, "name": STEERING}]}))
+    (tmp_path / f"{STEERING}.jpg").write_bytes(b"no picture, either")
+    shard(tmp_path / "x.tar", {f"{STEERING}.jpg": jpeg(), f"{STEERING}.cls": b"no"})
+    (tmp_path / "long.csv").write_text(f"path\n{'x' * 100_000},1\n")
+    for arguments in (
+        ("data", "info", "list", tmp_path / "list.csv"),
+        ("data", "info", "coco", tmp_path / "coco.json"),
+        ("data", "info", "webdataset", tmp_path / "x.tar"),
+        ("data", "info", "list", tmp_path / "long.csv"),
+        (
+            "localize",
+            tmp_path / "x.tar",
+            "--format",
+            "webdataset",
+            "--weights",
+            tmp_path / "gone",
+            "--out",
+            tmp_path / "o",
+        ),
+        ("evaluate", tmp_path / "coco.json", "--maps", tmp_path, "--out", tmp_path / "o"),
+        ("localize", tmp_path, "--weights", tmp_path / f"{STEERING}.pt", "--arch", STEERING, "--out", tmp_path / "o"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code in (2, 3), result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert all(text.isprintable() and len(text) < 5000 for text in result.output.split("\n")), result.output
+    assert "\\x1b]0;title\\x07\\x1b[2J\\u202egpj" in result.output
+
+
+def test_names_in_figures_are_no_formulas(tmp_path):
+    figure = panels.grid([[panels.Cell(np.zeros((9, 9, 3), np.uint8), "$\\frac{$ \x1b[2J")]], title="$x_{$")
+    panels.save(figure, tmp_path / "a.png")
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
+
+
+def test_csv_has_names_as_they_are(tmp_path):
+    """They are for programs, which need them to the letter; the documentation warns of spreadsheets."""
+    run = tables.write(tmp_path / "run", [tables.row("=1+1.jpg", name="@x")])
+    assert export(run, "csv").path.read_text().splitlines()[1].startswith("=1+1.jpg,200,100,1,0,@x,")
+
+
+# Memory and time
+
+
+LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;&b;">]><annotation><object>&c;</object></annotation>'
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"])
+def test_xml_has_no_entities_in_any_encoding(tmp_path, code):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_bytes(LAUGHS.encode(code))
+    with pytest.raises(ValueError, match=r"document type is not allowed|expected UTF-8|not well-formed"):
+        data.load(tmp_path, format="voc", truth_only=True)
+    if code != "utf-7":  # in which "<" is a word of its own
+        with pytest.raises(ValueError, match=r"document type is not allowed|expected UTF-8"):
+            data.load(tmp_path, format="voc", truth_only=True)
+
+
+def header(size: int, kind: bytes) -> bytes:
+    """Header of a tar's member."""
+    block = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136], block[156:157], block[148:156] = tarfile.itn(size, 12, tarfile.GNU_FORMAT), kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"L", b"K", b"S"])
+@pytest.mark.parametrize("size", [1 << 60, 1 << 63, 1 << 86, -512, -(1 << 40)])
+@pytest.mark.parametrize("later", [False, True])
+def test_sizes_in_tars_that_cannot_be(tmp_path, kind, size, later):
+    content = shard(tmp_path / "x.tar", {"a.txt": b""}).read_bytes()[:512] if later else b""
+    (tmp_path / "x.tar").write_bytes(content + header(size, kind) + bytes(1024))
+    with pytest.raises(ValueError, match=r"x\.tar(:| has)"):
+        data.load(tmp_path / "x.tar")
+
+
+def test_tars_of_headers_alone(tmp_path):
+    (tmp_path / "x.tar").write_bytes((header(4, b"L") + b"abc".ljust(512, b"\0")) * 5000)
+    with pytest.raises(ValueError, match=r"x\.tar: "):
+        data.load(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("number", ["2000000000", "999999999999999999"])
+def test_class_numbers_that_cannot_be(tmp_path, number):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "list.csv").write_text(f"path,label\na.jpg,{number}\n")
+    (tmp_path / "wsol").mkdir()
+    (tmp_path / "wsol" / "image_ids.txt").write_text("a.jpg\n")
+    (tmp_path / "wsol" / "class_labels.txt").write_text(f"a.jpg,{number}\n")
+    shard(tmp_path / "x.tar", {"a.jpg": jpeg(), "a.cls": number.encode()})
+    for path in ("list.csv", "wsol", "x.tar"):
+        with pytest.raises(ValueError, match=f"there is a class {number}: expected at most"):
+            data.load(tmp_path / path)
+    if int(number) < 1 << 31:
+        run = tables.write(tmp_path / "run", [tables.row("a.jpg", class_id=int(number))])
+        for format in ("coco", "yolo", "wsol"):
+            with pytest.raises(ValueError, match=f"has class {number}: expected at most"):
+                export(run, format)
+
+
+def test_numbers_in_json_that_cannot_be(tmp_path):
+    for told in (b'{"label": %s}' % (b"9" * 5000), b'{"boxes": [[1e999, 0, 1, 1]]}', b'{"width": NaN, "height": 1}'):
+        with pytest.raises(ValueError, match=r"x\.tar: a\.j"):
+            data.load(shard(tmp_path / "x.tar", {"a.jpg": jpeg(), "a.json": told}))
+
+
+def test_tables_with_more_rows_than_bytes(tmp_path):
+    path = pa.array(["a.jpg"]).dictionary_encode()
+    rows = pa.DictionaryArray.from_arrays(np.zeros(3 << 20, np.int32), path.dictionary)
+    pq.write_table(pa.table({"path": rows.cast(pa.string())}), tmp_path / "list.parquet", compression="zstd")
+    assert (tmp_path / "list.parquet").stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match=r"list\.parquet: 3145728 rows in \d+ bytes cannot all be different"):
+        data.load(tmp_path / "list.parquet")
+
+
+def test_zip_files_that_swell(tmp_path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("cat.0", "cat.1", "dog.0", "dog.1"):
+            archive.writestr(f"train/{name}.jpg", bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"cat\.0\.jpg has 1048576 bytes, more than a picture"):
+        data.catdog.make_catdog(tmp_path / "train.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_swell(tmp_path):
+    """torch would unpack them: 200 kB become 200 MB."""
+    torch.save({"a": torch.zeros(4)}, tmp_path / "good.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in good.namelist():
+            packed.writestr(name, good.read(name))
+    with pytest.raises(ValueError, match="its members are packed"):
+        models.load_tensors(tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt is not a file that torch\.save wrote"):
+        models.load_weights(models.build("squeezenet1_1", 3), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"num_classes": 1000000000000}',
+        '{"num_classes": -3}',
+        '{"num_classes": "3"}',
+        '{"class_names": [1, 2, 3]}',
+        '{"size": "x"}',
+        '{"mean": ["x", 1, 2]}',
+        '{"threshold": "x"}',
+        '{"arch": ["resnet18"]}',
+        '{"arch": "../resnet18"}',
+        '{"arch": "fcn_resnet50"}',
+        "[" * 100_000,
+    ],
+)
+def test_configurations_that_cannot_be(tmp_path, told):
+    state = models.build("squeezenet1_1", 3).state_dict()
+    text = told if told[0] == "[" else json.dumps({"arch": "squeezenet1_1", "num_classes": 3} | json.loads(told))
+    (tmp_path / "w.safetensors").write_bytes(safetensors.torch.save(state, metadata={"fastcam": text}))
+    with pytest.raises(ValueError, match=r"must be|no weights for the|unknown arch|not a fastcam"):
+        models.load_checkpoint(tmp_path / "w.safetensors")
+
+
+def npy(descr: str, shape: str) -> Callable[[Path], object]:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return lambda path: path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        npy("'<f4'", "(1048576, 1048576, 1048576)"),
+        npy("'<f4'", "(4294967296, 4294967296)"),
+        npy("'|O'", "(1, 1)"),
+        npy("[('a', '|O')]", "(1, 1)"),
+        npy("__import__('os').mkdir('x')", "(1,)"),
+        npy("'<f4'", "(" * 200),
+        npy("'<f4'", "(1, '"),
+    ],
+)
+def test_maps_whose_header_is_hostile(tmp_path, write):
+    with pytest.raises(ValueError, match=r"a\.jpg\.npy is no \.npy file of numbers"):
+        saved_map(tmp_path, write)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_jpegs_of_very_many_scans(decoder, mode):
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 64)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    assert read(content[:-2] + last * 900 + content[-2:], decoder).image.size == (64, 64)
+    with pytest.raises(DecodeError, match=r"too_large: 1[0-9]{3} scans, at most 1000"):
+        read(content[:-2] + last * 1000 + content[-2:], decoder)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_decoders_cannot_be_told_another_size_than_the_one_that_is_checked(kind):
+    """16 bits are OpenCV's, whose limit is higher; a file with two sizes must not get it to take memory."""
+    _, content = cv2.imencode(f".{kind.lower()}", np.zeros((8, 8, 3), np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    content, side = content.tobytes(), 30_000
+    if kind == "PNG":
+        body = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+        double = content[:8] + struct.pack(">I", 13) + body + struct.pack(">I", zipfile.crc32(body)) + content[8:]
+    else:
+        at = struct.unpack_from("<I", content, 4)[0]
+        count = struct.unpack_from("<H", content, at)[0]
+        entries = content[at + 2 : at + 2 + 12 * count]
+        wide = struct.pack("<HHIIHHII", 256, 4, 1, side, 257, 4, 1, side)
+        directory = struct.pack("<H", count + 2) + wide + entries + bytes(4)
+        double = content[:4] + struct.pack("<I", len(content)) + content[8:] + directory
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode(content).size == (8, 8)
+    with contextlib.suppress(DecodeError):  # depends on which of the two the decoders go by
+        assert decode(double).size == (8, 8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; the whole would be 5 GB
+
+
+def test_parts_of_files_that_cannot_be(tmp_path):
+    (tmp_path / "pack").write_bytes(jpeg())
+    size = len(jpeg())
+    assert read_part(tmp_path / "pack", 0, size) == jpeg()
+    for offset, length, code in (
+        (0, 1 << 62, "too_large"),
+        (0, -1, "too_large"),
+        (-1, 9, "damaged"),
+        (1, size, "damaged"),
+    ):
+        with pytest.raises(DecodeError, match=code):
+            read_part(tmp_path / "pack", offset, length)
+        with pytest.raises(DecodeError, match=code):
+            Pictures(tmp_path, ["a.jpg"], [Packed(tmp_path / "pack", "a.jpg", offset, length)])[0]
+
+
+def test_tables_of_runs_that_are_hostile(tmp_path):
+    """Sizes that nothing was ever decoded in, and a list of inputs that leads to a pipe."""
+    coarse = np.ones((2, 2), np.float16)
+    rows = [tables.row(id, (0, 0, 9, 9), size=(1 << 30, 1 << 30), cam=coarse) for id in ("a", "b")]
+    run = tables.write(tmp_path / "run", rows, cams=True)
+    for format in ("png", "npy", "wsss"):
+        with pytest.raises(ValueError, match=r"a map of \d+x\d+ is asked for, at most"):
+            export(run, format, size=None if format == "wsss" else "picture")
+    with pytest.raises(ValueError, match="is asked for"):
+        MapTable(run)[0].at()
+    os.mkfifo(tmp_path / "pipe")
+    inputs = {"key": ["a", "b"], "path": [bytes(tmp_path / "pipe")] * 2}
+    inputs |= {"offset": pa.array([None, 0], pa.int64()), "length": pa.array([None, 1 << 62], pa.int64())}
+    pq.write_table(pa.table(inputs), run / "inputs.parquet")
+    assert write_report(run).thumbnails == 0
+    tables.write(tmp_path / "run", rows, tables.INFO | {"size": 1 << 20}, cams=True)
+    with pytest.raises(ValueError, match="`size` must be a positive whole number of pixels, at most"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"7", b"{}", b"\xff", b'{"settings": [], "class_names": [], "shard_size": 1}']
+)
+def test_folders_of_runs_that_are_hostile(tmp_path, content):
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(ValueError, match="is no plan that this version of fastcam can read"):
+        Plan.load(tmp_path)
+    plan = Plan(tmp_path, {}, (), "0" * 32, 1, 1, True, {})
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "000000.json").write_bytes(content)
+    (tmp_path / "audit.json").write_bytes(content)
+    assert plan.mark(0) is None
+    assert plan.finished() is None
+    (tmp_path / "e.safetensors").write_bytes(
+        safetensors.torch.save({"a": torch.ones(1)}, {"fastcam.evaluation": content.decode("latin-1")})
+    )
+    with pytest.raises(ValueError, match="is not the saved state of an evaluation"):
+        Evaluator("standard").load(tmp_path / "e.safetensors")
