@@ -212,12 +212,12 @@ class Evaluator:
             with safe_open(path, "np") as file:
                 state = json.loads((file.metadata() or {})["fastcam.evaluation"])
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            form, options, bad = state["format"], state["options"], [(id, reason) for id, reason in state["bad"]]
+            if (form := state["format"]) != _FORMAT:
+                raise ValueError(f"it has format {form}, this version reads {_FORMAT}: evaluate anew")
+            options, bad = state["options"], [(id, reason) for id, reason in state["bad"]]
             dict(options["protocol"])
         except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not the saved state of an evaluation: {error!r}") from None
-        if form != _FORMAT:
-            raise ValueError(f"{path} has format {form}, this version reads {_FORMAT}: evaluate anew")
         self._same_options(options, str(path))
         if any(name not in sums or sums[name].shape != own.shape for name, own in self._tally.sums.items()):
             raise ValueError(f"{path} is not the saved state of an evaluation: its sums have other names or shapes")
