@@ -52,7 +52,7 @@ class Compile(StrEnum):
 @options.plain_errors()
 def localize(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Pictures and folders of them; or one data set, with --format.")
+        list[Path], typer.Argument(metavar="PATH", help="Pictures and folders of them; or a data set, with --format.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for boxes.parquet and what goes with it.")],
     weights: options.Weights,
@@ -150,9 +150,10 @@ def localize(
     outputs.check_formats(formats, maps, config.num_classes)
     source = paths
     if format or split or images:
-        if len(paths) > 1:
+        if len(paths) > 1 and (format != "webdataset" or split or images):
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
-        source = datasets.load(paths[0], split, format, images, truth_only=True)  # missing pictures become rows
+        data = paths if len(paths) > 1 else paths[0]
+        source = datasets.load(data, split, format, images, truth_only=True)  # missing pictures become rows
         if targets == "label":
             _compare(getattr(source, "class_names", None) or (), config)
     for path in paths if source is paths else ():

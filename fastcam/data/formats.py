@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class Format(NamedTuple):
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     split: str | None = None,
     format: str | None = None,
     images: str | os.PathLike[str] | None = None,
@@ -57,7 +57,7 @@ def load(
     """Open a data set.
 
     Args:
-        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder).
+        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder); or several tar shards.
         split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
             has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
             own, the only one there is.
@@ -79,6 +79,10 @@ def load(
     """
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"no folder of pictures at {images}")
+    if not isinstance(source, str | os.PathLike):
+        if format not in (None, "webdataset") or split is not None or images is not None:
+            raise ValueError(f"several paths are shards of one webdataset, without split and images, got {len(source)}")
+        return read_shards([Path(shard) for shard in source], truth_only=truth_only, bad=bad)
     path, name = _recognise(source, format)
     if images is not None and name in _COMPLETE:
         raise ValueError(f"{name} has its pictures in its own place, got `images` {images}")
