@@ -271,7 +271,8 @@ def _decode(data: bytes, decoder: str) -> Decoded:
     turned = orientation in _UPRIGHT and kind != "TIFF"  # which either decoder turns itself
     if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
         if turned:
-            pixels = np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+            # A copy: torch warns of arrays that may not be written to.
+            pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
         return Decoded(pixels, orientation, "opencv")
     image.load()
     image = _rgb(image)
