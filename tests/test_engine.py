@@ -308,6 +308,25 @@ def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):
     assert [row for row in rows if row != failed] == [r for r in undisturbed if r["image_id"] != "04/059.png"]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_killed_processes_left_is_removed(folder, whole, tmp_path, finished):
+    """By one that was cleaning up when the table was there already, or by ranks that never came so far."""
+    if finished:
+        shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for name in (".boxes.parquet.1.tmp", "shards/000003.parquet", "shards/.000004.json.22.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "ranks").mkdir()
+    for name in ("0.json", ".12.json.345.tmp"):
+        (tmp_path / "ranks" / name).touch()
+    assert localize(Tiny(), folder, out=tmp_path, **OPTIONS).pictures == PICTURES
+    check_finished(tmp_path, whole)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine").touch()
+    localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    assert (tmp_path / "shards" / "mine").exists()
+
+
 def test_a_part_that_changed_on_the_disk_is_computed_again(folder, undisturbed, tmp_path):
     plan = begun(folder, tmp_path)
     content = bytearray(plan.part(0).read_bytes())
