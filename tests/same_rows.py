@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+import ray
 import torch
 from PIL import Image
 from torch import nn
@@ -76,10 +77,11 @@ def run(folder: Path, out: Path, engine: str, count: int, given: dict[str, Any],
     if engine == "local":
         localize(network(), folder, out=out, workers=count, **given)
     elif engine == "ray":
+        if not ray.is_initialized():
+            ray.init("local", num_cpus=count, include_dashboard=False, logging_level="ERROR")
         distributed.localize(network(), folder, out=out, engine="ray", **given)
     else:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.same_rows"])
         ranks = [context.Process(target=rank, args=(str(folder), str(out), given, i, count)) for i in range(count)]
         for process in ranks:
             process.start()

@@ -327,12 +327,10 @@ def cluster():
 def ray_processes() -> list[int]:
     """Those that compute our tasks."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::compute"):
-                found.append(int(process.name))
-        except OSError:
-            continue
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::compute"):
+                found.append(pid)
     return found
 
 

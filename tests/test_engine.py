@@ -80,7 +80,7 @@ def seeds(count: int) -> range:
 
 def begin(folder: Path, out: Path, workers: int = 1, pause: float = 0.0, limit: int | None = None) -> subprocess.Popen:
     arguments = [folder, out, workers, pause, *([] if limit is None else [limit])]
-    command = [sys.executable, "-m", "tests.engine_run", *map(str, arguments)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.engine_run", *map(str, arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
 
 
@@ -119,7 +119,9 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            process.send_signal(signal.SIGABRT)  # it tells where it is
+            pytest.fail(process.communicate()[1])
         time.sleep(0.002)
 
 
