@@ -363,6 +363,10 @@ def test_shards(tmp_path) -> None:
     assert found.truth(2).size == (14, 6)
     assert data.load(tmp_path, "test").ids == ["val-00.tar/a.jpg"]
     assert data.load(path).ids == found.ids[:2]
+    assert data.load([path, tmp_path / "val-00.tar"]).ids == [*found.ids[:2], "val-00.tar/a.jpg"]
+    for refused in ({"split": "train"}, {"format": "folder"}, {"images": tmp_path}):
+        with pytest.raises(ValueError, match="several paths are shards of one webdataset"):
+            data.load([path, path], **refused)
     assert pickle.loads(pickle.dumps(found))[2].image.size == (14, 6)
     damaged = shard(tmp_path / "x.tar", {"a.jpg": b"no picture"})
     with pytest.raises(DecodeError, match=r"x\.tar: a\.jpg: "):

@@ -33,11 +33,10 @@ from fastcam.models import ModelConfig
 from tests.distributed_run import run
 from tests.engine_run import OPTIONS, Tiny
 from tests.test_cli import refused, run as run_command
-from tests.test_engine import child_ids, children, marks, rows_of
+from tests.test_engine import STAGES, check_finished, child_ids, children, marks, moment, rows_of, seeds, stage
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
 DAMAGED = "007.png"
-FINISHED = {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
 PLAN = {name: value for name, value in OPTIONS.items() if name != "progress"}
 
 
@@ -52,15 +51,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder, tmp_path_factory) -> list[dict]:
+def undisturbed(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     assert localize(Tiny(), folder, out=out, **OPTIONS).codes == {"damaged": 1}
-    return rows_of(out)
-
-
-def check_finished(out: Path, undisturbed: list[dict]) -> None:
-    assert rows_of(out) == undisturbed
-    assert {path.name for path in out.iterdir()} == FINISHED
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -235,24 +229,39 @@ def test_without_a_sign_of_rank_0(folder, tmp_path, monkeypatch):
             distributed.localize(Tiny(), folder, out=tmp_path, **{"engine": "torchrun", **OPTIONS, **wrong})
 
 
-@pytest.mark.parametrize("killed", [[], [0], [1], [0, 1]], ids=["none", "first", "last", "both"])
-def test_slurm_ranks_of_which_some_are_killed(folder, undisturbed, tmp_path, begin, killed):
-    rng = random.Random(repr(killed))
-    ranks = [begin(folder, tmp_path, "torchrun", SLURM_PROCID=i, SLURM_NTASKS=2, SLURM_LOCALID=i) for i in range(2)]
-    reached = rng.randrange(1, 5)
-    wait_for(lambda: marks(tmp_path) >= reached, *ranks)
-    time.sleep(rng.random() * 0.2)
+KILLED = [("none", 0), *((name, seed) for name in ("first", "last", "both") for seed in seeds(1))]
+
+
+@pytest.mark.parametrize(("name", "seed"), KILLED)
+def test_slurm_ranks_of_which_some_are_killed(folder, undisturbed, tmp_path, begin, name, seed):
+    killed = {"none": [], "first": [0], "last": [1], "both": [0, 1]}[name]
+    rng = random.Random(f"{name} {seed}")
+
+    def ranks(out: Path) -> list[BaseProcess]:
+        each = range(2)
+        return [begin(folder, out, "torchrun", SLURM_PROCID=i, SLURM_NTASKS=2, SLURM_LOCALID=i) for i in each]
+
+    started = ranks(tmp_path)
+    reached, later = moment(rng, range(1, 14))
+    wait_for(lambda: stage(tmp_path) >= reached, *started)
+    time.sleep(later)
     for rank in killed:
-        ranks[rank].kill()
-    assert unfinished(tmp_path)
-    for rank in ranks:
+        started[rank].kill()
+        print(f"rank {rank} of 2 killed at {STAGES[stage(tmp_path)]}")
+    found = stage(tmp_path)
+    for rank in started:
         rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [-signal.SIGKILL if rank in killed else 0 for rank in range(2)]
-    if killed == [0, 1]:
-        localize(Tiny(), folder, out=tmp_path, **OPTIONS)
-        assert rows_of(tmp_path) == undisturbed
-    else:
+    codes = [started[rank].exitcode for rank in range(2) if rank not in killed]
+    assert not any(codes) or (0 in killed and found <= 2)  # rank 0 has not told of the plan
+    if codes and not any(codes) and found < 13:
         check_finished(tmp_path, undisturbed)
+    if rng.random() < 0.5:
+        localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    else:
+        for rank in ranks(tmp_path):
+            rank.join(60)
+            assert rank.exitcode == 0
+    check_finished(tmp_path, undisturbed)
 
 
 def descendants(pid: int) -> list[int]:
@@ -270,7 +279,9 @@ def end(process: subprocess.Popen) -> None:
     process.wait(60)
 
 
-def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path):
+@pytest.mark.parametrize("seed", seeds(1))
+def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path, seed):
+    rng = random.Random(f"node {seed}")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1", "--master-port", port]
@@ -280,12 +291,18 @@ def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path
         for node in range(2):
             command = [sys.executable, "-m", "torch.distributed.run", *common, "--node-rank", node, *program]
             nodes.append(subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[1]))
-        wait_for(lambda: marks(tmp_path) >= 2)
-        end(nodes[1])
-        assert unfinished(tmp_path)
-        assert descendants(nodes[0].pid)
+        victim = rng.randrange(2)
+        reached, later = moment(rng, range(2, 10))
+        wait_for(lambda: stage(tmp_path) >= reached)
+        time.sleep(later)
+        end(nodes[victim])
+        print(f"node {victim} killed at {STAGES[stage(tmp_path)]}")
+        other = nodes[1 - victim].pid
+        assert descendants(other)
         # The agent of the node that lives on waits for the other one for minutes, but its rank ends.
-        wait_for(lambda: not descendants(nodes[0].pid))
+        wait_for(lambda: not descendants(other))
+        if victim == 0:  # rank 1 may not have known the plan yet
+            localize(Tiny(), folder, out=tmp_path, **OPTIONS)
         check_finished(tmp_path, undisturbed)
     finally:
         for node in nodes:
@@ -310,36 +327,39 @@ def cluster():
 def ray_processes() -> list[int]:
     """Those that compute our tasks."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::compute"):
-                found.append(int(process.name))
-        except OSError:
-            continue
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::compute"):
+                found.append(pid)
     return found
 
 
-def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster):
+@pytest.mark.parametrize("seed", seeds(1))
+def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster, seed):
+    rng = random.Random(f"ray {seed}")
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    stages = []
+    moments = sorted(moment(rng, range(2, 9)) for _ in range(2))
+    found, busy = [], []
 
     def kill() -> None:
-        wait_for(lambda: marks(tmp_path) >= 1)
-        busy = []
-        wait_for(lambda: busy.extend(ray_processes()) or busy)  # between two tasks they have another name
-        os.kill(busy[0], signal.SIGKILL)
-        stages.append(marks(tmp_path))
-        wait_for(lambda: marks(tmp_path) >= 3)
-        cluster.remove_node(node, allow_graceful=False)
-        stages.append(marks(tmp_path))
+        for (reached, later), what in zip(moments, rng.sample(["process", "node"], 2), strict=True):
+            wait_for(lambda reached=reached: stage(tmp_path) >= reached)
+            time.sleep(later)
+            found.append(stage(tmp_path))
+            if what == "process":
+                wait_for(lambda: busy.extend(ray_processes()) or busy)  # between two tasks they have another name
+                os.kill(rng.choice(busy), signal.SIGKILL)
+            else:
+                cluster.remove_node(node, allow_graceful=False)
+            print(f"Ray {what} killed at {STAGES[found[-1]]}")
 
     thread = threading.Thread(target=kill)
     thread.start()
     options = {"engine": "ray", "address": cluster.address, **OPTIONS}
     summary = distributed.localize(Tiny(0.2), folder, out=tmp_path, **options)
     thread.join()
-    assert len(stages) == 2
-    assert stages[1] < 8
+    assert len(found) == 2
+    assert found[1] < 11
     assert summary.pictures == PICTURES
     check_finished(tmp_path, undisturbed)
     assert not ray.is_initialized()
@@ -347,11 +367,14 @@ def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, clus
     assert again == summary  # nothing to do
 
 
-def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluster, begin):
+@pytest.mark.parametrize("seed", seeds(1))
+def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluster, begin, seed):
     driver = begin(folder, tmp_path, "ray", RAY_ADDRESS=cluster.address)
-    wait_for(lambda: marks(tmp_path) >= 2, driver)
+    reached, later = moment(random.Random(f"driver {seed}"), range(1, 14))
+    wait_for(lambda: stage(tmp_path) >= reached, driver)
+    time.sleep(later)
     driver.kill()
-    assert unfinished(tmp_path)
+    print(f"Ray driver killed at {STAGES[stage(tmp_path)]}")
     wait_for(lambda: not ray_processes())
     localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     check_finished(tmp_path, undisturbed)

@@ -48,7 +48,7 @@ def rows_of(out: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder, tmp_path_factory) -> list[dict]:
+def whole(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     summary = localize(Tiny(), folder, out=out, **OPTIONS)
     assert (summary.pictures, summary.errors, summary.codes) == (PICTURES, 2, {"damaged": 2})
@@ -56,12 +56,31 @@ def undisturbed(folder, tmp_path_factory) -> list[dict]:
     rows = rows_of(out)
     assert len(rows) == summary.rows == 2 * (PICTURES - 2) + 2
     assert {row["image_id"] for row in rows if row["status"] == "error"} == DAMAGED
-    return rows
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole) -> list[dict]:
+    return rows_of(whole)
+
+
+def check_finished(out: Path, whole: Path) -> None:
+    """The rows, and the file, of an undisturbed run, and nothing left behind."""
+    assert rows_of(out) == rows_of(whole)
+    assert (out / "boxes.parquet").read_bytes() == (whole / "boxes.parquet").read_bytes()
+    assert {path.name for path in out.iterdir()} == {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
+
+
+def seeds(count: int) -> range:
+    """FASTCAM_KILLS=20 asks for another number, and for other moments each time; 1:4711 repeats the one named so."""
+    number, _, first = os.environ.get("FASTCAM_KILLS", f"{count}:0").partition(":")
+    start = int(first) if first else random.randrange(10**6)
+    return range(start, start + int(number))
 
 
 def begin(folder: Path, out: Path, workers: int = 1, pause: float = 0.0, limit: int | None = None) -> subprocess.Popen:
     arguments = [folder, out, workers, pause, *([] if limit is None else [limit])]
-    command = [sys.executable, "-m", "tests.engine_run", *map(str, arguments)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.engine_run", *map(str, arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
 
 
@@ -69,11 +88,40 @@ def marks(out: Path) -> int:
     return len(list((out / "shards").glob("*.json"))) if (out / "shards").is_dir() else 0
 
 
+PARTS = (f"{part} of 8 parts" for part in range(1, 9))
+STAGES = ("begin", "listing", "planned", *PARTS, "merge", "table", "audit", "end")
+
+
+def stage(out: Path) -> int:
+    """How far a run of 8 shards is, by what is in its folder: an index into `STAGES`."""
+    try:
+        names = set(os.listdir(out))
+    except FileNotFoundError:
+        return 0
+    if "audit.json" in names:
+        return 13 if "shards" in names else 14
+    if "boxes.parquet" in names:
+        return 12
+    if any(name.startswith(".boxes.parquet.") for name in names):
+        return 11
+    if "plan.json" in names:
+        return 2 + marks(out)
+    return int("inputs.parquet" in names or any(name.startswith(".inputs.parquet.") for name in names))
+
+
+def moment(rng: random.Random, stages: range) -> tuple[int, float]:
+    """A stage, and seconds after it was reached."""
+    reached = rng.choice(stages)
+    return reached, rng.random() * (0.1 if 2 <= reached < 10 else 0.01)
+
+
 def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            process.send_signal(signal.SIGABRT)  # it tells where it is
+            pytest.fail(process.communicate()[1])
         time.sleep(0.002)
 
 
@@ -133,28 +181,31 @@ def test_any_point_of_resumption(folder, undisturbed, tmp_path, missing):
     assert rows_of(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 @pytest.mark.parametrize("who", ["main process", "worker"])
-def test_killed_at_random_moments(folder, undisturbed, tmp_path, who, seed):
-    """SIGKILL while parts are computed, written, marked or merged: nothing is lost, and nothing is left behind."""
+def test_killed_at_random_moments(folder, whole, tmp_path, who, seed):
+    """SIGKILL while parts are planned, computed, written, merged or removed: nothing is lost or left behind."""
     rng = random.Random(f"{who} {seed}")
-    process = begin(folder, tmp_path, workers=2 if who == "worker" or seed else 1, pause=0.1)
-    reached = rng.randrange(4 if who == "worker" else 8)
-    wait_for(lambda: marks(tmp_path) >= reached and (who == "main process" or children(process.pid)), process)
-    time.sleep(rng.random() * 0.3)
+    process = begin(folder, tmp_path, workers=2 if who == "worker" or seed % 2 else 1, pause=0.1)
+    reached, later = moment(rng, range(2, 9) if who == "worker" else range(1, 14))
+    wait_for(lambda: stage(tmp_path) >= reached and (who == "main process" or children(process.pid)), process)
+    time.sleep(later)
     workers = children(process.pid)
     if who == "worker":
-        os.kill(rng.choice(workers), signal.SIGKILL)
+        victims = rng.sample(workers, rng.randint(1, len(workers)))
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        print(f"{len(victims)} of 2 workers killed at {STAGES[stage(tmp_path)]}")
         assert process.wait(120) == 0, process.stderr.read()
     else:
         process.kill()
         process.wait(60)
+        print(f"main process killed at {STAGES[stage(tmp_path)]}, {len(workers)} workers")
         while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):  # they notice by themselves
             time.sleep(0.01)
         localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     process.stderr.close()
-    assert rows_of(tmp_path) == undisturbed
-    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
+    check_finished(tmp_path, whole)
 
 
 def test_a_full_disk_stops_cleanly(folder, undisturbed, tmp_path):
@@ -257,6 +308,25 @@ def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):
     (failed,) = [row for row in rows if row["image_id"] == "04/059.png"]
     assert failed["error"] == "unreadable: No such file or directory"
     assert [row for row in rows if row != failed] == [r for r in undisturbed if r["image_id"] != "04/059.png"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_killed_processes_left_is_removed(folder, whole, tmp_path, finished):
+    """By one that was cleaning up when the table was there already, or by ranks that never came so far."""
+    if finished:
+        shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for name in (".boxes.parquet.1.tmp", "shards/000003.parquet", "shards/.000004.json.22.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "ranks").mkdir()
+    for name in ("0.json", ".12.json.345.tmp"):
+        (tmp_path / "ranks" / name).touch()
+    assert localize(Tiny(), folder, out=tmp_path, **OPTIONS).pictures == PICTURES
+    check_finished(tmp_path, whole)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine").touch()
+    localize(Tiny(), folder, out=tmp_path, **OPTIONS)
+    assert (tmp_path / "shards" / "mine").exists()
 
 
 def test_a_part_that_changed_on_the_disk_is_computed_again(folder, undisturbed, tmp_path):

@@ -286,6 +286,7 @@ def run_ranks(
             summary = _work(plan, worker, roster, bar)
         if roster.leads(roster.look()):
             roster.dismiss()
+            plan.finish(alone=False)
         return summary
 
 
@@ -306,7 +307,7 @@ def _work(plan: Plan, worker: Worker, roster: Roster, bar: tqdm) -> Summary:
                         raise
                 continue
         elif not missing and roster.leads(others) and not any(said["shards"] for said in others.values()):
-            plan.finish()
+            plan.finish(alone=False)
             continue
         time.sleep(roster.interval)
     return summary

@@ -57,8 +57,8 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
     """
     missing = plan.missing()
     bar.update(plan.pictures - sum(map(plan.size, missing)))
-    if (summary := plan.finished()) is not None:
-        return summary
+    if plan.finished() is not None:
+        return plan.finish()
     with _cluster(address) as ray:
         reference = ray.put(deepcopy(model).cpu())
         needs = _needs(plan, [node["Resources"] for node in ray.nodes() if node["Alive"]])

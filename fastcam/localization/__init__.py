@@ -161,8 +161,8 @@ def localize(
     if not isinstance(workers, int) or workers < 1:
         raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
     plan, items = _prepare(model, source, config, options, **place)
-    if (done := plan.finished()) is not None:
-        return done
+    if plan.finished() is not None:
+        return plan.finish()
     with tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar:
         if items is not None:
             return _stream(plan, model, items, targets, bar.update)

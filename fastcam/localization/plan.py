@@ -217,11 +217,14 @@ class Plan:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def finish(self) -> Summary | None:
+    def finish(self, alone: bool = True) -> Summary | None:
         """Put the parts together, compare the table with the inputs, and clean up.
 
         For one process, when all shards are marked. Parts are discarded that no longer have the bytes they were marked
-        with.
+        with. Where the table is there already, what a process left that was killed while it cleaned up is removed.
+
+        Args:
+            alone: whether nobody else is at work in the folder, so that what killed ranks have left is removed, too.
 
         Returns:
             What was counted; None if shards are missing.
@@ -230,21 +233,20 @@ class Plan:
             OSError: the table cannot be written.
             RuntimeError: the table has not each input once, in order; it gets no name then.
         """
-        if (done := self.finished()) is not None:
-            return done
-        if self.missing() or self.discard():
-            return None
-        marks = [mark for _, mark in self._marks()]
-        with replacing(self.table) as path:
-            merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
-            keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
-            counts = audit(path, keys)
-        if not self.listed:
-            counts["pictures"] = sum(mark["pictures"] for mark in marks)
-        smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
-        known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
-        write_json(self.folder / "audit.json", known)
-        remove_parts(self.folder)
+        if self.finished() is None:
+            if self.missing() or self.discard():
+                return None
+            marks = [mark for _, mark in self._marks()]
+            with replacing(self.table) as path:
+                merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
+                keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
+                counts = audit(path, keys)
+            if not self.listed:
+                counts["pictures"] = sum(mark["pictures"] for mark in marks)
+            smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
+            known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+            write_json(self.folder / "audit.json", known)
+        remove_parts(self.folder, alone)
         return self.finished()
 
     def salvage(self) -> tuple[Path, int]:
@@ -284,26 +286,27 @@ class Plan:
             shard += 1
 
 
-def remove_parts(folder: Path) -> None:
+def remove_parts(folder: Path, ranks: bool = False) -> None:
     """Remove parts and marks, and what was left half-written by processes that were killed.
 
     Args:
         folder: of the run.
+        ranks: whether the files go, too, by which ranks of `fastcam.distributed` speak.
 
     Raises:
         OSError: something cannot be removed.
     """
     for path in folder.iterdir():
         if re.fullmatch(r"\.(plan|audit|inputs|boxes|boxes\.partial)\.(json|parquet)\.\d+\.tmp", path.name):
-            path.unlink()
-    shards = folder / "shards"
-    if not shards.is_dir():
-        return
-    for path in shards.iterdir():
-        if re.fullmatch(r"\d{6,}\.(parquet|json)|\.\d{6,}\.(parquet|json)\.\d+\.tmp", path.name):
-            path.unlink()
-    if not any(shards.iterdir()):  # others may have put something there
-        shards.rmdir()
+            path.unlink(missing_ok=True)
+    for name, files in (("shards", r"\d{6,}\.(parquet|json)"), *([("ranks", r"\d+\.json")] if ranks else [])):
+        if not (folder / name).is_dir():
+            continue
+        for path in (folder / name).iterdir():
+            if re.fullmatch(rf"{files}|\.({files})\.\d+\.tmp", path.name):
+                path.unlink(missing_ok=True)
+        if not any((folder / name).iterdir()):  # others may have put something there
+            (folder / name).rmdir()
 
 
 def digest_of(content: bytes) -> str:
