@@ -156,7 +156,7 @@ def explain(
         for number, (_, name) in enumerate(jobs, 1)
     ]
     if not overwrite and (existing := next((path for paths in plan for path in paths if path.exists()), None)):
-        raise FileExistsError(f"{existing} exists already: choose another folder, or allow to overwrite it")
+        raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
 
     network = _Network(
         model, views, Preprocess() if config is None else Preprocess.of(config), config, targets, top_k, smooth

@@ -140,6 +140,8 @@ def test_given_classes(checkpoint, folder, tmp_path):
     ):
         table.write_text(text)
         assert message in refused(*common, tmp_path / "c")
+    table.unlink()
+    assert "--targets is label or a CSV file" in refused(*common, tmp_path / "c")
 
 
 def test_damaged_pictures_give_exit_code_3(checkpoint, folder, tmp_path):

@@ -197,7 +197,7 @@ def test_what_is_written(model, data, tmp_path):
         assert image.width > 300
     with Image.open(tmp_path / "compare_maps.png") as image:
         assert image.width > image.height  # three columns, two rows
-    with pytest.raises(FileExistsError, match="choose another folder, or allow to overwrite it"):
+    with pytest.raises(FileExistsError, match="choose another folder, or `overwrite` it"):
         compare(model, data, out=tmp_path, **options)
     again = compare(model, data, out=tmp_path, pictures=0, overwrite=True, **options)
     assert "own best τ for MaxBoxAcc" in again.notes()[0]

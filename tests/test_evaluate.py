@@ -133,7 +133,7 @@ def test_summary_and_table(folder, tmp_path):
     assert any(line.startswith("MaxBoxAccV2") and "best τ" in line for line in summary.table)
     assert not (tmp_path / "a" / "gallery.html").exists()
     assert summary.metrics == told(tmp_path / "a")
-    with pytest.raises(FileExistsError, match="allow to overwrite"):
+    with pytest.raises(FileExistsError, match="or `overwrite` it"):
         evaluated(folder, tmp_path / "a")
     assert evaluated(folder, tmp_path / "a", overwrite=True).metrics == summary.metrics
 

@@ -440,6 +440,9 @@ def test_overlays(model, folder, tmp_path):
     drawing = opened(drawings[0])
     assert drawing.size == (3 * width + 8, height)
     assert np.abs(np.asarray(drawing)[:, :width].astype(int) - np.asarray(opened(folder / "a.png"))).mean() < 6
+    (tmp_path / "out" / "overlays" / "mine.jpg").touch()
+    run(model, folder, tmp_path, overlays=1, overwrite=True)
+    assert {path.name for path in (tmp_path / "out" / "overlays").iterdir()} == {"000000_a.png.jpg", "mine.jpg"}
 
 
 def test_overlay_names_are_safe(model, tmp_path):

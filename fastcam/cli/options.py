@@ -191,6 +191,8 @@ def lines(path: Path) -> tuple[str, ...]:
 
 def read_targets(path: Path) -> dict[str, int]:
     """Read a CSV of image_id,class_id."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
     classes: dict[str, int] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.reader(file):

@@ -162,7 +162,7 @@ def compare(
     if not 0 <= pas_percentile <= 100:
         raise ValueError(f"`pas_percentile` must be in [0, 100], got {pas_percentile!r}")
     if out is not None and (existing := Path(out, "compare.json")).exists() and not overwrite:
-        raise FileExistsError(f"{existing} exists already: choose another folder, or allow to overwrite it")
+        raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
     data = opened(data, problems if skip_bad else None)
     options = {"metrics": metrics, "threshold": threshold, "bootstrap": bootstrap, "seed": seed, "skip_bad": skip_bad}

@@ -141,7 +141,7 @@ def evaluate(
         if not isinstance(number, int) or number < least:
             raise ValueError(f"`{name}` must be a whole number of at least {least}, got {number!r}")
     if (out / "metrics.json").exists() and not overwrite:
-        raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or allow to overwrite it")
+        raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
     rule = PROTOCOLS.get(protocol, protocol) if isinstance(protocol, str) else protocol
     if not isinstance(rule, Protocol):
         raise ValueError(f"unknown protocol {protocol!r}{suggest(str(protocol), list(PROTOCOLS))}")
@@ -165,7 +165,7 @@ def evaluate(
     same = run | {"batch_size": batch_size, "save_maps": save_maps}
     state = State(out / "state", same, span, make, save_maps, source.info)
     if state.saved and not (overwrite or (resume and not merge)):
-        raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or allow to overwrite it")
+        raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or `overwrite` it")
     with contextlib.closing(state):
         if merge:
             state.join([Path(folder) / "state" for folder in merge])

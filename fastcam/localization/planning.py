@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def prepare_folder(
     table = folder / "boxes.parquet"
     if files is None:
         if table.exists() and not overwrite:
-            raise FileExistsError(f"{table} exists already: choose another folder, or allow to overwrite it")
+            raise FileExistsError(f"{table} exists already: choose another folder, or `overwrite` it")
         made = plan("samples", pictures)
         _clear(folder)
     else:
@@ -77,7 +78,7 @@ def prepare_folder(
             if not overwrite and (table.exists() or begun):
                 what = f"{table} exists already" if table.exists() else f"{folder} has an unfinished run"
                 why = "" if old is None else f", made by another plan ({_difference(old, made, files)})"
-                raise FileExistsError(f"{what}{why}: choose another folder, or allow to overwrite it")
+                raise FileExistsError(f"{what}{why}: choose another folder, or `overwrite` it")
         next(iter(files), None)  # what is wrong from the start is told before anything is touched
         _clear(folder)
         with replacing(folder / "inputs.parquet") as path:
@@ -112,5 +113,8 @@ def _clear(folder: Path) -> None:
         remove_parts(folder)
         for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
             (folder / name).unlink(missing_ok=True)
+        for path in (folder / "overlays").glob("*.jpg"):
+            if re.match(r"\d{6}", path.name):
+                path.unlink()
     except OSError as error:  # of its own kind it would be taken for an input that is missing
         raise OSError(f"cannot write to {folder}: {error.strerror or error}") from error

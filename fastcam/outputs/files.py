@@ -107,7 +107,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        raise FileExistsError(f"{path} exists already: choose another place, or allow to overwrite it")
+        raise FileExistsError(f"{path} exists already: choose another place, or `overwrite` it")
     if path.is_dir() and not (path / MARK).is_file():
         raise FileExistsError(f"{path} is a folder that this program has not written: choose another place")
 

@@ -159,7 +159,7 @@ def _train(
     if group.rank == 0 and state is None and not overwrite:
         for path in (out / "last.safetensors", out / "state.pt"):
             if path.exists():
-                raise FileExistsError(f"{path} exists already: choose another folder, or allow to overwrite it")
+                raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
     train_data, test_data = _datasets(data, settings)
     config = _config(settings, tuple(train_data.class_names))
     per_epoch = loading.count_steps(len(train_data), settings, group.world)
