@@ -208,7 +208,6 @@ def test_orientation_is_read_once_and_applied(kind, orientation, decoder):
     assert whole.orientation == (orientation if 1 <= orientation <= 8 else 1)
     assert used == (decoder if kind == "JPEG" else "pillow")
     assert image.size == (48, 32)
-    assert whole.decoder == "pillow" or whole.pixels.flags.writeable  # torch warns of others
     assert np.abs(np.asarray(image).astype(int) - smooth(32, 48)).max() <= (8 if kind == "JPEG" else 0)
 
 

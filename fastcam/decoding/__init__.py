@@ -1,6 +1,7 @@
 """Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
 
 from fastcam.decoding.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
+from fastcam.decoding.files import read_part
 from fastcam.decoding.folders import SUFFIXES, find_pictures
 from fastcam.decoding.frame import Geometry, Preprocess
 from fastcam.decoding.reading import (
@@ -14,7 +15,6 @@ from fastcam.decoding.reading import (
     quiet_pillow,
     read,
     read_encoded,
-    read_part,
 )
 
 __all__ = [

@@ -12,7 +12,6 @@ pixels.
 
 import io
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,6 @@ from PIL import (  # the plugins register themselves; importing them here keeps 
 )
 
 from fastcam.decoding.containers import (
-    MAX_BYTES,
     DecodeError,
     check_canvas,
     check_png,
@@ -44,6 +42,7 @@ from fastcam.decoding.containers import (
     jpeg_is_regular,
     sniff,
 )
+from fastcam.decoding.files import content, opened
 
 DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
 
@@ -114,7 +113,7 @@ def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> 
     Raises:
         DecodeError: as `load_image`.
     """
-    data = source if isinstance(source, bytes) else _content(source)
+    data = content(source)
     with _refusing():
         return _decode(data, decoder or choose_decoder())
 
@@ -134,12 +133,13 @@ def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
     Raises:
         DecodeError: as `load_image`; for the GPU's part only what header and structure tell.
     """
-    data = source if isinstance(source, bytes) else _content(source)
+    data = content(source)
     with _refusing():
         if sniff(data) == "JPEG" and len(data) <= _MAX_ENCODED:
             image = _open(io.BytesIO(data))
             if (image.mode == "L" or (image.mode == "RGB" and not _plain_rgb(image))) and jpeg_is_regular(data):
-                check_scans(data)
+                if "progressive" in image.info:  # others that are regular have one scan
+                    check_scans(data)
                 orientation = _orientation(image)
                 return Decoded(Encoded(data, image.size, orientation), orientation, None)
         return _decode(data, choose_decoder())
@@ -172,7 +172,7 @@ def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     Raises:
         DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
     """
-    with _opened(source) as file, _refusing():
+    with opened(source) as file, _refusing():
         image = _open(file)
         width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE) if image.format == "TIFF" else image.size
         return (height, width) if _orientation(image) >= 5 else (width, height)
@@ -198,29 +198,6 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     with quiet_pillow():
         return np.array(decode(path))
-
-
-def read_part(path: str | os.PathLike[str], offset: int, size: int) -> bytes:
-    """Read a picture that lies within a larger file.
-
-    Args:
-        path: the larger file.
-        offset: where the picture begins.
-        size: how many bytes it has.
-
-    Returns:
-        Its bytes, not decoded.
-
-    Raises:
-        DecodeError: "unreadable", "too_large", or "damaged" if the file ends before.
-    """
-    if not 0 <= size <= MAX_BYTES:
-        raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
-    with _opened(path) as file:
-        if not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
-            raise DecodeError("damaged", f"{path} ends within it")
-        file.seek(offset)
-        return file.read(size)
 
 
 @contextmanager
@@ -294,29 +271,6 @@ def _refusing() -> Iterator[None]:
     # On damaged files Pillow raises whatever its parsers run into: OSError, SyntaxError, struct.error, …
     except Exception as error:
         raise DecodeError("damaged", str(error) or type(error).__name__) from error
-
-
-@contextmanager
-def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
-    """Open a regular file, or its content."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    try:
-        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
-            raise DecodeError("unreadable", "not a regular file")
-        with open(source, "rb") as file:
-            yield file
-    except OSError as error:
-        raise DecodeError("unreadable", error.strerror or str(error)) from error
-
-
-def _content(path: str | os.PathLike[str]) -> bytes:
-    with _opened(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-            sniff(file.read(12))
-            raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
-        return file.read()
 
 
 def _open(file: BinaryIO) -> Image.Image:
