@@ -3,9 +3,13 @@
 import os
 import signal
 import sys
+from pathlib import Path
+
+import ray
 
 from fastcam import distributed
-from fastcam.localization import localize
+from fastcam.distributed import tasks
+from fastcam.localization import Summary, localize
 from tests.engine_run import OPTIONS, Tiny
 
 
@@ -16,6 +20,19 @@ def run(folder: str, out: str, engine: str, pause: str, patience: str, **variabl
         localize(Tiny(float(pause)), folder, out=out, workers=2, **OPTIONS)
         return
     distributed.localize(Tiny(float(pause)), folder, out=out, engine=engine, patience=float(patience), **OPTIONS)
+
+
+def drive(folder: Path, out: Path, pause: float, address: str, *, connected: bool = False, retries: int = 3) -> Summary:
+    """A run by Ray, from a process that may be connected to the cluster already. It stays as it was."""
+    tasks._RETRIES = retries
+    if connected:
+        ray.init(address, logging_level="ERROR")
+    try:
+        options = {"engine": "ray", "address": None if connected else address, **OPTIONS}
+        return distributed.localize(Tiny(pause), folder, out=out, **options)
+    finally:
+        assert ray.is_initialized() == connected
+        ray.shutdown()
 
 
 if __name__ == "__main__":

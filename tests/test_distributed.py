@@ -10,14 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from PIL import Image
 from ray.cluster_utils import Cluster
@@ -30,7 +29,7 @@ from fastcam.distributed.ranks import Rank, Roster
 from fastcam.distributed.tasks import _Job, compute
 from fastcam.localization import Plan, local, localize, prepare
 from fastcam.models import ModelConfig
-from tests.distributed_run import run
+from tests.distributed_run import drive, run
 from tests.engine_run import OPTIONS, Tiny
 from tests.test_cli import refused, run as run_command
 from tests.test_engine import STAGES, check_finished, child_ids, children, marks, moment, rows_of, seeds, stage
@@ -58,10 +57,16 @@ def undisturbed(folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begin():
-    """Start processes from one that has imported everything."""
+def context():
+    """Processes start from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.distributed_run", "ray"])
+    context.set_forkserver_preload(["tests.distributed_run"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def begin(context):
+    """Start processes that may be killed."""
     processes = []
 
     def begin(folder: Path, out: Path, engine: str, **variables: object) -> BaseProcess:
@@ -314,14 +319,24 @@ def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A node with one processor. A machine that dies is noticed within a second."""
+    """A node with one processor. A machine that dies is noticed within a second, one that is only slow may live on."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    quick = {"initial_delay_ms": 500, "period_ms": 300, "timeout_ms": 1000, "failure_threshold": 3}
+    quick = {"initial_delay_ms": 500, "period_ms": 300, "timeout_ms": 30_000, "failure_threshold": 3}
     node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
     health = {f"health_check_{name}": value for name, value in quick.items()}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": health})
+    config = health | {"worker_niceness": 0}  # else a busy machine starves the tasks
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": config})
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(context):
+    """Call a function in a process of its own: Ray ends a driver that loses its node, with exit code 1 and no word."""
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        yield pool.submit
+        for process in multiprocessing.active_children():  # of a test that failed; the pool would wait for it
+            process.kill()
 
 
 def ray_processes() -> list[int]:
@@ -335,36 +350,27 @@ def ray_processes() -> list[int]:
 
 
 @pytest.mark.parametrize("seed", seeds(1))
-def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster, seed):
+def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster, elsewhere, seed):
     rng = random.Random(f"ray {seed}")
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     moments = sorted(moment(rng, range(2, 9)) for _ in range(2))
+    driver = elsewhere(drive, folder, tmp_path, 0.2, cluster.address)
     found, busy = [], []
-
-    def kill() -> None:
-        for (reached, later), what in zip(moments, rng.sample(["process", "node"], 2), strict=True):
-            wait_for(lambda reached=reached: stage(tmp_path) >= reached)
-            time.sleep(later)
-            found.append(stage(tmp_path))
-            if what == "process":
-                wait_for(lambda: busy.extend(ray_processes()) or busy)  # between two tasks they have another name
-                os.kill(rng.choice(busy), signal.SIGKILL)
-            else:
-                cluster.remove_node(node, allow_graceful=False)
-            print(f"Ray {what} killed at {STAGES[found[-1]]}")
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    options = {"engine": "ray", "address": cluster.address, **OPTIONS}
-    summary = distributed.localize(Tiny(0.2), folder, out=tmp_path, **options)
-    thread.join()
-    assert len(found) == 2
+    for (reached, later), what in zip(moments, rng.sample(["process", "node"], 2), strict=True):
+        wait_for(lambda reached=reached: stage(tmp_path) >= reached)
+        time.sleep(later)
+        found.append(stage(tmp_path))
+        if what == "process":
+            wait_for(lambda: busy.extend(ray_processes()) or busy)  # between two tasks they have another name
+            os.kill(rng.choice(busy), signal.SIGKILL)
+        else:
+            cluster.remove_node(node, allow_graceful=False)
+        print(f"Ray {what} killed at {STAGES[found[-1]]}")
+    summary = driver.result(300)
     assert found[1] < 11
     assert summary.pictures == PICTURES
     check_finished(tmp_path, undisturbed)
-    assert not ray.is_initialized()
-    again = distributed.localize(Tiny(0.2), folder, out=tmp_path, **options | {"address": "nowhere:1"})
-    assert again == summary  # nothing to do
+    assert elsewhere(drive, folder, tmp_path, 0.2, "nowhere:1").result() == summary  # nothing to do
 
 
 @pytest.mark.parametrize("seed", seeds(1))
@@ -380,19 +386,15 @@ def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluste
     check_finished(tmp_path, undisturbed)
 
 
-def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, monkeypatch):
-    options = {"out": tmp_path, "engine": "ray", **OPTIONS}
-    monkeypatch.setattr(tasks, "_RETRIES", 0)
-    ray.init(cluster.address, logging_level="ERROR")
-    try:
-        with pytest.raises(RuntimeError, match="no good"):
-            distributed.localize(Tiny(-2), folder / "000.png", **options)
-        with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError") as caught:
-            distributed.localize(Tiny(-1), folder / "000.png", **options)
-        assert caught.value.__notes__ == ["0 of 1 parts are done; the same call computes the rest"]
-        assert ray.is_initialized()  # who connects disconnects
-    finally:
-        ray.shutdown()
+def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, elsewhere):
+    def fail(pause: float) -> None:
+        elsewhere(drive, folder / "000.png", tmp_path, pause, cluster.address, connected=True, retries=0).result(300)
+
+    with pytest.raises(RuntimeError, match="no good"):
+        fail(-2)
+    with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError") as caught:
+        fail(-1)
+    assert caught.value.__notes__ == ["0 of 1 parts are done; the same call computes the rest"]
 
 
 def test_a_plan_holds_in_every_working_directory(folder, tmp_path, monkeypatch):
