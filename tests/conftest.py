@@ -1,11 +1,21 @@
 """Fixtures that several test modules share."""
 
+import contextlib
+import os
 import re
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
+
+with contextlib.suppress(ImportError):  # only some tests need it
+    from hypothesis import HealthCheck, settings
+
+    # No limits of time, since machines may be slow or stand still. CI is not to fail by chance for what did not change.
+    calm = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": "CI" in os.environ}
+    settings.register_profile("fastcam", **calm)
+    settings.load_profile("fastcam")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -3,8 +3,9 @@
 import re
 import subprocess
 import sys
-import time
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,19 +82,22 @@ def test_alternative_histograms_are_equal():
         assert torch.equal(baselines.score_histograms_torch(scores, masks), expected)
 
 
-def test_turns_are_interleaved_and_the_median_counts():
-    order, waits = [], iter([0.0, 0.0, 0.02, 0.0, 0.0])
+def test_turns_are_interleaved_and_the_median_counts(monkeypatch):
+    order, now, waits = [], 0, iter([50, 3, 20, 1, 4])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
 
-    def slow():
-        order.append("slow")
-        time.sleep(next(waits))
+    def turn(name, seconds):
+        nonlocal now
+        order.append(name)
+        now += seconds
 
-    def prepare(name):
-        order.append(f"for {name}")
-
-    medians = bench.interleaved({"slow": slow, "fast": lambda: order.append("fast")}, 0, 4, prepare)
+    contestants = {"slow": lambda: turn("slow", next(waits)), "fast": lambda: turn("fast", 2)}
+    medians = bench.interleaved(contestants, 0, 4, lambda name: turn(f"for {name}", 100))
     assert order == ["for slow", "slow", "for fast", "fast"] * 5
-    assert 0 <= medians["fast"] <= medians["slow"] < 0.02
+    assert medians == {"slow": 3.5, "fast": 2}
+    waits = repeat(98)
+    bench.interleaved(contestants, 7000, 1, lambda name: turn(f"for {name}", 100))
+    assert order.count("slow") == 5 + 1 + 24  # of 300 seconds each
 
 
 def test_command_prints_the_table_and_writes_it(tmp_path):
@@ -148,13 +152,13 @@ def test_table_refuses_no_images():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_gpu_benchmark_says_that_there_is_no_gpu():
     command = [sys.executable, "-m", "benchmarks.gpu"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 2
     assert result.stderr.strip() == "benchmarks.gpu: no GPU that torch can use"
 
 
 def test_the_suite_is_collected_when_asked_for_only():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    asked = subprocess.run([*command, "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
+    asked = subprocess.run([*command, "benchmarks"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert asked.returncode == 0, asked.stdout
     assert "benchmarks/test_operators.py::test_speed" in asked.stdout

@@ -226,6 +226,7 @@ def test_the_module_runs_as_a_program():
         text=True,
         cwd=Path(fastcam.__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")

@@ -120,7 +120,7 @@ def test_regionprops_agree():
     assert table(mask, 8)[0] == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 140),

@@ -1,6 +1,5 @@
 """The engine's promises: nothing lost, nothing doubled, and the same rows to the bit however they came about."""
 
-import contextlib
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from fastcam.data.pictures import Packed
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
 from fastcam.localization.table import audit
 from tests.engine_run import CONFIG, OPTIONS, SIZE, Tiny
+from tests.processes import children, command_line, end
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last shard has 5, its last batch one
 DAMAGED = {"01/001.png", "02/002.png"}
@@ -115,33 +115,22 @@ def moment(rng: random.Random, stages: range) -> tuple[int, float]:
     return reached, rng.random() * (0.1 if 2 <= reached < 10 else 0.01)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
+def error_of(process: subprocess.Popen) -> str:
+    """What it has said, once it has ended."""
+    try:
+        return process.communicate(timeout=300)[1]
+    finally:
+        end(process)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
+    limit = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        if time.monotonic() > end:
+        assert process.poll() is None, error_of(process)
+        if time.monotonic() > limit:
             process.send_signal(signal.SIGABRT)  # it tells where it is
-            pytest.fail(process.communicate()[1])
+            pytest.fail(error_of(process))
         time.sleep(0.002)
-
-
-def child_ids(pid: int) -> list[int]:
-    """Children of a process; threads and processes may end while they are listed."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a process: its spawned children, but for multiprocessing's own."""
-    found = []
-    for child in child_ids(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-    return found
 
 
 @pytest.mark.parametrize("shard_size", [1, 8, 20, 1000])
@@ -196,12 +185,15 @@ def test_killed_at_random_moments(folder, whole, tmp_path, who, seed):
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         print(f"{len(victims)} of 2 workers killed at {STAGES[stage(tmp_path)]}")
-        assert process.wait(120) == 0, process.stderr.read()
+        error = error_of(process)
+        assert process.returncode == 0, error
     else:
         process.kill()
         process.wait(60)
         print(f"main process killed at {STAGES[stage(tmp_path)]}, {len(workers)} workers")
-        while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):  # they notice by themselves
+        limit = time.monotonic() + 300
+        while any(map(command_line, workers)):  # they notice by themselves
+            assert time.monotonic() < limit
             time.sleep(0.01)
         localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     process.stderr.close()
@@ -211,8 +203,8 @@ def test_killed_at_random_moments(folder, whole, tmp_path, who, seed):
 def test_a_full_disk_stops_cleanly(folder, undisturbed, tmp_path):
     """A limit to the size of files stands for it; the plan is there already, a part does not fit."""
     process = begin(folder, tmp_path, limit=4000)
-    assert process.wait(120) == 1
-    error = process.communicate()[1]
+    error = error_of(process)
+    assert process.returncode == 1
     assert "OSError" in error
     assert "0 of 8 parts are done; the same call computes the rest" in error
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
@@ -370,14 +362,14 @@ def test_the_audit_finds_what_is_missing_doubled_or_mixed(folder, undisturbed, t
 def test_what_kills_every_worker_is_named(folder, tmp_path):
     """A crash in native code, say. The shards of others are done all the same."""
     process = begin(folder, tmp_path, workers=2, pause=-1)
-    assert process.wait(120) == 1
-    assert "3 workers died at shard" in process.communicate()[1]
+    assert "3 workers died at shard" in error_of(process)
+    assert process.returncode == 1
 
 
 def test_errors_of_workers_are_raised(folder, tmp_path):
     process = begin(folder, tmp_path, workers=2, pause=-2)
-    assert process.wait(120) == 1
-    error = process.communicate()[1]
+    error = error_of(process)
+    assert process.returncode == 1
     assert "RuntimeError: no good" in error
     assert "0 of 8 parts are done" in error
     model = Tiny()

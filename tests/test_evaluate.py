@@ -300,7 +300,7 @@ def same_results(one: Path, other: Path) -> None:
 def test_killed_and_resumed(folder, whole, tmp_path):
     command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path), "3"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "metrics.json").exists()
     (saved,) = (tmp_path / "state").glob("*.safetensors")

@@ -17,7 +17,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sides, sides, st.sampled_from([8, 33, 96]), st.sampled_from(["squash", "crop"]))
 def test_frames_have_the_bits_of_pillow(height, width, size, resize):
     preprocess, picture = Preprocess(size, resize), noise(height, width)

@@ -325,7 +325,7 @@ def test_hostile_names_do_no_harm(tmp_path):
 
 
 @given(st.text())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_text_survives_quoting(text):
     assert ast.literal_eval(yaml_text(text)) == text
     assert "\n" not in yaml_text(text)

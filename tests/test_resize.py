@@ -17,7 +17,7 @@ def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
 sides, axes = st.integers(1, 90), st.sampled_from(["rows", "columns"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sides, sides, sides, sides, axes, st.integers(0, 99))
 def test_any_size_has_pillows_bits(height, width, rows, columns, first, seed):
     picture = noise(height, width, seed)
@@ -38,7 +38,7 @@ def test_usual_sizes(shape, size):
         assert any(np.array_equal(resized, image) for resized in found.values())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sides, sides, sides, sides, axes, st.data())
 def test_a_part_is_that_of_the_whole(height, width, rows, columns, first, data):
     top, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))

@@ -16,6 +16,7 @@ from fastcam.training import Settings, checkpoint
 from fastcam.training.group import Group
 from tests.colours import TINY, Colours, figures
 from tests.killing import POINTS
+from tests.processes import end
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,7 +27,7 @@ def killed(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("killed")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-m", "tests.killing", str(out)]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr
     return out
 
@@ -122,10 +123,10 @@ def test_two_machines_train_as_one(pictures, tmp_path) -> None:
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
     try:
-        texts = [node.communicate(timeout=240)[0] for node in nodes]
+        texts = [node.communicate(timeout=400)[0] for node in nodes]
     finally:
         for node in nodes:
-            node.kill()
+            end(node)
     assert [node.returncode for node in nodes] == [0, 0], texts
     written = [tmp_path / f"node{node}" for node in range(2) if (tmp_path / f"node{node}").exists()]
     assert len(written) == 1, "only the first process writes"

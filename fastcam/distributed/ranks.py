@@ -2,9 +2,10 @@
 
 They speak through files in the run's folder only: whatever waits for all ranks, a barrier or a reduction, waits for
 ever once a node is dead. OUT/ranks/3.json is rewritten by rank 3 as long as it lives. It tells which shards it is at,
-so that others pass over them; when it no longer changes, they do not. The lowest rank that lives finishes the run when
-nothing is missing and nobody is at work. Rank 0 makes the plan; the others begin when its file names them and the plan,
-so that a plan or a file that an earlier start has left misleads nobody.
+so that others pass over them; when it no longer changes, they do not. Only time in which a rank was awake itself counts
+for that: nobody is taken for dead because all machines, or all that share one, stood still. The lowest rank that lives
+finishes the run when nothing is missing and nobody is at work. Rank 0 makes the plan; the others begin when its file
+names them and the plan, so that a plan or a file that an earlier start has left misleads nobody.
 """
 
 import contextlib
@@ -88,7 +89,8 @@ class Roster:
     Args:
         folder: for the ranks' files.
         rank: this one.
-        patience: seconds without a change of its file after which another counts as dead, by this machine's clock.
+        patience: seconds without a change of its file after which another counts as dead, as far as this process was
+            awake and could have seen one.
 
     Attributes:
         interval: seconds between two signs of life.
@@ -103,7 +105,8 @@ class Roster:
         self.interval = min(2.0, patience / 10)
         self.came: set[int] = set()
         self._said: dict[str, Any] = {"name": os.urandom(8).hex(), "beat": 0, "shards": [], "done": False}
-        self._heard: dict[int, tuple[dict[str, Any], float]] = {}  # what others said last, and since when
+        self._heard: dict[int, tuple[dict[str, Any], float]] = {}  # what others said last, and since when, awake
+        self._awake, self._ticked = 0.0, time.monotonic()
         self._lock, self._stop = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._live, name="fastcam-roster", daemon=True)
 
@@ -126,9 +129,22 @@ class Roster:
 
     def _live(self) -> None:
         while not self._stop.wait(self.interval):
+            self.awake()
             with contextlib.suppress(OSError):  # worse things follow if the disk is full, and are raised there
                 names = {rank: said["name"] for rank, said in self.look().items()} if self.rank.index == 0 else {}
                 self.say(beat=self._said["beat"] + 1, names=names)
+
+    def awake(self) -> float:
+        """Tell how long this process has been awake.
+
+        Returns:
+            Seconds, in which what it slept at a time, or its machine or file system did, counts as two intervals.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._awake += min(now - self._ticked, 2 * self.interval)
+            self._ticked = now
+            return self._awake
 
     def say(self, **known: Any) -> None:
         """Tell the others something.
@@ -175,7 +191,7 @@ class Roster:
             For each other rank that lives, what it said last.
         """
         with self._lock:
-            now = time.monotonic()
+            now = self.awake()
             for rank in range(self.rank.world):
                 try:
                     if rank != self.rank.index:
@@ -212,17 +228,17 @@ class Roster:
         Raises:
             RuntimeError: rank 0 gives no sign of life.
         """
-        heard = time.monotonic()
+        heard = self.awake()
         while True:
             said = self.look().get(0)
             if said is not None:
-                heard = time.monotonic()
+                heard = self.awake()
                 if said.get("names", {}).get(str(self.rank.index)) == self._said["name"] and said.get("plan"):
                     with contextlib.suppress(OSError, ValueError):  # not seen on this machine yet
                         plan = Plan.load(folder)
                         if plan.digest == said["plan"]:
                             return plan, said
-            elif time.monotonic() - heard > self.patience:
+            elif self.awake() - heard > self.patience:
                 raise RuntimeError(
                     f"rank {self.rank.index} has waited {self.patience:g} s for a sign of life of rank 0 in {folder}: "
                     "has it failed, and do all machines see this folder?"
@@ -234,9 +250,9 @@ class Roster:
 
         Ranks that have not come yet have `patience` seconds to do so, since a late one would wait for the others.
         """
-        begin = time.monotonic()
+        begin = self.awake()
         self.say(done=True)
-        while self.look() or (len(self.came) < self.rank.world - 1 and time.monotonic() - begin < self.patience):
+        while self.look() or (len(self.came) < self.rank.world - 1 and self.awake() - begin < self.patience):
             time.sleep(self.interval)
         for path in self.folder.iterdir():
             if re.fullmatch(r"\d+\.json|\.\d+\.json\.\d+\.tmp", path.name) and path != self._path(self.rank.index):
