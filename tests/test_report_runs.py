@@ -143,7 +143,7 @@ def test_counts_are_those_of_the_table(run):
 
 def test_figures_on_the_page(run):
     summary = write_report(run)
-    assert summary[1:] == (7, 3, 4, 7, 0, True)
+    assert summary[1:] == (7, 3, 4, 7, 0, True, False)
     page = Page(summary.path)
     for words in ("pictures 7 errors 3 rows 11 classes found 2 rows without a box 1 class right, of 4 75.0 %",):
         assert words in page.text
@@ -266,6 +266,38 @@ def test_a_data_set_of_other_pictures_is_refused(run, tmp_path):
         write_report(run, data=Pictures(tmp_path, ["x.png"], labels=[0]))
 
 
+def listed(run: Path, places: dict[str, Path]) -> None:
+    """The list of inputs that a run keeps."""
+    nothing = pa.array([None] * len(places), pa.int64())
+    columns = {"key": list(places), "path": list(map(bytes, places.values())), "offset": nothing, "length": nothing}
+    pq.write_table(pa.table(columns), run / "inputs.parquet")
+
+
+def test_pictures_of_one_name_in_several_folders(tmp_path):
+    """The place of each tells; without it a folder is chosen only where all pictures are in that one alone."""
+    names = [f"{i}.png" for i in range(3)]
+    photos(tmp_path, *(f"{folder}/{name}" for folder in "ab" for name in names))
+    run = write_run(tmp_path / "run", [row(name, "cat", 0.5) for name in names])
+    listed(run, {name: tmp_path / "b" / name for name in names})
+    ids = [f"{folder}/{name}" for folder in "ab" for name in names]
+
+    def labels(ids: list[str], places: dict | None = None) -> dict[str, int]:
+        data = Pictures(tmp_path, ids, labels=["ab".index(id[0]) for id in ids])
+        return Truth.of_data(data, names, places).labels
+
+    table = tables.Table(run)
+    assert labels(ids, table.places()) == dict.fromkeys(names, 1)
+    assert labels(ids[:3], table.places()) == dict.fromkeys(names, 0)  # as if moved: its names alone tell
+    for places in (None, {name: Path("/moved") / name for name in names}):
+        with pytest.raises(
+            ValueError, match=r"are those of the run: '0\.png' may be 'a/0\.png', '0\.png' may be 'b/0\.png'"
+        ):
+            labels(ids, places)
+        assert labels(ids[1:], places) == dict.fromkeys(names, 1)  # a has no 0.png
+        with pytest.raises(ValueError, match="nothing tells which"):
+            labels([ids[0], ids[4]], places)
+
+
 def test_boxes_of_given_classes(tmp_path):
     # `targets` of the localization: rank 3 means that another class was the network's first.
     rows = [row("a.png", "cat", 0.9), row("b.png", "dog", 0.1, rank=3)]
@@ -340,6 +372,24 @@ def test_what_a_run_of_samples_leaves_when_it_breaks_off(tmp_path):
     (tmp_path / "boxes.parquet").rename(tmp_path / "boxes.partial.parquet")
     assert "not finished" in Page(write_report(tmp_path).path).text
     assert invoke(tmp_path).stdout.startswith("1 pictures, 0 errors until now: the run is not finished\n")
+
+
+def test_the_table_of_an_earlier_run(tmp_path):
+    """While a run that overwrites it is not finished, the list of inputs is that run's."""
+    photos(tmp_path, "old/a.png", "new/a.png")
+    run = write_run(tmp_path / "run", [row("a.png", "cat", 0.5)], plan="01")
+    listed(run, {"a.png": tmp_path / "new" / "a.png"})
+    for plan in ('{"digest": "01"}', "{", "[]"):
+        (run / "plan.json").write_text(plan)
+        summary = write_report(run)
+        assert (summary.thumbnails, summary.earlier) == (1, False)
+        assert "earlier" not in Page(summary.path).text
+    (run / "plan.json").write_text('{"digest": "02"}')
+    summary = write_report(run)
+    assert (summary.thumbnails, summary.complete, summary.earlier) == (0, True, True)
+    assert "This is the table of an earlier run." in Page(summary.path).text
+    assert "1 pictures, 0 errors; of an earlier run: the one begun since" in invoke(run).stdout
+    assert write_report(run, images=tmp_path / "old").thumbnails == 1
 
 
 @pytest.mark.parametrize("note", [b"no JSON \xff", b"[1]", b"null"])

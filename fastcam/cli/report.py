@@ -48,6 +48,7 @@ def report(
     )
     labels = f", {summary.labelled} with a label" if summary.labelled else ""
     until = "" if summary.complete else " until now: the run is not finished"
+    until += "; of an earlier run: the one begun since in its folder has not finished" if summary.earlier else ""
     print(f"{summary.pictures} pictures, {summary.errors} errors{labels}{until}")
     print(f"{summary.cards} cards, {summary.thumbnails} with a picture, in {summary.path}")
     if pictures and summary.cards and not summary.thumbnails and summary.errors < summary.pictures:

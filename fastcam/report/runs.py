@@ -48,6 +48,7 @@ class Summary(NamedTuple):
         cards: how many are shown.
         thumbnails: how many of these with a picture.
         complete: False if the run is not finished.
+        earlier: whether another run has begun in its folder since, whose table is not there yet.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Summary(NamedTuple):
     cards: int
     thumbnails: int
     complete: bool
+    earlier: bool
 
 
 def write_report(
@@ -94,8 +96,8 @@ def write_report(
 
     Raises:
         FileNotFoundError: there is no run, or no folder `images`.
-        ValueError: the table has not the columns of `fastcam localize`, it and `data` have no picture in common, a
-            number is out of range, or `out` is no .html file.
+        ValueError: the table has not the columns of `fastcam localize`, it and `data` have no picture in common or
+            nothing tells which, a number is out of range, or `out` is no .html file.
         OSError: the page cannot be written.
     """
     for name, number, least in (("per_class", per_class, 1), ("pictures", pictures, 0)):
@@ -111,7 +113,7 @@ def write_report(
     found = table.classes()
     truth = None
     if data is not None:
-        truth = Truth.of_data(data, table.ids())
+        truth = Truth.of_data(data, table.ids(), table.places())
     elif folder_labels is not False:
         truth = Truth.of_folders(table.ids(), found.values(), always=folder_labels is True)
     classes, choice = Classes(found, truth), Choice(per_class)
@@ -133,6 +135,7 @@ def write_report(
         scripts=["report.js"],
         title=f"fastcam report: {table.folder.resolve().name}",
         complete=table.complete,
+        earlier=table.earlier,
         summary=_summary(statistics),
         notes=_notes(table, statistics),
         errors=[(code, count, statistics.examples[code]) for code, count in statistics.errors.most_common()],
@@ -151,7 +154,7 @@ def write_report(
     )
     labelled = sum(statistics.confusion.values())
     counts = statistics.pictures, statistics.errors.total(), labelled, len(cards), drawn.number
-    return Summary(path, *counts, complete=table.complete)
+    return Summary(path, *counts, table.complete, table.earlier)
 
 
 class _Drawn:

@@ -28,6 +28,7 @@ class Table:
         folder: that of the run.
         files: the Parquet files, in order.
         complete: False if the run broke off and these are the rows finished until then.
+        earlier: whether another run has begun in the folder since, whose table is not there yet.
         info: what produced the rows, as their writer noted it.
         columns: names of the columns.
 
@@ -51,6 +52,8 @@ class Table:
         except ValueError:
             info = None
         self.info: dict[str, Any] = info if isinstance(info, dict) else {}
+        plans = self.info.get("plan"), _planned(self.folder)
+        self.earlier = None not in plans and plans[0] != plans[1]
 
     def extra(self, *names: str) -> list[str]:
         """Say which columns there are of some that need not be.
@@ -86,20 +89,20 @@ class Table:
         if left is not None and left.num_rows:
             yield left
 
-    def places(self, ids: Sequence[str]) -> dict[str, Path | Packed]:
+    def places(self, ids: Sequence[str] | None = None) -> dict[str, Path | Packed]:
         """Look up where pictures lie, in the list of inputs that a run keeps beside its table.
 
         Args:
-            ids: of the pictures.
+            ids: of the pictures; by default all.
 
         Returns:
-            id → file, or part of a larger one, as far as the list tells.
+            id → file, or part of a larger one, as far as the list tells; nothing if it is not this table's.
         """
         path = self.folder / "inputs.parquet"
-        if not path.is_file():
+        if self.earlier or not path.is_file() or (ids is not None and not ids):
             return {}
-        columns = ["key", "path", "offset", "length"]
-        rows = pq.read_table(path, columns=columns, filters=[("key", "in", list(ids))]).to_pylist() if ids else []
+        chosen = None if ids is None else [("key", "in", list(ids))]
+        rows = pq.read_table(path, columns=["key", "path", "offset", "length"], filters=chosen).to_pylist()
         found = {}
         for row in rows:
             file = Path(os.fsdecode(row["path"]))
@@ -179,6 +182,14 @@ def starts(table: pa.Table) -> np.ndarray:
     ids = table.column("image_id").combine_chunks()
     changes = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], 1 + np.flatnonzero(changes)])
+
+
+def _planned(folder: Path) -> str | None:
+    """The digest of the plan in a folder, None if there is none that can be read."""
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _files(run: Path) -> tuple[list[Path], bool]:

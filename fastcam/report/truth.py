@@ -1,8 +1,9 @@
 """What is known of the pictures of a run, and under which numbers classes and labels meet."""
 
+import os
 import posixpath
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,9 @@ import numpy as np
 from fastcam.data import Dataset
 from fastcam.data.pictures import Packed, Pictures
 
-_TRIED = 20  # ids whose partner is looked for when the run and the data set name pictures relative to other folders
+_TRIED = (
+    1000  # ids, about, whose partner is looked for where the run's and the data set's are relative to other folders
+)
 
 
 class Truth:
@@ -34,20 +37,22 @@ class Truth:
         self.files: dict[str, Path | Packed] = {}
 
     @classmethod
-    def of_data(cls, data: Dataset, ids: Iterable[str]) -> Self:
+    def of_data(cls, data: Dataset, ids: Iterable[str], places: Mapping[str, Path | Packed] | None = None) -> Self:
         """Take it from a data set.
 
-        Ids are compared as they are; if none is in both, one side may have a folder more in front of all its ids.
+        Pictures are the same that lie at the same place. If none does, as where a data set has moved, ids are compared
+        as they are; if none is in both, one side may have a folder more in front of all its ids.
 
         Args:
             data: the data set; a `Pictures` is not decoded.
-            ids: those of the run, of which the first that have a partner tell which folder it is.
+            ids: those of the run.
+            places: where its pictures are, by id, as far as that is known.
 
         Returns:
             What is known.
 
         Raises:
-            ValueError: no id is in both.
+            ValueError: no id is in both, or more than one folder would fit.
             DecodeError: a sample of a data set that is no `Pictures` cannot be read.
         """
         truth = cls("the data set", tuple(data.class_names))
@@ -59,13 +64,17 @@ class Truth:
             if file is not None:
                 truth.files[id] = file
         known = truth.labels or truth.boxes or truth.files
-        run = list(ids)
-        if not any(id in known for id in run):
+        lying = {_place(file): id for id, file in truth.files.items()} if places else {}
+        same = {id: lying.get(_place(place)) for id, place in places.items()} if lying else {}
+        if not any(same.values()):
+            run = list(ids)
+            if any(id in known for id in run):
+                return truth
             add, drop = _prefixes(run, known)
-            for name in ("labels", "boxes", "files"):
-                values = getattr(truth, name)
-                moved = {drop + id.removeprefix(add): value for id, value in values.items() if id.startswith(add)}
-                setattr(truth, name, moved)
+            same = {drop + id.removeprefix(add): id for id in known if id.startswith(add)}
+        for name in ("labels", "boxes", "files"):
+            values = getattr(truth, name)
+            setattr(truth, name, {id: values[other] for id, other in same.items() if other in values})
         return truth
 
     @classmethod
@@ -171,16 +180,40 @@ def _samples(
     yield from zip(data.ids, *columns, data.files, strict=True)
 
 
+def _place(file: Path | Packed) -> tuple[str, int | None]:
+    """Where a picture's bytes begin, to compare."""
+    if isinstance(file, Packed):
+        return os.path.abspath(file.path), file.offset
+    return os.path.abspath(file), None
+
+
 def _prefixes(run: list[str], known: Iterable[str]) -> tuple[str, str]:
     """What to take from the front of the data set's ids, and what to put there, to get the run's."""
-    known = list(known)
-    for id in islice(run, _TRIED):
-        for other in known:
+    named: dict[str, list[str]] = {}
+    for other in known:
+        named.setdefault(posixpath.basename(other), []).append(other)
+    fitting: set[tuple[str, str]] | None = None  # all ids that have a partner
+    examples: dict[tuple[str, str], str] = {}
+    for id in run[:: max(1, len(run) // _TRIED)]:
+        found = {}
+        for other in named.get(posixpath.basename(id), ()):
             if other.endswith("/" + id):
-                return other.removesuffix(id), ""
-            if id.endswith("/" + other):
-                return "", id.removesuffix(other)
-    first = [ids[0] if ids else "nothing" for ids in (run, known)]
-    raise ValueError(
-        f"no picture of the run is in the data set: the run has {first[0]!r}, for example, the data set {first[1]!r}"
-    )
+                found[other.removesuffix(id), ""] = f"{id!r} may be {other!r}"
+            elif id.endswith("/" + other):
+                found["", id.removesuffix(other)] = f"{id!r} may be {other!r}"
+        if found:
+            fitting = set(found) if fitting is None else fitting & set(found)
+            examples = found | examples
+    if fitting is None:
+        first = [next(iter(ids), "nothing") for ids in (run, chain(*named.values()))]
+        raise ValueError(
+            f"no picture of the run is in the data set: the run has {first[0]!r}, for example, the data set "
+            f"{first[1]!r}"
+        )
+    if len(fitting) != 1:
+        either = ", ".join(list(examples.values())[:2])
+        raise ValueError(
+            f"nothing tells which pictures of the data set are those of the run: {either}; localize the data set's own "
+            "folder, or keep the run's inputs.parquet, which has the places of its pictures, beside its table"
+        )
+    return fitting.pop()
