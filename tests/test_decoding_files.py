@@ -138,6 +138,16 @@ def test_decoders_agree_on_damaged_jpegs():
 
 
 @BOTH
+def test_what_is_missing_within_a_jpeg_is_not_noticed(decoder):
+    """As README says: its decoders do not tell. Rows before it are right, those after it have one colour."""
+    data = saved(smooth(240, 320), "JPEG")
+    found, whole = (np.asarray(read(part, decoder).image) for part in (data[: len(data) // 2] + b"\xff\xd9", data))
+    assert np.array_equal(found[:64], whole[:64])
+    assert np.ptp(found[-64:].astype(int), axis=(0, 1)).max() == 0
+    assert code(data[: len(data) // 2], decoder) == "damaged"  # without an end
+
+
+@BOTH
 def test_bytes_that_do_no_harm(decoder):
     for name, data in jpeg_kinds().items():
         expected = read(data, "pillow").image

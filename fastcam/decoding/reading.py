@@ -184,7 +184,8 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     JPEG, PNG, WebP, GIF, BMP and TIFF, told by their first bytes, of several frames the first. The EXIF orientation is
     applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits divided by 257 and rounded,
     alpha is dropped. A file that is cut off or has a wrong checksum is refused, bytes after the picture's end are not
-    looked at. JPEG has no checksum: a changed byte in its scan can give wrong pixels.
+    looked at. JPEG has no checksum: where bytes are missing or changed within its scans and its end is there, its
+    decoders do not tell, and pixels from there on may be wrong.
 
     Args:
         path: the file.
