@@ -72,7 +72,7 @@ def begin(context):
 
     def begin(folder: Path, out: Path, engine: str, **variables: object) -> BaseProcess:
         known = {name: str(value) for name, value in variables.items()}
-        processes.append(context.Process(target=run, args=(str(folder), str(out), engine, "0.2", "3"), kwargs=known))
+        processes.append(context.Process(target=run, args=(str(folder), str(out), engine, "0.2", "5"), kwargs=known))
         processes[-1].start()
         return processes[-1]
 

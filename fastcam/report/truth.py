@@ -12,9 +12,7 @@ import numpy as np
 from fastcam.data import Dataset
 from fastcam.data.pictures import Packed, Pictures
 
-_TRIED = (
-    1000  # ids, about, whose partner is looked for where the run's and the data set's are relative to other folders
-)
+_TRIED = 1000  # ids, about, whose partner is looked for where those of run and data set are relative to other folders
 
 
 class Truth:
