@@ -273,12 +273,14 @@ def test_changed_inputs_are_noticed(tmp_path):
     status = (folder / "3.bmp").stat()
     Image.new("RGB", (20, 20), (99, 0, 0)).save(folder / "3.bmp")
     os.utime(folder / "3.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(FileExistsError, match="sizes, times or classes of pictures"):
+    with pytest.raises(FileExistsError, match=r"another plan \(content of 3\.bmp\)"):
         localize(Tiny(), folder, out=tmp_path / "b", hash_content=True, **OPTIONS)
     assert localize(Tiny(), folder, out=tmp_path / "a", **OPTIONS).pictures == 9  # it cannot know
     begun(folder, tmp_path / "c")
+    with pytest.raises(FileExistsError, match=r"another plan \(hash_content: False there, True here\)"):
+        localize(Tiny(), folder, out=tmp_path / "c", hash_content=True, **OPTIONS)
     (folder / "3.bmp").touch()
-    with pytest.raises(FileExistsError, match="sizes, times or classes of pictures"):
+    with pytest.raises(FileExistsError, match=r"another plan \(time of 3\.bmp\)"):
         localize(Tiny(), folder, out=tmp_path / "c", **OPTIONS)
     begun(folder, tmp_path / "d")
     (folder / "3.bmp").rename(folder / "33.bmp")
@@ -315,6 +317,8 @@ def test_what_killed_processes_left_is_removed(folder, whole, tmp_path, finished
     """By one that was cleaning up when the table was there already, or by ranks that never came so far."""
     if finished:
         shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    else:
+        begun(folder, tmp_path)
     for name in (".boxes.parquet.1.tmp", "shards/000003.parquet", "shards/.000004.json.22.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -417,8 +421,12 @@ def test_data_sets_of_files_and_files_within_files(folder, undisturbed, tmp_path
     ]
     assert rows[3]["error"] == "no_target: no class is given for this picture"
     (tmp_path / "pack").write_bytes(pack[:-10])
-    with pytest.raises(FileExistsError, match="sizes, times"):
+    with pytest.raises(FileExistsError, match=r"size and time of 00/005\.png"):
         localize(Tiny(), pictures, out=tmp_path / "a", overlays=2, **OPTIONS)
+    pictures.labels = [None, *labels[1:]]
+    (tmp_path / "pack").write_bytes(pack)
+    with pytest.raises(FileExistsError, match=r"another plan \(class of 00/000\.png\)"):
+        localize(Tiny(), pictures, out=tmp_path / "b", targets="label", **OPTIONS)
 
 
 class Hungry(Tiny):

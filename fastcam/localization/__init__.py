@@ -30,8 +30,8 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -39,11 +39,10 @@ from tqdm import tqdm
 
 from fastcam import decoding
 from fastcam.data import Pictures, Sample
-from fastcam.localization.inputs import Files, Item, Targets, open_source
+from fastcam.localization.inputs import Item, Targets
 from fastcam.localization.local import run_workers
 from fastcam.localization.plan import Plan, Summary
-from fastcam.localization.planning import prepare_folder
-from fastcam.localization.settings import settings_of
+from fastcam.localization.planning import planned
 from fastcam.localization.worker import Worker
 from fastcam.models import ModelConfig
 
@@ -95,9 +94,10 @@ def localize(
     network, at most three batches of them are held, and memory does not grow with their number.
 
     Where the inputs are files, the same call in the same folder goes on after whatever stopped it, computes only what
-    is missing, and gives the same rows to the bit as if nothing had happened; a call with other inputs, weights or
-    options is refused. A call after the end does nothing. Samples, which have no files, start anew; if such a run
-    breaks off, the rows finished by then are kept in `out`/boxes.partial.parquet.
+    is missing, and gives the same rows to the bit as if nothing had happened, also where the pictures have been moved;
+    a call with other inputs, weights or options is refused, as is one while another process is at work there. A call
+    after the end does nothing. Samples, which have no files, start anew; if such a run breaks off, the rows finished
+    by then are kept in `out`/boxes.partial.parquet.
 
     If the network fails on a batch and on a black one too, the error is raised: the set-up is wrong. Else the pictures
     of the failing batch become rows with the error "model: …", as does a picture whose logits are not finite.
@@ -138,7 +138,8 @@ def localize(
             needs its `if __name__ == "__main__":`. With one there is none but this.
         shard_size: pictures that are finished at once, and so lost at most by each worker when it is killed.
         hash_content: read all files before, so that a change is noticed that leaves size and time as they were.
-        overwrite: replace a table of other inputs or options, or compute one anew; by default the first is an error.
+        overwrite: replace a run of other inputs or options, finished or not, or compute a table anew; by default the
+            first is an error. What no plan of fastcam's tells of is never replaced.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
@@ -146,11 +147,12 @@ def localize(
 
     Raises:
         FileNotFoundError: a path does not exist.
-        FileExistsError: `out` has the results of other inputs or options and `overwrite` is not set.
+        FileExistsError: `out` has a run of other inputs or options, or a table that is not as it was left, and
+            `overwrite` is not set; or it has files of the names that a run writes, without a plan.
         TypeError: a source or targets of another kind.
         ValueError: a folder without pictures, an option that is unknown or out of range, or "nvjpeg" where it does not
             work.
-        OSError: the results cannot be written.
+        OSError: the results cannot be written, or another process is at work in `out`.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
     options = {"method": method, "target_layers": target_layers, "threshold": threshold, "relu": relu, "mode": mode}
@@ -158,12 +160,13 @@ def localize(
     options |= {"overlays": overlays, "boxes": boxes, "min_area": min_area, "precision": precision}
     options |= {"channels_last": channels_last, "compile": compile, "decoder": decoder, "threads": threads}
     place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    if not isinstance(workers, int) or workers < 1:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
-    plan, items = _prepare(model, source, config, options, **place)
-    if plan.finished() is not None:
-        return plan.finish()
-    with tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar:
+    with ExitStack() as stack:
+        plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
+        if plan.finished() is not None:
+            return plan.finish()
+        bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
         if items is not None:
             return _stream(plan, model, items, targets, bar.update)
         missing = plan.missing()
@@ -215,32 +218,8 @@ def prepare(
         FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.
     """
     place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    plan, items = _prepare(model, source, config, options, **place)
-    if items is not None:
-        raise TypeError(f"`source` must be picture files, got {type(source).__name__}")
-    return plan
-
-
-def _prepare(
-    model: nn.Module,
-    source: Any,
-    config: ModelConfig | None,
-    options: dict[str, Any],
-    *,
-    out: str | os.PathLike[str],
-    shard_size: int,
-    hash_content: bool,
-    overwrite: bool,
-) -> tuple[Plan, Iterator[Item] | None]:
-    """The plan; and the items, where the plan does not list them."""
-    if not isinstance(shard_size, int) or shard_size < 1:
-        raise ValueError(f"`shard_size` must be a whole number of at least 1, got {shard_size!r}")
-    settings = settings_of(model, config, **options)
-    names = () if config is None else tuple(config.class_names)
-    opened = open_source(source, options.get("targets"), settings["overlays"], Path(out))
-    files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
-    known = {"pictures": count, "shard_size": shard_size, "content": hash_content, "overwrite": overwrite}
-    return prepare_folder(out, settings, names, files, **known), items
+    with planned(model, source, config, options, **place) as (plan, _):
+        return plan
 
 
 def _stream(

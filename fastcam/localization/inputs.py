@@ -43,6 +43,9 @@ class Item(NamedTuple):
         target: class asked for.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
         sample: gives the sample of a data set that has no files; it then has key, class and boxes itself.
+        size: bytes of the file when the plan was made; None if it could not be read, as all that follow.
+        time: when it was last changed, in nanoseconds.
+        content: digest of its content, if that was asked for.
     """
 
     index: int
@@ -53,6 +56,9 @@ class Item(NamedTuple):
     target: int | None = None
     truth: list[float] | None = None
     sample: Callable[[], Sample] | None = None
+    size: int | None = None
+    time: int | None = None
+    content: bytes | None = None
 
 
 class Files:
@@ -138,7 +144,7 @@ class Files:
         writer = None if path is None else pq.ParquetWriter(path, _COLUMNS)
         try:
             for item in self:
-                state = _state(item, content)
+                state = state_of(item, content)
                 known = (item.key, item.offset, item.length, *state, item.target)
                 digest.update(repr(known).encode())
                 count += 1
@@ -164,8 +170,17 @@ def _write(writer: pq.ParquetWriter, pending: list[tuple]) -> None:
     pending.clear()
 
 
-def _state(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
-    """Size and time of a file, and a digest of its content; None for what cannot be read, which is told in its turn."""
+def state_of(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
+    """Look at a file.
+
+    Args:
+        item: the input.
+        content: read it.
+
+    Returns:
+        Size and time of the file, and a digest of the input's content; None for what cannot be read, which is told in
+        its turn.
+    """
     try:
         status = os.stat(item.path)
         if not content:
@@ -198,9 +213,8 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
     """
     with pq.ParquetFile(path) as file:
         index = group * file.metadata.row_group(0).num_rows if group else 0  # all but the last are of one size
-        columns = ["key", "path", "offset", "length", "target", "truth"]
         for i in range(file.num_row_groups) if group is None else [group]:
-            for row in file.read_row_group(i, columns).to_pylist():
+            for row in file.read_row_group(i).to_pylist():
                 yield Item(index, **{**row, "path": Path(os.fsdecode(row["path"]))})
                 index += 1
 

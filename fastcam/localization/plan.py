@@ -245,9 +245,22 @@ class Plan:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
             known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+            known["bytes"] = self.table.stat().st_size
             write_json(self.folder / "audit.json", known)
         remove_parts(self.folder, alone)
         return self.finished()
+
+    def intact(self) -> bool:
+        """Tell whether the finished table still has its size.
+
+        Returns:
+            Whether it has that of the audit.
+
+        Raises:
+            OSError: there is no table, or no audit.
+        """
+        audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
+        return audit["bytes"] == self.table.stat().st_size
 
     def salvage(self) -> tuple[Path, int]:
         """Put the parts of a run together that cannot be resumed.
@@ -284,6 +297,27 @@ class Plan:
         while (mark := self.mark(shard)) is not None:
             yield shard, mark
             shard += 1
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """Find the files that a run writes, but for its parts' temporary ones and the ranks'.
+
+    Args:
+        folder: of the run; it needs not exist.
+
+    Yields:
+        Those of such names that are there, whoever wrote them; of the overlays all, where no plan tells whose they are.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.parquet", "boxes.partial.parquet"):
+        if (folder / name).exists():
+            yield folder / name
+    drawings = r"\d{6,}_.*\.jpg" if (folder / "plan.json").exists() else ".*"
+    for name, files in (("shards", r"\d{6,}\.(parquet|json)"), ("overlays", drawings)):
+        if (folder / name).is_dir():
+            yield from (path for path in sorted((folder / name).iterdir()) if re.fullmatch(files, path.name, re.DOTALL))
 
 
 def remove_parts(folder: Path, ranks: bool = False) -> None:
