@@ -163,20 +163,23 @@ def test_a_killed_process_holds_nothing_though_its_workers_live(folder, tmp_path
 
 
 def test_a_forked_process_holds_nothing(tmp_path):
-    ends, wakes = os.pipe()
+    (ends, end), (begins, begin) = os.pipe(), os.pipe()
     with planning._hold(tmp_path):
         child = os.fork()
         if child == 0:
-            os.close(wakes)
+            os.close(end)
+            os.write(begin, b"-")
             os.read(ends, 1)
             os._exit(0)
+        assert os.read(begins, 1)
         with pytest.raises(OSError, match="another process"), planning._hold(tmp_path):
             pass
     with planning._hold(tmp_path):  # the child lives
         pass
-    os.close(wakes)
-    os.close(ends)
+    os.close(end)
     assert os.waitpid(child, 0)[1] == 0
+    for handle in (ends, begins, begin):
+        os.close(handle)
 
 
 def test_file_systems_without_locks(folder, tmp_path, monkeypatch):
