@@ -34,8 +34,9 @@ class Row(NamedTuple):
             boxes of a class were asked for; that of its class where only the largest was.
         orientation: how the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file.
         decoder: who gave the pixels, see `fastcam.decoding.Decoded`, or "nvjpeg"; None likewise, or if nobody did.
-        cam: the map before ReLU and upsampling, float16 [cam_height, cam_width], row by row, little-endian; with the
-            first box of a class, and only if maps were asked for.
+        cam: the map before ReLU and upsampling, multiplied by a power of two that brings its largest magnitude into
+            [1, 2], float16 [cam_height, cam_width], row by row, little-endian; with the first box of a class, and only
+            if maps were asked for.
         cam_height: rows of cam.
         cam_width: columns of cam.
     """

@@ -19,6 +19,7 @@ from torchvision import transforms
 from fastcam.data import Sample
 from fastcam.decoding import DecodeError, Preprocess
 from fastcam.localization import localize, worker
+from fastcam.methods import ATTRIBUTIONS
 from fastcam.models import ModelConfig
 from fastcam.writers import SCHEMA
 
@@ -486,6 +487,13 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"decoder": "turbo"}, ValueError, "`decoder` must be one of opencv, pillow"),
         ({"decoder": "nvjpeg"}, ValueError, '`decoder` "nvjpeg" needs the network on a CUDA device'),
         ({"threads": 0}, ValueError, "`threads` must be a whole number"),
+        ({"threads": True}, ValueError, "`threads` must be a whole number of at least 1, got True"),
+        ({"workers": True}, ValueError, "`workers` must be a whole number"),
+        ({"shard_size": True}, ValueError, "`shard_size` must be a whole number"),
+        *(
+            ({"method": method}, ValueError, f"`method` {method} gives no maps .* these do: cam, gradcam")
+            for method in ATTRIBUTIONS
+        ),
         ({"workers": 0}, ValueError, "`workers` must be a whole number"),
         ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),
         ({"maps": True, "target_layers": ["features.0", "features.1"]}, ValueError, "`maps` are one target layer's"),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -120,6 +121,18 @@ def test_a_finished_table_that_was_cut_off_is_not_taken_for_one(folder, tmp_path
         localize(Tiny(), folder, out=tmp_path / "out", **OPTIONS)
     assert localize(Tiny(), folder, out=tmp_path / "out", overwrite=True, **OPTIONS) == summary
     assert summary.path.read_bytes() == content
+
+
+def test_a_picture_that_changed_since_the_plan_is_an_error_row(folder, tmp_path):
+    plan = begun(folder, tmp_path / "out")
+    shutil.copy(folder / "01.png", folder / "10.png")
+    (folder / "11.png").touch()
+    with Worker(plan, Tiny()) as worker:
+        worker.run(plan.missing())
+    assert plan.finish().codes == {"unreadable": 2}
+    rows = pq.read_table(plan.table).to_pylist()
+    failed = {row["image_id"]: row["error"] for row in rows if row["status"] == "error"}
+    assert failed == dict.fromkeys(("10.png", "11.png"), "unreadable: changed since the plan was made")
 
 
 def test_drawings_alone_make_another_plan_and_it_is_said(folder, tmp_path):

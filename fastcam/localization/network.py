@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
-from fastcam.localization.passes import Compiled, Run, observed
+from fastcam.localization.passes import Compiled, Run, halved, observed
 from fastcam.writers import Row, replacing
 
 
@@ -220,7 +220,7 @@ class Network:
             ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
         scores = logits.softmax(1).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
-        cams = run.coarse().half().cpu().numpy() if self.settings["maps"] else None
+        cams = halved(run.coarse()) if self.settings["maps"] else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found

@@ -146,6 +146,9 @@ class Worker:
                 source = item.path if item.offset is None else read_part(item.path, item.offset, item.length)
                 decoder = self.plan.settings["decoder"]
                 found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
+                status = os.stat(item.path)  # afterwards, so that no change goes unseen
+                if (status.st_size, status.st_mtime_ns) != (item.size, item.time):
+                    raise DecodeError("unreadable", "changed since the plan was made")
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
                 sample = Sample(found.pixels, item.target, truth)
             else:
