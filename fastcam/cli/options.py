@@ -93,6 +93,15 @@ def say(line: str, *, error: bool = False) -> None:
     print(shown, file=sys.stderr if error else sys.stdout)
 
 
+def say_of_labels(data: Any, config: "ModelConfig") -> None:
+    """Warn if the labels of a data set may not be the network's classes."""
+    from fastcam.data.matching import warning
+
+    said = warning(getattr(data, "class_names", None) or (), config.class_names, config.num_classes)
+    if said:
+        say(f"fastcam: {said}", error=True)
+
+
 def given(
     size: int | None,
     resize: ResizeRule | None,

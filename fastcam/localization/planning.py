@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastcam.data.matching import in_classes
 from fastcam.localization.inputs import Files, Item, open_source, read_listing, state_of
 from fastcam.localization.plan import Plan, digest_of, own_files, remove_parts, write_json
 from fastcam.localization.settings import settings_of
@@ -63,6 +64,8 @@ def planned(
     folder = Path(out)
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
+    if options.get("targets") == "label":
+        source = in_classes(source, names)
     opened = open_source(source, options.get("targets"), settings["overlays"], folder)
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     if files is None and listed:
