@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fastcam import distributed
 from fastcam.data import Sample
 from fastcam.localization import Worker, localize, planning, prepare
 from tests.engine_run import OPTIONS, Tiny
+from tests.test_data_matching import Samples
 from tests.test_engine import begin, children, marks, wait_for
 
 PLANNED = {name: value for name, value in OPTIONS.items() if name != "progress"}
@@ -193,6 +195,20 @@ def test_a_forked_process_holds_nothing(tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     for handle in (ends, begins, begin):
         os.close(handle)
+
+
+def test_the_driver_of_a_ray_run_holds_its_folder(folder, tmp_path, monkeypatch):
+    def run_tasks(plan, *arguments):
+        with pytest.raises(OSError, match="another process is at work in"):
+            localize(Tiny(), folder, out=plan.folder, **OPTIONS)
+        return plan
+
+    monkeypatch.setattr(distributed, "run_tasks", run_tasks)
+    plan = distributed.localize(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
+    assert localize(Tiny(), folder, out=plan.folder, **OPTIONS).errors == 0
+    with pytest.raises(TypeError, match="`source` must be picture files, got Samples"):
+        distributed.localize(Tiny(), Samples(), out=tmp_path / "b", engine="ray", **OPTIONS)
+    assert not (tmp_path / "b").exists()
 
 
 def test_file_systems_without_locks(folder, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ rows. The inputs are cut into *shards* of whole batches, so that a picture has t
 computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
 A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
 When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
+The process that plans, or directs the others, locks the folder; a folder without a plan must have none of these files:
 
     OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
     OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
