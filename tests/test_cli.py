@@ -339,6 +339,7 @@ def test_localize_refuses_before_it_works_for_hours(folder, checkpoint, tmp_path
         ("coco.json", "coco", ("--to", "coco")),
         ("coco.images.json", "coco", ("--to", "coco")),
         ("plan.json", "coco", ()),
+        ("ranks/0.json", "coco", ()),
     ],
 )
 def test_sources_are_never_replaced(folder, checkpoint, tmp_path, name, format, options):

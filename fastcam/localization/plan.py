@@ -260,7 +260,7 @@ class Plan:
             OSError: there is no table, or no audit.
         """
         audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
-        return audit["bytes"] == self.table.stat().st_size
+        return audit.get("bytes") == self.table.stat().st_size
 
     def salvage(self) -> tuple[Path, int]:
         """Put the parts of a run together that cannot be resumed.

@@ -88,7 +88,7 @@ def refuse_own(sources: Iterable[str | os.PathLike[str]], folder: Path) -> None:
     Raises:
         ValueError: one of them is such a file.
     """
-    own = {path.resolve() for path in own_files(folder)}
+    own = {path.resolve() for path in (*own_files(folder), *(folder / "ranks").glob("*.json"))}
     for path in map(Path, sources):
         if path.resolve() in own:
             raise ValueError(f"{path} is a source, and a file that a run in {folder} writes: choose another `out`")
