@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import nn
 from torchvision import transforms
 
-from fastcam.data import Sample
+from fastcam.data import Pictures, Sample
 from fastcam.decoding import DecodeError, Preprocess
 from fastcam.localization import localize, worker
 from fastcam.models import ModelConfig
@@ -443,6 +443,21 @@ def test_overlays(model, folder, tmp_path):
     (tmp_path / "out" / "overlays" / "mine.jpg").touch()
     run(model, folder, tmp_path, overlays=1, overwrite=True)
     assert {path.name for path in (tmp_path / "out" / "overlays").iterdir()} == {"000000_a.png.jpg", "mine.jpg"}
+
+
+def test_true_boxes_are_drawn_where_the_stored_picture_has_them(model, tmp_path):
+    """The data set's files tell boxes of a picture of 400 x 300 pixels; it is stored in 200 x 150."""
+    told, size = np.float32([[200, 150, 300, 240]]), (400, 300)
+    (tmp_path / "in").mkdir()
+    grey = np.full((150, 200, 3), 60, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "in" / "a.png")
+    files = Pictures(tmp_path / "in", ["a.png"], boxes=[told], sizes=[size])
+    for name, source in {"files": files, "samples": [Sample(grey, boxes=told, size=size)]}.items():
+        run(model, source, tmp_path, name, overlays=1)
+        (path,) = (tmp_path / name / "overlays").iterdir()
+        red, green, blue = np.asarray(opened(path))[:, -200:].astype(int).transpose(2, 0, 1)
+        rows, columns = np.nonzero((green > 150) & (red < 100) & (blue < 100))
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (100, 75, 150, 120)
 
 
 def test_overlay_names_are_safe(model, tmp_path):

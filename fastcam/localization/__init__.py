@@ -9,6 +9,7 @@ When no shard is missing, the parts are put together, and an audit compares the 
     OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
     OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
                                within a larger file, size and time of the file, class asked for, true boxes
+                               and the size of picture that they speak of
     OUT/shards/000000.parquet  the rows of a shard: columns of `writers.Row`
     OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
     OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then

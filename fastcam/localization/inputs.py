@@ -27,6 +27,7 @@ _COLUMNS = pa.schema(
         pa.field("content", pa.binary()),
         pa.field("target", pa.int64()),
         pa.field("truth", pa.list_(pa.float32())),
+        pa.field("extent", pa.list_(pa.int64())),
     ]
 )
 
@@ -42,6 +43,7 @@ class Item(NamedTuple):
         length: its number of bytes there.
         target: class asked for.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
+        extent: width and height that they refer to; None if it is the picture's.
         sample: gives the sample of a data set that has no files; it then has key, class and boxes itself.
     """
 
@@ -52,6 +54,7 @@ class Item(NamedTuple):
     length: int | None = None
     target: int | None = None
     truth: list[float] | None = None
+    extent: list[int] | None = None
     sample: Callable[[], Sample] | None = None
 
 
@@ -86,7 +89,7 @@ class Files:
         """
         self.ignored.clear()
         escaped: set[str] = set()  # others cannot come twice
-        for index, (key, path, place, label, truth) in enumerate(self._entries()):
+        for index, (key, path, place, label, drawn) in enumerate(self._entries()):
             if key.startswith("/") or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
                 raise ValueError(f"the picture {key!r} must have a path relative to its folder, without `.` and `..`")
             if "\\" in key:
@@ -98,23 +101,26 @@ class Files:
                 target = self.targets.get(key)
             elif self.targets is None:
                 target = None
-            yield Item(index, key, path, *place, None if target is None else int(target), truth)
+            yield Item(index, key, path, *place, None if target is None else int(target), *drawn)
 
-    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, list[float] | None]]:
+    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, tuple[Any, ...]]]:
         if not isinstance(self.source, Pictures):
             for key, path in find_pictures(self.source, self.ignored, (self.out, self.out / "overlays")):
-                yield key, path, (None, None), None, None
+                yield key, path, (None, None), None, ()
             return
         pictures = self.source
         for i, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
             packed = not isinstance(file, Path)
-            boxes = pictures.boxes[i] if i < self.drawn and pictures.boxes is not None else None
+            truth: tuple[Any, ...] = ()
+            if i < self.drawn and pictures.boxes is not None and pictures.boxes[i] is not None:
+                size = None if pictures.sizes is None else pictures.sizes[i]
+                truth = pictures.boxes[i].ravel().tolist(), None if size is None else list(size)
             yield (
                 key,
                 file.path if packed else file,
                 (file.offset, file.size) if packed else (None, None),
                 None if pictures.labels is None else pictures.labels[i],
-                None if boxes is None else boxes.ravel().tolist(),
+                truth,
             )
 
     def listing(self, path: Path | None = None, group: int = 1, content: bool = False) -> tuple[str, int]:
@@ -145,7 +151,7 @@ class Files:
                 if writer is not None:
                     # Who goes on may do so in another folder, or on another machine.
                     place = os.fsencode(os.path.abspath(item.path)), item.offset, item.length
-                    pending.append((item.key, *place, *state, item.target, item.truth))
+                    pending.append((item.key, *place, *state, item.target, item.truth, item.extent))
                     if len(pending) == group:
                         _write(writer, pending)
             if pending:
@@ -198,7 +204,7 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
     """
     with pq.ParquetFile(path) as file:
         index = group * file.metadata.row_group(0).num_rows if group else 0  # all but the last are of one size
-        columns = ["key", "path", "offset", "length", "target", "truth"]
+        columns = ["key", "path", "offset", "length", "target", "truth", "extent"]
         for i in range(file.num_row_groups) if group is None else [group]:
             for row in file.read_row_group(i, columns).to_pylist():
                 yield Item(index, **{**row, "path": Path(os.fsdecode(row["path"]))})

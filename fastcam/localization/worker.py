@@ -147,7 +147,7 @@ class Worker:
                 decoder = self.plan.settings["decoder"]
                 found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
-                sample = Sample(found.pixels, item.target, truth)
+                sample = Sample(found.pixels, item.target, truth, size=item.extent)
             else:
                 sample = item.sample()
                 found = Decoded(sample.image, None, None)
@@ -169,7 +169,10 @@ class Worker:
                 return picture._replace(error="no_target: no class is given for this picture")
             picture = picture._replace(target=int(target))
         if item.index < self.plan.settings["overlays"]:
-            picture = picture._replace(thumbnail=_thumbnail(sample.image), truth=sample.boxes)
+            picture = picture._replace(thumbnail=_thumbnail(sample.image))
+            if sample.boxes is not None:  # they may speak of a larger picture than the one that is stored
+                extent = np.array([*(sample.size or geometry.original)] * 2)
+                picture = picture._replace(truth=np.reshape(sample.boxes, (-1, 4)) / extent)
         return picture
 
 
