@@ -21,6 +21,7 @@ from fastcam.data import Pictures
 from fastcam.data.pictures import Packed
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
 from fastcam.localization.table import audit
+from fastcam.outputs import export
 from tests.engine_run import CONFIG, OPTIONS, SIZE, Tiny
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last shard has 5, its last batch one
@@ -295,6 +296,26 @@ def test_a_run_within_its_inputs_does_not_find_its_own_files(folder, tmp_path, p
         assert summary.pictures == 13
     assert len(list((source / place / "overlays").iterdir())) == 3
     assert {path.name for path in source.glob("*.png")} == {path.name for path in (folder / "00").iterdir()}
+
+
+@pytest.mark.parametrize("place", ["", "run"])
+def test_what_runs_and_exports_write_is_no_input_but_all_else_is(folder, tmp_path, place):
+    source = tmp_path / "in"
+    shutil.copytree(folder / "00", source)
+    for name in ("overlays/000001_mine.jpg", "overlays/mine.png", "wsss/mine.png"):
+        (source / place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "005.png", source / place / name)
+    (source / place / "note.txt").touch()
+    (tmp_path / "link").symlink_to(source)
+    out, options = tmp_path / "link" / place, {**OPTIONS, "overlays": 3, "maps": True}
+    for where in (out, out, tmp_path / "elsewhere"):
+        summary = localize(Tiny(), source, out=where, **options)
+        assert (summary.pictures, summary.ignored) == (16, {".txt": 1})
+        if not (out / "maps-png").exists():
+            export(out, "png", progress=False)
+    assert len(list((out / "overlays").iterdir())) == 5
+    assert len(list((out / "maps-png").rglob("*.png"))) > 13
+    assert rows_of(out) == rows_of(tmp_path / "elsewhere")
 
 
 def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):

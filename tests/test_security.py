@@ -260,12 +260,13 @@ def test_links_pipes_and_devices_in_a_folder(tmp_path):
         "a.jpg",
         "gone.jpg",
         "loop.jpg",
+        "out/a.jpg",
         "pipe.jpg",
         "text.jpg",
         "zero.jpg",
-    ]  # linked folders are not
+    ]  # linked folders once, and none for ever
     for name, path in found.items():
-        if name != "a.jpg":
+        if not name.endswith("a.jpg"):
             with pytest.raises(DecodeError, match="unsupported" if name == "text.jpg" else "unreadable"):
                 decode(path)
 

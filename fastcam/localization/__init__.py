@@ -32,7 +32,6 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -109,7 +108,8 @@ def localize(
         source: a picture file or folder, several of them, a `fastcam.data.Pictures`, or any data set: what gives
             `Sample`s by iteration or by index. Folders are searched with all folders below; see
             `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index.
-        out: folder for the results.
+        out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
+            picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
             default 224 pixels, squashed, ImageNet's mean and std.
         method: name of the method, see `fastcam.methods`.
@@ -238,7 +238,7 @@ def _prepare(
         raise ValueError(f"`shard_size` must be a whole number of at least 1, got {shard_size!r}")
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
-    opened = open_source(source, options.get("targets"), settings["overlays"], Path(out))
+    opened = open_source(source, options.get("targets"), settings["overlays"])
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     known = {"pictures": count, "shard_size": shard_size, "content": hash_content, "overwrite": overwrite}
     return prepare_folder(out, settings, names, files, **known), items

@@ -65,16 +65,13 @@ class Files:
         source: files and folders, or a data set of picture files.
         targets: as for `fastcam.localization.localize`.
         drawn: so many of the first get their true boxes.
-        out: the run's folder: what it writes is no input, even if its folder is one of theirs, or in one.
 
     Attributes:
         ignored: files in folders that are no pictures, by suffix; counted anew with each listing.
     """
 
-    def __init__(
-        self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int, out: Path
-    ) -> None:
-        self.source, self.targets, self.drawn, self.out = source, targets, drawn, out
+    def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
+        self.source, self.targets, self.drawn = source, targets, drawn
         self.ignored: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Item]:
@@ -105,7 +102,7 @@ class Files:
 
     def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, tuple[Any, ...]]]:
         if not isinstance(self.source, Pictures):
-            for key, path in find_pictures(self.source, self.ignored, (self.out, self.out / "overlays")):
+            for key, path in find_pictures(self.source, self.ignored):
                 yield key, path, (None, None), None, ()
             return
         pictures = self.source
@@ -211,14 +208,13 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
                 index += 1
 
 
-def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files | tuple[Iterator[Item], int | None]":
+def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Iterator[Item], int | None]":
     """Tell files from samples.
 
     Args:
         source: as for `fastcam.localization.localize`.
         targets: likewise.
         drawn: so many of the first get their true boxes.
-        out: the run's folder.
 
     Returns:
         The files; or the inputs that a data set gives, once, and their number where that is known.
@@ -234,7 +230,7 @@ def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files 
     ):
         if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
             raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
-        return Files(source, targets, drawn, out)
+        return Files(source, targets, drawn)
     # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return (Item(i, str(i), sample=_read(source, i)) for i in range(len(source))), len(source)

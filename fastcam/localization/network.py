@@ -16,7 +16,7 @@ from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, observed
-from fastcam.writers import Row, replacing
+from fastcam.writers import COMMENT, Row, replacing
 
 
 class Picture(NamedTuple):
@@ -285,7 +285,7 @@ class Network:
         # The number keeps the names apart, so the rest may be cut and cleaned.
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
         with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
-            Image.fromarray(drawing).save(file, "JPEG", quality=90)
+            Image.fromarray(drawing).save(file, "JPEG", quality=90, comment=COMMENT)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from fastcam.localization.inputs import Files, read_listing
 from fastcam.localization.plan import Plan, digest_of, remove_parts, write_json
-from fastcam.writers import replacing
+from fastcam.writers import is_overlay, replacing
 
 
 def prepare_folder(
@@ -114,7 +113,7 @@ def _clear(folder: Path) -> None:
         for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.partial.parquet"):
             (folder / name).unlink(missing_ok=True)
         for path in (folder / "overlays").glob("*.jpg"):
-            if re.match(r"\d{6}", path.name):
+            if is_overlay(path):
                 path.unlink()
     except OSError as error:  # of its own kind it would be taken for an input that is missing
         raise OSError(f"cannot write to {folder}: {error.strerror or error}") from error
