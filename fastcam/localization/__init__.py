@@ -92,7 +92,7 @@ def localize(
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.writers.Row`: boxes are
     half-open float pixels of the upright original, scores are softmax probabilities. A picture that cannot be read
     becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
-    network, at most three batches of them are held, and memory does not grow with their number.
+    network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
 
     Where the inputs are files, the same call in the same folder goes on after whatever stopped it, computes only what
     is missing, and gives the same rows to the bit as if nothing had happened; a call with other inputs, weights or
@@ -105,9 +105,10 @@ def localize(
     Args:
         model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
             parameters, in evaluation mode, and stays as it was.
-        source: a picture file or folder, several of them, a `fastcam.data.Pictures`, or any data set: what gives
-            `Sample`s by iteration or by index. Folders are searched with all folders below; see
-            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index.
+        source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
+            set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
+            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
+            it must be a relative path without "..", and come but once.
         out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
             picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
@@ -148,9 +149,9 @@ def localize(
     Raises:
         FileNotFoundError: a path does not exist.
         FileExistsError: `out` has the results of other inputs or options and `overwrite` is not set.
-        TypeError: a source or targets of another kind.
-        ValueError: a folder without pictures, an option that is unknown or out of range, or "nvjpeg" where it does not
-            work.
+        TypeError: a source or targets of another kind, or a class that is no whole number.
+        ValueError: a folder without pictures, an id that comes twice or is no relative path, an option that is unknown
+            or out of range, or "nvjpeg" where it does not work.
         OSError: the results cannot be written.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
@@ -166,7 +167,7 @@ def localize(
         return plan.finish()
     with tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar:
         if items is not None:
-            return _stream(plan, model, items, targets, bar.update)
+            return _stream(plan, model, items, bar.update)
         missing = plan.missing()
         bar.update(plan.pictures - sum(map(plan.size, missing)))
         while True:
@@ -244,13 +245,11 @@ def _prepare(
     return prepare_folder(out, settings, names, files, **known), items
 
 
-def _stream(
-    plan: Plan, model: nn.Module, items: Iterator[Item], targets: Targets, on_pictures: Callable[[int], object]
-) -> Summary:
+def _stream(plan: Plan, model: nn.Module, items: Iterator[Item], on_pictures: Callable[[int], object]) -> Summary:
     """Run on samples, which come once."""
     shards = ((shard, chain([item], islice(items, plan.shard_size - 1))) for shard, item in enumerate(items))
     try:
-        with Worker(plan, model, targets=targets) as worker:
+        with Worker(plan, model) as worker:
             worker.compute(shards, on_pictures=on_pictures)
     except BaseException as error:
         path, rows = plan.salvage()

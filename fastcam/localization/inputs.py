@@ -1,10 +1,12 @@
 """What goes into a run: picture files, known in advance, or samples that a data set gives as it is asked."""
 
 import hashlib
+import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
+from fastcam.data.pictures import id_problem
 from fastcam.decoding import DecodeError, find_pictures
 
 Targets = Literal["label"] | Mapping[str, int] | None
@@ -44,7 +47,7 @@ class Item(NamedTuple):
         target: class asked for.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
         extent: width and height that they refer to; None if it is the picture's.
-        sample: gives the sample of a data set that has no files; it then has key, class and boxes itself.
+        sample: gives the sample of a data set that has no files, with its boxes, or raises why it cannot be read.
     """
 
     index: int
@@ -83,6 +86,7 @@ class Files:
         Raises:
             FileNotFoundError, ValueError, OSError: as `fastcam.decoding.find_pictures`.
             ValueError: a key is absolute, leads out of its folder, or comes twice.
+            TypeError: a class is no whole number.
         """
         self.ignored.clear()
         escaped: set[str] = set()  # others cannot come twice
@@ -98,7 +102,7 @@ class Files:
                 target = self.targets.get(key)
             elif self.targets is None:
                 target = None
-            yield Item(index, key, path, *place, None if target is None else int(target), *drawn)
+            yield Item(index, key, path, *place, _class(key, target), *drawn)
 
     def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, tuple[Any, ...]]]:
         if not isinstance(self.source, Pictures):
@@ -209,7 +213,7 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
 
 
 def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Iterator[Item], int | None]":
-    """Tell files from samples.
+    """Tell files from samples, by the first of them.
 
     Args:
         source: as for `fastcam.localization.localize`.
@@ -217,7 +221,8 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
         drawn: so many of the first get their true boxes.
 
     Returns:
-        The files; or the inputs that a data set gives, once, and their number where that is known.
+        The files; or the inputs that a data set gives, once, and their number where that is known. Asked for, an input
+        raises a ValueError if its key comes twice or is no relative path.
 
     Raises:
         TypeError: it is neither.
@@ -225,25 +230,75 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
     """
     if isinstance(source, str | os.PathLike):
         source = [source]
-    if isinstance(source, Pictures) or (
-        isinstance(source, list | tuple) and all(isinstance(path, str | os.PathLike) for path in source)
-    ):
-        if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
-            raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
-        return Files(source, targets, drawn)
-    # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return (Item(i, str(i), sample=_read(source, i)) for i in range(len(source))), len(source)
-    if isinstance(source, Iterable):
-        return (Item(i, str(i), sample=lambda sample=sample: sample) for i, sample in enumerate(source)), None
-    raise TypeError(f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}")
+    if not isinstance(source, Pictures):
+        sized = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        if isinstance(source, Mapping) or not (sized or isinstance(source, Iterable)):
+            raise TypeError(
+                f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}"
+            )
+        # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
+        outcomes = (_read(source, i) for i in range(len(source))) if sized else map(_given, source)
+        first = list(islice(outcomes, 1))
+        if first and not _is_path(first[0]):
+            if first[0].exception() is None:
+                _check_sample(first[0].result())
+            return _samples(chain(first, outcomes), targets), len(source) if sized else None
+        # The order of a set changes from process to process.
+        paths = source if sized else [path.result() for path in chain(first, outcomes)]
+        source = sorted(paths, key=os.fspath) if isinstance(source, Set) else list(paths)
+        for path in source:
+            if not isinstance(path, str | os.PathLike):
+                raise TypeError(f"`source` must be paths or samples, not both, got a path and a {type(path).__name__}")
+    if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
+        raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
+    return Files(source, targets, drawn)
 
 
-def _read(dataset: Any, index: int) -> Callable[[], Sample]:
-    """Read a sample at once; if that fails, keep the error for its turn."""
-    outcome: Future[Sample] = Future()
+def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item]:
+    keys: set[str] = set()
+    for index, outcome in enumerate(outcomes):
+        sample = None if outcome.exception() else outcome.result()
+        if sample is not None:
+            _check_sample(sample)
+        key = str(index) if sample is None or sample.id is None else str(sample.id)
+        problem = "it comes twice" if key in keys else id_problem(key)
+        if problem:
+            raise ValueError(f"sample {index}, {key!r}: {problem}")
+        keys.add(key)
+        target = targets.get(key) if isinstance(targets, Mapping) else getattr(sample, "label", None)
+        yield Item(index, key, target=_class(key, target) if targets else None, sample=outcome.result)
+
+
+def _class(key: str, value: Any) -> int | None:
     try:
-        outcome.set_result(dataset[index])
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise TypeError(f"the class of {key!r} must be a whole number, got {value!r}") from None
+
+
+def _check_sample(sample: Any) -> None:
+    if not isinstance(sample, Sample):
+        raise TypeError(
+            f"`source` must be paths or give `fastcam.data.Sample`s, got {type(sample).__name__}; of another library's "
+            "data set make `(Sample(image, label) for …)`, or give its folder to `fastcam.data.load`"
+        )
+
+
+def _is_path(outcome: Future[Any]) -> bool:
+    return outcome.exception() is None and isinstance(outcome.result(), str | os.PathLike)
+
+
+def _given(value: Any) -> Future[Any]:
+    outcome: Future[Any] = Future()
+    outcome.set_result(value)
+    return outcome
+
+
+def _read(dataset: Any, index: int) -> Future[Any]:
+    """Read a sample at once; if that fails, keep the error for its turn."""
+    try:
+        return _given(dataset[index])
     except (DecodeError, OSError) as error:
+        outcome: Future[Any] = Future()
         outcome.set_exception(error)
-    return outcome.result
+        return outcome
