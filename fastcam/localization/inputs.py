@@ -70,7 +70,7 @@ class Files:
         drawn: so many of the first get their true boxes.
 
     Attributes:
-        ignored: files in folders that are no pictures, by suffix; counted anew with each listing.
+        ignored: files that were passed over, by suffix; counted anew with each listing.
     """
 
     def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
@@ -110,6 +110,7 @@ class Files:
                 yield key, path, (None, None), None, ()
             return
         pictures = self.source
+        self.ignored.update(pictures.ignored)
         for i, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
             packed = not isinstance(file, Path)
             truth: tuple[Any, ...] = ()
