@@ -411,7 +411,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     for name in ("/etc/a.png", "../a.png", "b/../../a.png", "b//a.png", "./a.png", "a\0.png", ""):
         pictures = Pictures.__new__(Pictures)  # whose own checks are not asked here
-        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None)
+        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None, ignored={})
         with pytest.raises(ValueError, match="must have a path relative to its folder"):
             localize(Tiny(), pictures, out=tmp_path / "out", **OPTIONS)
     assert not list((tmp_path / "out").glob("*"))

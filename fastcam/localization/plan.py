@@ -27,7 +27,7 @@ class Summary(NamedTuple):
         rows: how many rows were written, at least one for each picture.
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Plan:
         pictures: number of inputs; None for samples whose number is not known.
         shard_size: pictures in a shard, a multiple of the batch size.
         listed: whether the inputs are files, so that the run can be resumed.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     folder: Path
