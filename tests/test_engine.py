@@ -22,6 +22,7 @@ from fastcam.data.pictures import Packed
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
 from fastcam.localization.passes import halved
 from fastcam.localization.table import audit
+from fastcam.outputs import export
 from tests.engine_run import CONFIG, OPTIONS, SIZE, Tiny
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last shard has 5, its last batch one
@@ -300,6 +301,26 @@ def test_a_run_within_its_inputs_does_not_find_its_own_files(folder, tmp_path, p
     assert {path.name for path in source.glob("*.png")} == {path.name for path in (folder / "00").iterdir()}
 
 
+@pytest.mark.parametrize("place", ["", "run"])
+def test_what_runs_and_exports_write_is_no_input_but_all_else_is(folder, tmp_path, place):
+    source = tmp_path / "in"
+    shutil.copytree(folder / "00", source)
+    for name in ("overlays/000001_mine.jpg", "overlays/mine.png", "wsss/mine.png"):
+        (source / place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "005.png", source / place / name)
+    (source / place / "note.txt").touch()
+    (tmp_path / "link").symlink_to(source)
+    out, options = tmp_path / "link" / place, {**OPTIONS, "overlays": 3, "maps": True}
+    for where in (out, out, tmp_path / "elsewhere"):
+        summary = localize(Tiny(), source, out=where, **options)
+        assert (summary.pictures, summary.ignored) == (16, {".txt": 1})
+        if not (out / "maps-png").exists():
+            export(out, "png", progress=False)
+    assert len(list((out / "overlays").iterdir())) == 5
+    assert len(list((out / "maps-png").rglob("*.png"))) > 13
+    assert rows_of(out) == rows_of(tmp_path / "elsewhere")
+
+
 def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):
     shutil.copytree(folder, tmp_path / "in")
     plan = begun(tmp_path / "in", tmp_path / "out")
@@ -395,7 +416,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     for name in ("/etc/a.png", "../a.png", "b/../../a.png", "b//a.png", "./a.png", "a\0.png", ""):
         pictures = Pictures.__new__(Pictures)  # whose own checks are not asked here
-        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None)
+        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None, ignored={})
         with pytest.raises(ValueError, match="must have a path relative to its folder"):
             localize(Tiny(), pictures, out=tmp_path / "out", **OPTIONS)
     assert not list((tmp_path / "out").glob("*"))

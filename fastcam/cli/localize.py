@@ -155,7 +155,14 @@ def localize(
         if len(paths) > 1 and (format != "webdataset" or split or images):
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
         data = paths if len(paths) > 1 else paths[0]
-        source = datasets.load(data, split, format, images, truth_only=True)  # missing pictures become rows
+        faults = datasets.Faults()
+        # Missing pictures become rows.
+        source = datasets.load(data, split, format, images, truth_only=True, bad=faults)
+        if faults and targets == "label":
+            raise ValueError(faults[0][1])
+        if faults:
+            what = f"{len(faults)} faults in what the data set tells, not needed here; the first"
+            options.say(f"fastcam: {what}: {faults[0][1]}", error=True)
         if targets == "label":
             options.say_of_labels(source, config)
     _check_places(out, formats, [*paths, *([] if images is None else [images])])
@@ -195,7 +202,7 @@ def localize(
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        options.say(f"fastcam: files passed over that are no pictures: {kinds}", error=True)
+        options.say(f"fastcam: files passed over: {kinds}", error=True)
     lacking = summary.errors > 0
     for name in formats:
         done = outputs.export(out, name, overwrite=True)

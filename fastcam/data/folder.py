@@ -8,7 +8,8 @@ import numpy as np
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import HELD_OUT, Found, assemble
-from fastcam.decoding import find_pictures
+from fastcam.decoding import SUFFIXES, find_pictures
+from fastcam.decoding.folders import absolute
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -57,7 +58,7 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures.
+        The pictures; those beside the folders of classes, or in hidden ones, are counted as passed over.
 
     Raises:
         ValueError: fewer than two classes, a class without pictures, one that `train` lacks, or a classes.txt that
@@ -75,13 +76,20 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
             raise ValueError(f"{listed} must list the classes {', '.join(names)}, one a line, got {', '.join(lines)}")
         names = lines
     # find_pictures gives absolute paths, and so must the folder that the ids are relative to.
-    root = Path(os.path.abspath(root))
+    root, folder = Path(absolute(root)), Path(absolute(folder))
     found = [
         Found(str(file), file.relative_to(root).as_posix(), file, label)
         for label, name in enumerate(names)
         if (folder / name).is_dir()
-        for _, file in find_pictures([folder / name])
+        for _, file in find_pictures([folder / name], problems.ignored)
     ]
+    for parent, folders, files in os.walk(folder):
+        if parent == os.fspath(folder):
+            folders[:] = [name for name in folders if name.startswith(".")]
+        for file in files:
+            if Path(parent, file) != root / "classes.txt":
+                suffix = os.path.splitext(file)[1].lower()
+                problems.ignored[f"{suffix} outside of class folders" if suffix in SUFFIXES else suffix] += 1
     return assemble(problems, folder, root, found, names)
 
 

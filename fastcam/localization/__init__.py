@@ -10,6 +10,7 @@ The process that plans, or directs the others, locks the folder; a folder withou
     OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
     OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
                                within a larger file, size and time of the file, class asked for, true boxes
+                               and the size of picture that they speak of
     OUT/shards/000000.parquet  the rows of a shard: columns of `writers.Row`
     OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
     OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then
@@ -92,7 +93,7 @@ def localize(
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.writers.Row`: boxes are
     half-open float pixels of the upright original, scores are softmax probabilities. A picture that cannot be read
     becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
-    network, at most three batches of them are held, and memory does not grow with their number.
+    network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
 
     Where the inputs are files, the same call in the same folder goes on after whatever stopped it, computes only what
     is missing, and gives the same rows to the bit as if nothing had happened, also where the pictures have been moved;
@@ -106,10 +107,12 @@ def localize(
     Args:
         model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
             parameters, in evaluation mode, and stays as it was.
-        source: a picture file or folder, several of them, a `fastcam.data.Pictures`, or any data set: what gives
-            `Sample`s by iteration or by index. Folders are searched with all folders below; see
-            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index.
-        out: folder for the results.
+        source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
+            set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
+            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
+            it must be a relative path without "..", and come but once.
+        out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
+            picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
             default 224 pixels, squashed, ImageNet's mean and std.
         method: name of the method, see `fastcam.methods`.
@@ -152,9 +155,9 @@ def localize(
         FileNotFoundError: a path does not exist.
         FileExistsError: `out` has a run of other inputs or options, or a table that is not as it was left, and
             `overwrite` is not set; or it has files of the names that a run writes, without a plan.
-        TypeError: a source or targets of another kind.
-        ValueError: a folder without pictures, an option that is unknown or out of range, or "nvjpeg" where it does not
-            work.
+        TypeError: a source or targets of another kind, or a class that is no whole number.
+        ValueError: a folder without pictures, an id that comes twice or is no relative path, an option that is unknown
+            or out of range, or "nvjpeg" where it does not work.
         OSError: the results cannot be written, or another process is at work in `out`.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
@@ -171,7 +174,7 @@ def localize(
             return plan.finish()
         bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
         if items is not None:
-            return _stream(plan, model, items, targets, bar.update)
+            return _stream(plan, model, items, bar.update)
         missing = plan.missing()
         bar.update(plan.pictures - sum(map(plan.size, missing)))
         while True:
@@ -225,13 +228,11 @@ def prepare(
         return plan
 
 
-def _stream(
-    plan: Plan, model: nn.Module, items: Iterator[Item], targets: Targets, on_pictures: Callable[[int], object]
-) -> Summary:
+def _stream(plan: Plan, model: nn.Module, items: Iterator[Item], on_pictures: Callable[[int], object]) -> Summary:
     """Run on samples, which come once."""
     shards = ((shard, chain([item], islice(items, plan.shard_size - 1))) for shard, item in enumerate(items))
     try:
-        with Worker(plan, model, targets=targets) as worker:
+        with Worker(plan, model) as worker:
             worker.compute(shards, on_pictures=on_pictures)
     except BaseException as error:
         path, rows = plan.salvage()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.localization.table import audit, merge
-from fastcam.writers import Row, replacing, schema, to_table
+from fastcam.writers import Row, is_overlay, replacing, schema, to_table
 
 
 class Summary(NamedTuple):
@@ -27,7 +27,7 @@ class Summary(NamedTuple):
         rows: how many rows were written, at least one for each picture.
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Plan:
         pictures: number of inputs; None for samples whose number is not known.
         shard_size: pictures in a shard, a multiple of the batch size.
         listed: whether the inputs are files, so that the run can be resumed.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     folder: Path
@@ -306,7 +306,7 @@ def own_files(folder: Path) -> Iterator[Path]:
         folder: of the run; it needs not exist.
 
     Yields:
-        Those of such names that are there, whoever wrote them; of the overlays all, where no plan tells whose they are.
+        Those of such names that are there, whoever wrote them; of drawings those with a run's mark.
 
     Raises:
         OSError: the folder cannot be read.
@@ -314,10 +314,10 @@ def own_files(folder: Path) -> Iterator[Path]:
     for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.parquet", "boxes.partial.parquet"):
         if (folder / name).exists():
             yield folder / name
-    drawings = r"\d{6,}_.*\.jpg" if (folder / "plan.json").exists() else ".*"
-    for name, files in (("shards", r"\d{6,}\.(parquet|json)"), ("overlays", drawings)):
-        if (folder / name).is_dir():
-            yield from (path for path in sorted((folder / name).iterdir()) if re.fullmatch(files, path.name, re.DOTALL))
+    for name in ("shards", "overlays"):
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            if is_overlay(path) if name == "overlays" else re.fullmatch(r"\d{6,}\.(parquet|json)", path.name):
+                yield path
 
 
 def remove_parts(folder: Path, ranks: bool = False) -> None:

@@ -66,7 +66,7 @@ def planned(
     names = () if config is None else tuple(config.class_names)
     if options.get("targets") == "label":
         source = in_classes(source, names)
-    opened = open_source(source, options.get("targets"), settings["overlays"], folder)
+    opened = open_source(source, options.get("targets"), settings["overlays"])
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     if files is None and listed:
         raise TypeError(f"`source` must be picture files, got {type(source).__name__}")
