@@ -247,6 +247,25 @@ def test_pictures_outside_of_class_folders_are_counted(localized, tmp_path):
     assert said == "fastcam: files passed over: 2 .jpg outside of class folders, 2 .txt\n"
 
 
+@pytest.mark.parametrize("place", ["", "run"])
+def test_a_run_in_class_folders_is_no_class(checkpoint, tmp_path, place):
+    for name in ("ant/a.jpg", "bee/b.jpg"):
+        write(tmp_path / name, jpeg())
+    out = tmp_path / place
+    options = ["--format", "folder", "--overlays", 1, "--maps", "--to", "png", "--weights", checkpoint, "--out", out]
+    for _ in range(2):
+        result = CliRunner().invoke(app, [str(argument) for argument in ("localize", tmp_path, *options)])
+        assert (result.exit_code, len(pq.read_table(out / "boxes.parquet"))) == (0, 2), result.output
+    assert (out / "maps-png").is_dir()
+    assert (out / "overlays").is_dir()
+    write(out / "overlays" / "mine.jpg", jpeg())
+    assert f"{place}/overlays/mine.jpg".strip("/") in data.load(tmp_path, format="folder").ids
+    (tmp_path / "cat").mkdir()
+    (out / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"no pictures in .*cat"):
+        data.load(tmp_path, format="folder")
+
+
 def test_byte_order_marks_are_no_text(localized, tmp_path):
     write(tmp_path / "in" / "a.jpg", jpeg())
     for text in ("image_id,class_id\r\na.jpg,2\r\n", "a.jpg,2\r\n"):

@@ -373,10 +373,11 @@ def test_data_sets_of_other_libraries_are_refused_with_a_way_out(model, folder, 
 @pytest.mark.parametrize("wrong", [3.7, 3.0, "3"])
 def test_classes_are_whole_numbers(model, folder, tmp_path, wrong):
     samples = [Sample(draw(0), label=wrong, id="a.png")]
-    for source, targets in ((folder, {"a.png": wrong}), (samples, {"a.png": wrong}), (samples, "label")):
+    cases = ((folder, {"a.png": wrong}), (samples, {"a.png": wrong}), (samples, "label"))
+    for index, (source, targets) in enumerate(cases):
         with pytest.raises(TypeError, match=r"class of 'a\.png' must be a whole number"):
-            run(model, source, tmp_path, targets=targets)
-    assert run(model, folder / "a.png", tmp_path, "fine", targets={"a.png": np.int64(3)})[0]["class_id"] == 3
+            run(model, source, tmp_path, f"{index}", targets=targets)
+    assert run(model, folder / "a.png", tmp_path, targets={"a.png": np.int64(3)})[0]["class_id"] == 3
 
 
 def test_pictures_in_flight_are_bounded(model, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from fastcam.data.problems import Problems
 from fastcam.data.reading import HELD_OUT, Found, assemble
 from fastcam.decoding import SUFFIXES, find_pictures
 from fastcam.decoding.folders import absolute
+from fastcam.writers import MARK
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -94,10 +95,22 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
 
 
 def _class_names(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = sorted(entry.name for entry in entries if not _written(entry))
     if len(names) < 2:
         raise ValueError(f"{folder} must have a folder for each of at least two classes, got {len(names)}")
     return names
+
+
+def _written(folder: Path) -> bool:
+    """Whether a folder is no class, but what a run or an export has made here."""
+    if (folder / MARK).is_file():
+        return True
+    run = any((place / "plan.json").is_file() for place in (folder, folder.parent))
+    try:
+        return run and not any(find_pictures([folder]))
+    except ValueError:
+        return True
 
 
 def _divide(data: Pictures, test_fraction: float) -> tuple[Pictures, Pictures]:

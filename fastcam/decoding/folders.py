@@ -95,11 +95,12 @@ def _walk(root: Path, ignored: Counter[str] | None, reals: list[str], linked: se
         if MARK in names and parent != os.fspath(root):
             folders.clear()
             continue
+        drawn = os.path.basename(parent) == "overlays"
         folders[:] = sorted(name for name in folders if new(os.path.join(parent, name)))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in SUFFIXES:
-                if not is_overlay(os.path.join(parent, name)):
+                if not (drawn and is_overlay(os.path.join(parent, name))):
                     yield Path(parent, name)
             elif ignored is not None and not _OWN.fullmatch(f"{os.path.basename(parent)}/{name}"):
                 ignored[suffix] += 1
