@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +35,9 @@ class Row(NamedTuple):
             boxes of a class were asked for; that of its class where only the largest was.
         orientation: how the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file.
         decoder: who gave the pixels, see `fastcam.decoding.Decoded`, or "nvjpeg"; None likewise, or if nobody did.
-        cam: the map before ReLU and upsampling, float16 [cam_height, cam_width], row by row, little-endian; with the
-            first box of a class, and only if maps were asked for.
+        cam: the map before ReLU and upsampling, multiplied by a power of two that brings its largest magnitude into
+            [1, 2], float16 [cam_height, cam_width], row by row, little-endian; with the first box of a class, and only
+            if maps were asked for.
         cam_height: rows of cam.
         cam_width: columns of cam.
     """
@@ -62,6 +64,8 @@ class Row(NamedTuple):
     cam_width: int | None = None
 
 
+MARK = "fastcam-export.json"  # in each folder that an export has written; tells that it may be replaced
+COMMENT = b"fastcam overlay"  # in each overlay
 CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of a table with maps
 SCHEMA = pa.schema(
     [
@@ -116,6 +120,24 @@ def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     values = zip(*rows, strict=True) if rows else [()] * len(columns)
     arrays = [pa.array(column, field.type) for column, field in zip(values, columns, strict=False)]
     return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def is_overlay(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is a drawing of a run: overlays/NUMBER_NAME.jpg with its comment.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Whether it is; False if it cannot be read.
+    """
+    if not re.search(r"(^|/)overlays/\d{6,}_[^/]*\.jpg$", os.fspath(path)) or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return COMMENT in file.read(64)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -168,6 +169,8 @@ def test_wrong_usage_gives_exit_code_2(checkpoint, folder, tmp_path):
     assert "has num_classes 3, got 4" in refused("localize", folder, *common, "--num-classes", 4)
     assert "no layer 'layer5'; did you mean layer4" in refused("localize", folder, *common, "--target-layer", "layer5")
     assert "unknown method 'gradcan'" in refused("localize", folder, *common, "--method", "gradcan")
+    assert "guided-gradcam gives no maps" in refused("localize", folder, *common, "--method", "guided-gradcam")
+    assert "--device must be cpu, cuda or cuda:N, got 'foo'" in refused("localize", folder, *common, "--device", "foo")
     assert "no file of weights" in refused("localize", folder, "--out", tmp_path, "--weights", tmp_path / "no.pt")
     wrong = ("--out", tmp_path, "--weights", tmp_path / "text.pt", "--arch", "resnet18")
     assert "text.pt" in refused("localize", folder, *wrong)
@@ -328,6 +331,60 @@ def test_localize_refuses_before_it_works_for_hours(folder, checkpoint, tmp_path
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "options"),
+    [
+        ("inputs.parquet", "list", ()),
+        ("shards/000000.parquet", "list", ()),
+        ("boxes.csv", "list", ("--to", "csv")),
+        ("coco.json", "coco", ("--to", "coco")),
+        ("coco.images.json", "coco", ("--to", "coco")),
+        ("plan.json", "coco", ()),
+        ("ranks/0.json", "coco", ()),
+    ],
+)
+def test_sources_are_never_replaced(folder, checkpoint, tmp_path, name, format, options):
+    out = tmp_path / "out"
+    source = out / name
+    source.parent.mkdir(parents=True)
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"path": ["0.png", "1.png"]}), source)
+    elif format == "list":
+        source.write_text("path\n0.png\n1.png\n")
+    else:
+        images = [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 60} for i in range(3)]
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "area": 600, "iscrowd": 0}
+        truth = {"images": images, "categories": [{"id": 1, "name": "ant"}], "annotations": [box]}
+        source.write_text(json.dumps(truth))
+    before = source.read_bytes()
+    command = ("localize", source, "--format", format, "--images", folder, "--weights", checkpoint, *options)
+    for more in ((), ("--overwrite",)):
+        said = refused(*command, "--out", out, *more)
+        assert f"{source} is a source, and " in said
+        assert "choose another" in said
+        assert [path for path in out.rglob("*") if path.is_file()] == [source]
+    assert source.read_bytes() == before
+    assert run(*command, "--out", tmp_path / "b").exit_code == 0
+    assert run(*command, "--out", tmp_path / "b").exit_code == 0  # exports of the run itself are replaced
+
+
+def test_exports_replace_no_files_of_others(folder, checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "boxes.csv").write_text("mine")
+    command = ("localize", folder, "--out", tmp_path / "out", "--weights", checkpoint, "--to", "csv")
+    assert "boxes.csv is there, but no run that may have written it" in refused(*command, "--overwrite")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["boxes.csv"]
+
+
+def test_names_that_a_terminal_cannot_show(folder, checkpoint, tmp_path):
+    command = [sys.executable, "-m", "fastcam", "localize", folder, "--out", tmp_path / "ooü", "--to", "csv"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    result = subprocess.run([*command, "--weights", checkpoint], capture_output=True, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"oo\\xfc/boxes.csv" in result.stdout
+    assert (tmp_path / "ooü" / "boxes.csv").exists()
+
+
 def test_a_file_where_a_folder_is_to_be_is_a_failure(folder, checkpoint, tmp_path):
     assert run("localize", folder, "--out", tmp_path / "run", "--weights", checkpoint).exit_code == 0
     (tmp_path / "file").touch()
@@ -355,3 +412,28 @@ def test_localize_a_data_set(folder, checkpoint, tmp_path):
     result = run("localize", tmp_path / "truth.json", "--out", tmp_path / "again", *options)
     warning = "the data set has 2 classes, the network 3: label 0, 'elk', is taken for the network's class 0, 'ant'"
     assert (result.exit_code, result.stderr) == (0, f"fastcam: {warning}\n")
+
+
+def test_labels_meet_the_classes_of_the_network_by_name(checkpoint, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\nbee\nant\n")
+    for index, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20), (99 * index, 9, 9)).save(tmp_path / "in" / name / "a.png")
+    options = ("--format", "folder", "--targets", "label", "--weights", checkpoint)
+    options += ("--class-names", tmp_path / "names.txt")
+    result = run("localize", tmp_path / "in", "--out", tmp_path / "a", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [(row["image_id"], row["class_name"], row["class_id"]) for row in rows(tmp_path / "a")] == [
+        ("ant/a.png", "ant", 2),
+        ("bee/a.png", "bee", 1),
+        ("cat/a.png", "cat", 0),
+    ]
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "in" / name).rename(tmp_path / "in" / f"{name}s")
+    result = run("localize", tmp_path / "in", "--out", tmp_path / "b", *options)
+    warning = "the data set has 3 classes, the network 3: label 0, 'ants', is taken for the network's class 0, 'cat'"
+    assert (result.exit_code, result.stderr) == (0, f"fastcam: {warning}\n")
+    assert [row["class_id"] for row in rows(tmp_path / "b")] == [0, 1, 2]
+    (tmp_path / "in" / "ants").rename(tmp_path / "in" / "ant")
+    said = refused("localize", tmp_path / "in", "--out", tmp_path / "c", *options)
+    assert "label 0 of the data set is 'ant', which is class 2 of the network, but 'bees' is none of the net" in said

@@ -19,7 +19,9 @@ from PIL import Image
 from fastcam.data import Pictures
 from fastcam.data.pictures import Packed
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
+from fastcam.localization.passes import halved
 from fastcam.localization.table import audit
+from fastcam.outputs import export
 from tests.engine_run import CONFIG, OPTIONS, SIZE, Tiny
 from tests.processes import children, command_line, end
 
@@ -265,12 +267,14 @@ def test_changed_inputs_are_noticed(tmp_path):
     status = (folder / "3.bmp").stat()
     Image.new("RGB", (20, 20), (99, 0, 0)).save(folder / "3.bmp")
     os.utime(folder / "3.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(FileExistsError, match="sizes, times or classes of pictures"):
+    with pytest.raises(FileExistsError, match=r"another plan \(content of 3\.bmp\)"):
         localize(Tiny(), folder, out=tmp_path / "b", hash_content=True, **OPTIONS)
     assert localize(Tiny(), folder, out=tmp_path / "a", **OPTIONS).pictures == 9  # it cannot know
     begun(folder, tmp_path / "c")
+    with pytest.raises(FileExistsError, match=r"another plan \(hash_content: False there, True here\)"):
+        localize(Tiny(), folder, out=tmp_path / "c", hash_content=True, **OPTIONS)
     (folder / "3.bmp").touch()
-    with pytest.raises(FileExistsError, match="sizes, times or classes of pictures"):
+    with pytest.raises(FileExistsError, match=r"another plan \(time of 3\.bmp\)"):
         localize(Tiny(), folder, out=tmp_path / "c", **OPTIONS)
     begun(folder, tmp_path / "d")
     (folder / "3.bmp").rename(folder / "33.bmp")
@@ -287,6 +291,26 @@ def test_a_run_within_its_inputs_does_not_find_its_own_files(folder, tmp_path, p
         assert summary.pictures == 13
     assert len(list((source / place / "overlays").iterdir())) == 3
     assert {path.name for path in source.glob("*.png")} == {path.name for path in (folder / "00").iterdir()}
+
+
+@pytest.mark.parametrize("place", ["", "run"])
+def test_what_runs_and_exports_write_is_no_input_but_all_else_is(folder, tmp_path, place):
+    source = tmp_path / "in"
+    shutil.copytree(folder / "00", source)
+    for name in ("overlays/000001_mine.jpg", "overlays/mine.png", "wsss/mine.png"):
+        (source / place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "005.png", source / place / name)
+    (source / place / "note.txt").touch()
+    (tmp_path / "link").symlink_to(source)
+    out, options = tmp_path / "link" / place, {**OPTIONS, "overlays": 3, "maps": True}
+    for where in (out, out, tmp_path / "elsewhere"):
+        summary = localize(Tiny(), source, out=where, **options)
+        assert (summary.pictures, summary.ignored) == (16, {".txt": 1})
+        if not (out / "maps-png").exists():
+            export(out, "png", progress=False)
+    assert len(list((out / "overlays").iterdir())) == 5
+    assert len(list((out / "maps-png").rglob("*.png"))) > 13
+    assert rows_of(out) == rows_of(tmp_path / "elsewhere")
 
 
 def test_a_file_that_vanishes_is_an_error_row(folder, undisturbed, tmp_path):
@@ -307,6 +331,8 @@ def test_what_killed_processes_left_is_removed(folder, whole, tmp_path, finished
     """By one that was cleaning up when the table was there already, or by ranks that never came so far."""
     if finished:
         shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    else:
+        begun(folder, tmp_path)
     for name in (".boxes.parquet.1.tmp", "shards/000003.parquet", "shards/.000004.json.22.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -382,7 +408,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     for name in ("/etc/a.png", "../a.png", "b/../../a.png", "b//a.png", "./a.png", "a\0.png", ""):
         pictures = Pictures.__new__(Pictures)  # whose own checks are not asked here
-        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None)
+        vars(pictures).update(ids=[name], files=[tmp_path / "a.png"], labels=None, boxes=None, ignored={})
         with pytest.raises(ValueError, match="must have a path relative to its folder"):
             localize(Tiny(), pictures, out=tmp_path / "out", **OPTIONS)
     assert not list((tmp_path / "out").glob("*"))
@@ -409,8 +435,12 @@ def test_data_sets_of_files_and_files_within_files(folder, undisturbed, tmp_path
     ]
     assert rows[3]["error"] == "no_target: no class is given for this picture"
     (tmp_path / "pack").write_bytes(pack[:-10])
-    with pytest.raises(FileExistsError, match="sizes, times"):
+    with pytest.raises(FileExistsError, match=r"size and time of 00/005\.png"):
         localize(Tiny(), pictures, out=tmp_path / "a", overlays=2, **OPTIONS)
+    pictures.labels = [None, *labels[1:]]
+    (tmp_path / "pack").write_bytes(pack)
+    with pytest.raises(FileExistsError, match=r"another plan \(class of 00/000\.png\)"):
+        localize(Tiny(), pictures, out=tmp_path / "b", targets="label", **OPTIONS)
 
 
 class Hungry(Tiny):
@@ -454,7 +484,25 @@ def test_maps_are_kept_before_relu_and_normalisation(folder, undisturbed):
     with torch.no_grad():
         cam = torch.einsum("k,khw->hw", model.classifier.weight[row["class_id"]], model.features(tensor)[0])
     kept = np.frombuffer(row["cam"], "<f2").reshape(row["cam_height"], row["cam_width"])
-    assert np.abs(kept - cam.numpy()).max() < 2e-3 * np.abs(cam.numpy()).max()
+    assert 1 <= np.abs(kept).max() <= 2
+    scale = 2.0 ** np.floor(np.log2(np.abs(cam.numpy()).max()))
+    assert np.abs(kept * scale - cam.numpy()).max() < 2e-3 * np.abs(cam.numpy()).max()
+
+
+@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-30, 1.0, 2.0**100])
+def test_maps_keep_their_digits_at_any_scale(scale):
+    rng = np.random.default_rng(0)
+    maps = rng.normal(0, 1, (3, 2, 7, 7)) * scale
+    maps[0, 0] = 0
+    maps = torch.from_numpy(maps.astype(np.float32))
+    kept = halved(maps).astype(np.float64)
+    assert not kept[0, 0].any()
+    for ours, theirs in list(zip(kept.reshape(-1, 49), maps.double().numpy().reshape(-1, 49), strict=True))[1:]:
+        assert 1 <= np.abs(ours).max() <= 2
+        power = np.log2(theirs[0] / ours[0]).round()
+        assert np.abs(ours - theirs / 2**power).max() <= 2**-11  # half a step of float16 below 2
+    poor = torch.tensor([[[[torch.nan, 1e6]], [[torch.inf, 1.0]]]])
+    assert np.array_equal(halved(poor), np.float16([[[[np.nan, np.inf]], [[np.inf, 1.0]]]]), equal_nan=True)
 
 
 def test_every_error_has_a_code_that_is_documented():

@@ -16,9 +16,10 @@ from scipy import ndimage
 from torch import nn
 from torchvision import transforms
 
-from fastcam.data import Sample
+from fastcam.data import Pictures, Sample
 from fastcam.decoding import DecodeError, Preprocess
 from fastcam.localization import localize, worker
+from fastcam.methods import ATTRIBUTIONS
 from fastcam.models import ModelConfig
 from fastcam.writers import SCHEMA
 
@@ -328,6 +329,57 @@ def test_data_sets(model, tmp_path):
     assert unlabelled[0]["error"].startswith("no_target")
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [("a", "a"), ("1", None), (None, "0"), ("../../evil", "b"), ("/abs/x", "b"), ("a/./b", "b"), ("", "b")],
+)
+def test_ids_of_samples_are_relative_paths_and_come_once(model, tmp_path, ids):
+    samples = [Sample(draw(i), id=id) for i, id in enumerate(ids)]
+    text = "a relative path" if "b" in ids else "it comes twice"
+    for name, source in {"sized": samples, "lazy": iter(samples)}.items():
+        with pytest.raises(ValueError, match=text):
+            run(model, source, tmp_path, name)
+        assert not list(tmp_path.rglob("boxes.parquet"))
+
+
+def test_paths_by_any_iterable(model, folder, tmp_path):
+    paths = sorted(folder.rglob("*.png"))
+    rows = run(model, paths, tmp_path)
+    sources = [folder.rglob("*.png"), set(paths), dict.fromkeys(map(str, paths)).keys(), tuple(paths)]
+    sources += [np.array(paths), np.array([str(path) for path in paths]), (str(path) for path in paths)]
+    for index, source in enumerate(sources):
+        by_key = sorted(run(model, source, tmp_path, f"{index}"), key=lambda row: row["image_id"])
+        assert by_key == sorted(rows, key=lambda row: row["image_id"])
+    assert run(model, iter(()), tmp_path, "none") == []
+
+
+def test_data_sets_of_other_libraries_are_refused_with_a_way_out(model, folder, tmp_path):
+    class Torchvisions:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return draw(index), index
+
+    rows = [{"image": draw(0), "label": 0}]
+    for source in (Torchvisions(), rows, iter(rows), [Sample(draw(0)), rows[0]]):
+        with pytest.raises(TypeError, match=r"Sample`s, got (tuple|dict); .* make `\(Sample\(image, label\)"):
+            run(model, source, tmp_path)
+    for source in ([folder, 3], {"a": folder}):
+        with pytest.raises(TypeError, match="`source` must be"):
+            run(model, source, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [3.7, 3.0, "3"])
+def test_classes_are_whole_numbers(model, folder, tmp_path, wrong):
+    samples = [Sample(draw(0), label=wrong, id="a.png")]
+    cases = ((folder, {"a.png": wrong}), (samples, {"a.png": wrong}), (samples, "label"))
+    for index, (source, targets) in enumerate(cases):
+        with pytest.raises(TypeError, match=r"class of 'a\.png' must be a whole number"):
+            run(model, source, tmp_path, f"{index}", targets=targets)
+    assert run(model, folder / "a.png", tmp_path, targets={"a.png": np.int64(3)})[0]["class_id"] == 3
+
+
 def test_pictures_in_flight_are_bounded(model, tmp_path, monkeypatch):
     """Decoding runs ahead of the network by three batches at most, however slow the network is."""
     (tmp_path / "in").mkdir()
@@ -445,8 +497,23 @@ def test_overlays(model, folder, tmp_path):
     assert {path.name for path in (tmp_path / "out" / "overlays").iterdir()} == {"000000_a.png.jpg", "mine.jpg"}
 
 
+def test_true_boxes_are_drawn_where_the_stored_picture_has_them(model, tmp_path):
+    """The data set's files tell boxes of a picture of 400 x 300 pixels; it is stored in 200 x 150."""
+    told, size = np.float32([[200, 150, 300, 240]]), (400, 300)
+    (tmp_path / "in").mkdir()
+    grey = np.full((150, 200, 3), 60, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "in" / "a.png")
+    files = Pictures(tmp_path / "in", ["a.png"], boxes=[told], sizes=[size])
+    for name, source in {"files": files, "samples": [Sample(grey, boxes=told, size=size)]}.items():
+        run(model, source, tmp_path, name, overlays=1)
+        (path,) = (tmp_path / name / "overlays").iterdir()
+        red, green, blue = np.asarray(opened(path))[:, -200:].astype(int).transpose(2, 0, 1)
+        rows, columns = np.nonzero((green > 150) & (red < 100) & (blue < 100))
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (100, 75, 150, 120)
+
+
 def test_overlay_names_are_safe(model, tmp_path):
-    ids = ["../../etc/passwd", "/abs/x", "a:b*c?", "ä" * 300, "..", ""]
+    ids = ["a/etc/passwd", "..x", "a:b*c?", "ä" * 300, "%2e%2e/..y", "~"]
     samples = [Sample(draw(i), boxes=np.float32([[1, 1, 9, 9]]), id=id) for i, id in enumerate(ids)]
     rows = run(model, samples, tmp_path, overlays=6)
     assert [row["image_id"] for row in rows] == ids
@@ -486,6 +553,13 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"decoder": "turbo"}, ValueError, "`decoder` must be one of opencv, pillow"),
         ({"decoder": "nvjpeg"}, ValueError, '`decoder` "nvjpeg" needs the network on a CUDA device'),
         ({"threads": 0}, ValueError, "`threads` must be a whole number"),
+        ({"threads": True}, ValueError, "`threads` must be a whole number of at least 1, got True"),
+        ({"workers": True}, ValueError, "`workers` must be a whole number"),
+        ({"shard_size": True}, ValueError, "`shard_size` must be a whole number"),
+        *(
+            ({"method": method}, ValueError, f"`method` {method} gives no maps .* these do: cam, gradcam")
+            for method in ATTRIBUTIONS
+        ),
         ({"workers": 0}, ValueError, "`workers` must be a whole number"),
         ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),
         ({"maps": True, "target_layers": ["features.0", "features.1"]}, ValueError, "`maps` are one target layer's"),

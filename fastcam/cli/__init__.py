@@ -3,6 +3,7 @@
 Exit codes: 0 all well, 1 failed, 2 wrong usage or input, 3 finished, but some inputs failed.
 """
 
+import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +24,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):  # names that it cannot show must not end a command
+        stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -58,9 +58,11 @@ def compare(
     given = options.given(size, None, mean, std, class_names, num_classes, None)
     model, config = options.load(weights, arch, given)
     problems: list[tuple[str, str]] = []
+    loaded = datasets.load(data, split, format, images, bad=problems if skip_bad else None)
+    options.say_of_labels(loaded, config)
     found = compare(
         model.to(device or options.default_device()),
-        datasets.load(data, split, format, images, bad=problems if skip_bad else None),
+        loaded,
         out=out,
         methods=options.parts(methods) or ROWS,
         config=config,

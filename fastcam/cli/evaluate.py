@@ -99,8 +99,12 @@ def evaluate(
     rule = PROTOCOLS.get(protocol, protocol)
     if percentile is not None and rule is not protocol:
         rule = rule._replace(percentile=percentile)
+    bad = problems if skip_bad else None
+    loaded = datasets.load(data, split, format, images, truth_only=weights is None, bad=bad)
+    if weights is not None and targets is Wanted.label:
+        options.say_of_labels(loaded, network["config"])
     summary = evaluate(
-        datasets.load(data, split, format, images, truth_only=weights is None, bad=problems if skip_bad else None),
+        loaded,
         out=out,
         maps=maps,
         boxes=boxes,

@@ -5,15 +5,12 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastcam.cli import options
 from fastcam.cli.export import left_out
-
-if TYPE_CHECKING:
-    from fastcam.models import ModelConfig
 
 # Files that hold, or list, many pictures, and the format that reads them.
 _DATA_SETS = {".csv": "list", ".parquet": "list", ".txt": "list", ".json": "coco", ".tar": "webdataset"}
@@ -84,14 +81,19 @@ def localize(
     to: Annotated[
         list[str] | None, typer.Option(help="Also write coco, csv, voc, yolo, …: what `fastcam export` knows.")
     ] = None,
-    format: options.Format = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Layout of a data set: wsol, cub, coco, list, … [a folder is searched for pictures]."),
+    ] = None,
     split: options.Split = None,
     images: options.Images = None,
     batch_size: options.BatchSize = 32,
     backend: options.Backend = options.Implementation.fused,
     device: options.Device = None,
     overlays: Annotated[int, typer.Option(min=0, help="Draw this many of the first pictures.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing boxes.parquet.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another run in OUT, finished or not, or compute it anew.")
+    ] = False,
     precision: Annotated[Precision, typer.Option(help="bfloat16 is for GPUs.")] = Precision.float32,
     compile: Annotated[
         Compile | None, typer.Option(help="Compile the network; reduce-overhead replays CUDA graphs [not compiled].")
@@ -138,7 +140,7 @@ def localize(
         raise ValueError(f"--workers goes with --engine local, got {engine}")
     if address is not None and engine is not Engine.ray:
         raise ValueError(f"--address goes with --engine ray, got {engine}")
-    device = device or options.default_device()
+    device = _device(device or options.default_device())
     rank = None
     if engine is Engine.torchrun:
         rank = distributed.Rank.here()
@@ -153,9 +155,17 @@ def localize(
         if len(paths) > 1 and (format != "webdataset" or split or images):
             raise ValueError(f"--format, --split and --images are for one data set, got {len(paths)} paths")
         data = paths if len(paths) > 1 else paths[0]
-        source = datasets.load(data, split, format, images, truth_only=True)  # missing pictures become rows
+        faults = datasets.Faults()
+        # Missing pictures become rows.
+        source = datasets.load(data, split, format, images, truth_only=True, bad=faults)
+        if faults and targets == "label":
+            raise ValueError(faults[0][1])
+        if faults:
+            what = f"{len(faults)} faults in what the data set tells, not needed here; the first"
+            options.say(f"fastcam: {what}: {faults[0][1]}", error=True)
         if targets == "label":
-            _compare(getattr(source, "class_names", None) or (), config)
+            options.say_of_labels(source, config)
+    _check_places(out, formats, [*paths, *([] if images is None else [images])])
     for path in paths if source is paths else ():
         if path.suffix.lower() in _DATA_SETS and path.is_file():
             raise ValueError(f"{path} is no picture; a data set needs --format {_DATA_SETS[path.suffix.lower()]}")
@@ -192,7 +202,7 @@ def localize(
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        options.say(f"fastcam: files passed over that are no pictures: {kinds}", error=True)
+        options.say(f"fastcam: files passed over: {kinds}", error=True)
     lacking = summary.errors > 0
     for name in formats:
         done = outputs.export(out, name, overwrite=True)
@@ -207,14 +217,31 @@ def localize(
         raise typer.Exit(3)
 
 
-def _compare(names: Sequence[str], config: "ModelConfig") -> None:
-    """Tell of labels that hardly count the network's classes, such as those of a few folders."""
-    numbers = all(name == str(index) for index, name in enumerate(names))  # of labels without names
-    if numbers or len(names) == config.num_classes or tuple(names) == tuple(config.class_names[: len(names)]):
-        return
-    asked = f", {config.class_names[0]!r}" if config.class_names else ""
-    options.say(
-        f"fastcam: the data set has {len(names)} classes, the network {config.num_classes}: "
-        f"label 0, {names[0]!r}, is taken for the network's class 0{asked}",
-        error=True,
-    )
+def _device(name: str) -> str:
+    """Refuse what is no device; whether it is there turns out later."""
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {name!r}") from None
+    return name
+
+
+def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) -> None:
+    """Refuse to write over sources, and over what no run has written."""
+    from fastcam import outputs
+    from fastcam.localization import Plan
+    from fastcam.localization.planning import refuse_own
+
+    refuse_own(sources, out)
+    try:
+        ours = Plan.load(out) is not None
+    except (OSError, ValueError):
+        ours = False
+    given = {parent for path in map(Path.resolve, sources) for parent in (path, *path.parents)}
+    for place in (place for name in formats for place in outputs.places(out, name)):
+        if place.resolve() in given:
+            raise ValueError(f"{place} is a source, and what --to writes: choose another --out")
+        if place.exists() and not ours:
+            raise FileExistsError(f"{place} is there, but no run that may have written it: choose another --out")

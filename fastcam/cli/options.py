@@ -93,6 +93,15 @@ def say(line: str, *, error: bool = False) -> None:
     print(shown, file=sys.stderr if error else sys.stdout)
 
 
+def say_of_labels(data: Any, config: "ModelConfig") -> None:
+    """Warn if the labels of a data set may not be the network's classes."""
+    from fastcam.data.matching import warning
+
+    said = warning(getattr(data, "class_names", None) or (), config.class_names, config.num_classes)
+    if said:
+        say(f"fastcam: {said}", error=True)
+
+
 def given(
     size: int | None,
     resize: ResizeRule | None,
@@ -186,7 +195,7 @@ def classes(text: str, names: tuple[str, ...]) -> list[int]:
 
 def lines(path: Path) -> tuple[str, ...]:
     """Read a text file line by line."""
-    return tuple(path.read_text(encoding="utf-8").splitlines())
+    return tuple(path.read_text(encoding="utf-8-sig").splitlines())
 
 
 def read_targets(path: Path) -> dict[str, int]:
@@ -194,7 +203,7 @@ def read_targets(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
     classes: dict[str, int] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         for line in csv.reader(file):
             if line == ["image_id", "class_id"] or not line:
                 continue

@@ -3,6 +3,7 @@
 from fastcam.data.formats import load, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
+from fastcam.data.problems import Faults
 from fastcam.data.sample import Collection, Dataset, Sample
 
-__all__ = ["Collection", "Dataset", "Info", "Pictures", "Sample", "info", "load", "splits"]
+__all__ = ["Collection", "Dataset", "Faults", "Info", "Pictures", "Sample", "info", "load", "splits"]

@@ -1,7 +1,7 @@
 """COCO's JSON: images, annotations and categories in one file."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ def read_coco(
     """Read a file of instances.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
-    Annotations of crowds (iscrowd 1) are left out, and so are pictures without any other. Classes are numbered by
-    their category ids in sorted order.
+    Annotations of crowds (iscrowd 1) are left out, and so are pictures without any other, unless `bad` is a `Faults`;
+    nor need the file have annotations then. Classes are numbered by their category ids in sorted order.
 
     Args:
         path: the JSON file.
@@ -48,41 +48,42 @@ def read_coco(
     problems = Problems(bad)
     document = _document(path)
     categories: dict[int, str] = {}
-    for where, entry in _entries(path, document, "categories", problems):
+    for where, entry in _entries(path, document, "categories", problems.refuse, problems.lenient):
         key, name = entry.get("id"), entry.get("name")
         if not (_is_id(key) and isinstance(name, str) and name) or key in categories:
             raise ValueError(f"{where}: expected a new `id`, a whole number, and a `name`, got {_shown(entry)}")
         categories[key] = name
     classes = {key: index for index, key in enumerate(sorted(categories))}
 
-    pictures: dict[int, tuple[str, str, tuple[int, int]]] = {}
+    pictures: dict[int, tuple[str, str, tuple[int, int] | None]] = {}
     refused: set[int] = set()
-    for where, entry in _entries(path, document, "images", problems):
+    for where, entry in _entries(path, document, "images", problems.refuse):
         key, id, size = entry.get("id"), entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        if not (_is_id(key) and isinstance(id, str) and all(_is_id(side) and side > 0 for side in size)):
+        sized = all(_is_id(side) and side > 0 for side in size)
+        if not (_is_id(key) and isinstance(id, str) and (sized or problems.lenient)):
             problems.refuse(where, f"expected `id`, `file_name`, `width` and `height`, got {_shown(entry)}")
             refused.update([key] if _is_id(key) else [])
         elif key in pictures:
             problems.refuse(where, f"id {key} comes twice", id)
         else:
-            pictures[key] = where, id, size
+            pictures[key] = where, id, size if sized else None
 
     objects: dict[int, list[tuple[int, list[float]]]] = {}
     seen: set[int] = set()
-    for where, entry in _entries(path, document, "annotations", problems):
+    for where, entry in _entries(path, document, "annotations", problems.doubt, problems.lenient):
         key, picture, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
         if not _is_id(picture) or picture not in pictures:
             if not _is_id(picture) or picture not in refused:
-                problems.refuse(where, f"there is no image {picture!r}")
+                problems.doubt(where, f"there is no image {picture!r}")
             continue
         id, corners = pictures[picture][1], _corners(entry.get("bbox"))
         if not _is_id(key) or key in seen:
-            problems.refuse(where, f"expected a new `id`, a whole number, got {key!r}", id)
+            problems.doubt(where, f"expected a new `id`, a whole number, got {key!r}", id)
         elif not _is_id(category) or category not in classes:
-            problems.refuse(where, f"there is no category {category!r}", id)
+            problems.doubt(where, f"there is no category {category!r}", id)
         elif corners is None:
             got = _shown(entry.get("bbox"))
-            problems.refuse(where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {got}", id)
+            problems.doubt(where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {got}", id)
         else:
             seen.add(key)
             if entry.get("iscrowd", 0) != 1:
@@ -94,6 +95,8 @@ def read_coco(
         if key in objects:
             labels, boxes = zip(*objects.pop(key), strict=True)
             found.append(Found(where, id, root / id, *strongest(labels, np.array(boxes, np.float64)), size))
+        elif problems.lenient:
+            found.append(Found(where, id, root / id))
     names = [categories[key] for key in classes]
     return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
 
@@ -112,8 +115,12 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _entries(path: Path, document: dict[str, Any], name: str, problems: Problems) -> Iterator[tuple[str, dict]]:
+def _entries(
+    path: Path, document: dict[str, Any], name: str, refuse: Callable[[str, str], None], optional: bool = False
+) -> Iterator[tuple[str, dict]]:
     entries = document.get(name)
+    if optional and not entries:  # files of test pictures have none
+        return
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list `{name}` that is not empty, got {_shown(entries)}")
     for index, entry in enumerate(entries):
@@ -121,7 +128,7 @@ def _entries(path: Path, document: dict[str, Any], name: str, problems: Problems
         if isinstance(entry, dict):
             yield where, entry
         else:
-            problems.refuse(where, f"expected an object, got {_shown(entry)}")
+            refuse(where, f"expected an object, got {_shown(entry)}")
 
 
 def _is_id(value: object) -> bool:

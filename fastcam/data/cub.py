@@ -40,7 +40,7 @@ def read_cub(
     path = folder / "images.txt"
     paths: dict[str, str] = {}  # of the pictures by number
     seen: set[str] = set()
-    for number, (key, id) in problems.rows(path, ("number", "path"), None):
+    for number, (key, id) in problems.rows(path, ("number", "path"), None, listing=True):
         where = f"{path}:{number}"
         if key in paths:
             problems.refuse(where, f"picture {key} comes twice", id)
@@ -64,18 +64,18 @@ def read_cub(
     for id, (where, (text,)) in classes.items():
         label = whole(text)
         if label is None or not 1 <= label <= len(names):
-            problems.refuse(where, f"expected a class from 1 to {len(names)}, got {text!r}", id)
+            problems.doubt(where, f"expected a class from 1 to {len(names)}, got {text!r}", id)
         labels[id] = label and label - 1
     for label in set(range(len(names))) - set(labels.values()):
         raise ValueError(f"{path}: class {label + 1} {names[label]} has no pictures in image_class_labels.txt")
     for id, (where, (text,)) in trained.items():
         if text not in ("0", "1"):
-            problems.refuse(where, f"expected 0 or 1, got {text!r}", id)
+            (problems.refuse if split else problems.doubt)(where, f"expected 0 or 1, got {text!r}", id)
     values, wheres = {}, []
     for id, (where, texts) in boxed.items():
         box = numbers(texts)
         if box is None:
-            problems.refuse(where, f"expected four numbers, got {' '.join(texts)}", id)
+            problems.doubt(where, f"expected four numbers, got {' '.join(texts)}", id)
         else:
             values[id] = box
             wheres.append(where)
@@ -89,14 +89,17 @@ def read_cub(
         problems.files(kept, [root / id for id in kept])
         kept = problems.left(kept, folder)
     if split:
+        if lacking := [id for id in kept if id not in trained]:
+            raise ValueError(f"{folder / files[1]}: nothing about {lacking[0]}")
         kept = [id for id in kept if trained[id][1] == ["1" if split == "train" else "0"]]
         if not kept:
             raise ValueError(f"{folder / files[1]} has no picture for {split}")
+    grouped = in_groups(kept, list(values), boxes)
     return Pictures(
         root,
         kept,
-        labels=[labels[id] for id in kept],
-        boxes=in_groups(kept, list(values), boxes),
+        labels=[None if id in problems.bare else labels[id] for id in kept],
+        boxes=[None if id in problems.bare else found for id, found in zip(kept, grouped, strict=True)],
         class_names=tuple(names),
     )
 
@@ -109,9 +112,9 @@ def _by_picture(
     for number, (key, *texts) in problems.rows(path, columns, None):
         where, id = f"{path}:{number}", paths.get(key)
         if id is None:
-            problems.refuse(where, f"there is no picture {key} in images.txt")
+            problems.doubt(where, f"there is no picture {key} in images.txt")
         elif id in rows:
-            problems.refuse(where, f"picture {key} comes twice", id)
+            problems.doubt(where, f"picture {key} comes twice", id)
         else:
             rows[id] = where, texts
     problems.paired(paths.values(), path, rows)

@@ -8,7 +8,9 @@ import numpy as np
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import HELD_OUT, Found, assemble
-from fastcam.decoding import find_pictures
+from fastcam.decoding import SUFFIXES, find_pictures
+from fastcam.decoding.folders import absolute
+from fastcam.writers import MARK
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -57,7 +59,7 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures.
+        The pictures; those beside the folders of classes, or in hidden ones, are counted as passed over.
 
     Raises:
         ValueError: fewer than two classes, a class without pictures, one that `train` lacks, or a classes.txt that
@@ -75,21 +77,40 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
             raise ValueError(f"{listed} must list the classes {', '.join(names)}, one a line, got {', '.join(lines)}")
         names = lines
     # find_pictures gives absolute paths, and so must the folder that the ids are relative to.
-    root = Path(os.path.abspath(root))
+    root, folder = Path(absolute(root)), Path(absolute(folder))
     found = [
         Found(str(file), file.relative_to(root).as_posix(), file, label)
         for label, name in enumerate(names)
         if (folder / name).is_dir()
-        for _, file in find_pictures([folder / name])
+        for _, file in find_pictures([folder / name], problems.ignored)
     ]
+    for parent, folders, files in os.walk(folder):
+        if parent == os.fspath(folder):
+            folders[:] = [name for name in folders if name.startswith(".")]
+        for file in files:
+            if Path(parent, file) != root / "classes.txt":
+                suffix = os.path.splitext(file)[1].lower()
+                problems.ignored[f"{suffix} outside of class folders" if suffix in SUFFIXES else suffix] += 1
     return assemble(problems, folder, root, found, names)
 
 
 def _class_names(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = sorted(entry.name for entry in entries if not _written(entry))
     if len(names) < 2:
         raise ValueError(f"{folder} must have a folder for each of at least two classes, got {len(names)}")
     return names
+
+
+def _written(folder: Path) -> bool:
+    """Whether a folder is no class, but what a run or an export has made here."""
+    if (folder / MARK).is_file():
+        return True
+    run = any((place / "plan.json").is_file() for place in (folder, folder.parent))
+    try:
+        return run and not any(find_pictures([folder]))
+    except ValueError:
+        return True
 
 
 def _divide(data: Pictures, test_fraction: float) -> tuple[Pictures, Pictures]:

@@ -66,7 +66,7 @@ def load(
         truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
         bad: a list to which (id, reason) is appended for each picture that is malformed or missing and so left out;
             the id is file and line where it cannot be told. None raises at the first. What is wrong with a whole file
-            always raises.
+            always raises. A list that is a `Faults` keeps the pictures, those without annotations, too.
 
     Returns:
         The data set; a `Pictures` if it consists of picture files.
@@ -169,7 +169,7 @@ def _voc_splits(path: Path) -> list[str]:
 
 def _coco_files(path: Path) -> dict[str, Path]:
     """Files of annotations by split: instances_val2017.json is that of "val"."""
-    files = [path] if path.suffix == ".json" else sorted([*path.glob("annotations/instances_*.json")])
+    files = [path] if path.suffix.lower() == ".json" else sorted([*path.glob("annotations/instances_*.json")])
     return {file.stem.removeprefix("instances_").rstrip("0123456789"): file for file in files}
 
 
@@ -201,7 +201,7 @@ def _stl10_splits(path: Path) -> list[str]:
 def _shards(path: Path) -> dict[str, list[Path]]:
     """Tar files by split: train-000000.tar or train/000000.tar."""
     if path.is_file():
-        return {path.stem: [path]} if path.suffix == ".tar" else {}
+        return {path.stem: [path]} if path.suffix.lower() == ".tar" else {}
     found: dict[str, list[Path]] = {}
     for file in sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]):
         name = file.name if file.parent == path else file.parent.name
@@ -286,7 +286,7 @@ FORMATS: dict[str, Format] = {
     ),
     "list": Format(
         "a .txt file of paths, or .csv or .parquet with a column path",
-        lambda path: path.is_file() and path.suffix in (".txt", ".csv", ".parquet"),
+        lambda path: path.is_file() and path.suffix.lower() in (".txt", ".csv", ".parquet"),
         list_splits,
         read_list,
         lambda path: True,

@@ -53,7 +53,9 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
         return {_split_name(path): [path]}
     if (path / "dataset_dict.json").is_file():
         return {folder.name: [folder] for folder in sorted(path.iterdir()) if _is_saved(folder)}
-    files = [path] if path.suffix == ".parquet" else sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
+    files = (
+        [path] if path.suffix.lower() == ".parquet" else sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
+    )
     found: dict[str, list[Path]] = {}
     for file in files:
         if file.is_file():
@@ -110,7 +112,7 @@ def read_huggingface(
     if any(labelled):
         for entry in found:
             if entry.label is None:
-                problems.refuse(entry.where, "expected a class as other pictures have", entry.id)
+                problems.doubt(entry.where, "expected a class as other pictures have", entry.id)
         names = columns.class_names or class_names([path], (entry.label for entry in found if entry.label is not None))
     return assemble(problems, path, path, found, names, truth_only=truth_only, slack=_SLACK)
 
@@ -248,7 +250,7 @@ def _rows(
             if type(id) not in (str, int):
                 problems.refuse(entry.where, f"expected {columns.id} to be a text or a whole number, got {id!r}")
                 continue
-            if place is None:
+            if place is None and not problems.lenient:  # else reading will tell
                 problems.refuse(entry.where, "expected the bytes of the picture's file, got none", entry.id)
             try:
                 yield _described(entry, told, columns)

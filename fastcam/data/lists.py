@@ -17,6 +17,7 @@ _SIZE = ("width", "height")
 _KNOWN = ("path", "label", "split", *_SIZE, *_EDGES)
 _ALIASES = {"image_id": "path", "class_id": "label"}  # what fastcam itself writes
 _LAYOUT = "columns path, and if known label, x0, y0, x1, y1, width, height, split"
+_EXACT = 1 << 53  # up to this floats are exact
 _FEW = 1 << 20  # rows that are read however small the Parquet file
 _Row = tuple[str, dict[str, str]]  # where, and the text of each column
 
@@ -31,10 +32,10 @@ def read_list(
 ) -> Pictures:
     """Read a list: .txt with a path on each line, or .csv or .parquet with named columns.
 
-    Columns are path (or image_id), and if known label (or class_id; whole numbers, or names that are numbered in
-    sorted order), x0, y0, x1, y1 (a box, half-open, in pixels), width and height (which it refers to), split. A
-    picture with several boxes has a row for each. Other columns are ignored. Classes that are numbers are named by
-    classes.txt beside the list, one name a line, if there is one.
+    Columns are path (or image_id), and if known label (or class_id; whole numbers, also as floats, or names that are
+    numbered in sorted order), x0, y0, x1, y1 (a box, half-open, in pixels), width and height (which it refers to),
+    split. A picture with several boxes has a row for each. Other columns are ignored. Classes that are numbers are
+    named by classes.txt beside the list, one name a line, if there is one.
 
     Args:
         path: the list; CSV in UTF-8.
@@ -59,25 +60,28 @@ def read_list(
         rows = [(where, row) for where, row in rows if row.get("split") == split]
     found: dict[str, Found] = {}
     boxes: dict[str, list[list[float]]] = {}
+    boxed: set[str] = set()  # whose first row has a box
     for where, row in rows:
         id = row["path"]
         texts = [row[edge] for edge in _EDGES] if "x0" in columns else []
         size = [row[side] for side in _SIZE] if "width" in columns else []
-        entry = Found(where, id, root / id, labels and labels.get(row["label"]))
+        entry = Found(where, id, root / id, None if labels is None else labels.get(row["label"]))
         if any(size):
-            entry = entry._replace(size=tuple(map(whole, size)))
+            entry = entry._replace(size=tuple(map(_number, size)))
             if not all(entry.size):
-                problems.refuse(where, f"expected width and height, two positive whole numbers, got {size}", id)
-                continue
+                problems.doubt(where, f"expected width and height, two positive whole numbers, got {size}", id)
+                entry = entry._replace(size=None)
         box = numbers(texts) if any(texts) else None
         if any(texts) and (box is None or not np.isfinite(box).all()):
-            problems.refuse(where, f"expected x0, y0, x1, y1, four numbers, got {texts}", id)
-            continue
+            problems.doubt(where, f"expected x0, y0, x1, y1, four numbers, got {texts}", id)
+            box = None
         first = found.setdefault(id, entry)
-        if first is not entry and not (box and boxes[id]):
+        if first is entry:
+            boxed |= {id} if any(texts) else set()
+        elif not (any(texts) and id in boxed):
             problems.refuse(where, f"{id} comes twice", id)
-        elif (first.label, first.size) != (entry.label, entry.size):
-            problems.refuse(where, f"another label or size of {id} than in {first.where}", id)
+        if (first.label, first.size) != (entry.label, entry.size):
+            problems.doubt(where, f"another label or size of {id} than in {first.where}", id)
         boxes.setdefault(id, []).extend([box] if box else [])
     entries = list(found.values())
     if "x0" in columns:
@@ -101,15 +105,15 @@ def list_splits(path: Path) -> list[str]:
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
-    return _parquet(path, problems) if path.suffix == ".parquet" else _text(path, problems)
+    return _parquet(path, problems) if path.suffix.lower() == ".parquet" else _text(path, problems)
 
 
 def _text(path: Path, problems: Problems) -> Iterator[_Row]:
-    header: list[str] | None = ["path"] if path.suffix == ".txt" else None
+    header: list[str] | None = ["path"] if path.suffix.lower() == ".txt" else None
     for number, line in problems.lines(path):
         where = f"{path}:{number}"
         try:
-            row = [line] if path.suffix == ".txt" else next(csv.reader([line], strict=True))
+            row = [line] if path.suffix.lower() == ".txt" else next(csv.reader([line], strict=True))
         except csv.Error as error:
             problems.refuse(where, f"expected a row of CSV, got {line!r} ({error})")
             continue
@@ -139,7 +143,7 @@ def _parquet(path: Path, problems: Problems) -> Iterator[_Row]:
         if not isinstance(row["path"], str):
             problems.refuse(f"{path}: row {number}", f"expected path to be a text, got {row['path']!r}")
         else:
-            yield f"{path}: row {number}", {name: "" if v is None else str(v) for name, v in row.items()}
+            yield f"{path}: row {number}", {name: "" if v is None or v != v else str(v) for name, v in row.items()}
 
 
 def _header(columns: list[str], where: str) -> list[str]:
@@ -153,13 +157,22 @@ def _header(columns: list[str], where: str) -> list[str]:
     return names
 
 
-def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str, int], tuple[str, ...]]:
+def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str, int | None], tuple[str, ...]]:
     """The class of each text in column label, and the classes' names."""
     for where, row in rows:
         if not row["label"]:
-            problems.refuse(where, "expected a label, got none", row["path"])
+            problems.doubt(where, "expected a label, got none", row["path"])
     texts = sorted({row["label"] for _, row in rows} - {""})
-    values = [whole(text) for text in texts]
-    if None in values:
+    if numbers(texts) is None:
         return {text: index for index, text in enumerate(texts)}, tuple(texts)
-    return dict(zip(texts, values, strict=True)), class_names([path.parent], values)
+    values = {text: _number(text) for text in texts}
+    for where, row in rows:
+        if row["label"] and values[row["label"]] is None:
+            problems.doubt(where, f"expected a whole number as label, or names only, got {row['label']}", row["path"])
+    return values, class_names([path.parent], (value for value in values.values() if value is not None))
+
+
+def _number(text: str) -> int | None:
+    """A whole number that is not negative, also as the float that tables with gaps make of it."""
+    value = numbers([text])
+    return int(value[0]) if value and value[0].is_integer() and 0 <= value[0] <= _EXACT else whole(text)

@@ -1,12 +1,12 @@
 """Pictures with mask PNGs beside them, as OpenImages30k has them: SPLIT/CLASS/x.jpg, x_NAME.png, x_ignore.png."""
 
-import os
 from pathlib import Path
 
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble
 from fastcam.decoding import find_pictures
+from fastcam.decoding.folders import absolute
 
 
 def read_masks(
@@ -36,8 +36,7 @@ def read_masks(
             pictures both in class folders and beside them.
     """
     problems = Problems(bad)
-    root = Path(os.path.abspath(images or folder))
-    source = Path(os.path.abspath(folder))
+    root, source = Path(absolute(images or folder)), Path(absolute(folder))
     pictures: dict[str, Path] = {}  # by path without suffix
     for _, path in find_pictures([root]):
         if root == source and path.suffix.lower() == ".png":
@@ -54,7 +53,7 @@ def read_masks(
         while stem not in pictures and "_" in stem:
             stem = stem.rpartition("_")[0]
         if stem not in pictures:
-            problems.refuse(str(path), f"there is no picture for this mask in {root}")
+            problems.doubt(str(path), f"there is no picture for this mask in {root}")
         elif name == f"{stem}_ignore":
             ignored[stem] = path
         else:
@@ -66,7 +65,7 @@ def read_masks(
     found = []
     for stem, id in pictures.items():
         if not masks[stem]:
-            problems.refuse(str(root / id), f"there is no mask {stem}.png or {stem}_*.png in {source}", id.as_posix())
+            problems.doubt(str(root / id), f"there is no mask {stem}.png or {stem}_*.png in {source}", id.as_posix())
         label = names.index(id.parts[0]) if names else None
         masked = masks[stem], ignored.get(stem)
         found.append(Found(str(root / id), id.as_posix(), root / id, label, masks=masked))

@@ -1,7 +1,8 @@
 """What every reader of picture files gives: the files, and what is known of each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Self, TypeVar
 
 import cv2
@@ -49,6 +50,7 @@ class Pictures:
             what is to be ignored, or None; None where there is no mask.
         sizes: (width, height) in pixels that boxes refer to; None where it is that of the file.
         class_names: names of the classes, () if unknown.
+        ignored: files that were passed over, by suffix.
 
     Raises:
         ValueError: an id comes twice or is no relative path (see `id_problem`), or a list is of another length.
@@ -65,11 +67,12 @@ class Pictures:
         masks: Sequence[tuple[Sequence[Path], Path | None] | None] | None = None,
         sizes: Sequence[tuple[int, int] | None] | None = None,
         class_names: tuple[str, ...] = (),
+        ignored: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.root, self.ids = root, list(ids)
         self.files = [root / id for id in self.ids] if files is None else list(files)
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
-        self.class_names = class_names
+        self.class_names, self.ignored = class_names, ignored
         for name in ("files", "labels", "boxes", "masks", "sizes"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
@@ -137,7 +140,7 @@ class Pictures:
             name: None if getattr(self, name) is None else [getattr(self, name)[i] for i in chosen]
             for name in ("ids", "files", "labels", "boxes", "masks", "sizes")
         }
-        return type(self)(self.root, **parts, class_names=self.class_names)
+        return type(self)(self.root, **parts, class_names=self.class_names, ignored=self.ignored)
 
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)

@@ -1,6 +1,7 @@
 """What readers do with what does not fit: refuse it by file and line, or list it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,19 +10,34 @@ import numpy as np
 from fastcam.data.pictures import Packed, id_problem
 
 
+class Faults(list[tuple[str, str]]):
+    """A list for `bad` of `fastcam.data.load` where pictures count and not what is told of them.
+
+    All pictures are taken: those that a data set tells nothing of, and those of which it tells what cannot be, without
+    label, boxes and masks; only for the latter (id, reason) is appended. What is wrong with a picture's name raises.
+    """
+
+
 class Problems:
     """What a reader does with pictures that do not fit: raise at the first, or list and drop them all.
 
     Args:
-        bad: where (id, reason) is appended for each picture left out; None to raise instead.
+        bad: where (id, reason) is appended for each picture left out; None to raise instead. `Faults` raise as None
+            does, but where something that is told of a picture is wrong, the picture stays without.
 
     Attributes:
+        lenient: whether they are `Faults`.
         dropped: ids of the pictures left out.
+        bare: ids of the pictures of which nothing is to be told.
+        ignored: files that were passed over, by suffix.
     """
 
     def __init__(self, bad: list[tuple[str, str]] | None = None) -> None:
-        self.bad = bad
+        self.lenient = isinstance(bad, Faults)
+        self.faults, self.bad = (bad, None) if self.lenient else (None, bad)
         self.dropped: set[str] = set()
+        self.bare: set[str] = set()
+        self.ignored: Counter[str] = Counter()
 
     def refuse(self, where: str, reason: str, id: str | None = None) -> None:
         """Refuse a picture.
@@ -43,8 +59,25 @@ class Problems:
             self.bad.append((id, message))
             self.dropped.add(id)
 
+    def doubt(self, where: str, reason: str, id: str | None = None) -> None:
+        """Refuse what is told of a picture, and with it the picture unless `lenient`.
+
+        Args:
+            where: file, and line or element.
+            reason: what was expected and what came.
+            id: the picture; None if no picture is lost.
+
+        Raises:
+            ValueError: with both, unless they are to be listed.
+        """
+        if self.faults is None:
+            self.refuse(where, reason, id)
+        elif id is None or id not in self.bare:
+            self.faults.append((where if id is None else id, f"{where}: {reason}"))
+            self.bare.update([] if id is None else [id])
+
     def caught(self, error: ValueError, id: str) -> None:
-        """Refuse a picture for an error that names the file.
+        """Doubt what is told of a picture for an error that names the file.
 
         Args:
             error: what a function raised.
@@ -53,13 +86,20 @@ class Problems:
         Raises:
             ValueError: the error, unless it is to be listed.
         """
+        if self.faults is not None:
+            if id not in self.bare:
+                self.faults.append((id, str(error)))
+                self.bare.add(id)
+            return
         if self.bad is None:
             raise error
         if id not in self.dropped:
             self.bad.append((id, str(error)))
             self.dropped.add(id)
 
-    def rows(self, path: Path, columns: Sequence[str], separator: str | None = ",") -> Iterator[tuple[int, list[str]]]:
+    def rows(
+        self, path: Path, columns: Sequence[str], separator: str | None = ",", *, listing: bool = False
+    ) -> Iterator[tuple[int, list[str]]]:
         """Read a text file without a header, row by row; blank lines are skipped.
 
         Args:
@@ -67,6 +107,7 @@ class Problems:
             columns: their names, for messages.
             separator: "," splits from the right, so that a path in the first column may have commas; None splits at
                 white space from the left, so that the last column may have spaces.
+            listing: without a row its picture would be lost.
 
         Yields:
             Line number, from 1, and one text for each column.
@@ -80,7 +121,8 @@ class Problems:
             row = line.strip().split(None, count) if separator is None else line.rsplit(separator, count)
             if len(row) != count + 1 or not all(row):
                 wanted = (separator or " ").join(columns)
-                self.refuse(f"{path}:{number}", f"expected `{wanted}`, got {line!r}")
+                refuse = self.refuse if listing else self.doubt
+                refuse(f"{path}:{number}", f"expected `{wanted}`, got {line!r}")
                 continue
             yield number, row
         if not number:
@@ -143,10 +185,10 @@ class Problems:
         known = dict.fromkeys(ids)
         for id in known:
             if id not in rows and id not in self.dropped:
-                self.refuse(str(path), f"nothing about {id}", id)
+                self.doubt(str(path), f"nothing about {id}", id)
         for id in rows:
             if id not in known and id not in self.dropped:
-                self.refuse(str(path), f"{id} is not among the pictures", id)
+                self.doubt(str(path), f"{id} is not among the pictures", id)
 
     def boxes(
         self,
@@ -182,7 +224,7 @@ class Problems:
             else:
                 size = "" if sizes is None else f" of {sizes[index, 0]}x{sizes[index, 1]}"
                 reason = f"box {box} lies outside the picture{size}"
-            self.refuse(wheres[index], reason, ids[index])
+            self.doubt(wheres[index], reason, ids[index])
 
     def files(self, ids: Sequence[str], files: Sequence[Path | Packed]) -> None:
         """Check that picture files exist, those that are not packed.

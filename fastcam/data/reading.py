@@ -78,7 +78,11 @@ def assemble(
         masked = [(id, file) for id, file in masked if file is not None]
         problems.files([id for id, _ in masked], [file for _, file in masked])
     kept = set(problems.left(seen, source))
-    found = [entry for entry in found if entry.id in kept]
+    found = [
+        entry._replace(label=None, boxes=None, size=None, masks=None) if entry.id in problems.bare else entry
+        for entry in found
+        if entry.id in kept
+    ]
     columns = {
         "labels": [entry.label for entry in found],
         "boxes": [None if entry.boxes is None else entry.boxes.astype(np.float32) for entry in found],
@@ -87,7 +91,7 @@ def assemble(
     }
     known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     ids, files = [entry.id for entry in found], [entry.file for entry in found]
-    return Pictures(root, ids, files, class_names=tuple(class_names), **known)
+    return Pictures(root, ids, files, class_names=tuple(class_names), ignored=problems.ignored, **known)
 
 
 def strongest(labels: Sequence[int], boxes: np.ndarray) -> tuple[int, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ def read_shards(
     """Index tar files, in one pass over their headers; nothing is extracted, and pickled members are never read.
 
     A sample's members follow each other and share a name up to the first dot: one picture, x.cls (class index, in
-    digits) and x.json (an object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Other members are
-    ignored. Classes are named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
+    digits) and x.json (an object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no
+    x.jpg, a single x.NAME.jpg is the picture. Other members are passed over and counted. Classes are named by
+    classes.txt beside the shards, one name a line, if there is one, else by numbers.
 
     Args:
         shards: the tar files, uncompressed.
@@ -34,7 +36,7 @@ def read_shards(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures, ids SHARD/MEMBER.
+        The pictures, ids SHARD/MEMBER, with SHARD relative to the deepest folder that holds all shards.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -42,33 +44,52 @@ def read_shards(
             picture that comes twice, a malformed cls or json, a box outside its picture, labels for some pictures only.
     """
     problems = Problems(bad)
-    found = [entry for shard in shards for entry in _samples(shard, problems)]
+    base = os.path.commonpath([os.path.abspath(shard.parent) for shard in shards])
+    found = [
+        entry for shard in shards for entry in _samples(shard, Path(os.path.relpath(shard, base)).as_posix(), problems)
+    ]
     labelled = [entry.label is not None for entry in found]
     if any(labelled):
         for entry in found:
             if entry.label is None:
-                problems.refuse(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
+                problems.doubt(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
     root = shards[0].parent
     names = class_names([root], (entry.label for entry in found if entry.label is not None))
     return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only)
 
 
-def _samples(shard: Path, problems: Problems) -> Iterator[Found]:
-    key, parts = None, {}
-    for member in _members(shard, problems):
-        folder, name = os.path.split(member.name)
-        stem, _, suffix = name.partition(".")
-        if (folder, stem) != key:
-            if parts:
-                yield from _sample(parts, problems)
-            key, parts = (folder, stem), {}
-        kind = "picture" if f".{suffix.lower()}" in SUFFIXES else suffix.lower()
-        if kind == "picture" or kind in _TEXTS:
+def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
+    for _, members in groupby(_members(shard, problems), lambda member: _divided(member)[0]):
+        parts: dict[str, Packed] = {}
+        others: list[Packed] = []
+        for member in members:
+            suffix = _divided(member)[1].lower()
+            kind = "picture" if suffix in SUFFIXES else suffix[1:]
+            if kind != "picture" and kind not in _TEXTS:
+                others.append(member)
+                continue
             if kind in parts:
-                problems.refuse(str(member), f"another {kind} of the same sample", f"{shard.name}/{member.name}")
+                problems.refuse(str(member), f"another {kind} of the same sample", f"{name}/{member.name}")
             parts[kind] = member
-    if parts:
-        yield from _sample(parts, problems)
+        # Hidden ones are none; archivers leave such beside files.
+        pictures = [member for member in others if _last(member) in SUFFIXES and _divided(member)[0][-1:] not in "/"]
+        if "picture" not in parts and len(pictures) == 1:
+            parts["picture"] = pictures[0]
+            others.remove(pictures[0])
+        problems.ignored.update(map(_last, others))
+        if parts:
+            yield from _sample(parts, name, problems)
+
+
+def _divided(member: Packed) -> tuple[str, str]:
+    """A member's name up to the first dot, which its sample shares, and all from there."""
+    folder, name = os.path.split(member.name)
+    stem, dot, suffix = name.partition(".")
+    return os.path.join(folder, stem), dot + suffix
+
+
+def _last(member: Packed) -> str:
+    return os.path.splitext(member.name)[1].lower()
 
 
 def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
@@ -106,13 +127,13 @@ def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
             raise ValueError(f"{shard}: damaged at byte {tar.offset}: no header of a member")
 
 
-def _sample(parts: dict[str, Packed], problems: Problems) -> Iterator[Found]:
+def _sample(parts: dict[str, Packed], shard: str, problems: Problems) -> Iterator[Found]:
     picture = parts.get("picture")
     if picture is None:
         first = next(iter(parts.values()))
-        problems.refuse(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
+        problems.doubt(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
         return
-    id = f"{picture.path.name}/{picture.name}"
+    id = f"{shard}/{picture.name}"
     entry = Found(str(picture), id, picture)
     try:
         if picture.size > _MAX_PICTURE:

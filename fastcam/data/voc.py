@@ -71,9 +71,9 @@ def read_voc(
         for number, line in problems.lines(path):
             stem = line.split()[0]
             if not (source / f"{stem}.xml").is_file():
-                problems.refuse(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
+                problems.doubt(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
             chosen.add(stem)
-    annotations = {}
+    annotations: dict[str, Annotation] = {}
     for path in sorted(source.rglob("*.xml")):
         stem = path.relative_to(source).with_suffix("").as_posix()
         try:
@@ -81,7 +81,8 @@ def read_voc(
         except ValueError as error:
             problems.caught(error, stem)
     names = sorted({name for annotation in annotations.values() for name in annotation.names})
-    found = []
+    bare = sorted(problems.bare if chosen is None else problems.bare & chosen)
+    found = [Found(f"{source / stem}.xml", f"{stem}.jpg", root / f"{stem}.jpg") for stem in bare]
     for stem, (filename, size, objects, boxes, difficult) in annotations.items():
         if chosen is not None and stem not in chosen:
             continue
@@ -145,16 +146,17 @@ def read_ilsvrc(
             annotation = parse(path)
         except ValueError as error:
             problems.caught(error, id)
+            found.append(Found(str(path), id, root / id))
             continue
         if len(set(annotation.names)) > 1:
-            problems.refuse(f"{path}: object/name", f"expected one class, got {', '.join(annotation.names)}", id)
+            problems.doubt(f"{path}: object/name", f"expected one class, got {', '.join(annotation.names)}", id)
         wnids[id] = annotation.names[0]
         found.append(Found(str(path), id, root / id, None, annotation.boxes, annotation.size))
     names, numbered = _synsets(folder, set(wnids.values()))
     for index, entry in enumerate(found):
-        wnid = wnids[entry.id]
+        wnid = wnids.get(entry.id)
         if wnid not in numbered:
-            problems.refuse(entry.where, f"{wnid} is no known class", entry.id)
+            problems.doubt(entry.where, f"{wnid} is no known class", entry.id)
         found[index] = entry._replace(label=numbered.get(wnid))
     return assemble(problems, source, root, found, names, truth_only=truth_only)
 

@@ -60,7 +60,7 @@ def read_wsol(
     for number, (id, text) in problems.rows(path, ("path", "class")):
         label = whole(text)
         if label is None:
-            problems.refuse(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
+            problems.doubt(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
         elif problems.once(f"{path}:{number}", id, labels):
             labels[id] = label
     problems.paired(ids, path, labels)
@@ -73,7 +73,7 @@ def read_wsol(
         for number, (id, *texts) in problems.rows(path, ("path", "width", "height")):
             width, height = map(whole, texts)
             if not (width and height):
-                problems.refuse(f"{path}:{number}", f"expected two positive whole numbers, got {','.join(texts)}", id)
+                problems.doubt(f"{path}:{number}", f"expected two positive whole numbers, got {','.join(texts)}", id)
             elif problems.once(f"{path}:{number}", id, sizes):
                 sizes[id] = width, height
         problems.paired(ids, path, sizes)
@@ -100,15 +100,16 @@ def read_wsol(
         kept = problems.left(kept, folder)
     if boxed:
         boxes = in_groups(kept, owners, values)
+    told = [None if id in problems.bare else id for id in kept]
     every = chain(labels.values(), *map(_labels, splits))
     return Pictures(
         root,
         kept,
         [files[id] for id in kept],
-        labels=[labels[id] for id in kept],
-        boxes=boxes,
-        masks=masks and [_paths(root, *masks[id]) for id in kept],
-        sizes=sizes and [sizes[id] for id in kept],
+        labels=[labels.get(id) for id in told],
+        boxes=boxes and [None if id is None else found for id, found in zip(told, boxes, strict=True)],
+        masks=masks and [masks.get(id) and _paths(root, *masks[id]) for id in told],
+        sizes=sizes and [sizes.get(id) for id in told],
         class_names=class_names((folder, folder.parent, root), every),
     )
 
@@ -126,9 +127,9 @@ def _boxes(path: Path, sizes: dict[str, tuple[int, int]], problems: Problems) ->
     for number, (id, *texts) in problems.rows(path, ("path", "x0", "y0", "x1", "y1")):
         box = numbers(texts)
         if box is None:
-            problems.refuse(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
+            problems.doubt(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
         elif id not in sizes:
-            problems.refuse(f"{path}:{number}", f"{id} is not among the pictures", id)
+            problems.doubt(f"{path}:{number}", f"{id} is not among the pictures", id)
         else:
             owners.append(id)
             values.append(box)
@@ -143,13 +144,13 @@ def _masks(path: Path, problems: Problems) -> _Masks:
     for number, line in problems.lines(path):
         id, *files = line.rsplit(",", 2)
         if len(files) != 2 or not (id and files[0]):
-            problems.refuse(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
+            problems.doubt(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
             continue
         for problem in filter(None, (id_problem(file) for file in files if file)):
-            problems.refuse(f"{path}:{number}", f"mask {','.join(files)}: {problem}", id)
+            problems.doubt(f"{path}:{number}", f"mask {','.join(files)}: {problem}", id)
         parts, ignore = masks.get(id, ([], None))
         if files[1] and ignore:
-            problems.refuse(f"{path}:{number}", f"{id} has two files of what is to be ignored", id)
+            problems.doubt(f"{path}:{number}", f"{id} has two files of what is to be ignored", id)
         masks[id] = [*parts, files[0]], files[1] or ignore
     return masks
 

@@ -24,6 +24,7 @@ from fastcam.data import Pictures
 from fastcam.distributed.ranks import Rank, run_ranks
 from fastcam.distributed.tasks import run_tasks
 from fastcam.localization import Summary, prepare
+from fastcam.localization.planning import planned
 from fastcam.localization.settings import settings_of
 from fastcam.models import ModelConfig
 
@@ -77,16 +78,18 @@ def localize(
         FileNotFoundError, FileExistsError, TypeError, ValueError: as `fastcam.localization.localize`.
         ValueError: no variable tells the rank, or the rank's model, options or versions are not those of rank 0.
         ImportError: Ray is not installed.
-        OSError: the results cannot be written, a machine does not see the folder or the pictures, or there is no
-            cluster at the address.
+        OSError: the results cannot be written, another process is at work in `out`, a machine does not see the folder
+            or the pictures, or there is no cluster at the address.
         RuntimeError: the network does not work, Ray gave up a shard, or rank 0 has given no sign of life.
     """
     folder = os.path.abspath(out)
     place = {"out": folder, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
 
     if engine == "ray":
-        plan = prepare(model, source, config=config, **place, **options)
-        with tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar:
+        with (
+            planned(model, source, config, options, **place) as (plan, _),
+            tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar,
+        ):
             return run_tasks(plan, model, address, bar)
     if engine != "torchrun":
         raise ValueError(f'`engine` must be "torchrun" or "ray", got {engine!r}')

@@ -131,7 +131,7 @@ def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list
             if not pending:
                 break
             (ready,), _ = ray.wait(list(pending))
-            shard = pending[ready]
+            shard = pending.pop(ready)  # Ray may crash where a task is cancelled that has just ended
             try:
                 ray.get(ready)
             except ray.exceptions.RayTaskError as error:
@@ -142,7 +142,6 @@ def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list
                     f"Ray gave up shard {shard}, pictures {first} to {first + plan.size(shard) - 1}: "
                     f"{type(error).__name__} {error}"
                 ) from error
-            del pending[ready]
             bar.update(plan.size(shard))
     finally:
         for task in pending:

@@ -1,6 +1,7 @@
 """Boxes of a run of `fastcam.localize` as maps: one inside, zero outside."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +114,7 @@ class BoxTable(Source):
     def _read(self, places: dict[str, int]) -> None:
         try:
             with pq.ParquetFile(self.path) as file:
+                self._rename(file)
                 wrong = [n for n in _NAMES if file.schema_arrow.field(n).type != SCHEMA.field(n).type]
                 if wrong:
                     raise ValueError(f"expected {wrong[0]} to be {SCHEMA.field(wrong[0]).type}")
@@ -131,6 +133,17 @@ class BoxTable(Source):
                             self._bad.add(place)
         except (pa.ArrowInvalid, KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {error}") from None
+
+    def _rename(self, file: pq.ParquetFile) -> None:
+        """Give labels the numbers that the run's classes of the same names have, if a name tells that these differ."""
+        names = tuple(self.data.class_names)
+        if self._labels is None or len(set(names)) < len(names) or "class_name" not in file.schema_arrow.names:
+            return
+        pairs = file.read(["class_id", "class_name"]).group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
+        known = Counter(pair["class_name"] for pair in pairs)
+        found = {pair["class_name"]: pair["class_id"] for pair in pairs if known[pair["class_name"]] == 1}
+        if any(found.get(name, label) != label for label, name in enumerate(names)):
+            self._labels = [None if label is None else found.get(names[label], -1) for label in self._labels]
 
     def _seen(self, place: int | None) -> bool:
         return place is not None and self._kind[place] != _NONE

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fastcam import methods as all_methods
 from fastcam._version import __version__
+from fastcam.data.matching import in_classes
 from fastcam.decoding import quiet_pillow
 from fastcam.evaluation.accumulator import METRICS, Evaluator
 from fastcam.evaluation.network import Network
@@ -164,7 +165,7 @@ def compare(
     if out is not None and (existing := Path(out, "compare.json")).exists() and not overwrite:
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
-    data = opened(data, problems if skip_bad else None)
+    data = in_classes(opened(data, problems if skip_bad else None), () if config is None else config.class_names)
     options = {"metrics": metrics, "threshold": threshold, "bootstrap": bootstrap, "seed": seed, "skip_bad": skip_bad}
     classes = config and config.num_classes
     rule = Evaluator(protocol, num_classes=classes, **options).protocol

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fastcam import data as datasets
 from fastcam._version import __version__
 from fastcam.data import Sample
+from fastcam.data.matching import in_classes
 from fastcam.decoding import quiet_pillow
 from fastcam.evaluation import pixels
 from fastcam.evaluation.accumulator import Evaluator
@@ -99,7 +100,7 @@ def evaluate(
         model: network from [N, 3, size, size] to logits [N, C].
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
         targets: which class's map or box of each picture counts: "label", the true one, or "highest". Labels are not
-            looked at then.
+            looked at then. Labels meet the classes of a network, or of boxes, by name where all names are known.
         protocol: a name in `fastcam.evaluation.PROTOCOLS`, or a `Protocol`.
         threshold: τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's.
         threshold_from: metrics.json of another split: its best threshold is taken.
@@ -153,6 +154,8 @@ def evaluate(
     fixed = threshold if before is None else before["MaxBoxAcc"]
     problems = list(problems)
     data = opened(data, problems if skip_bad else None, truth_only=model is None)
+    if config is not None and targets == "label":
+        data = in_classes(data, config.class_names)
     source, classes = _source(data, rule, maps, boxes, model, config, targets, network)
     options = {"metrics": ["MaxBoxAcc"] if boxes is not None else metrics, "bootstrap": bootstrap, "seed": seed}
     make = partial(Evaluator, rule, num_classes=classes, threshold=fixed, skip_bad=skip_bad, **options)

@@ -5,10 +5,12 @@ rows. The inputs are cut into *shards* of whole batches, so that a picture has t
 computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
 A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
 When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
+The process that plans, or directs the others, locks the folder; a folder without a plan must have none of these files:
 
     OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
     OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
                                within a larger file, size and time of the file, class asked for, true boxes
+                               and the size of picture that they speak of
     OUT/shards/000000.parquet  the rows of a shard: columns of `writers.Row`
     OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
     OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then
@@ -30,8 +32,8 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -39,11 +41,10 @@ from tqdm import tqdm
 
 from fastcam import decoding
 from fastcam.data import Pictures, Sample
-from fastcam.localization.inputs import Files, Item, Targets, open_source
+from fastcam.localization.inputs import Item, Targets
 from fastcam.localization.local import run_workers
 from fastcam.localization.plan import Plan, Summary
-from fastcam.localization.planning import prepare_folder
-from fastcam.localization.settings import settings_of
+from fastcam.localization.planning import planned
 from fastcam.localization.worker import Worker
 from fastcam.models import ModelConfig
 
@@ -92,12 +93,13 @@ def localize(
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.writers.Row`: boxes are
     half-open float pixels of the upright original, scores are softmax probabilities. A picture that cannot be read
     becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
-    network, at most three batches of them are held, and memory does not grow with their number.
+    network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
 
     Where the inputs are files, the same call in the same folder goes on after whatever stopped it, computes only what
-    is missing, and gives the same rows to the bit as if nothing had happened; a call with other inputs, weights or
-    options is refused. A call after the end does nothing. Samples, which have no files, start anew; if such a run
-    breaks off, the rows finished by then are kept in `out`/boxes.partial.parquet.
+    is missing, and gives the same rows to the bit as if nothing had happened, also where the pictures have been moved;
+    a call with other inputs, weights or options is refused, as is one while another process is at work there. A call
+    after the end does nothing. Samples, which have no files, start anew; if such a run breaks off, the rows finished
+    by then are kept in `out`/boxes.partial.parquet.
 
     If the network fails on a batch and on a black one too, the error is raised: the set-up is wrong. Else the pictures
     of the failing batch become rows with the error "model: …", as does a picture whose logits are not finite.
@@ -105,10 +107,12 @@ def localize(
     Args:
         model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
             parameters, in evaluation mode, and stays as it was.
-        source: a picture file or folder, several of them, a `fastcam.data.Pictures`, or any data set: what gives
-            `Sample`s by iteration or by index. Folders are searched with all folders below; see
-            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index.
-        out: folder for the results.
+        source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
+            set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
+            `fastcam.decoding.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
+            it must be a relative path without "..", and come but once.
+        out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
+            picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
             default 224 pixels, squashed, ImageNet's mean and std.
         method: name of the method, see `fastcam.methods`.
@@ -118,8 +122,10 @@ def localize(
         relu: clip the map at zero before it is upsampled; by default as the method has it.
         mode: upsampling, "bilinear" or "bicubic".
         top_k: boxes for this many classes of each picture, those of the highest scores.
-        targets: boxes for one given class of each picture instead: "label" takes that of the samples, a mapping goes
-            from image_id to class index. The row's rank then tells where the class stands among all.
+        targets: boxes for one given class of each picture instead: "label" takes that of the samples (if `config` and
+            the data set have names of classes, and all of the data set's are among the network's, the class of the
+            same name), a mapping goes from image_id to class index. The row's rank then tells where the class stands
+            among all.
         batch_size: pictures per forward pass.
         backend: "fused", or "reference" for plain PyTorch.
         overlays: for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture
@@ -138,7 +144,8 @@ def localize(
             needs its `if __name__ == "__main__":`. With one there is none but this.
         shard_size: pictures that are finished at once, and so lost at most by each worker when it is killed.
         hash_content: read all files before, so that a change is noticed that leaves size and time as they were.
-        overwrite: replace a table of other inputs or options, or compute one anew; by default the first is an error.
+        overwrite: replace a run of other inputs or options, finished or not, or compute a table anew; by default the
+            first is an error. What no plan of fastcam's tells of is never replaced.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
@@ -146,11 +153,12 @@ def localize(
 
     Raises:
         FileNotFoundError: a path does not exist.
-        FileExistsError: `out` has the results of other inputs or options and `overwrite` is not set.
-        TypeError: a source or targets of another kind.
-        ValueError: a folder without pictures, an option that is unknown or out of range, or "nvjpeg" where it does not
-            work.
-        OSError: the results cannot be written.
+        FileExistsError: `out` has a run of other inputs or options, or a table that is not as it was left, and
+            `overwrite` is not set; or it has files of the names that a run writes, without a plan.
+        TypeError: a source or targets of another kind, or a class that is no whole number.
+        ValueError: a folder without pictures, an id that comes twice or is no relative path, an option that is unknown
+            or out of range, or "nvjpeg" where it does not work.
+        OSError: the results cannot be written, or another process is at work in `out`.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
     options = {"method": method, "target_layers": target_layers, "threshold": threshold, "relu": relu, "mode": mode}
@@ -158,14 +166,15 @@ def localize(
     options |= {"overlays": overlays, "boxes": boxes, "min_area": min_area, "precision": precision}
     options |= {"channels_last": channels_last, "compile": compile, "decoder": decoder, "threads": threads}
     place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    if not isinstance(workers, int) or workers < 1:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
-    plan, items = _prepare(model, source, config, options, **place)
-    if plan.finished() is not None:
-        return plan.finish()
-    with tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar:
+    with ExitStack() as stack:
+        plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
+        if plan.finished() is not None:
+            return plan.finish()
+        bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
         if items is not None:
-            return _stream(plan, model, items, targets, bar.update)
+            return _stream(plan, model, items, bar.update)
         missing = plan.missing()
         bar.update(plan.pictures - sum(map(plan.size, missing)))
         while True:
@@ -215,41 +224,15 @@ def prepare(
         FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.
     """
     place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    plan, items = _prepare(model, source, config, options, **place)
-    if items is not None:
-        raise TypeError(f"`source` must be picture files, got {type(source).__name__}")
-    return plan
+    with planned(model, source, config, options, **place) as (plan, _):
+        return plan
 
 
-def _prepare(
-    model: nn.Module,
-    source: Any,
-    config: ModelConfig | None,
-    options: dict[str, Any],
-    *,
-    out: str | os.PathLike[str],
-    shard_size: int,
-    hash_content: bool,
-    overwrite: bool,
-) -> tuple[Plan, Iterator[Item] | None]:
-    """The plan; and the items, where the plan does not list them."""
-    if not isinstance(shard_size, int) or shard_size < 1:
-        raise ValueError(f"`shard_size` must be a whole number of at least 1, got {shard_size!r}")
-    settings = settings_of(model, config, **options)
-    names = () if config is None else tuple(config.class_names)
-    opened = open_source(source, options.get("targets"), settings["overlays"], Path(out))
-    files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
-    known = {"pictures": count, "shard_size": shard_size, "content": hash_content, "overwrite": overwrite}
-    return prepare_folder(out, settings, names, files, **known), items
-
-
-def _stream(
-    plan: Plan, model: nn.Module, items: Iterator[Item], targets: Targets, on_pictures: Callable[[int], object]
-) -> Summary:
+def _stream(plan: Plan, model: nn.Module, items: Iterator[Item], on_pictures: Callable[[int], object]) -> Summary:
     """Run on samples, which come once."""
     shards = ((shard, chain([item], islice(items, plan.shard_size - 1))) for shard, item in enumerate(items))
     try:
-        with Worker(plan, model, targets=targets) as worker:
+        with Worker(plan, model) as worker:
             worker.compute(shards, on_pictures=on_pictures)
     except BaseException as error:
         path, rows = plan.salvage()

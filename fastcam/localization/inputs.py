@@ -1,10 +1,12 @@
 """What goes into a run: picture files, known in advance, or samples that a data set gives as it is asked."""
 
 import hashlib
+import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
+from fastcam.data.pictures import id_problem
 from fastcam.decoding import DecodeError, find_pictures
 
 Targets = Literal["label"] | Mapping[str, int] | None
@@ -27,6 +30,7 @@ _COLUMNS = pa.schema(
         pa.field("content", pa.binary()),
         pa.field("target", pa.int64()),
         pa.field("truth", pa.list_(pa.float32())),
+        pa.field("extent", pa.list_(pa.int64())),
     ]
 )
 
@@ -42,7 +46,11 @@ class Item(NamedTuple):
         length: its number of bytes there.
         target: class asked for.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
-        sample: gives the sample of a data set that has no files; it then has key, class and boxes itself.
+        extent: width and height that they refer to; None if it is the picture's.
+        sample: gives the sample of a data set that has no files, with its boxes, or raises why it cannot be read.
+        size: bytes of the file when the plan was made; None if it could not be read, as all that follow.
+        time: when it was last changed, in nanoseconds.
+        content: digest of its content, if that was asked for.
     """
 
     index: int
@@ -52,7 +60,11 @@ class Item(NamedTuple):
     length: int | None = None
     target: int | None = None
     truth: list[float] | None = None
+    extent: list[int] | None = None
     sample: Callable[[], Sample] | None = None
+    size: int | None = None
+    time: int | None = None
+    content: bytes | None = None
 
 
 class Files:
@@ -62,16 +74,13 @@ class Files:
         source: files and folders, or a data set of picture files.
         targets: as for `fastcam.localization.localize`.
         drawn: so many of the first get their true boxes.
-        out: the run's folder: what it writes is no input, even if its folder is one of theirs, or in one.
 
     Attributes:
-        ignored: files in folders that are no pictures, by suffix; counted anew with each listing.
+        ignored: files that were passed over, by suffix; counted anew with each listing.
     """
 
-    def __init__(
-        self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int, out: Path
-    ) -> None:
-        self.source, self.targets, self.drawn, self.out = source, targets, drawn, out
+    def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
+        self.source, self.targets, self.drawn = source, targets, drawn
         self.ignored: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Item]:
@@ -83,10 +92,11 @@ class Files:
         Raises:
             FileNotFoundError, ValueError, OSError: as `fastcam.decoding.find_pictures`.
             ValueError: a key is absolute, leads out of its folder, or comes twice.
+            TypeError: a class is no whole number.
         """
         self.ignored.clear()
         escaped: set[str] = set()  # others cannot come twice
-        for index, (key, path, place, label, truth) in enumerate(self._entries()):
+        for index, (key, path, place, label, drawn) in enumerate(self._entries()):
             if key.startswith("/") or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
                 raise ValueError(f"the picture {key!r} must have a path relative to its folder, without `.` and `..`")
             if "\\" in key:
@@ -98,23 +108,27 @@ class Files:
                 target = self.targets.get(key)
             elif self.targets is None:
                 target = None
-            yield Item(index, key, path, *place, None if target is None else int(target), truth)
+            yield Item(index, key, path, *place, _class(key, target), *drawn)
 
-    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, list[float] | None]]:
+    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, tuple[Any, ...]]]:
         if not isinstance(self.source, Pictures):
-            for key, path in find_pictures(self.source, self.ignored, (self.out, self.out / "overlays")):
-                yield key, path, (None, None), None, None
+            for key, path in find_pictures(self.source, self.ignored):
+                yield key, path, (None, None), None, ()
             return
         pictures = self.source
+        self.ignored.update(pictures.ignored)
         for i, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
             packed = not isinstance(file, Path)
-            boxes = pictures.boxes[i] if i < self.drawn and pictures.boxes is not None else None
+            truth: tuple[Any, ...] = ()
+            if i < self.drawn and pictures.boxes is not None and pictures.boxes[i] is not None:
+                size = None if pictures.sizes is None else pictures.sizes[i]
+                truth = pictures.boxes[i].ravel().tolist(), None if size is None else list(size)
             yield (
                 key,
                 file.path if packed else file,
                 (file.offset, file.size) if packed else (None, None),
                 None if pictures.labels is None else pictures.labels[i],
-                None if boxes is None else boxes.ravel().tolist(),
+                truth,
             )
 
     def listing(self, path: Path | None = None, group: int = 1, content: bool = False) -> tuple[str, int]:
@@ -138,14 +152,14 @@ class Files:
         writer = None if path is None else pq.ParquetWriter(path, _COLUMNS)
         try:
             for item in self:
-                state = _state(item, content)
+                state = state_of(item, content)
                 known = (item.key, item.offset, item.length, *state, item.target)
                 digest.update(repr(known).encode())
                 count += 1
                 if writer is not None:
                     # Who goes on may do so in another folder, or on another machine.
                     place = os.fsencode(os.path.abspath(item.path)), item.offset, item.length
-                    pending.append((item.key, *place, *state, item.target, item.truth))
+                    pending.append((item.key, *place, *state, item.target, item.truth, item.extent))
                     if len(pending) == group:
                         _write(writer, pending)
             if pending:
@@ -164,8 +178,17 @@ def _write(writer: pq.ParquetWriter, pending: list[tuple]) -> None:
     pending.clear()
 
 
-def _state(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
-    """Size and time of a file, and a digest of its content; None for what cannot be read, which is told in its turn."""
+def state_of(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
+    """Look at a file.
+
+    Args:
+        item: the input.
+        content: read it.
+
+    Returns:
+        Size and time of the file, and a digest of the input's content; None for what cannot be read, which is told in
+        its turn.
+    """
     try:
         status = os.stat(item.path)
         if not content:
@@ -198,24 +221,23 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
     """
     with pq.ParquetFile(path) as file:
         index = group * file.metadata.row_group(0).num_rows if group else 0  # all but the last are of one size
-        columns = ["key", "path", "offset", "length", "target", "truth"]
         for i in range(file.num_row_groups) if group is None else [group]:
-            for row in file.read_row_group(i, columns).to_pylist():
+            for row in file.read_row_group(i).to_pylist():
                 yield Item(index, **{**row, "path": Path(os.fsdecode(row["path"]))})
                 index += 1
 
 
-def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files | tuple[Iterator[Item], int | None]":
-    """Tell files from samples.
+def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Iterator[Item], int | None]":
+    """Tell files from samples, by the first of them.
 
     Args:
         source: as for `fastcam.localization.localize`.
         targets: likewise.
         drawn: so many of the first get their true boxes.
-        out: the run's folder.
 
     Returns:
-        The files; or the inputs that a data set gives, once, and their number where that is known.
+        The files; or the inputs that a data set gives, once, and their number where that is known. Asked for, an input
+        raises a ValueError if its key comes twice or is no relative path.
 
     Raises:
         TypeError: it is neither.
@@ -223,25 +245,75 @@ def open_source(source: Any, targets: Targets, drawn: int, out: Path) -> "Files 
     """
     if isinstance(source, str | os.PathLike):
         source = [source]
-    if isinstance(source, Pictures) or (
-        isinstance(source, list | tuple) and all(isinstance(path, str | os.PathLike) for path in source)
-    ):
-        if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
-            raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
-        return Files(source, targets, drawn, out)
-    # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return (Item(i, str(i), sample=_read(source, i)) for i in range(len(source))), len(source)
-    if isinstance(source, Iterable):
-        return (Item(i, str(i), sample=lambda sample=sample: sample) for i, sample in enumerate(source)), None
-    raise TypeError(f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}")
+    if not isinstance(source, Pictures):
+        sized = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        if isinstance(source, Mapping) or not (sized or isinstance(source, Iterable)):
+            raise TypeError(
+                f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}"
+            )
+        # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
+        outcomes = (_read(source, i) for i in range(len(source))) if sized else map(_given, source)
+        first = list(islice(outcomes, 1))
+        if first and not _is_path(first[0]):
+            if first[0].exception() is None:
+                _check_sample(first[0].result())
+            return _samples(chain(first, outcomes), targets), len(source) if sized else None
+        # The order of a set changes from process to process.
+        paths = source if sized else [path.result() for path in chain(first, outcomes)]
+        source = sorted(paths, key=os.fspath) if isinstance(source, Set) else list(paths)
+        for path in source:
+            if not isinstance(path, str | os.PathLike):
+                raise TypeError(f"`source` must be paths or samples, not both, got a path and a {type(path).__name__}")
+    if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
+        raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
+    return Files(source, targets, drawn)
 
 
-def _read(dataset: Any, index: int) -> Callable[[], Sample]:
-    """Read a sample at once; if that fails, keep the error for its turn."""
-    outcome: Future[Sample] = Future()
+def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item]:
+    keys: set[str] = set()
+    for index, outcome in enumerate(outcomes):
+        sample = None if outcome.exception() else outcome.result()
+        if sample is not None:
+            _check_sample(sample)
+        key = str(index) if sample is None or sample.id is None else str(sample.id)
+        problem = "it comes twice" if key in keys else id_problem(key)
+        if problem:
+            raise ValueError(f"sample {index}, {key!r}: {problem}")
+        keys.add(key)
+        target = targets.get(key) if isinstance(targets, Mapping) else getattr(sample, "label", None)
+        yield Item(index, key, target=_class(key, target) if targets else None, sample=outcome.result)
+
+
+def _class(key: str, value: Any) -> int | None:
     try:
-        outcome.set_result(dataset[index])
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise TypeError(f"the class of {key!r} must be a whole number, got {value!r}") from None
+
+
+def _check_sample(sample: Any) -> None:
+    if not isinstance(sample, Sample):
+        raise TypeError(
+            f"`source` must be paths or give `fastcam.data.Sample`s, got {type(sample).__name__}; of another library's "
+            "data set make `(Sample(image, label) for …)`, or give its folder to `fastcam.data.load`"
+        )
+
+
+def _is_path(outcome: Future[Any]) -> bool:
+    return outcome.exception() is None and isinstance(outcome.result(), str | os.PathLike)
+
+
+def _given(value: Any) -> Future[Any]:
+    outcome: Future[Any] = Future()
+    outcome.set_result(value)
+    return outcome
+
+
+def _read(dataset: Any, index: int) -> Future[Any]:
+    """Read a sample at once; if that fails, keep the error for its turn."""
+    try:
+        return _given(dataset[index])
     except (DecodeError, OSError) as error:
+        outcome: Future[Any] = Future()
         outcome.set_exception(error)
-    return outcome.result
+        return outcome

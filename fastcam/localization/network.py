@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
-from fastcam.localization.passes import Compiled, Run, observed
-from fastcam.writers import Row, replacing
+from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.writers import COMMENT, Row, replacing
 
 
 class Picture(NamedTuple):
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
         orientation: as it was stored, see `fastcam.decoding.Decoded`.
         decoder: likewise.
         thumbnail: uint8 [h, w, 3], where an overlay is wanted.
-        truth: true boxes [B, 4] in pixels of the picture, for the overlay.
+        truth: true boxes [B, 4] as fractions of width and height, for the overlay.
         index: its place among all inputs.
     """
 
@@ -220,7 +220,7 @@ class Network:
             ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
         scores = logits.softmax(1).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
-        cams = run.coarse().half().cpu().numpy() if self.settings["maps"] else None
+        cams = halved(run.coarse()) if self.settings["maps"] else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
@@ -280,12 +280,12 @@ class Network:
             picture.thumbnail,
             picture.geometry.spread(map.cpu().numpy(), (width, height)),
             np.array([row.x0, row.y0, row.x1, row.y1]) * scale,
-            () if picture.truth is None else np.asarray(picture.truth) * scale,
+            () if picture.truth is None else picture.truth * ([width, height] * 2),
         )
         # The number keeps the names apart, so the rest may be cut and cleaned.
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
         with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
-            Image.fromarray(drawing).save(file, "JPEG", quality=90)
+            Image.fromarray(drawing).save(file, "JPEG", quality=90, comment=COMMENT)
 
 
 @contextmanager

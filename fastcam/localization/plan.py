@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.localization.table import audit, merge
-from fastcam.writers import Row, replacing, schema, to_table
+from fastcam.writers import Row, is_overlay, replacing, schema, to_table
 
 
 class Summary(NamedTuple):
@@ -27,7 +27,7 @@ class Summary(NamedTuple):
         rows: how many rows were written, at least one for each picture.
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Plan:
         pictures: number of inputs; None for samples whose number is not known.
         shard_size: pictures in a shard, a multiple of the batch size.
         listed: whether the inputs are files, so that the run can be resumed.
-        ignored: files in folders that are no pictures, by suffix.
+        ignored: files that were passed over, by suffix.
     """
 
     folder: Path
@@ -245,9 +245,22 @@ class Plan:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
             known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+            known["bytes"] = self.table.stat().st_size
             write_json(self.folder / "audit.json", known)
         remove_parts(self.folder, alone)
         return self.finished()
+
+    def intact(self) -> bool:
+        """Tell whether the finished table still has its size.
+
+        Returns:
+            Whether it has that of the audit.
+
+        Raises:
+            OSError: there is no table, or no audit.
+        """
+        audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
+        return audit.get("bytes") == self.table.stat().st_size
 
     def salvage(self) -> tuple[Path, int]:
         """Put the parts of a run together that cannot be resumed.
@@ -284,6 +297,27 @@ class Plan:
         while (mark := self.mark(shard)) is not None:
             yield shard, mark
             shard += 1
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """Find the files that a run writes, but for its parts' temporary ones and the ranks'.
+
+    Args:
+        folder: of the run; it needs not exist.
+
+    Yields:
+        Those of such names that are there, whoever wrote them; of drawings those with a run's mark.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.parquet", "boxes.partial.parquet"):
+        if (folder / name).exists():
+            yield folder / name
+    for name in ("shards", "overlays"):
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            if is_overlay(path) if name == "overlays" else re.fullmatch(r"\d{6,}\.(parquet|json)", path.name):
+                yield path
 
 
 def remove_parts(folder: Path, ranks: bool = False) -> None:

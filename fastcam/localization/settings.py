@@ -75,7 +75,7 @@ def settings_of(
     if threads is not None:
         least["threads"] = threads, 1
     for name, (number, smallest) in least.items():
-        if not isinstance(number, int) or number < smallest:
+        if not isinstance(number, int) or isinstance(number, bool) or number < smallest:
             raise ValueError(f"`{name}` must be a whole number of at least {smallest}, got {number!r}")
     for name, value, known in (
         ("boxes", boxes, ("largest", "all")),
@@ -94,6 +94,9 @@ def settings_of(
         raise ValueError(f"`threshold` must be at least 0 and less than 1, got {threshold!r}")
     if not (targets is None or targets == "label" or isinstance(targets, Mapping)):
         raise TypeError(f'`targets` must be None, "label" or a mapping from image_id to class, got {targets!r}')
+    if method in methods.ATTRIBUTIONS:
+        known = ", ".join(methods.METHODS)
+        raise ValueError(f"`method` {method} gives no maps that boxes are made of; these do: {known}")
     preprocess = Preprocess() if config is None else Preprocess.of(config)
     # Made once for its checks, and for the names of the layers.
     cam = methods.create(method, model, target_layers=target_layers, relu=relu, mode=mode, backend=backend)

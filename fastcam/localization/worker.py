@@ -14,7 +14,7 @@ from torch import nn
 from fastcam.data import Sample
 from fastcam.decoding import Decoded, DecodeError, Encoded, decode, quiet_pillow, read, read_encoded, read_part
 from fastcam.localization.frames import frame as make_frame
-from fastcam.localization.inputs import Item, Targets
+from fastcam.localization.inputs import Item
 from fastcam.localization.network import Network, Picture
 from fastcam.localization.plan import Plan
 from fastcam.pipeline import in_order
@@ -35,7 +35,6 @@ class Worker:
     Args:
         plan: the run.
         model: the network, on its device.
-        targets: as for `localize`, for samples; files have their classes in the plan.
         decoding_threads: by default one for each processor, at most 8.
 
     Raises:
@@ -47,10 +46,9 @@ class Worker:
         plan: Plan,
         model: nn.Module,
         *,
-        targets: Targets = None,
         decoding_threads: int | None = None,
     ) -> None:
-        self.plan, self.targets = plan, targets
+        self.plan = plan
         self.network = Network(model, plan.settings, plan.class_names, plan.folder)
         self.decoding_threads = decoding_threads or min(8, len(os.sched_getaffinity(0)))
 
@@ -146,12 +144,14 @@ class Worker:
                 source = item.path if item.offset is None else read_part(item.path, item.offset, item.length)
                 decoder = self.plan.settings["decoder"]
                 found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
+                status = os.stat(item.path)  # afterwards, so that no change goes unseen
+                if (status.st_size, status.st_mtime_ns) != (item.size, item.time):
+                    raise DecodeError("unreadable", "changed since the plan was made")
                 truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
-                sample = Sample(found.pixels, item.target, truth)
+                sample = Sample(found.pixels, boxes=truth, size=item.extent)
             else:
                 sample = item.sample()
                 found = Decoded(sample.image, None, None)
-                picture = picture._replace(key=item.key if sample.id is None else str(sample.id))
             picture = picture._replace(orientation=found.orientation, decoder=found.decoder)
             if isinstance(sample.image, Encoded):  # the network's side goes on with it
                 frame, geometry = sample.image, self.network.preprocess.geometry(sample.image.size)
@@ -163,13 +163,14 @@ class Worker:
             return picture._replace(error=f"unreadable: {error}")
         picture = picture._replace(frame=frame, geometry=geometry)
         if not self.plan.settings["top_k"]:
-            given = item.sample is None or self.targets == "label"
-            target = sample.label if given else self.targets.get(picture.key)
-            if target is None:
+            if item.target is None:
                 return picture._replace(error="no_target: no class is given for this picture")
-            picture = picture._replace(target=int(target))
+            picture = picture._replace(target=item.target)
         if item.index < self.plan.settings["overlays"]:
-            picture = picture._replace(thumbnail=_thumbnail(sample.image), truth=sample.boxes)
+            picture = picture._replace(thumbnail=_thumbnail(sample.image))
+            if sample.boxes is not None:  # they may speak of a larger picture than the one that is stored
+                extent = np.array([*(sample.size or geometry.original)] * 2)
+                picture = picture._replace(truth=np.reshape(sample.boxes, (-1, 4)) / extent)
         return picture
 
 

@@ -12,7 +12,7 @@ from fastcam.outputs.files import LeftOut, Options, check_free
 from fastcam.outputs.maps import CoarseMap, MapTable
 from fastcam.outputs.table import Table
 
-__all__ = ["FORMATS", "CoarseMap", "Exported", "Format", "MapTable", "check_formats", "export"]
+__all__ = ["FORMATS", "CoarseMap", "Exported", "Format", "MapTable", "check_formats", "export", "places"]
 
 _EXAMPLES = 10  # of pictures left out, kept with their reasons
 
@@ -91,6 +91,20 @@ def check_formats(formats: Iterable[str], maps: bool, classes: int | None = None
             raise ValueError(
                 f"format {name} has labels of 8 bits, for at most {most} classes; the network has {classes}"
             )
+
+
+def places(run: str | os.PathLike[str], format: str) -> list[Path]:
+    """Name what an export to a run's folder writes.
+
+    Args:
+        run: the folder.
+        format: one of `FORMATS`.
+
+    Returns:
+        One file or folder, or two.
+    """
+    path, beside = Path(run) / FORMATS[format].name, FORMATS[format].beside
+    return [path] if beside is None else [path, beside(path)]
 
 
 def export(

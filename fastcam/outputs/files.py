@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from fastcam.data.pictures import id_problem
+from fastcam.writers import MARK
 
-MARK = "fastcam-export.json"  # in each folder written here; tells that it may be replaced
 _TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -140,8 +140,8 @@ def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[Folder]:
             shutil.rmtree(left)
     partial.mkdir(parents=True)
     try:
-        yield Folder(partial)
         (partial / MARK).write_text(json.dumps(dict(info), sort_keys=True), encoding="utf-8")
+        yield Folder(partial)
         os.sync()  # once, since it would take long for each of many files
         if path.exists():
             os.replace(path, former)

@@ -2,7 +2,8 @@
 
 A map is kept as its values before ReLU, upsampling and normalisation, row by row, little-endian, float16 or float32,
 beside its height and width: in columns cam, cam_height and cam_width of boxes.parquet (in the first row of each picture
-and class; null in the others), and in columns map, height and width of the maps.parquet of `fastcam evaluate`.
+and class; null in the others; multiplied by a power of two, so that small values are not lost in float16, which makes
+no difference to finished maps), and in columns map, height and width of the maps.parquet of `fastcam evaluate`.
 """
 
 import json
@@ -95,7 +96,8 @@ class CoarseMap(NamedTuple):
         class_id: index of the class; None if unknown.
         rank: place of the class among all by score, 1 the highest; None if unknown.
         picture: (width, height) of the upright picture in pixels; None if the table does not tell.
-        values: float32 [h, w], before ReLU, upsampling and normalisation.
+        values: float32 [h, w], before ReLU, upsampling and normalisation; of boxes.parquet each map to a scale of its
+            own, a power of two.
         upsampling: what `at` does.
     """
 
