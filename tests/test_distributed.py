@@ -380,6 +380,11 @@ def ray_processes() -> list[int]:
     return [pid for pid in descendants(os.getpid()) if command_line(pid).startswith(b"ray::compute")]
 
 
+def at_rest() -> bool:
+    """Whether none does; between two tasks they have another name."""
+    return not any(ray_processes() or time.sleep(0.05) for _ in range(20))
+
+
 @pytest.mark.parametrize("seed", seeds(1))
 def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, cluster, elsewhere, seed):
     rng = random.Random(f"ray {seed}")
@@ -413,20 +418,22 @@ def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluste
     driver.kill()
     print(f"Ray driver killed at {STAGES[stage(tmp_path)]}")
     # Between two tasks their processes have another name.
-    wait_for(lambda: not any(ray_processes() or time.sleep(0.05) for _ in range(20)))
+    wait_for(at_rest)
     localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     check_finished(tmp_path, undisturbed)
 
 
 def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, elsewhere):
-    def fail(pause: float) -> None:
-        elsewhere(drive, folder / "000.png", tmp_path, pause, cluster.address, connected=True, retries=0).result(300)
+    def fail(pause: float, **options: object) -> None:
+        elsewhere(drive, folder, tmp_path / str(pause), pause, cluster.address, retries=0, **options).result(300)
 
-    with pytest.raises(RuntimeError, match="no good"):
-        fail(-2)
-    with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 0: WorkerCrashedError") as caught:
-        fail(-1)
-    assert caught.value.__notes__ == ["0 of 1 parts are done; the same call computes the rest"]
+    for connected in (True, False):  # the tasks that are left are cancelled, or end with the connection
+        with pytest.raises(RuntimeError, match="no good"):
+            fail(-2, connected=connected)
+        wait_for(at_rest)
+    with pytest.raises(RuntimeError, match="Ray gave up shard 0, pictures 0 to 7: WorkerCrashedError") as caught:
+        fail(-1, connected=True)
+    assert caught.value.__notes__ == ["0 of 8 parts are done; the same call computes the rest"]
 
 
 def test_a_plan_holds_in_every_working_directory(folder, tmp_path, monkeypatch):

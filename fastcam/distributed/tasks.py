@@ -59,14 +59,14 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
     bar.update(plan.pictures - sum(map(plan.size, missing)))
     if plan.finished() is not None:
         return plan.finish()
-    with _cluster(address) as ray:
+    with _cluster(address) as (ray, guest):
         reference = ray.put(deepcopy(model).cpu())
         needs = _needs(plan, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         job = _Job(str(plan.folder), plan.digest, reference, witness(plan), min(8, needs["num_cpus"]))
         task = ray.remote(max_retries=_RETRIES, **needs)(compute)
         while True:
             try:
-                _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar)
+                _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar, cancel=guest)
             except BaseException as error:
                 done = plan.shards - len(plan.missing())
                 error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
@@ -122,8 +122,10 @@ def _worker(job: _Job) -> Worker:
     return worker.__enter__()  # for the life of the process
 
 
-def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list[int], bar: tqdm) -> None:
-    """Run the tasks of shards, and wait until their marks are seen."""
+def _run(
+    ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list[int], bar: tqdm, *, cancel: bool
+) -> None:
+    """Run the tasks of shards, and wait until their marks are seen; after an error `cancel` those that are left."""
     waiting, pending = iter(shards), {}
     try:
         while True:
@@ -131,7 +133,7 @@ def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list
             if not pending:
                 break
             (ready,), _ = ray.wait(list(pending))
-            shard = pending.pop(ready)  # Ray may crash where a task is cancelled that has just ended
+            shard = pending.pop(ready)
             try:
                 ray.get(ready)
             except ray.exceptions.RayTaskError as error:
@@ -144,7 +146,10 @@ def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list
                 ) from error
             bar.update(plan.size(shard))
     finally:
-        for task in pending:
+        # Ray 2.60 ends this process, by a failed check of its own, where a task is cancelled that has just ended. So
+        # only those are that would go on otherwise.
+        running = ray.wait(list(pending), num_returns=len(pending), timeout=0)[1] if cancel and pending else ()
+        for task in running:
             ray.cancel(task, force=True)
     end = time.monotonic() + _PATIENCE
     while unseen := [shard for shard in shards if plan.mark(shard) is None]:
@@ -157,14 +162,14 @@ def _run(ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[ModuleType]:
-    """Connect to a cluster, unless this process is already."""
+def _cluster(address: str | None) -> Iterator[tuple[ModuleType, bool]]:
+    """Connect to a cluster, unless this process is already, as is told; else all tasks end with the connection."""
     try:
         import ray
     except ImportError:
         raise ImportError('the engine "ray" needs Ray: pip install "fastcam[ray]"') from None
     if ray.is_initialized():
-        yield ray
+        yield ray, True
         return
     place = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address or "")
     if place:  # Ray itself would try for a quarter of an hour
@@ -174,6 +179,6 @@ def _cluster(address: str | None) -> Iterator[ModuleType]:
             raise ConnectionError(f"there is no Ray cluster at {address}: {error}") from error
     ray.init(address=address, logging_level="WARNING", include_dashboard=False)
     try:
-        yield ray
+        yield ray, False
     finally:
         ray.shutdown()
