@@ -236,7 +236,8 @@ def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) ->
 
     refuse_own(sources, out)
     try:
-        ours = Plan.load(out) is not None
+        Plan.load(out)
+        ours = True
     except (OSError, ValueError):
         ours = False
     given = {parent for path in map(Path.resolve, sources) for parent in (path, *path.parents)}
