@@ -1,8 +1,8 @@
 """What several commands share: options under one name and one help text, and how they are read."""
 
 import csv
-import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -45,10 +45,10 @@ Weights = Annotated[
     Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
 ]
 Arch = Annotated[str | None, typer.Option(help="torchvision's name of the network; a checkpoint knows its own.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224].")]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224, or timm's].")]
 Resize = Annotated[ResizeRule | None, typer.Option(help="Squash the picture, or crop its centre [squash].")]
-Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one number or three, a,b,c [ImageNet's].")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [ImageNet's].")]
+Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's].")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [the weights', else ImageNet's].")]
 ClassNames = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, help="Number of classes [of names, else 1000].")]
 TargetLayer = Annotated[list[str] | None, typer.Option(help="Layer to take maps from, by dotted name.")]
@@ -71,7 +71,12 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 def plain_errors() -> Iterator[None]:
     """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
-        yield
+        with warnings.catch_warnings():
+            shown = warnings.showwarning
+            warnings.showwarning = lambda message, category, *place: (
+                say(f"fastcam: {message}", error=True) if category is UserWarning else shown(message, category, *place)
+            )
+            yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -132,24 +137,10 @@ def default_device() -> str:
 
 
 def load(weights: Path, arch: str | None, given: dict[str, Any]) -> "tuple[nn.Module, ModelConfig]":
-    """Build the network; what is given on the command line overrides what the checkpoint says."""
+    """Build the network; what is given on the command line overrides what the weights say."""
     from fastcam import models
 
-    config = models.read_config(weights)
-    if config is None:
-        if arch is None:
-            raise ValueError(f"{weights} is no checkpoint of fastcam, so --arch must name its network")
-        config = models.ModelConfig(
-            arch, given.pop("num_classes", None) or len(given.get("class_names", ())) or 1000, **given
-        )
-        model = models.build(arch, config.num_classes)
-        models.load_weights(model, weights)
-        return model.eval(), config
-    for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
-        if value not in (None, getattr(config, name)):
-            raise ValueError(f"the checkpoint {weights} has {name} {getattr(config, name)}, got {value}")
-    model, config = models.load_checkpoint(weights)
-    return model, dataclasses.replace(config, **given)
+    return models.load_network(weights, arch, **given)
 
 
 def triple(option: str, text: str) -> tuple[float, float, float]:
