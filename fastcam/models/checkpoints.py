@@ -1,5 +1,6 @@
 """Weights and checkpoints on disk, and the configuration that goes with a network."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -223,6 +224,8 @@ def preprocessing_of(path: str | os.PathLike, arch: str, given: Collection[str] 
 def load_tensors(source: Path | BinaryIO) -> Any:
     """Load what `torch.save` wrote of tensors and plain values, on the CPU. No code in it runs.
 
+    An `argparse.Namespace`, in which the trainers of torchvision and timm keep their options, is a plain value.
+
     Args:
         source: the file.
 
@@ -240,7 +243,8 @@ def load_tensors(source: Path | BinaryIO) -> Any:
                 raise ValueError("its members are packed")
     if not isinstance(source, Path):
         source.seek(0)
-    return torch.load(source, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def start_from(

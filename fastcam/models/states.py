@@ -160,8 +160,9 @@ def load_state(model: nn.Module, state: State) -> None:
         ValueError: the names or shapes are not the network's, or several parts of the file are; they are listed.
     """
     model = unwrap(model)
-    own = {plain(name): name for name in model.state_dict()}
-    names = {plain(name): name for name in state.tensors}
+    same = model.state_dict().keys() <= state.tensors.keys()  # whatever the network itself calls "module"
+    own = {name if same else plain(name): name for name in model.state_dict()}
+    names = {name if same else plain(name): name for name in state.tensors}
     if len(names) < len(state.tensors):
         twice = next(name for name in state.tensors if names[plain(name)] != name)
         raise ValueError(f"{state} have one name twice: {twice} and {names[plain(twice)]}")
@@ -266,8 +267,9 @@ def _namings(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[dict[str,
             sizes = Counter(value.numel() for value in renamed.values())
         except Exception:  # for a file of another network it can raise anything
             return
-        # It may give other names and shapes, but not interpolate to another size.
-        if sizes <= Counter(value.numel() for value in tensors.values()):
+        # It may give other names and shapes and leave out buffers, but not interpolate, nor take a part of a network.
+        given = Counter(value.numel() for value in tensors.values())
+        if sizes <= given and sum(sizes.elements()) > 0.95 * sum(given.elements()):
             yield renamed
 
 
