@@ -71,11 +71,7 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 def plain_errors() -> Iterator[None]:
     """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
-        with warnings.catch_warnings():
-            shown = warnings.showwarning
-            warnings.showwarning = lambda message, category, *place: (
-                say(f"fastcam: {message}", error=True) if category is UserWarning else shown(message, category, *place)
-            )
+        with _plain_warnings():
             yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
@@ -89,6 +85,22 @@ def plain_errors() -> Iterator[None]:
     notes = [f"({note})" for note in getattr(caught, "__notes__", ())]
     say("fastcam: " + " ".join(" ".join([what, *notes]).split()), error=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show the package's own warnings as lines like its errors."""
+    with warnings.catch_warnings():
+        usual, package = warnings.showwarning, str(Path(__file__).parents[1])
+
+        def show(message: Warning, category: type[Warning], filename: str, *rest: Any) -> None:
+            if category is UserWarning and filename.startswith(package):
+                say(f"fastcam: {message}", error=True)
+            else:
+                usual(message, category, filename, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(line: str, *, error: bool = False) -> None:

@@ -32,9 +32,9 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
             0..255, or were divided by 255 twice.
     """
     for name, values in (("mean", mean), ("std", std)):
-        kind = "finite" if name == "mean" else "positive"
+        kind = "finite numbers" if name == "mean" else "positive numbers"
         if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-            raise ValueError(f"`{name}` must be {kind} numbers, one for each of three channels, got {values!r}")
+            raise ValueError(f"`{name}` must be three {kind}, one per channel, got {values!r}")
     if not 0 <= min(mean) <= max(mean) <= 1:
         hint = ", which is for colours in 0..255: divide mean and std by 255" if max(mean) > 1 else ""
         raise ValueError(f"`mean` must be in 0..1, as the colours are, got {tuple(mean)!r}{hint}")

@@ -137,6 +137,8 @@ class Settings:
         for name in ("lr", "gamma", "new_lr"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)!r}")
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive numbers, got {self.std!r}")
         check_normalization(self.mean, self.std)
         for wrong, reason in (
             (self.freeze == "features" and self.weights is None, '`freeze="features"` needs `weights` to keep'),
