@@ -168,6 +168,20 @@ class TestPublished:
         with pytest.raises(ValueError, match="has arch googlenet, got resnet18"):
             load_network(path, "resnet18")
 
+    def test_a_network_that_transforms_its_input_is_saved_as_one_that_need_not(self, tmp_path):
+        whole = torchvision.models.googlenet(
+            num_classes=3, init_weights=False, aux_logits=False, transform_input=True
+        ).eval()
+        path = tmp_path / "c.safetensors"
+        models.save_checkpoint(path, whole, ModelConfig("googlenet", 3))
+        model, config = models.load_checkpoint(path)
+        frames = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+        with torch.no_grad():
+            theirs, ours = whole(Preprocess().normalize(frames)), model(Preprocess.of(config).normalize(frames))
+        torch.testing.assert_close(ours, theirs)
+        with pytest.raises(ValueError, match="takes ImageNet's mean and std, got"):
+            models.save_checkpoint(path, whole, ModelConfig("googlenet", 3, mean=HALF, std=HALF))
+
     def test_other_networks_are_silent(self, tmp_path):
         torch.save(build("squeezenet1_1", 4).state_dict(), tmp_path / "w.pt")
         _, config = load_network(tmp_path / "w.pt", "squeezenet1_1", class_names=("a", "b", "c", "d"))
@@ -260,6 +274,12 @@ class TestTimm:
         with pytest.warns(UserWarning, match=r"mean 0\.5,0\.5,0\.5 .*published weights of timm/vit_tiny"):
             _, config = load_network(tmp_path / "w.pt", f"timm/{name}", num_classes=3)
         assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF)
+
+    def test_a_training_starts_from_the_classes_of_the_tag(self, timm, tmp_path):
+        name = "vit_tiny_patch16_224.augreg_in21k"
+        torch.save(timm.create_model(name, num_classes=21843).state_dict(), tmp_path / "w.pt")
+        started, given = models.start_from(tmp_path / "w.pt", f"timm/{name}", 3)
+        assert set(dict(started.named_parameters())) - given == {"head.weight", "head.bias"}
 
     def test_a_network_without_a_configuration(self, timm, tmp_path, picture):
         model = timm.create_model("vit_tiny_patch16_224", num_classes=3)

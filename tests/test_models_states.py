@@ -149,6 +149,16 @@ class TestNames:
             loaded({"net": state}, tmp_path / "w.pt", model)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_other_precisions_are_converted_and_integers_are_not(self, net, path, dtype):
+        half = {name: v.to(dtype) if v.is_floating_point() else v for name, v in net.state_dict().items()}
+        assert torch.equal(loaded(half, path).fc.weight, half["fc.weight"].float())
+        quantised = half | {"fc.weight": torch.ones(3, 5, dtype=torch.int8)}
+        with pytest.raises(
+            ValueError, match=r"1 of another type: fc\.weight \(expected torch\.float32, got torch\.int8\)"
+        ):
+            loaded(quantised, path)
+
     def test_one_name_twice_is_refused(self, net, tmp_path):
         state = {name: value for name, value in net.state_dict().items() if name != "fc.bias"}
         state |= {"module.fc.weight": net.fc.weight + 1, "fc._orig_mod.bias": net.fc.bias}

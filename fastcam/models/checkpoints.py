@@ -24,6 +24,7 @@ from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    TRANSFORMED,
     check_normalization,
     missing_transform,
     published,
@@ -128,7 +129,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     out.
 
     Published weights of GoogLeNet and Inception v3 want pictures normalised with mean and std 0.5, unless the network
-    has `transform_input`, as from torchvision's own constructor: a warning says so.
+    has `transform_input`, as from torchvision's own constructor: for 1000 classes a warning says so.
 
     Args:
         model: the network, bare or in a wrapper.
@@ -255,8 +256,9 @@ def start_from(
     A classifier for another number of classes, and the layers that `to_gap` adds, keep their random start.
 
     Args:
-        path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes, of this
-            network or, for one of `to_gap`'s such as "vgg16-tap", of the network it is made from.
+        path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes (for those of
+            the tag in a name of timm's), of this network or, for one of `to_gap`'s such as "vgg16-tap", of the network
+            it is made from.
         arch: the network, as in `build`.
         num_classes: number of logits.
         output_stride: as in `build`.
@@ -274,7 +276,7 @@ def start_from(
         raise ValueError(f"{path} is a checkpoint of {saved.arch}, not of {arch}")
     model, state = build(arch, num_classes, output_stride), _read_state(path)
     # Built with the classes that the weights are for; what depends on their number keeps its random start.
-    classes = 1000 if saved is None else saved.num_classes
+    classes = published(base).get("num_classes", 1000) if saved is None else saved.num_classes
     source = build(arch, classes)
     if pool is None or _fits(source, state):
         _load_start(source, state)
@@ -334,14 +336,24 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConf
         path: the file to write.
         model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives, bare or wrapped
             (DataParallel, `torch.compile`); the file has the names of the bare one.
-        config: how to build and use it; goes as JSON to the metadata key "fastcam".
+        config: how to build and use it; goes as JSON to the metadata key "fastcam". Where the network turns ImageNet's
+            mean and std into 0.5 itself (`transform_input`), which `build`'s do not, these go there instead.
 
     Raises:
+        ValueError: the network has `transform_input`, and mean and std are not ImageNet's.
         OSError: the file cannot be written.
         RuntimeError: tensors of the network share memory, which a safetensors file cannot express.
         TypeError: a field of the configuration holds what JSON cannot.
     """
-    whole = unwrap(model).state_dict()
+    model = unwrap(model)
+    if getattr(model, "transform_input", False):
+        if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise ValueError(
+                f"{type(model).__name__} with transform_input=True takes ImageNet's mean and std, got {config.mean} "
+                f"and {config.std}; set transform_input=False if these are its own"
+            )
+        config = dataclasses.replace(config, **TRANSFORMED)
+    whole = model.state_dict()
     state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
     with replacing(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata={_METADATA_KEY: config.to_json()}))

@@ -14,7 +14,8 @@ from fastcam.models.networks import split_arch
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+# What torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
+TRANSFORMED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # Pixels in 0..1 deviate by at most 0.5; 1 leaves them as they are, and Caffe's networks want them times 255.
 _LEAST_STD, _MOST_STD = 0.001, 2.0
 
@@ -66,7 +67,7 @@ def published(arch: str) -> dict[str, Any]:
     if split_arch(arch)[1] or arch not in torchvision.models.list_models(module=torchvision.models):
         return {}
     if arch in ("googlenet", "inception_v3"):
-        return dict(_HALF)
+        return dict(TRANSFORMED)
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
@@ -119,4 +120,6 @@ def missing_transform(model: nn.Module) -> bool:
         True for GoogLeNet and Inception v3 without `transform_input` and with the classes of published weights.
     """
     model = unwrap(model)
-    return isinstance(model, GoogLeNet | Inception3) and not model.transform_input and model.fc.out_features == 1000
+    if not isinstance(model, GoogLeNet | Inception3) or model.transform_input:
+        return False
+    return getattr(model.fc, "out_features", None) == 1000

@@ -294,13 +294,19 @@ def _problems(model: nn.Module, tensors: dict[str, Tensor], versions: Versions) 
         return {f"refused by its modules ({error})": list(tensors)}
     own = model.state_dict()
     state = {name: value for name, value in state.items() if getattr(model, name.split(".")[0], 0) is not None}
+    pairs = [(name, own[name], value) for name, value in state.items() if isinstance(own.get(name), Tensor)]
     return {
         "missing": [name for name in own if name not in state and name.split(".")[-1] not in _COUNTERS],
         "unexpected": [name for name in state if name not in own and name.split(".")[-1] not in _COUNTERS],
         "of another shape": [
-            f"{name} (expected {list(own[name].shape)}, got {list(value.shape)})"
-            for name, value in state.items()
-            if isinstance(own.get(name), Tensor) and own[name].shape != value.shape
+            f"{name} (expected {list(mine.shape)}, got {list(value.shape)})"
+            for name, mine, value in pairs
+            if mine.shape != value.shape
+        ],
+        "of another type": [  # quantised weights are not what their integers say
+            f"{name} (expected {mine.dtype}, got {value.dtype})"
+            for name, mine, value in pairs
+            if mine.is_floating_point() != value.is_floating_point()
         ],
     }
 
