@@ -220,9 +220,29 @@ class TestContainers:
     @pytest.mark.parametrize("keys", [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("net", "swa")])
     def test_the_network_goes_before_its_average(self, net, tmp_path, keys):
         average = torch.optim.swa_utils.AveragedModel(trained(Net()))
-        with pytest.warns(UserWarning, match=rf"under '{keys[0]}' are taken, not those under '{keys[1]}'"):
+        with pytest.warns(
+            UserWarning, match=rf"holds weights under '{keys[0]}', which are taken, and under '{keys[1]}'"
+        ):
             model = loaded(dict(zip(keys, (net.state_dict(), average.state_dict()), strict=True)), tmp_path / "w.pt")
         assert torch.equal(logits(model), logits(net))
+
+    def test_a_network_and_its_average_in_one_state(self, net, tmp_path):
+        average = under("model_ema.", torch.optim.swa_utils.AveragedModel(trained(Net())).state_dict())
+        state = {"state_dict": under("model.", net.state_dict()) | average}
+        with pytest.warns(
+            UserWarning, match=r"Net more than once, under 'model\.', which are taken, and under 'model_ema\.'"
+        ):
+            model = loaded(state, tmp_path / "w.pt")
+        assert torch.equal(logits(model), logits(net))
+        state["state_dict"]["head.weight"] = torch.ones(2, 2)
+        with (
+            pytest.warns(UserWarning, match="more than once"),
+            pytest.raises(ValueError, match=r"1 others: head\.weight"),
+        ):
+            loaded(state, tmp_path / "w.pt")
+        state = {"state_dict": under("model.", net.state_dict()), "ema": trained(Net()).state_dict()}
+        with pytest.warns(UserWarning, match="holds weights under 'state_dict', which are taken, and under 'ema'"):
+            assert torch.equal(logits(loaded(state, tmp_path / "w.pt")), logits(net))
 
     @pytest.mark.parametrize(
         ("content", "message"),

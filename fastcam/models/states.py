@@ -64,7 +64,7 @@ def find_state(content: Any, path: Path) -> State:
     """Find the weights in what a file holds: the one dictionary of tensors, at whatever key it is.
 
     Optimizers' states, and dictionaries without a tensor of two or more dimensions, are no weights. Of a network and
-    moving averages of it, which have the same names, the network itself is taken, with a warning.
+    moving averages of it, which have the same shapes, the network itself is taken, with a warning.
 
     Args:
         content: what the file holds.
@@ -87,16 +87,21 @@ def find_state(content: Any, path: Path) -> State:
             + (f"it holds {first(parts, 12)}" if parts else f"it holds a {type(content).__name__}")
         )
     if len(keys) > 1:
-        names = {key: {plain(name) for name in held[key] if name.split(".")[-1] not in _COUNTERS} for key in keys}
-        own = [key for key in keys if not _AVERAGE.search(key)]
-        if len(own) != 1 or any(names[key] != names[own[0]] for key in keys):
-            raise ValueError(
-                f"{path} holds weights under {' and '.join(map(repr, keys))}: save the state_dict that is meant alone"
-            )
-        others = ", ".join(repr(key) for key in keys if key != own[0])
-        warnings.warn(f"{path}: the weights under {own[0]!r} are taken, not those under {others}", stacklevel=4)
-        keys = own
+        shapes = {key: Counter(value.shape for value in held[key].values() if value.dim()) for key in keys}
+        alike = all(shapes[key] == shapes[keys[0]] for key in keys)
+        keys = [_network(keys, f"{path} holds weights", alike)]
     return State(path, keys[0], held[keys[0]], _versions(getattr(found[keys[0]], "_metadata", None)))
+
+
+def _network(keys: list[str], what: str, alike: bool = True) -> str:
+    """Of a network and its moving averages the network, with a warning."""
+    own = [key for key in keys if not _AVERAGE.search(key)]
+    if len(own) != 1 or not alike:
+        listed = " and ".join(map(repr, keys))
+        raise ValueError(f"{what} under {listed}: save the state_dict that is meant alone")
+    others = ", ".join(repr(key) for key in keys if key != own[0])
+    warnings.warn(f"{what} under {own[0]!r}, which are taken, and under {others}", stacklevel=5)
+    return own[0]
 
 
 def _dictionaries(content: Any) -> Iterator[tuple[str, Mapping]]:
@@ -150,7 +155,7 @@ def load_state(model: nn.Module, state: State) -> None:
     The file's names are the network's, but for what wrappers put in, for a beginning that all names of the network
     have in the file (such as "model." or "backbone."), and for what the modules, torchvision or timm rename because
     older versions had other names. Weights of parts that were switched off (GoogLeNet's auxiliary classifiers) are left
-    out; other vectors and numbers that are not the network's, such as a criterion's, with a warning.
+    out; a moving average of the network, and vectors and numbers of others such as a criterion, with a warning.
 
     Args:
         model: the network, bare or wrapped.
@@ -189,13 +194,13 @@ def load_state(model: nn.Module, state: State) -> None:
         problems = {what: [known.get(name, name) for name in named] for what, named in failed[begin].items()}
         found = "; ".join(f"{len(named)} {what}: {first(named)}" for what, named in problems.items() if named)
         raise ValueError(f"{state} do not fit {type(model).__name__}: {found}")
-    if len(fits) > 1:
-        raise ValueError(
-            f"{state} have {type(model).__name__} more than once, under {' and '.join(map(repr, fits))}: save the "
-            "state_dict that is meant alone"
-        )
-    ((begin, fitting),) = fits.items()
-    rest = {names[name]: value for name, value in tensors.items() if not name.startswith(begin)}
+    begin = (
+        next(iter(fits))
+        if len(fits) == 1
+        else _network(list(fits), f"{state} have {type(model).__name__} more than once,")
+    )
+    others = tuple(other for other in fits if other != begin)
+    rest = {names[n]: v for n, v in tensors.items() if not (n.startswith(begin) or n.startswith(others))}
     rest = {name: value for name, value in rest.items() if name.split(".")[-1] not in _COUNTERS}
     if layers := [name for name, value in rest.items() if value.dim() > 1]:
         raise ValueError(
@@ -204,7 +209,7 @@ def load_state(model: nn.Module, state: State) -> None:
         )
     if rest:
         warnings.warn(f"{state} that do not begin with {begin!r} are left out: {first(list(rest))}", stacklevel=3)
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict(fits[begin], strict=False)
 
 
 def _beginnings(names: Mapping[str, str], own: Mapping[str, str]) -> Counter[str]:
