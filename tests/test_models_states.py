@@ -98,7 +98,7 @@ class TestNames:
     def test_real_wrappers_save_and_load(self, net, tmp_path):
         partly = trained(Net())
         partly.load_state_dict(net.state_dict())
-        partly.features = nn.DataParallel(partly.features)
+        partly.features = torch.compile(nn.DataParallel(partly.features), backend="eager")
         wrapped = [
             nn.DataParallel(net),
             torch.compile(net, backend="eager"),
@@ -182,7 +182,10 @@ class TestNames:
 
     def test_vectors_of_others_are_left_out_with_a_warning(self, net, tmp_path):
         state = under("model.", net.state_dict()) | {"criterion.weight": torch.ones(3), "seen": torch.tensor(4)}
-        with pytest.warns(UserWarning, match=r"not begin with 'model.' are left out: criterion.weight, seen"):
+        state["confusion"] = torch.zeros(3, 3, dtype=torch.int64)
+        with pytest.warns(
+            UserWarning, match=r"not begin with 'model.' are left out: criterion.weight, seen, confusion"
+        ):
             model = loaded({"state_dict": state, "pytorch-lightning_version": "2.4.0"}, tmp_path / "w.pt")
         assert torch.equal(logits(model), logits(net))
 

@@ -44,7 +44,9 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and
 Weights = Annotated[
     Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
 ]
-Arch = Annotated[str | None, typer.Option(help="torchvision's name of the network; a checkpoint knows its own.")]
+Arch = Annotated[
+    str | None, typer.Option(help="Name of the network, torchvision's or timm/…; a checkpoint knows its own.")
+]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224, or timm's].")]
 Resize = Annotated[ResizeRule | None, typer.Option(help="Squash the picture, or crop its centre [squash].")]
 Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's].")]

@@ -202,7 +202,7 @@ def load_state(model: nn.Module, state: State) -> None:
     others = tuple(other for other in fits if other != begin)
     rest = {names[n]: v for n, v in tensors.items() if not (n.startswith(begin) or n.startswith(others))}
     rest = {name: value for name, value in rest.items() if name.split(".")[-1] not in _COUNTERS}
-    if layers := [name for name, value in rest.items() if value.dim() > 1]:
+    if layers := [name for name, value in rest.items() if value.dim() > 1 and value.is_floating_point()]:
         raise ValueError(
             f"{state} are those of a larger network, of which {type(model).__name__} is the part {begin!r} only; "
             f"{len(layers)} others: {first(layers)}"
