@@ -142,7 +142,7 @@ class TestPublished:
         path = tmp_path / "googlenet-1378be20.pth"
         torch.save(whole.state_dict(), path)
         # Whoever normalises pictures hears of it.
-        with pytest.warns(UserWarning, match=r"GoogLeNet .*transform_input=True.* mean 0\.5 and std 0\.5"):
+        with pytest.warns(UserWarning, match=r"GoogLeNet wants .* mean 0\.5 and std 0\.5, .*transform_input=True"):
             load_weights(build("googlenet"), path)
         with pytest.warns(UserWarning, match="mean 0.5 and std 0.5"):
             load_weights(nn.DataParallel(build("googlenet")), path)
@@ -157,6 +157,16 @@ class TestPublished:
             assert load_network(path, "googlenet", mean=(0.1,) * 3)[1].std == HALF
         _, config = load_network(path, "googlenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, size=64)
         assert (config.mean, config.std, config.size) == (IMAGENET_MEAN, IMAGENET_STD, 64)
+
+    def test_networks_that_want_other_than_imagenets_are_known(self):
+        from fastcam.models.preprocessing import wants_half
+
+        for arch in torchvision.models.list_models(
+            module=torchvision.models, include=["*net*v2*", "effi*", "goog*", "inc*"]
+        ):
+            with torch.device("cpu" if arch in ("googlenet", "inception_v3") else "meta"):
+                assert wants_half(build(arch)) == (published(arch)["mean"] == HALF), arch
+                assert not wants_half(build(arch, 5))
 
     def test_a_checkpoint_of_fastcam_stays_as_it_is(self, tmp_path):
         path = tmp_path / "c.safetensors"
@@ -188,7 +198,7 @@ class TestPublished:
         assert config == ModelConfig("squeezenet1_1", 4, class_names=("a", "b", "c", "d"))
         torch.save(build("googlenet", 3).state_dict(), tmp_path / "w.pt")
         load_weights(build("googlenet", 3), tmp_path / "w.pt")
-        with pytest.raises(ValueError, match=r"no checkpoint of fastcam, so `arch` \(--arch\) must name its network"):
+        with pytest.raises(ValueError, match=r"no checkpoint of fastcam, so --arch must name its network"):
             load_network(tmp_path / "w.pt")
 
     @pytest.mark.filterwarnings("default")

@@ -26,8 +26,8 @@ from fastcam.models.preprocessing import (
     IMAGENET_STD,
     TRANSFORMED,
     check_normalization,
-    missing_transform,
     published,
+    wants_half,
 )
 from fastcam.models.states import State, find_state, load_state, plain, read_safetensors
 from fastcam.writers import replacing
@@ -128,8 +128,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     modules, torchvision or timm rename. Weights of auxiliary classifiers that the network was built without are left
     out.
 
-    Published weights of GoogLeNet and Inception v3 want pictures normalised with mean and std 0.5, unless the network
-    has `transform_input`, as from torchvision's own constructor: for 1000 classes a warning says so.
+    torchvision's published weights of GoogLeNet, Inception v3 and EfficientNetV2-L want pictures normalised with mean
+    and std 0.5, unless one of the first two has `transform_input`, as torchvision's own constructor sets it: for 1000
+    classes a warning says so.
 
     Args:
         model: the network, bare or in a wrapper.
@@ -143,11 +144,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     path = Path(path)
     saved = read_config(path)
     load_state(model, _read_state(path))
-    if saved is None and missing_transform(model):
+    if saved is None and wants_half(model):
+        why = " (torchvision gives them to one with transform_input=True)" * hasattr(unwrap(model), "transform_input")
         warnings.warn(
-            f"torchvision gives published weights of {type(unwrap(model)).__name__} to a network with "
-            f"transform_input=True, which this one is not: if {path} are those, normalise pictures with mean 0.5 and "
-            "std 0.5 instead of ImageNet's",
+            f"{path}: if these are torchvision's published weights, this {type(unwrap(model)).__name__} wants pictures "
+            f"normalised with mean 0.5 and std 0.5, not ImageNet's{why}",
             stacklevel=2,
         )
 
@@ -182,7 +183,7 @@ def load_network(path: str | os.PathLike, arch: str | None = None, **given: Any)
         model, config = load_checkpoint(path)
         return model, dataclasses.replace(config, **given)
     if arch is None:
-        raise ValueError(f"{path} is no checkpoint of fastcam, so `arch` (--arch) must name its network")
+        raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
     if names := given.get("class_names"):
         given.setdefault("num_classes", len(names))
     config = ModelConfig(arch, **{"num_classes": 1000} | preprocessing_of(path, arch, given) | given)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torchvision
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3
+from torchvision.models import EfficientNet, GoogLeNet, Inception3
+from torchvision.models.efficientnet import FusedMBConv
 
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import split_arch
@@ -110,16 +111,20 @@ def own_preprocessing(model: nn.Module) -> dict[str, Any]:
     return {name: fields[name] for name in ("size", "mean", "std") if name in fields}
 
 
-def missing_transform(model: nn.Module) -> bool:
-    """Whether torchvision's constructor would have given published weights to a network that changes its input.
+def wants_half(model: nn.Module) -> bool:
+    """Whether torchvision's published weights want another mean and std of this network than ImageNet's.
 
     Args:
         model: the network, bare or wrapped.
 
     Returns:
-        True for GoogLeNet and Inception v3 without `transform_input` and with the classes of published weights.
+        True for EfficientNetV2-L, and for GoogLeNet and Inception v3 without `transform_input`, if it has 1000 classes:
+        mean and std are 0.5.
     """
     model = unwrap(model)
-    if not isinstance(model, GoogLeNet | Inception3) or model.transform_input:
-        return False
-    return getattr(model.fc, "out_features", None) == 1000
+    if isinstance(model, GoogLeNet | Inception3):
+        return not model.transform_input and getattr(model.fc, "out_features", None) == 1000
+    if isinstance(model, EfficientNet) and len(model.features) == 9:
+        fused, width = isinstance(model.features[1][0], FusedMBConv), model.features[0][0].out_channels
+        return fused and width == 32 and getattr(model.classifier[-1], "out_features", None) == 1000
+    return False
