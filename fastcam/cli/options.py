@@ -96,7 +96,7 @@ def _plain_warnings() -> Iterator[None]:
         usual, package = warnings.showwarning, str(Path(__file__).parents[1])
 
         def show(message: Warning, category: type[Warning], filename: str, *rest: Any) -> None:
-            if category is UserWarning and filename.startswith(package):
+            if issubclass(category, UserWarning) and filename.startswith(package):
                 say(f"fastcam: {message}", error=True)
             else:
                 usual(message, category, filename, *rest)
