@@ -146,7 +146,7 @@ class _Through:
         return function(*args)
 
 
-class SharedStatistics(TorchFunctionMode):
+class BatchStatistics(TorchFunctionMode):
     """While active, notices batch normalisation by the statistics of the batch itself.
 
     Attributes:
