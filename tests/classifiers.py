@@ -42,7 +42,6 @@ FAMILIES = {
     "vit_b_32": 224,
     "wide_resnet50_2": 64,
 }
-CLASSES = [1, 3]
 CHANNELS = 4  # that Ablation-CAM takes away, those that vary most
 
 
@@ -114,13 +113,13 @@ def _by_hand(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Ten
     handle = layer.register_forward_hook(keep)
     logits = model(x)
     handle.remove()
-    (gradients,) = torch.autograd.grad(logits[range(len(x)), CLASSES].sum(), kept)
+    (gradients,) = torch.autograd.grad(logits.amax(1).sum(), kept)
     return _maps(kept[0]).detach(), _maps(gradients), logits.detach()
 
 
 def _without(model: nn.Module, layer: nn.Module, x: Tensor, maps: Tensor, logits: Tensor) -> Tensor:
     """Ablation-CAM of the channels that vary most, a pass for each."""
-    scores = logits[range(len(x)), CLASSES]
+    scores, classes = logits.max(1)
     result = torch.zeros_like(maps[:, 0])
     spread = maps.double().var((2, 3), correction=0)
     for n in range(len(x)):
@@ -133,7 +132,7 @@ def _without(model: nn.Module, layer: nn.Module, x: Tensor, maps: Tensor, logits
 
             handle = layer.register_forward_hook(ablate)
             with torch.no_grad():
-                score = model(x[n : n + 1])[0, CLASSES[n]]
+                score = model(x[n : n + 1])[0, classes[n]]
             handle.remove()
             result[n] += (scores[n] - score) / scores[n].abs() * maps[n, k]
     return result
@@ -167,16 +166,18 @@ def check(arch: str, variant: str) -> dict[str, str]:
             x = x.double()
             maps, _, logits = _by_hand(plain, layer, x)
         try:
-            coarse = method(model, [layer], **options).coarse(x, CLASSES)
+            coarse = method(model, [layer], **options).coarse(x)
         except ValueError as error:
             found[name] = f"refused: {error}"
             continue
         if method is CAM:
-            want = torch.einsum("nk,nkhw->nhw", head.weight.detach().flatten(1)[CLASSES], maps)
-            rectified = torch.einsum("nk,nkhw->nhw", head.weight.detach().flatten(1)[CLASSES], maps.relu())
+            top, classes = logits.max(1)
+            weight = head.weight.detach().flatten(1)[classes]
+            want = torch.einsum("nk,nkhw->nhw", weight, maps)
+            rectified = torch.einsum("nk,nkhw->nhw", weight, maps.relu())
             want = min(want, rectified, key=lambda map: float((map - coarse).abs().max()))
             # The mean of the map says where the score comes from.
-            off = coarse.mean((1, 2)) + head.bias.detach()[CLASSES] - logits[range(2), CLASSES]
+            off = coarse.mean((1, 2)) + head.bias.detach()[classes] - top
             if float(off.abs().max()) > 1e-5 * float(logits.abs().max() + want.abs().max()):
                 found[name] = f"WRONG: mean and bias are {float(off.abs().max()):.2g} off the logit"
                 continue
