@@ -74,9 +74,10 @@ def _copied_buffers(modules: list[nn.Module]) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None and not buffer.is_inference()
     ]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in own}  # one for a buffer that several modules share
     try:
         for buffers, name, buffer in own:
-            buffers[name] = buffer.clone()
+            buffers[name] = copies[id(buffer)]
         yield
     finally:
         for buffers, name, buffer in own:
