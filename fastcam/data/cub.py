@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import whole
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
-from fastcam.data.reading import in_groups, numbers, whole
+from fastcam.data.reading import in_groups, numbers
 
 
 def read_cub(

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam.data.names import whole
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, numbers, whole
+from fastcam.data.reading import Found, assemble, class_names, numbers
 
 _EDGES = ("x0", "y0", "x1", "y1")
 _SIZE = ("width", "height")

@@ -130,18 +130,6 @@ def numbers(texts: Sequence[str]) -> list[float] | None:
     return values if text.isascii() and "_" not in text else None
 
 
-def whole(text: str) -> int | None:
-    """Read a whole number that is not negative.
-
-    Args:
-        text: its digits.
-
-    Returns:
-        Its value; None if it is none, or does not fit 64 bits.
-    """
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
 def choose_split(split: str | None, available: list[str], source: Path) -> str:
     """Choose among splits that are files or folders of their own.
 

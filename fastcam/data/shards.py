@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import whole
 from fastcam.data.pictures import Packed, Pictures, id_problem
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, whole
+from fastcam.data.reading import Found, assemble, class_names
 from fastcam.decoding import SUFFIXES
 
 _MAX_PICTURE, _MAX_TEXT = 1 << 28, 1 << 20  # bytes

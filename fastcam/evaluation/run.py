@@ -154,8 +154,8 @@ def evaluate(
     fixed = threshold if before is None else before["MaxBoxAcc"]
     problems = list(problems)
     data = opened(data, problems if skip_bad else None, truth_only=model is None)
-    if config is not None and targets == "label":
-        data = in_classes(data, config.class_names)
+    if model is not None and targets == "label":
+        data = in_classes(data, () if config is None else config.class_names, config and config.num_classes)
     source, classes = _source(data, rule, maps, boxes, model, config, targets, network)
     options = {"metrics": ["MaxBoxAcc"] if boxes is not None else metrics, "bootstrap": bootstrap, "seed": seed}
     make = partial(Evaluator, rule, num_classes=classes, threshold=fixed, skip_bad=skip_bad, **options)

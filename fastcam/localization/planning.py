@@ -65,7 +65,7 @@ def planned(
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
     if options.get("targets") == "label":
-        source = in_classes(source, names)
+        source = in_classes(source, names, config and config.num_classes)
     opened = open_source(source, options.get("targets"), settings["overlays"])
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     if files is None and listed:
