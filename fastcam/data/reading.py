@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.pictures import Packed, Pictures
+from fastcam.data.names import tidy
+from fastcam.data.pictures import Listing, Packed, Pictures, id_problem, plain_id
 from fastcam.data.problems import Problems
 
 MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
@@ -72,8 +73,11 @@ def assemble(
         boxes = np.concatenate([entry.boxes for entry in found if entry.boxes is not None])
         sizes = np.array([entry.size or (np.inf, np.inf) for entry in owners])
         problems.boxes([entry.id for entry in owners], [entry.where for entry in owners], boxes, sizes, slack)
+    files = problems.files([entry.id for entry in found], [entry.file for entry in found], needed=not truth_only)
+    found = [
+        entry if entry.file is file else entry._replace(file=file) for entry, file in zip(found, files, strict=True)
+    ]
     if not truth_only:
-        problems.files([entry.id for entry in found], [entry.file for entry in found])
         masked = [(entry.id, file) for entry in found if entry.masks for file in (*entry.masks[0], entry.masks[1])]
         masked = [(id, file) for id, file in masked if file is not None]
         problems.files([id for id, _ in masked], [file for _, file in masked])
@@ -173,11 +177,29 @@ def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ..
         raise ValueError(f"there is a class {count - 1}: expected at most {MAX_CLASSES} classes, numbered from 0")
     for path in (folder / "classes.txt" for folder in folders):
         if path.is_file():
-            names = tuple(line for _, line in Problems().lines(path))
+            names = tuple(tidy(line) for _, line in Problems().lines(path))
             if count > len(names):
                 raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
             return names
     return tuple(map(str, range(count)))
+
+
+def find_root(candidates: Iterable[Path], ids: Sequence[str]) -> Path | None:
+    """Find the folder that the paths of pictures are relative to.
+
+    Args:
+        candidates: where it may be.
+        ids: some of the paths, as they are written.
+
+    Returns:
+        The first that has one of them, else the first that has what looks like one; None if none does.
+    """
+    places, listing = list(dict.fromkeys(candidates)), Listing()
+    plain = {root: [plain for id in ids if not id_problem(plain := plain_id(id, root))] for root in places}
+    for root, names in plain.items():
+        if any((root / id).is_file() for id in names):
+            return root
+    return next((root for root, names in plain.items() if any(listing.alike(f"{root / id}") for id in names)), None)
 
 
 def in_groups(ids: Sequence[str], owners: Sequence[str], values: np.ndarray) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcam.data.names import Names, ordered, path_look, text_of, tidy, whole
-from fastcam.data.pictures import Pictures
+from fastcam.data.pictures import Pictures, plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, numbers, strongest
 from fastcam.decoding import SUFFIXES
@@ -93,7 +93,7 @@ def read_voc(
         counted = np.ones_like(difficult) if difficult.all() else ~difficult
         labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
         label, boxes = strongest(labels, boxes[counted] - (1, 1, 0, 0))
-        id = filename or f"{stem}.jpg"
+        id = plain_id(filename or f"{stem}.jpg", root)
         found.append(Found(f"{source / stem}.xml", id, root / id, label, boxes, size))
     return assemble(problems, folder, root, found, names, truth_only=truth_only)
 
@@ -215,7 +215,7 @@ def parse(path: Path) -> Annotation:
 
 
 def _files(folder: Path, problems: Problems, suffix: str = ".xml", *, deep: bool = True) -> list[Path]:
-    """Files of a suffix, in any case, in a folder, and in those below if it is `deep`; hidden ones are counted instead."""
+    """Files of a suffix, in any case, in a folder, and those below if it is `deep`; hidden ones are but counted."""
     found = []
     for parent, folders, names in os.walk(folder):
         seen = not any(map(hidden, Path(parent).relative_to(folder).parts))

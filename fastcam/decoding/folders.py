@@ -74,7 +74,7 @@ def find_pictures(
 
 
 def hidden(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or the system's: a copy, preview or note, and not what someone put there.
+    """Tell whether a file or folder is hidden, or the system's: a copy, preview or note that nobody put there.
 
     Args:
         name: without the folders above.
