@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastcam.data.names import read_text, tidy, whole
-from fastcam.data.pictures import Pictures, plain_id
+from fastcam.data.pictures import Pictures
+from fastcam.data.places import find_root, plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, find_root, strongest
+from fastcam.data.reading import Found, assemble, strongest
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _FAR = 1e9  # pixels, beyond any picture
@@ -40,7 +41,7 @@ def read_coco(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures, ids as the file names them (`fastcam.data.pictures.plain_id`); boxes x, y, w, h made x, y, x + w,
+        The pictures, ids as the file names them (`fastcam.data.places.plain_id`); boxes x, y, w, h made x, y, x + w,
         y + h.
 
     Raises:

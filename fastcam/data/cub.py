@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.names import whole
-from fastcam.data.pictures import Pictures, plain_id
+from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import in_groups, numbers
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data.names import ordered, tidy, whole
-from fastcam.data.pictures import Pictures, plain_id
+from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, class_names, numbers
 
@@ -46,7 +47,7 @@ def read_list(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures in the list's order, ids as written (`fastcam.data.pictures.plain_id`); a picture whose box is
+        The pictures in the list's order, ids as written (`fastcam.data.places.plain_id`); a picture whose box is
         empty in the list has none.
 
     Raises:

@@ -1,6 +1,5 @@
 """What every reader of picture files gives: the files, and what is known of each."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fastcam.data.names import path_look
 from fastcam.data.sample import Sample
 from fastcam.decoding import DecodeError, decode, picture_size, read_part
 
@@ -175,72 +173,6 @@ def id_problem(id: str) -> str | None:
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     return None
-
-
-def plain_id(id: str, root: Path) -> str:
-    """Write a picture's path as ids are, where others wrote it with backslashes, `./`, blanks around, or absolute.
-
-    Args:
-        id: the path as it is written.
-        root: folder that ids are relative to.
-
-    Returns:
-        The path relative to `root`, with "/". It stays as it is if a file of that very name is there, or if it leads
-        elsewhere, which `id_problem` tells.
-    """
-    if not ("\\" in id or "/./" in id or id[:1] in ("/", ".") or id != id.strip()):
-        return id
-    if id_problem(id) is None and (root / id).is_file():
-        return id
-    path = id.strip().replace("\\", "/")
-    for folder in (os.path.abspath(root), os.path.realpath(root)) if path.startswith("/") else ():
-        if path.startswith(f"{folder}/"):
-            path = path.removeprefix(f"{folder}/")
-            break
-    plain = "/".join(part for part in path.split("/") if part != ".")
-    return id if id_problem(plain) else plain
-
-
-class Listing:
-    """What lies in folders, each of which is listed but once: much cheaper than a question for each file."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
-        self._looks: dict[str, dict[str, list[str]]] = {}
-
-    def __contains__(self, file: str | os.PathLike[str]) -> bool:
-        folder, name = os.path.split(file)
-        if folder not in self._names:
-            try:
-                self._names[folder] = frozenset(os.listdir(folder))
-            except OSError:
-                self._names[folder] = frozenset()
-        return name in self._names[folder]
-
-    def alike(self, file: str) -> list[str]:
-        """Find what looks like a file, in folders that look like its own where that is not there.
-
-        Args:
-            file: its path.
-
-        Returns:
-            The paths, sorted; that of the file itself if it is there.
-        """
-        if file in self:
-            return [file]
-        folder, name = os.path.split(file)
-        if not name:
-            return []
-        places = [folder] if os.path.isdir(folder) else self.alike(folder)
-        return sorted(os.path.join(place, other) for place in places for other in self._alike(place, name))
-
-    def _alike(self, folder: str, name: str) -> list[str]:
-        if folder not in self._looks:
-            looks = self._looks[folder] = {}
-            if os.path.join(folder, "") not in self:  # lists the folder
-                for other in self._names[folder]:
-                    looks.setdefault(path_look(other), []).append(other)
-        return self._looks[folder].get(path_look(name), [])
 
 
 def _mask(objects: Sequence[Path], ignore: Path | None) -> np.ndarray:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.names import check_utf8
-from fastcam.data.pictures import Listing, Packed, id_problem
+from fastcam.data.pictures import Packed, id_problem
+from fastcam.data.places import Listing
 
 
 class Faults(list[tuple[str, str]]):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcam.data.names import tidy
-from fastcam.data.pictures import Listing, Packed, Pictures, id_problem, plain_id
+from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.problems import Problems
 
 MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
@@ -182,24 +182,6 @@ def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ..
                 raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
             return names
     return tuple(map(str, range(count)))
-
-
-def find_root(candidates: Iterable[Path], ids: Sequence[str]) -> Path | None:
-    """Find the folder that the paths of pictures are relative to.
-
-    Args:
-        candidates: where it may be.
-        ids: some of the paths, as they are written.
-
-    Returns:
-        The first that has one of them, else the first that has what looks like one; None if none does.
-    """
-    places, listing = list(dict.fromkeys(candidates)), Listing()
-    plain = {root: [plain for id in ids if not id_problem(plain := plain_id(id, root))] for root in places}
-    for root, names in plain.items():
-        if any((root / id).is_file() for id in names):
-            return root
-    return next((root for root, names in plain.items() if any(listing.alike(f"{root / id}") for id in names)), None)
 
 
 def in_groups(ids: Sequence[str], owners: Sequence[str], values: np.ndarray) -> list[np.ndarray]:

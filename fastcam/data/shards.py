@@ -37,8 +37,8 @@ def read_shards(
     A sample's members follow each other and share a name up to the first dot after which only words follow, so that
     v1.0_x.jpg and v1.0_x.seg.png are of sample v1.0_x: one picture, x.cls (class index, in digits) and x.json (an
     object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no x.jpg, a single
-    x.NAME.jpg is the picture; of several, each is a picture of its own, with x.NAME.cls, but for those that NAME calls a
-    part of one sample, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
+    x.NAME.jpg is the picture; of several, each is one of its own, with x.NAME.cls, but for those whose NAME is that of
+    a part of samples, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
     named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
 
     Args:

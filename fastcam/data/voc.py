@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcam.data.names import Names, ordered, path_look, text_of, tidy, whole
-from fastcam.data.pictures import Pictures, plain_id
+from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, numbers, strongest
 from fastcam.decoding import SUFFIXES

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.names import whole
-from fastcam.data.pictures import Pictures, id_problem, plain_id
+from fastcam.data.pictures import Pictures, id_problem
+from fastcam.data.places import find_root, plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import class_names, find_root, in_groups, numbers
+from fastcam.data.reading import class_names, in_groups, numbers
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _Masks = dict[str, tuple[list[str], str | None]]
