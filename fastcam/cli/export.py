@@ -1,6 +1,5 @@
 """`fastcam export`."""
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,14 +77,13 @@ def _read_size(text: str) -> int | str:
 def _read_categories(path: Path) -> dict[int, int]:
     """Read a CSV of class_id,category_id."""
     categories: dict[int, int] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.reader(file):
-            if line == ["class_id", "category_id"] or not line:
-                continue
-            try:
-                class_id, category_id = map(int, line)
-            except ValueError:
-                raise ValueError(f"{path}: expected lines `class_id,category_id`, got {','.join(line)!r}") from None
-            if categories.setdefault(class_id, category_id) != category_id:
-                raise ValueError(f"{path}: two categories for class {class_id}")
+    for line in options.rows(path):
+        if line == ["class_id", "category_id"]:
+            continue
+        try:
+            class_id, category_id = map(int, line)
+        except ValueError:
+            raise ValueError(f"{path}: expected lines `class_id,category_id`, got {','.join(line)!r}") from None
+        if categories.setdefault(class_id, category_id) != category_id:
+            raise ValueError(f"{path}: two categories for class {class_id}")
     return categories

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcam.data.names import read_text, tidy, whole
+from fastcam.data.names import id_order, read_text, tidy
 from fastcam.data.pictures import Pictures
 from fastcam.data.places import find_root, plain_id
 from fastcam.data.problems import Problems
@@ -57,9 +57,9 @@ def read_coco(
         if not (_is_id(key) and isinstance(name, str) and tidy(name)) or key in categories:
             raise ValueError(f"{where}: expected a new `id`, a whole number or text, and a `name`, got {_shown(entry)}")
         categories[key] = tidy(name)
-    classes = {key: index for index, key in enumerate(sorted(categories, key=_order))}
+    classes = {key: index for index, key in enumerate(sorted(categories, key=id_order))}
 
-    root = images or _root(path, document.get("images"))
+    root = images or coco_root(path, document.get("images"))
     pictures: dict[int | str, tuple[str, str, tuple[int, int] | None]] = {}
     refused: set[int | str] = set()
     for where, entry in _entries(path, document, "images", problems.refuse):
@@ -105,6 +105,25 @@ def read_coco(
     return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
 
 
+def coco_root(path: Path, entries: object) -> Path:
+    """Find the folder that file names are relative to.
+
+    Args:
+        path: the JSON file.
+        entries: its images.
+
+    Returns:
+        That folder, as `read_coco` has it by default.
+    """
+    told = entries if isinstance(entries, list) else ()
+    names = (entry.get("file_name") for entry in told if isinstance(entry, dict))
+    ids = [*islice((name for name in names if isinstance(name, str)), _TRIED)]
+    split = path.stem.removeprefix("instances_")
+    near = [path.parent, path.parent.parent]
+    candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
+    return find_root(candidates, ids) or near[-1] / split
+
+
 def _document(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
@@ -140,12 +159,6 @@ def _is_id(value: object) -> bool:
     return _is_whole(value) or (isinstance(value, str) and value != "")
 
 
-def _order(key: int | str) -> tuple[bool, int, str]:
-    """Ids that are texts go like names: those that are whole numbers by their value, before the others."""
-    number = key if isinstance(key, int) else whole(key)
-    return number is None, number or 0, str(key)
-
-
 def _corners(box: object) -> list[float] | None:
     """Left, top, right and bottom of x, y, width, height; None if it is not that."""
     if not (isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}):
@@ -159,13 +172,3 @@ def _corners(box: object) -> list[float] | None:
 def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
-
-
-def _root(path: Path, entries: object) -> Path:
-    told = entries if isinstance(entries, list) else ()
-    names = (entry.get("file_name") for entry in told if isinstance(entry, dict))
-    ids = [*islice((name for name in names if isinstance(name, str)), _TRIED)]
-    split = path.stem.removeprefix("instances_")
-    near = [path.parent, path.parent.parent]
-    candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
-    return find_root(candidates, ids) or near[-1] / split

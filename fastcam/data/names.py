@@ -133,7 +133,20 @@ def ordered(names: Iterable[str]) -> list[str]:
     Returns:
         Each once.
     """
-    return sorted(set(names), key=lambda name: ((number := whole(name)) is None, number or 0, name))
+    return sorted(set(names), key=id_order)
+
+
+def id_order(key: int | str) -> tuple[bool, int, str]:
+    """Put ids that are whole numbers or texts in order, for `sorted`: texts as `ordered` has them.
+
+    Args:
+        key: the id.
+
+    Returns:
+        What to compare.
+    """
+    number = key if isinstance(key, int) else whole(key)
+    return number is None, number or 0, str(key)
 
 
 def by_number(names: Sequence[str], count: int | None = None) -> list[int] | None:

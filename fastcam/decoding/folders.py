@@ -83,7 +83,7 @@ def hidden(name: str) -> bool:
         Whether it begins with a dot (.ipynb_checkpoints, ._a.jpg, .Trash) or is one of those that macOS, Windows and
         storage servers make (__MACOSX, $RECYCLE.BIN, @eaDir, Thumbs.db).
     """
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _OF_SYSTEMS
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

@@ -20,6 +20,7 @@ from fastcam import data as datasets
 from fastcam._version import __version__
 from fastcam.data import Sample
 from fastcam.data.matching import in_classes
+from fastcam.data.names import read_text
 from fastcam.decoding import quiet_pillow
 from fastcam.evaluation import pixels
 from fastcam.evaluation.accumulator import Evaluator
@@ -284,7 +285,7 @@ def _span(total: int, part: tuple[int, int] | None, batch_size: int) -> Span:
 def _read_thresholds(path: Path, protocol: Protocol) -> dict[str, float]:
     """The best thresholds of another evaluation by the same protocol."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_text(path))
         theirs, best = told["protocol"], {name: float(value) for name, value in told["best_thresholds"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no metrics.json of an evaluation: {error!r}") from None
