@@ -200,9 +200,7 @@ def localize(
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
-    if summary.ignored:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        options.say(f"fastcam: files passed over: {kinds}", error=True)
+    options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:
         done = outputs.export(out, name, overwrite=True)

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -101,6 +101,16 @@ def say_of_labels(data: Any, config: "ModelConfig") -> None:
     said = warning(getattr(data, "class_names", None) or (), config.class_names, config.num_classes)
     if said:
         say(f"fastcam: {said}", error=True)
+
+
+def say_of_passed(ignored: Mapping[str, int], *, pictures: bool = False) -> None:
+    """Tell which files were passed over, by suffix; or of those only that may be pictures."""
+    from fastcam.decoding import SUFFIXES
+
+    kinds = [kind for kind in sorted(ignored) if not (pictures and SUFFIXES.isdisjoint(kind.split()))]
+    if kinds:
+        listed = ", ".join(f"{ignored[kind]} {kind or 'without suffix'}" for kind in kinds)
+        say(f"fastcam: files passed over: {listed}", error=True)
 
 
 def given(

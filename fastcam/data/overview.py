@@ -62,6 +62,7 @@ class Info(NamedTuple):
         malformed: (id, reason) of each picture that the data set's files tell malformed things about, or that is
             missing.
         damaged: (id, reason) of each picture that cannot be read.
+        ignored: files that were passed over, by suffix.
     """
 
     pictures: int
@@ -76,6 +77,7 @@ class Info(NamedTuple):
     mask_share: Spread | None
     malformed: list[tuple[str, str]]
     damaged: list[tuple[str, str]]
+    ignored: dict[str, int] = {}
 
     def lines(self) -> list[str]:
         """Put it in words.
@@ -100,6 +102,9 @@ class Info(NamedTuple):
             lines.append(("area of a box", f"{_range(self.box_share, percent=True)} of the picture"))
         if self.mask_share:
             lines.append(("masks", f"{self.masked} pictures, object: {_range(self.mask_share, percent=True)}"))
+        if self.ignored:
+            kinds = (f"{count} {kind or 'without suffix'}" for kind, count in sorted(self.ignored.items()))
+            lines.append(("passed over", ", ".join(kinds)))
         lines += [("malformed", str(len(self.malformed))), ("damaged", str(len(self.damaged)))]
         return [f"{name:<16}{text}" for name, text in lines]
 
@@ -170,6 +175,7 @@ def info(
         mask_share=Spread.of(masks),
         malformed=malformed,
         damaged=[one for one in looked if not isinstance(one, _Seen)],
+        ignored=dict(getattr(data, "ignored", {})),
     )
 
 

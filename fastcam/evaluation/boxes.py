@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from fastcam.data.names import Names, by_number
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
-from fastcam.evaluation.sources import Batch, Loaded, Source, attempt, elsewhere
+from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
 from fastcam.outputs.maps import told
 from fastcam.writers import SCHEMA
 
@@ -65,7 +65,7 @@ class BoxTable(Source):
         self.problems: list[tuple[str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self._bad: set[int] = set()
-        self._read({id: place for place, id in enumerate(data.ids)})
+        self._read(Places(data.ids))
         found = self._kind != _NONE
         missing = [place for place in np.flatnonzero(~found).tolist() if place not in self._bad]
         self.problems += [(data.ids[place], f"no box in {path}") for place in missing]
@@ -112,7 +112,7 @@ class BoxTable(Source):
         empty = {"curves": {}, "thresholds": [], "best_thresholds": {}}
         return {"figures": figures, "intervals": intervals, "errors": self.errors} | empty
 
-    def _read(self, places: dict[str, int]) -> None:
+    def _read(self, places: Places) -> None:
         try:
             with pq.ParquetFile(self.path) as file:
                 self._rename(file)

@@ -75,7 +75,10 @@ def planned(
         if isinstance(files.source, list | tuple):
             refuse_own(files.source, folder)
     with _hold(folder):
-        yield _plan(folder, settings, names, files, count, shard_size, hash_content, overwrite), items
+        plan = _plan(folder, settings, names, files, count, shard_size, hash_content, overwrite)
+        if files is not None and files.asked is not None:
+            files.asked.warn(3)
+        yield plan, items
 
 
 def refuse_own(sources: Iterable[str | os.PathLike[str]], folder: Path) -> None:
