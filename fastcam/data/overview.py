@@ -1,7 +1,7 @@
 """What a data set has: counts, classes, sizes, boxes, and the files that cannot be read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -77,7 +77,7 @@ class Info(NamedTuple):
     mask_share: Spread | None
     malformed: list[tuple[str, str]]
     damaged: list[tuple[str, str]]
-    ignored: dict[str, int] = {}
+    ignored: Mapping[str, int] = {}
 
     def lines(self) -> list[str]:
         """Put it in words.

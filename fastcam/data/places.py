@@ -16,8 +16,8 @@ def plain_id(id: str, root: Path) -> str:
         root: folder that ids are relative to.
 
     Returns:
-        The path relative to `root`, with "/". It stays as it is if a file of that very name is there, or if it leads
-        elsewhere, which `id_problem` tells.
+        The path relative to `root`, with "/", or as it is if a file of that very name is there. Where it leads
+        elsewhere, `id_problem` tells.
     """
     if not ("\\" in id or "/./" in id or id[:1] in ("/", ".") or id != id.strip()):
         return id
@@ -28,8 +28,7 @@ def plain_id(id: str, root: Path) -> str:
         if path.startswith(f"{folder}/"):
             path = path.removeprefix(f"{folder}/")
             break
-    plain = "/".join(part for part in path.split("/") if part != ".")
-    return id if id_problem(plain) else plain
+    return "/".join(part for part in path.split("/") if part != ".")
 
 
 class Listing:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from fastcam.writers import replacing
 
 Add = Callable[[Picture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut
 
+_SHOWN = 3  # numbers in a warning
 _COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
 _COLUMNS += ("box", "box_score")
 
@@ -53,6 +55,10 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     given = None
     if options.annotations is not None:
         given = _Annotations(options.annotations, names, info.get("num_classes"))
+    unused = [key for key in options.categories or () if key not in range(info.get("num_classes") or key + 1)]
+    if unused:
+        told = f"{len(unused)} of {len(options.categories)} categories are of no class: the network has none of index "
+        warnings.warn(told + ", ".join(map(str, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN), stacklevel=4)
 
     def category(box: Box) -> int:
         if options.categories is not None:
