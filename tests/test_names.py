@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import unicodedata
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -234,9 +233,7 @@ def test_what_looks_alike_meets(one, other):
 
 
 def test_names_that_may_be_one_of_two_are_refused():
-    with pytest.raises(
-        ValueError, match=r"'Crane', and .*|labels 0 and 1 .* 'Crane' and 'crane', both look like class 1"
-    ):
+    with pytest.raises(ValueError, match=r"labels 0 and 1 .* 'Crane' and 'crane', both look like class 1"):
         by_name(("Crane", "crane"), ("hen", "crane"))
     with pytest.raises(ValueError, match=r"'crane' looks like its classes 0 \('CRANE'\), 1 \('Crane'\)"):
         by_name(("crane", "hen"), ("CRANE", "Crane", "hen"))
@@ -382,7 +379,7 @@ def test_byte_order_marks(tmp_path, kind):
     is_read = is_read or (lambda path: list(fastcam.data.problems.Problems().lines(path)) == [(1, "path")])
     assert is_read(write(path, content.encode(MARK)))
     assert is_read(write(path, content))
-    with pytest.raises(ValueError, match="x.*: expected UTF-8, got UTF-16 by its byte order mark"):
+    with pytest.raises(ValueError, match=r"x.*: expected UTF-8, got UTF-16 by its byte order mark"):
         is_read(write(path, content.encode(OTHER)))
 
 
@@ -483,7 +480,7 @@ def test_paths_that_lead_elsewhere_stay_refused(tmp_path, written):
         paths_of(tmp_path / "in", written.format(root=tmp_path / "in"))
     document = coco_file(tmp_path / "in/x.json", {1: "x"}, written.format(root=tmp_path / "in"))
     with pytest.raises(ValueError, match=r"images\[0\]: an id must be a relative path"):
-        data.load(document, bad=data.Faults())
+        data.load(document, images=tmp_path / "in", bad=data.Faults())
 
 
 def test_a_file_with_a_backslash_in_its_name_is_itself(tmp_path):
@@ -526,8 +523,8 @@ def test_classes_asked_for_without_a_picture_are_told(tmp_path):
             )
         assert (done.pictures, done.errors) == (2, 0)
     samples = (data.Sample(np.zeros((30, 40, 3), np.uint8), id=name) for name in ("a.jpg", "b.jpg"))
+    told = {"a.jpg": 1, "b.jpg": 2, "c": 3, "d": 0}
     with pytest.warns(UserWarning, match="2 of 4 classes asked for"):
-        told = {"a.jpg": 1, "b.jpg": 2, "c": 3, "d": 0}
         fastcam.localize(Net(4).eval(), samples, out=tmp_path / "samples", targets=told, **options)
     with pytest.raises(ValueError, match=r"the class of 'a\.jpg' may be that of 'A\.jpg' or 'a\.JPG'"):
         fastcam.localize(
@@ -567,4 +564,3 @@ def test_rows_of_parquet_lists(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "l.parquet")
     found = data.load(tmp_path / "l.parquet")
     assert (found.ids, found.class_names, found.labels) == (["0.png", "1.png", "2.PNG"], ("9", "10", "cat"), [1, 0, 2])
-    assert sys.getfilesystemencoding() == "utf-8"
