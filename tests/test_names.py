@@ -564,3 +564,16 @@ def test_rows_of_parquet_lists(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "l.parquet")
     found = data.load(tmp_path / "l.parquet")
     assert (found.ids, found.class_names, found.labels) == (["0.png", "1.png", "2.PNG"], ("9", "10", "cat"), [1, 0, 2])
+
+
+def test_a_label_that_may_be_one_of_two_is_refused_though_the_others_agree():
+    with pytest.raises(ValueError, match=r"label 1 .*'crane', may be class 0 \('CRANE'\) or 2 \('Crane'\)"):
+        by_name(("tench", "crane"), ("CRANE", "hen", "Crane"))
+    # As two of ImageNet's classes are called, in sets whose other names are written otherwise.
+    assert by_name(("tench, fish", "crane", "crane"), ("tench", "crane", "crane")) is None
+
+
+def test_numbers_of_folders_that_no_network_has(tmp_path):
+    found = Pictures(tmp_path, ["a", "b"], labels=[0, 1], class_names=("3", "20190101"))
+    assert in_classes(found, (), None).labels == [3, 20190101]  # refused picture by picture; no list of names so long
+    assert in_classes(found, (), 5) is found

@@ -166,11 +166,12 @@ def _numbered(names: Iterable[str], place: Path, problems: Problems) -> list[str
     """Those of the names that are pictures, by label and number."""
     pictures = []
     for name in names:
+        suffix = os.path.splitext(name)[1].lower()
         if hidden(name):
-            problems.ignored[f"hidden {os.path.splitext(name)[1].lower()}"] += 1
+            problems.ignored.update([f"hidden {suffix}"] if suffix in SUFFIXES else [])
         elif _NAME.fullmatch(name):
             pictures.append(name)
-        elif os.path.splitext(name)[1].lower() in SUFFIXES:
+        elif suffix in SUFFIXES:
             problems.refuse(str(place), f"expected names such as cat.0.jpg and dog.0.jpg, got {name!r}", name)
     return sorted(pictures, key=_order)
 

@@ -51,6 +51,13 @@ def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
                 f"{names[other]!r} {why}: so they can meet neither by number nor by name; rename classes, or tell the "
                 "class of each picture by its number"
             )
+    for label, places in enumerate(found):
+        if len(places) > 1 and label not in places:  # ImageNet, too, has two classes of one name
+            alike = " or ".join(f"{place} ({classes[place]!r})" for place in places)
+            raise ValueError(
+                f"label {label} of the data set, {names[label]!r}, may be class {alike} of the network: rename one, "
+                "or tell the class of each picture by its number"
+            )
     return None
 
 
@@ -90,7 +97,7 @@ def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> A
     places = meet(names, classes, count)
     if places is None or places == list(range(len(names))):
         return data
-    known = tuple(classes) or tuple(map(str, range(count or max(places) + 1)))
+    known = tuple(classes) or tuple(map(str, range(count or 0)))
     if not isinstance(data, Pictures):
         return _Renumbered(data, places, known)
     data = copy.copy(data)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from fastcam.data.names import path_look
@@ -24,11 +25,15 @@ def plain_id(id: str, root: Path) -> str:
     if id_problem(id) is None and (root / id).is_file():
         return id
     path = id.strip().replace("\\", "/")
-    for folder in (os.path.abspath(root), os.path.realpath(root)) if path.startswith("/") else ():
-        if path.startswith(f"{folder}/"):
-            path = path.removeprefix(f"{folder}/")
-            break
+    if path.startswith("/"):
+        path = next((path.removeprefix(base) for base in _bases(os.path.abspath(root)) if path.startswith(base)), path)
     return "/".join(part for part in path.split("/") if part != ".")
+
+
+@lru_cache(maxsize=16)
+def _bases(root: str) -> tuple[str, str]:
+    """How absolute paths below a folder begin: as it is named, or where links lead."""
+    return os.path.join(root, ""), os.path.join(os.path.realpath(root), "")
 
 
 class Listing:
@@ -37,6 +42,7 @@ class Listing:
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
         self._looks: dict[str, dict[str, list[str]]] = {}
+        self._folders: dict[str, list[str]] = {}  # there are, for one that is named
 
     def __contains__(self, file: str | os.PathLike[str]) -> bool:
         folder, name = os.path.split(file)
@@ -61,8 +67,9 @@ class Listing:
         folder, name = os.path.split(file)
         if not name:
             return []
-        places = [folder] if os.path.isdir(folder) else self.alike(folder)
-        return sorted(os.path.join(place, other) for place in places for other in self._alike(place, name))
+        if folder not in self._folders:
+            self._folders[folder] = [folder] if os.path.isdir(folder) else self.alike(folder)
+        return sorted(os.path.join(one, other) for one in self._folders[folder] for other in self._alike(one, name))
 
     def _alike(self, folder: str, name: str) -> list[str]:
         if folder not in self._looks:
