@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from fastcam.data.matching import by_name, in_classes, meet, warning
 from fastcam.data.names import Names, by_number, look, ordered, read_text, tidy
 from fastcam.data.places import plain_id
 from fastcam.evaluation.sources import MapFolder
+from fastcam.evaluation.store import MapStore, MapWriter
 from fastcam.models import ModelConfig
 from fastcam.report.truth import Classes, Truth
 from fastcam.training import read_toml
@@ -577,3 +579,28 @@ def test_numbers_of_folders_that_no_network_has(tmp_path):
     found = Pictures(tmp_path, ["a", "b"], labels=[0, 1], class_names=("3", "20190101"))
     assert in_classes(found, (), None).labels == [3, 20190101]  # refused picture by picture; no list of names so long
     assert in_classes(found, (), 5) is found
+
+
+def test_inputs_of_which_only_one_has_a_row(tmp_path):
+    for name in ("a.jpg", "A.jpg"):
+        picture(tmp_path / "in" / name)
+    if len(os.listdir(tmp_path / "in")) < 2:
+        pytest.skip("this file system takes them for one")
+    options = {"config": ModelConfig("net", 4, size=64), "progress": False}
+    with pytest.raises(
+        ValueError, match=r"the class of 'a\.jpg' may be that of 'A\.jpg' or of 'a\.jpg': give each a row"
+    ):
+        fastcam.localize(Net(4).eval(), tmp_path / "in", out=tmp_path / "one", targets={"a.jpg": 1}, **options)
+    told = {"a.jpg": 1, "A.jpg": 2}
+    done = fastcam.localize(Net(4).eval(), tmp_path / "in", out=tmp_path / "two", targets=told, **options)
+    assert pq.read_table(done.path)["class_id"].to_pylist() == [2, 1]
+
+
+def test_maps_of_ids_that_look_alike(tmp_path):
+    text = f"path,label,x0,y0,x1,y1,width,height\n{picture(tmp_path / 'a.png').name},0,5,5,20,20,40,30\n"
+    truth = data.load(write(tmp_path / "l.csv", text))
+    for ids, rows in ((("A.png",), [0]), (("A.png", "a.png"), [1]), (("a.png", "A.png"), [0])):
+        with MapWriter(tmp_path / "maps.parquet") as writer:
+            writer.write(list(ids), torch.zeros(len(ids), 3, 4), [0] * len(ids))
+        store = MapStore(tmp_path / "maps.parquet", truth)
+        assert (store.order, store._rows, [id for id, _ in store.problems]) == ([0], rows, ["A.png"] * (len(ids) - 1))

@@ -168,13 +168,15 @@ class MapStore(Source):
             raise ValueError(f"{path} has maps of {parts[0]}, the protocol is for {parts[1]}")
         self._relu, self.labelled = bool(made.get("relu")), made.get("targets") == "label"
         self.info = {"maps": made}
-        places, found = Places(data.ids), set[int]()
+        places, own, found = Places(data.ids), frozenset(ids), set[int]()
         self.order: list[int] = []
         self.problems: list[tuple[str, str]] = []
         self._rows: list[int] = []
         seen: set[str] = set()
         for row, id in enumerate(ids):
             place = places.get(id)
+            if place is not None and data.ids[place] != id and data.ids[place] in own:
+                place = None  # it only looks like that picture, which has a map of its own
             if id in seen or place in found:
                 self.problems.append((id, f"two maps in {path}"))
             elif place is None:

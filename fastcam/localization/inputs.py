@@ -104,9 +104,7 @@ class Asked:
                 return None
             row = alike[0]
         if (other := self._keys.setdefault(row, key)) != key:
-            raise ValueError(
-                f"the class of {row!a} may be that of {other!a} or of {key!a}: name it as the one that it is"
-            )
+            raise ValueError(f"the class of {row!a} may be that of {other!a} or of {key!a}: give each a row of its own")
         return self._targets[row]
 
     def warn(self, stacklevel: int = 1) -> None:
