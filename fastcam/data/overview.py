@@ -1,7 +1,7 @@
 """What a data set has: counts, classes, sizes, boxes, and the files that cannot be read."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -59,10 +59,10 @@ class Info(NamedTuple):
         box_share: share of the picture that a box covers, in [0, 1].
         masked: pictures with masks.
         mask_share: share of a mask that is object, in [0, 1].
+        ignored: files that were passed over, by suffix.
         malformed: (id, reason) of each picture that the data set's files tell malformed things about, or that is
             missing.
         damaged: (id, reason) of each picture that cannot be read.
-        ignored: files that were passed over, by suffix.
     """
 
     pictures: int
@@ -75,9 +75,9 @@ class Info(NamedTuple):
     box_share: Spread | None
     masked: int
     mask_share: Spread | None
+    ignored: dict[str, int]
     malformed: list[tuple[str, str]]
     damaged: list[tuple[str, str]]
-    ignored: Mapping[str, int] = {}
 
     def lines(self) -> list[str]:
         """Put it in words.
@@ -173,9 +173,9 @@ def info(
         box_share=Spread.of(np.concatenate([one.box_shares for one in seen]) if boxed else ()),
         masked=len(masks),
         mask_share=Spread.of(masks),
+        ignored=dict(getattr(data, "ignored", {})),
         malformed=malformed,
         damaged=[one for one in looked if not isinstance(one, _Seen)],
-        ignored=dict(getattr(data, "ignored", {})),
     )
 
 

@@ -143,7 +143,11 @@ class BoxTable(Source):
         pairs = file.read(["class_id", "class_name"]).group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
         pairs = [pair for pair in pairs if pair["class_name"] is not None]
         known = Names(pair["class_name"] for pair in pairs)
-        places = [known.places(name) for name in names]
+        own = set(names)  # a class that is called like one of the labels is no other's that only looks like it
+        places = [
+            [place for place in known.places(name) if known.names[place] == name or known.names[place] not in own]
+            for name in names
+        ]
         found = [pairs[place[0]]["class_id"] if len(place) == 1 else -1 for place in places]
         if not any(places):
             count = told(file).get("num_classes")
