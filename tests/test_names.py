@@ -534,6 +534,18 @@ def test_classes_asked_for_without_a_picture_are_told(tmp_path):
         )
 
 
+def test_the_command_tells_of_rows_without_a_picture(tmp_path, weights):
+    picture(tmp_path / "in/a.jpg")
+    path = write(tmp_path / "t.csv", "image_id,class_id\na.jpg,2\nb\x1b.jpg,1\n")
+    found, said = localized(weights, tmp_path / "out", tmp_path / "in", "--targets", path)
+    assert found == {"a.jpg": 2}
+    assert said == "fastcam: 1 of 2 classes asked for are of no picture here: 'b\\x1b.jpg'\n"
+    path = write(tmp_path / "c.csv", "class_id,category_id\n2,20\n12,30\n")
+    result = run("export", tmp_path / "out", "--format", "coco", "--categories", path)
+    said = "fastcam: 1 of 2 categories are of no class: the network has none of index 12\n"
+    assert (result.exit_code, result.stderr) == (0, said)
+
+
 def test_categories_of_no_class_are_told(tmp_path):
     options = {"config": ModelConfig("net", 4, size=64), "progress": False}
     fastcam.localize(Net(4).eval(), [picture(tmp_path / "a.png")], out=tmp_path / "run", **options)

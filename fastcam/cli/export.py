@@ -43,17 +43,18 @@ def export(
     """
     from fastcam import outputs
 
-    done = outputs.export(
-        run,
-        format,
-        out,
-        annotations=annotations,
-        categories=None if categories is None else _read_categories(categories),
-        size=None if size is None else _read_size(size),
-        cuts=None if cuts is None else options.pair("--cuts", cuts),
-        url=url,
-        overwrite=overwrite,
-    )
+    with options.saying(r"\d+ of \d+ categories"):
+        done = outputs.export(
+            run,
+            format,
+            out,
+            annotations=annotations,
+            categories=None if categories is None else _read_categories(categories),
+            size=None if size is None else _read_size(size),
+            cuts=None if cuts is None else options.pair("--cuts", cuts),
+            url=url,
+            overwrite=overwrite,
+        )
     print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import io
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -92,6 +94,23 @@ def say(line: str, *, error: bool = False) -> None:
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     print(shown, file=sys.stderr if error else sys.stdout)
+
+
+@contextmanager
+def saying(pattern: str) -> Iterator[None]:
+    """Say warnings whose beginning matches as lines, whatever Python's filters are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", pattern)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if re.match(pattern, str(message)):
+                say(f"fastcam: {message}", error=True)
+            else:
+                others(message, category, *place)
+
+        warnings.showwarning = show
+        yield
 
 
 def say_of_labels(data: Any, config: "ModelConfig") -> None:
