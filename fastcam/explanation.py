@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -45,11 +45,13 @@ class Summary(NamedTuple):
         pictures: how many pictures came in.
         files: the files written, in order.
         errors: id and reason of each picture that could not be explained.
+        ignored: files that were passed over, as for `fastcam.decoding.find_pictures`.
     """
 
     pictures: int
     files: tuple[Path, ...]
     errors: tuple[tuple[str, str], ...]
+    ignored: Mapping[str, int] = {}
 
 
 def explain(
@@ -147,7 +149,8 @@ def explain(
         raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {', '.join(names)}")
 
     sources = [source] if isinstance(source, str | os.PathLike) else source
-    listed = list(find_pictures(sources))
+    ignored: Counter[str] = Counter()
+    listed = list(find_pictures(sources, ignored))
     jobs = list(zip(listed, _file_names([id for id, _ in listed]), strict=True))
     plan = [
         [Path(out, f"{name}_grid.png")] * grid
@@ -177,7 +180,7 @@ def explain(
                 files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
             if number <= num_results:
                 files.extend(draw.results(explained, out, number))
-    return Summary(len(jobs), tuple(files), tuple(errors))
+    return Summary(len(jobs), tuple(files), tuple(errors), ignored)
 
 
 class _View(NamedTuple):
