@@ -95,7 +95,7 @@ def explain(
         source: picture files and folders; see `fastcam.decoding.find_pictures`.
         out: folder for the figures.
         config: preprocessing, class names and threshold that the model was made with; by default 224 pixels, squashed,
-            ImageNet's mean and std.
+            ImageNet's mean and std; of timm's networks size, mean and std that their `pretrained_cfg` has.
         methods: one or several names, keys of `fastcam.methods.METHODS` or `ATTRIBUTIONS`.
         layers: dotted names of target layers, whose maps are drawn beside each other; by default the model's last
             stage.
@@ -161,9 +161,7 @@ def explain(
     if not overwrite and (existing := next((path for paths in plan for path in paths if path.exists()), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
 
-    network = _Network(
-        model, views, Preprocess() if config is None else Preprocess.of(config), config, targets, top_k, smooth
-    )
+    network = _Network(model, views, Preprocess.of(config, model), config, targets, top_k, smooth)
     draw = _Drawing(threshold, component_threshold, boxes, blend, bool(layers))
     errors: list[tuple[str, str]] = []
     files: list[Path] = []

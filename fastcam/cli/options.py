@@ -47,11 +47,13 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and
 Weights = Annotated[
     Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
 ]
-Arch = Annotated[str | None, typer.Option(help="torchvision's name of the network; a checkpoint knows its own.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224].")]
+Arch = Annotated[
+    str | None, typer.Option(help="Name of the network, torchvision's or timm/…; a checkpoint knows its own.")
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224, or timm's].")]
 Resize = Annotated[ResizeRule | None, typer.Option(help="Squash the picture, or crop its centre [squash].")]
-Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one number or three, a,b,c [ImageNet's].")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [ImageNet's].")]
+Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's].")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [the weights', else ImageNet's].")]
 ClassNames = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, help="Number of classes [of names, else 1000].")]
 TargetLayer = Annotated[list[str] | None, typer.Option(help="Layer to take maps from, by dotted name.")]
@@ -74,7 +76,8 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 def plain_errors() -> Iterator[None]:
     """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
-        yield
+        with _plain_warnings():
+            yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -87,6 +90,22 @@ def plain_errors() -> Iterator[None]:
     notes = [f"({note})" for note in getattr(caught, "__notes__", ())]
     say("fastcam: " + " ".join(" ".join([what, *notes]).split()), error=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show the package's own warnings as lines like its errors."""
+    with warnings.catch_warnings():
+        usual, package = warnings.showwarning, str(Path(__file__).parents[1])
+
+        def show(message: Warning, category: type[Warning], filename: str, *rest: Any) -> None:
+            if category is UserWarning and filename.startswith(package):
+                say(f"fastcam: {message}", error=True)
+            else:
+                usual(message, category, filename, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(line: str, *, error: bool = False) -> None:
@@ -162,24 +181,10 @@ def default_device() -> str:
 
 
 def load(weights: Path, arch: str | None, given: dict[str, Any]) -> "tuple[nn.Module, ModelConfig]":
-    """Build the network; what is given on the command line overrides what the checkpoint says."""
+    """Build the network; what is given on the command line overrides what the weights say."""
     from fastcam import models
 
-    config = models.read_config(weights)
-    if config is None:
-        if arch is None:
-            raise ValueError(f"{weights} is no checkpoint of fastcam, so --arch must name its network")
-        config = models.ModelConfig(
-            arch, given.pop("num_classes", None) or len(given.get("class_names", ())) or 1000, **given
-        )
-        model = models.build(arch, config.num_classes)
-        models.load_weights(model, weights)
-        return model.eval(), config
-    for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
-        if value not in (None, getattr(config, name)):
-            raise ValueError(f"the checkpoint {weights} has {name} {getattr(config, name)}, got {value}")
-    model, config = models.load_checkpoint(weights)
-    return model, dataclasses.replace(config, **given)
+    return models.load_network(weights, arch, **given)
 
 
 def triple(option: str, text: str) -> tuple[float, float, float]:

@@ -114,7 +114,8 @@ def localize(
         out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
             picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
-            default 224 pixels, squashed, ImageNet's mean and std.
+            default 224 pixels, squashed, ImageNet's mean and std; of timm's networks size, mean and std that their
+            `pretrained_cfg` has.
         method: name of the method, see `fastcam.methods`.
         target_layers: modules or dotted names; by default the model's last stage.
         threshold: fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of
