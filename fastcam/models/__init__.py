@@ -13,7 +13,6 @@ from fastcam.models.checkpoints import (
 )
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
-    default_reshape,
     default_target_layer,
     resolve_layers,
     suggest,
@@ -21,6 +20,7 @@ from fastcam.models.layers import (
     unwrap,
     vit_reshape,
 )
+from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, to_gap
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
     "IMAGENET_STD",
     "GlobalPoolNet",
     "Head",
+    "Layouts",
     "ModelConfig",
     "ThresholdedAvgPool2d",
     "build",
-    "default_reshape",
     "default_target_layer",
     "find_head",
     "load_checkpoint",
