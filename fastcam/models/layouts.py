@@ -2,7 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._LPPoolNd,
-    nn.modules.dropout.Dropout2d,
+    nn.Dropout2d,
     nn.GroupNorm,
     nn.LocalResponseNorm,
     nn.PixelShuffle,
@@ -54,10 +55,12 @@ class Layouts:
 
     Maps are [N, K, h, w] or [N, h, w, K]. Which, is told by the layer's type where that fixes it (a convolution, a
     linear layer); otherwise by the one reading whose h x w has the proportions of the images, up to a position of
-    rounding on each side. Where both have them, a pass with smaller images shows which dimensions are positions. Tokens
-    [N, L, K] are taken for a map inside networks that are known to keep them row by row, when L is the number of
-    patches seen in this pass: after `num_prefix_tokens` others in timm's vision transformers and after one in
-    torchvision's; without others in blocks of timm's networks that give [N, h, w, K]. All else is refused.
+    rounding on each side. Where both have them, a pass with a smaller image shows which dimensions are positions.
+    Matrices of attention, with a side as long as the tokens or positions around them, are no maps.
+
+    Tokens [N, L, K] are a map where the network is known to keep them row by row and L is what was seen in this pass:
+    the number of patches, after `num_prefix_tokens` others in timm's vision transformers and one in torchvision's; or
+    the number of positions of the surrounding block in timm's networks that give [N, h, w, K], such as Swin.
 
     Args:
         model: the network, outside of wrappers.
@@ -67,25 +70,32 @@ class Layouts:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._model = model
         self._paths = {name: _path(model, name) for name in names}
-        self._shapes: dict[nn.Module, list[torch.Size]] = {}
+        self._grids: dict[nn.Module, tuple[int, int]] = {}  # of patch embeddings
+        self._shapes: dict[nn.Module, list[torch.Size]] = {}  # of what goes in and out
         self._found: dict[str, Callable[[Tensor], Tensor] | None] = {}
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Observe the pass while the context lasts: grids of patches, and of blocks that may flatten them inside."""
-        watched: dict[nn.Module, nn.Module] = {}
-        for path in self._paths.values():
-            patches, _ = _embedding(path)
-            watched |= {conv: patches for conv in _modules(patches) if isinstance(conv, nn.Conv2d)}
-            watched |= {block: block for block in _blocks(path)}
+        """Observe the pass while the context lasts: grids of patches, and what goes in and out around the layers."""
 
         def note(module: nn.Module, args: tuple, output: Any) -> None:
-            shapes = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() == 4]
-            self._shapes[watched[module]] = shapes
+            self._shapes[module] = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() in (3, 4)]
 
+        def grid_of(patches: nn.Module) -> Callable[..., None]:
+            def note_grid(module: nn.Module, args: tuple, output: Any) -> None:
+                self._grids[patches] = tuple(output.shape[2:])
+
+            return note_grid
+
+        hooks = {}
+        for path in self._paths.values():
+            hooks |= {(block, None): note for block in _around(path)}
+            if patches := _embedding(path)[0]:
+                convolutions = (part for part in patches.modules() if isinstance(part, nn.Conv2d))
+                hooks |= {(part, patches): grid_of(patches) for part in convolutions}
         with contextlib.ExitStack() as stack:
-            for module in watched:
-                stack.callback(module.register_forward_hook(note).remove)
+            for (module, _), hook in hooks.items():
+                stack.callback(module.register_forward_hook(hook).remove)
             yield
 
     def reshape(
@@ -106,28 +116,32 @@ class Layouts:
             ValueError: nothing proves a layout.
         """
         if name not in self._found:
-            path, shape = self._paths[name], tuple(output.shape)
+            path, shape, size = self._paths[name], tuple(output.shape), tuple(images.shape[-2:])
             found: Any = NotImplemented
-            if shape[:1] == (len(images),) and not _rolled(path):
-                if len(shape) == 3:
-                    found = self._tokens(path, shape)
-                elif len(shape) == 4:
-                    layout = self._maps(path, shape, images, run)
-                    found = {_FIRST: None, _LAST: swin_reshape}.get(layout, NotImplemented)
+            if len(shape) == 3 and shape[0] == len(images):
+                found = self._tokens(path, shape, size)
+            elif len(shape) == 4 and shape[0] == len(images):
+                layout = self._maps(path, shape, images, run)
+                found = {_FIRST: None, _LAST: swin_reshape}.get(layout, NotImplemented)
             if found is NotImplemented:
-                height, width = images.shape[-2:]
                 raise ValueError(
                     f"the target layer {name!r} must give maps [N, K, h, w], got {list(shape)}, in which nothing shows "
-                    f"the positions of {len(images)} images of {height} x {width}; a layer of tokens or of another "
+                    f"the positions of {len(images)} images of {size[0]} x {size[1]}; a layer of tokens or of another "
                     "layout needs `reshape_transform`, a function from its output to [N, K, h, w]"
                 )
             self._found[name] = found
         return self._found[name]
 
-    def _tokens(self, path: list[nn.Module], shape: tuple[int, ...]) -> Any:
+    def _tokens(self, path: list[nn.Module], shape: tuple[int, ...], size: tuple[int, ...]) -> Any:
         """`vit_reshape` for tokens [N, L, K], or NotImplemented."""
-        _, prefix = _embedding(path)  # which some networks add in later blocks
-        grids = self._grids(path) or ()
+        patches, prefix = _embedding(path)  # of which some networks add the prefix in later blocks
+        if patches is not None:
+            grids = {self._grids[patches]} if patches in self._grids else set()
+        elif _keeps_rows(path):
+            around = (_grids(self._shapes.get(block, []), size) for block in reversed(_around(path)))
+            grids = next(filter(None, around), set())
+        else:
+            return NotImplemented
         found = {(grid, count) for grid in grids for count in {0, prefix} if grid[0] * grid[1] + count == shape[1]}
         if len(found) != 1:
             return NotImplemented
@@ -139,23 +153,27 @@ class Layouts:
     ) -> str | None:
         """The layout of a map with four dimensions, or None."""
         size, layer = tuple(images.shape[-2:]), path[-1]
-        known = None if _embedding(path)[0] in path else self._grids(path)
         grids = {_FIRST: shape[2:], _LAST: shape[1:3]}
-        fitting = [
-            layout for layout, grid in grids.items() if (_proportional(grid, size) if known is None else grid in known)
-        ]
-        if known is not None and not fitting:
-            return None
+        seen, counts = self._surroundings(path, size)
+        possible = [layout for layout, grid in grids.items() if not counts & {*grid} or _between(grid, seen)]
+        fitting = [layout for layout in possible if _proportional(grids[layout], size)]
         proof = _proof(layer, shape)
         if proof is not None:  # padding, cropping and fixed sizes are a convolution's right
-            return proof if proof in fitting or (proof == _FIRST and known is None) else None
-        if len(fitting) == 1:
+            return proof if proof in (possible if proof == _FIRST else fitting) else None
+        if counts and not seen:  # among tokens
+            possible = fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
+        if not possible:
+            return None
+        finest = [max(sides) for sides in zip(*seen, strict=True)] or size
+        if len(fitting) == 1 and all(side <= most for side, most in zip(grids[fitting[0]], finest, strict=True)):
             return fitting[0]
-        if fitting and (declared := next((m.output_fmt for m in reversed(path) if _declares(m)), None)):
-            return _LAST if declared == _LAST else _FIRST
-        if {_kind(module, shape) for module in layer.modules()} - {None} == {_FIRST}:
-            return _FIRST
-        return self._tried(layer, shape, images, run, bool(fitting))
+        kinds = {_kind(module, shape) for module in layer.modules()} - {None}
+        if kinds == {_FIRST} and not any(hasattr(module, "normalized_shape") for module in self._model.modules()):
+            return _FIRST if _FIRST in possible else None
+        found = self._tried(layer, shape, images, run, bool(fitting))
+        if found is None and fitting:
+            found = next((module.output_fmt for module in reversed(path) if _declares(module)), None)
+        return found if found in possible else None
 
     def _tried(
         self, layer: nn.Module, shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any], tie: bool
@@ -186,13 +204,12 @@ class Layouts:
         # Nothing in the network has channels last: what is left is a map of a fixed size, or another odd one.
         return _FIRST if not others else None
 
-    def _grids(self, path: list[nn.Module]) -> Collection[tuple[int, int]] | None:
-        """The grids that positions can have where the layer is; None where nothing says so."""
-        patches, _ = _embedding(path)
-        if patches is not None:
-            return {tuple(shape[2:]) for shape in self._shapes.get(patches, [])[-1:]}
-        block = next((block for block in reversed(_blocks(path)) if self._shapes.get(block)), None)
-        return None if block is None else {tuple(shape[1:3]) for shape in self._shapes[block]}
+    def _surroundings(self, path: list[nn.Module], size: tuple[int, ...]) -> tuple[set[tuple[int, int]], set[int]]:
+        """Grids that go in and out of the innermost module around the layer, and numbers of positions or tokens."""
+        shapes = next((self._shapes[block] for block in reversed(_around(path)) if self._shapes.get(block)), [])
+        grids = _grids(shapes, size)
+        counts = {grid[0] * grid[1] for grid in grids} | {shape[1] for shape in shapes if len(shape) == 3}
+        return grids, counts - {1}
 
 
 def _path(model: nn.Module, name: str) -> list[nn.Module]:
@@ -201,10 +218,6 @@ def _path(model: nn.Module, name: str) -> list[nn.Module]:
     for part in name.split(".") if name else ():
         path.append(path[-1].get_submodule(part))
     return path
-
-
-def _modules(module: nn.Module | None) -> Iterable[nn.Module]:
-    return () if module is None else module.modules()
 
 
 def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
@@ -220,17 +233,23 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
 
 
 def _declares(module: nn.Module) -> bool:
+    """Whether a module of timm's says in which layout it gives maps."""
     return getattr(module, "output_fmt", None) in (_FIRST, _LAST)
 
 
-def _blocks(path: list[nn.Module]) -> list[nn.Module]:
-    """The modules around a layer, inside a network of timm's that keeps [N, h, w, K]: it is flattened in some."""
-    outer = next((i for i, module in enumerate(path[:-1]) if getattr(module, "output_fmt", None) == _LAST), None)
-    return [] if outer is None else [m for m in path[outer + 1 : -1] if not isinstance(m, nn.Sequential)]
+def _around(path: list[nn.Module]) -> list[nn.Module]:
+    """The modules around a layer that compute something of their own, but for the network."""
+    return [module for module in path[1:-1] if not isinstance(module, nn.Sequential)]
+
+
+def _keeps_rows(path: list[nn.Module]) -> bool:
+    """Whether the layer is in a network of timm's that keeps [N, h, w, K], and flattens it row by row if it does."""
+    known = any(getattr(m, "output_fmt", None) == _LAST or hasattr(m, "shift_size") for m in path[:-1])
+    return known and not _rolled(path)
 
 
 def _rolled(path: list[nn.Module]) -> bool:
-    """Whether the layer is in the attention of a block of timm's that shifts its windows."""
+    """Whether the layer is in the attention of a block that shifts its windows."""
     pairs = ((outer, inner) for outer, inner in itertools.pairwise(path) if inner is getattr(outer, "attn", None))
     return any(getattr(outer, "shift_size", 0) not in (0, (0, 0)) for outer, _ in pairs)
 
@@ -239,6 +258,18 @@ def _proportional(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
     """Whether one stride leads from a size to a grid, give or take one position on each side."""
     least = max(side / (count + 1) for count, side in zip(grid, size, strict=True))
     return all(least * (count - 1) < side for count, side in zip(grid, size, strict=True))
+
+
+def _grids(shapes: Iterable[torch.Size], size: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Those h x w that maps of these shapes can have."""
+    both = {tuple(grid) for shape in shapes if len(shape) == 4 for grid in (shape[1:3], shape[2:])}
+    return {grid for grid in both if _proportional(grid, size)}
+
+
+def _between(grid: tuple[int, ...], seen: set[tuple[int, int]]) -> bool:
+    """Whether a grid is within the smallest and the largest of those seen."""
+    ranges = [(min(sides), max(sides)) for sides in zip(*seen, strict=True)]
+    return bool(seen) and all(low <= side <= high for side, (low, high) in zip(grid, ranges, strict=True))
 
 
 def _kind(module: nn.Module, shape: tuple[int, ...]) -> str | None:
