@@ -79,7 +79,10 @@ class Layouts:
         """Observe the pass while the context lasts: grids of patches, and what goes in and out around the layers."""
 
         def note(module: nn.Module, args: tuple, output: Any) -> None:
-            self._shapes[module] = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() in (3, 4)]
+            shapes = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() in (3, 4)]
+            if any(len(shape) == 4 for shape in shapes) and not (isinstance(output, Tensor) and output.dim() == 4):
+                shapes.append(torch.Size((1, 1, 1, 1)))  # pooled to one position, or flattened
+            self._shapes[module] = shapes
 
         def grid_of(patches: nn.Module) -> Callable[..., None]:
             def note_grid(module: nn.Module, args: tuple, output: Any) -> None:
@@ -157,23 +160,28 @@ class Layouts:
         seen, counts = self._surroundings(path, size)
         possible = [layout for layout, grid in grids.items() if not counts & {*grid} or _between(grid, seen)]
         fitting = [layout for layout in possible if _proportional(grids[layout], size)]
-        proof = _proof(layer, shape)
-        if proof is not None:  # padding, cropping and fixed sizes are a convolution's right
-            return proof if proof in (possible if proof == _FIRST else fitting) else None
         if counts and not seen:  # among tokens
-            possible = fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
-        if not possible:
-            return None
-        finest = [max(sides) for sides in zip(*seen, strict=True)] or size
-        if len(fitting) == 1 and all(side <= most for side, most in zip(grids[fitting[0]], finest, strict=True)):
-            return fitting[0]
-        kinds = {_kind(module, shape) for module in layer.modules()} - {None}
-        if kinds == {_FIRST} and not any(hasattr(module, "normalized_shape") for module in self._model.modules()):
+            fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
+        proof = _proof(layer, shape)
+        if proof == _FIRST:  # padding, cropping and fixed sizes are a convolution's right
             return _FIRST if _FIRST in possible else None
+        if proof == _LAST:
+            return _LAST if _LAST in fitting and (not seen or _between(grids[_LAST], seen)) else None
+        if not possible or (counts and not seen and not fitting):
+            return None
+        coarser = [layout for layout in fitting if _between(grids[layout], {(1, 1), *(seen or {size})})]
+        if fitting == coarser == [_FIRST]:
+            return _FIRST
+        # Without such normalisations hardly a network has channels last.
+        plain = not any(hasattr(module, "normalized_shape") for module in self._model.modules())
+        if plain and _FIRST in possible and {_kind(module, shape) for module in layer.modules()} - {None} == {_FIRST}:
+            return _FIRST
+        if fitting == coarser == [_LAST] and not plain:
+            return _LAST
         found = self._tried(layer, shape, images, run, bool(fitting))
-        if found is None and fitting:
-            found = next((module.output_fmt for module in reversed(path) if _declares(module)), None)
-        return found if found in possible else None
+        if found is None and any(_declares_last(module) for module in path):
+            found = _LAST
+        return found if found in (fitting if found == _LAST else possible) else None
 
     def _tried(
         self, layer: nn.Module, shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any], tie: bool
@@ -232,9 +240,9 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
     return None, 0
 
 
-def _declares(module: nn.Module) -> bool:
-    """Whether a module of timm's says in which layout it gives maps."""
-    return getattr(module, "output_fmt", None) in (_FIRST, _LAST)
+def _declares_last(module: nn.Module) -> bool:
+    """Whether a network of timm's, or its patch embedding, says that it keeps channels last."""
+    return getattr(module, "output_fmt", None) == _LAST
 
 
 def _around(path: list[nn.Module]) -> list[nn.Module]:
@@ -244,7 +252,7 @@ def _around(path: list[nn.Module]) -> list[nn.Module]:
 
 def _keeps_rows(path: list[nn.Module]) -> bool:
     """Whether the layer is in a network of timm's that keeps [N, h, w, K], and flattens it row by row if it does."""
-    known = any(getattr(m, "output_fmt", None) == _LAST or hasattr(m, "shift_size") for m in path[:-1])
+    known = any(_declares_last(module) or hasattr(module, "shift_size") for module in path[:-1])
     return known and not _rolled(path)
 
 
