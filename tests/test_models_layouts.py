@@ -186,6 +186,12 @@ def test_type_decides_where_all_sides_are_alike():
     check(Net(nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.BatchNorm2d(6), nn.ReLU()), 6), "body", images)
 
 
+def test_type_around_an_activation_decides():
+    model = Net(nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Sigmoid(), Block(6)), 6)
+    check(model, "body.1", torch.randn(2, 3, 24, 24))
+    assert model.sizes == [(2, 3, 24, 24)] * 2
+
+
 @pytest.mark.parametrize("outer", [Residual, Gate, Mixer])
 def test_a_smaller_picture_decides(outer):
     images = torch.randn(2, 3, 24, 24)  # maps are 6 x 6 x 6
@@ -266,6 +272,17 @@ def test_tokens_of_torchvision(wrapped):
     check(model, prefix + "conv_proj", images)
     with pytest.raises(TypeError, match="must give one tensor, got tuple"):
         GradCAM(model, f"{prefix}encoder.layers.encoder_layer_0.self_attention")(images.double())
+
+
+def test_tokens_after_a_stem_of_convolutions():
+    stem = [
+        torchvision.models.vision_transformer.ConvStemConfig(out_channels=4, kernel_size=3, stride=stride)
+        for stride in (2, 4)
+    ]
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5, conv_stem_configs=stem)
+    nn.init.normal_(model.heads.head.weight)
+    check(model, "encoder.ln", torch.randn(2, 3, 32, 32), vit_reshape)
+    check(model, "conv_proj.0", torch.randn(2, 3, 32, 32))
 
 
 class Patches(nn.Module):

@@ -174,7 +174,8 @@ class Layouts:
             return _FIRST
         # Without such normalisations hardly a network has channels last.
         plain = not any(hasattr(module, "normalized_shape") for module in self._model.modules())
-        if plain and _FIRST in possible and {_kind(module, shape) for module in layer.modules()} - {None} == {_FIRST}:
+        around = ({_kind(module, shape) for module in outer.modules()} - {None} for outer in reversed(path))
+        if plain and _FIRST in possible and next(filter(None, around), None) == {_FIRST}:
             return _FIRST
         if fitting == coarser == [_LAST] and not plain:
             return _LAST
@@ -235,7 +236,7 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
         if isinstance(patches, nn.Module) and isinstance(prefix, int):  # timm's
             return patches, prefix
         patches, token = getattr(module, "conv_proj", None), getattr(module, "class_token", None)
-        if isinstance(patches, nn.Conv2d) and isinstance(token, Tensor):  # torchvision's
+        if isinstance(patches, nn.Module) and isinstance(token, Tensor):  # torchvision's
             return patches, 1
     return None, 0
 
