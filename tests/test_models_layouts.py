@@ -282,7 +282,7 @@ def test_tokens_after_a_stem_of_convolutions():
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5, conv_stem_configs=stem)
     nn.init.normal_(model.heads.head.weight)
     check(model, "encoder.ln", torch.randn(2, 3, 32, 32), vit_reshape)
-    check(model, "conv_proj.0", torch.randn(2, 3, 32, 32))
+    check(model, "conv_proj.conv_bn_relu_0", torch.randn(2, 3, 32, 32))
 
 
 class Patches(nn.Module):
@@ -466,7 +466,7 @@ def ablated_by_hand(model: nn.Module, layer: str, images: Tensor, take, put) -> 
             hook = model.get_submodule(layer).register_forward_hook(
                 lambda module, args, output, channel=channel: put(output.clone(), channel)
             )
-            total = total + (score - model(image)[0, 1]) / score * maps[:, channel]
+            total = total + (score - model(image)[0, 1]) / score.abs() * maps[:, channel]
             hook.remove()
         found.append(total)
     return torch.cat(found).detach()
