@@ -213,6 +213,21 @@ def test_undecided_is_refused():
     torch.testing.assert_close(GradCAM(model, "body.rest.0", reshape_transform=last).coarse(images), want)
 
 
+class FixedSize(nn.Module):
+    """An ordinary network that takes pictures of 12 x 12 only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 4, 9), nn.Sigmoid(), nn.Linear(64, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.act(self.conv(images)).flatten(1))
+
+
+def test_fixed_size_is_no_obstacle_where_nothing_has_channels_last():
+    check(FixedSize(), "act", torch.randn(2, 3, 12, 12))
+
+
 # ---- ordinary convolutional networks --------------------------------------------------------------------------------
 
 

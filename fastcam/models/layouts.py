@@ -76,7 +76,11 @@ class Layouts:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Observe the pass while the context lasts: grids of patches, and what goes in and out around the layers."""
+        """Observe a pass: the grids of patches, and the shapes of what goes in and out around the layers.
+
+        Yields:
+            Nothing.
+        """
 
         def note(module: nn.Module, args: tuple, output: Any) -> None:
             shapes = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() in (3, 4)]
@@ -187,7 +191,7 @@ class Layouts:
     def _tried(
         self, layer: nn.Module, shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any], tie: bool
     ) -> str | None:
-        """Let one more pass decide: in a tie with a smaller image, since positions change with its size."""
+        """Let one more pass decide: in a tie with a smaller image, if it can, since positions change with its size."""
         found: list[torch.Size] = []
         others: list[nn.Module] = []
 
@@ -198,13 +202,16 @@ class Layouts:
                 if output.dim() > 2 and _kind(module, output.shape) == _LAST:
                     others.append(module)
 
-        height, width = ((side + 1) // 2 if tie else side for side in images.shape[-2:])
+        size = images.shape[-2:]
         with contextlib.ExitStack() as stack:
             for module in self._model.modules():
                 stack.callback(module.register_forward_hook(note).remove)
-            # What a network has against the size, it may say in any way; the layer may have run before.
-            with contextlib.suppress(Exception), torch.no_grad():
-                run(images[:1, :, :height, :width])
+            for height, width in [((size[0] + 1) // 2, (size[1] + 1) // 2), size] if tie else [size]:
+                # What a network has against a size, it may say in any way; the layer may have run before.
+                with contextlib.suppress(Exception), torch.no_grad():
+                    run(images[:1, :, :height, :width])
+                if found:
+                    break
         if not found or len(found[0]) != 4:
             return None
         changed = [found[0][i] != shape[i] for i in range(4)]
