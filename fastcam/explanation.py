@@ -1,6 +1,5 @@
 """Pictures in, figures out: where a network sees the classes that are asked for, by several methods and layers."""
 
-import contextlib
 import os
 import re
 from collections import Counter
@@ -11,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from fastcam import methods as all_methods, ops, panels, visualize
 from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
-from fastcam.models import ModelConfig, default_reshape, resolve_layers
+from fastcam.models import ModelConfig
 from fastcam.panels import Cell
 
 _LONGER_SIDE = 512  # of a picture in a figure, in pixels
@@ -257,8 +256,9 @@ class _Network:
         classes, logits, found = self.targets, None, []
         for view in self.views:
             chosen = {"top_k": self.top_k} if classes is None else {"targets": classes}
-            with _watched(self.model, set(view.layers)) as sizes:
-                result = view.call(images, **chosen, **(self.smooth if view.is_map else {}))[0]
+            result = view.call(images, **chosen, **(self.smooth if view.is_map else {}))[0]
+            cams = [view.call] if view.is_map else getattr(view.call, "cams", [])
+            sizes = {layer: "×".join(map(str, grid)) for cam in cams for layer, grid in cam.grids.items()}
             classes, logits = view.call.targets, view.call.outputs
             if not logits.isfinite().all():
                 raise DecodeError("model", "its logits are not finite")
@@ -276,28 +276,6 @@ class _Network:
 
     def _name(self, class_id: int) -> str:
         return f"{class_id} {self.class_names[class_id]}" if self.class_names else f"class {class_id}"
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, layers: set[str]) -> Iterator[dict[str, str]]:
-    """See how large each layer's map is, for the titles."""
-    sizes: dict[str, str] = {}
-
-    def look(name: str) -> Any:
-        reshape = default_reshape(model, name)
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            shaped = reshape(output) if reshape else output
-            if isinstance(shaped, Tensor) and shaped.dim() == 4:
-                sizes[name] = "×".join(map(str, shaped.shape[2:]))
-
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for name in layers:
-            (layer,) = resolve_layers(model, name)
-            stack.callback(layer.register_forward_hook(look(name)).remove)
-        yield sizes
 
 
 class _Drawing:

@@ -1,7 +1,6 @@
 """What several commands share: options under one name and one help text, and how they are read."""
 
 import csv
-import dataclasses
 import io
 import re
 import sys

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastcam.methods.running import BatchStatistics, NoCuts, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import resolve_targets
-from fastcam.models import Head, ThresholdedAvgPool2d, find_head, unwrap
+from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
 
 Reshape = Sequence[Callable[[Tensor], Tensor] | None]
 
@@ -52,6 +52,7 @@ class Forward:
         augmented: whether these are the six views of aug_smooth.
         raw: output of each target layer as it came; the images where those are explained.
         features: the same as [N, K, h, w], without a graph.
+        reshape: what turns each target layer's output into those, or None.
         logits: [N, C], without a graph.
         targets: what is to be explained.
         chosen: targets of the pictures as they came, without their views.
@@ -82,7 +83,7 @@ class Forward:
             targets: what is to be explained.
             top_k: instead of targets.
             graph: what `gradients` will be asked for: names of target layers; or the images, if there are no layers.
-            reshape: for each layer what turns its output into [N, K, h, w], or None.
+            reshape: for each layer what turns its output into [N, K, h, w]; None where the shapes tell it.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
@@ -92,8 +93,9 @@ class Forward:
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
+        self._layouts = Layouts(self.model, layers)
         examination = BatchStatistics() if examine else contextlib.nullcontext()
-        with examination:
+        with self._layouts.watch(), examination:
             self._outputs, logits, linear = _run(self.model, layers, images, graph)
         self.last = _again(*linear) if linear else None
         self.batch_statistics = examine and examination.seen
@@ -129,16 +131,25 @@ class Forward:
         return None if self.linear is None else self.last.pooled
 
     def _look(self, layers: list[str], reshape: Reshape | None) -> None:
-        self._layers, self._reshape = layers, list(reshape or [None] * len(layers))
-        self.raw = [self._outputs[name] for name in layers]
-        self.features = [self._spatial(index, output.detach()) for index, output in enumerate(self.raw)]
+        self._layers, self.raw = layers, [self._outputs[name] for name in layers]
+        self.reshape = list(reshape or [None] * len(layers))
+        for index, (name, output) in enumerate(zip(layers, self.raw, strict=True)):
+            if self.reshape[index] is None and name in self._modules:
+                self.reshape[index] = self._layouts.reshape(name, output, self.images, self._run_again)
+        self.features = [
+            self._spatial(index, output.detach(), len(self.images)) for index, output in enumerate(self.raw)
+        ]
+
+    def _run_again(self, images: Tensor) -> None:
+        with self.variations() as model:
+            model(images.clone())  # a network may work on its input in place
 
     def at(self, layers: Collection[str], reshape: Reshape | None = None) -> Self:
         """See the run as a method with these target layers does; gradients and what else is computed is shared.
 
         Args:
             layers: names of layers that were observed.
-            reshape: for each layer what turns its output into [N, K, h, w], or None.
+            reshape: as in the run itself.
 
         Returns:
             The same run.
@@ -196,20 +207,17 @@ class Forward:
         for i in range(len(self._layers)):
             plain, head = self.head(i), view.head(i)
             if plain is not None and head is not None:  # negative values do not show in a thresholded mean
-                view._heads[self._layers[i], self._reshape[i]] = head._replace(relu=plain.relu)
+                view._heads[self._layers[i], self.reshape[i]] = head._replace(relu=plain.relu)
         return view
 
-    def _spatial(self, index: int, output: Tensor) -> Tensor:
-        name, transform = self._layers[index], self._reshape[index]
+    def _spatial(self, index: int, output: Tensor, count: int | None = None) -> Tensor:
+        """A layer's output, or its gradient, as [N, K, h, w]; where N is not known, any."""
+        transform = self.reshape[index]
         shaped = output if transform is None else transform(output)
-        if not isinstance(shaped, Tensor) or shaped.dim() != 4 or len(shaped) != len(output):
+        if not isinstance(shaped, Tensor) or shaped.dim() != 4 or count not in (None, len(shaped)):
             got = list(shaped.shape) if isinstance(shaped, Tensor) else type(shaped).__name__
-            if transform is None:
-                raise ValueError(
-                    f"the target layer {name!r} must give maps [N, K, h, w], got {got}; a layer of tokens needs "
-                    "`reshape_transform`, a function from its output to [N, K, h, w]"
-                )
-            raise ValueError(f"`reshape_transform` must give [{len(output)}, K, h, w] for {name!r}, got {got}")
+            wanted = f"[{'N' if count is None else count}, K, h, w] for {self._layers[index]!r}"
+            raise ValueError(f"`reshape_transform` must give {wanted}, got {got}")
         return shaped
 
     def head(self, layer: int) -> Head | None:
@@ -221,7 +229,7 @@ class Forward:
         Returns:
             See `fastcam.models.find_head`.
         """
-        key = self._layers[layer], self._reshape[layer]
+        key = self._layers[layer], self.reshape[layer]
         if key not in self._heads:
             pooled = self.logits if self.linear is None else self.pooled
             self._heads[key] = find_head(self.features[layer], self.linear, pooled, self._thresholds)
