@@ -1,22 +1,21 @@
 """Pictures in, figures out: where a network sees the classes that are asked for, by several methods and layers."""
 
-import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from fastcam import methods as all_methods, ops, panels, visualize
 from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
-from fastcam.models import ModelConfig, default_reshape, resolve_layers
+from fastcam.models import ModelConfig
 from fastcam.panels import Cell
 
 _LONGER_SIDE = 512  # of a picture in a figure, in pixels
@@ -45,11 +44,13 @@ class Summary(NamedTuple):
         pictures: how many pictures came in.
         files: the files written, in order.
         errors: id and reason of each picture that could not be explained.
+        ignored: files that were passed over, as for `fastcam.decoding.find_pictures`.
     """
 
     pictures: int
     files: tuple[Path, ...]
     errors: tuple[tuple[str, str], ...]
+    ignored: Mapping[str, int] = {}
 
 
 def explain(
@@ -147,7 +148,8 @@ def explain(
         raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {', '.join(names)}")
 
     sources = [source] if isinstance(source, str | os.PathLike) else source
-    listed = list(find_pictures(sources))
+    ignored: Counter[str] = Counter()
+    listed = list(find_pictures(sources, ignored))
     jobs = list(zip(listed, _file_names([id for id, _ in listed]), strict=True))
     plan = [
         [Path(out, f"{name}_grid.png")] * grid
@@ -175,7 +177,7 @@ def explain(
                 files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
             if number <= num_results:
                 files.extend(draw.results(explained, out, number))
-    return Summary(len(jobs), tuple(files), tuple(errors))
+    return Summary(len(jobs), tuple(files), tuple(errors), ignored)
 
 
 class _View(NamedTuple):
@@ -254,8 +256,9 @@ class _Network:
         classes, logits, found = self.targets, None, []
         for view in self.views:
             chosen = {"top_k": self.top_k} if classes is None else {"targets": classes}
-            with _watched(self.model, set(view.layers)) as sizes:
-                result = view.call(images, **chosen, **(self.smooth if view.is_map else {}))[0]
+            result = view.call(images, **chosen, **(self.smooth if view.is_map else {}))[0]
+            cams = [view.call] if view.is_map else getattr(view.call, "cams", [])
+            sizes = {layer: "×".join(map(str, grid)) for cam in cams for layer, grid in cam.grids.items()}
             classes, logits = view.call.targets, view.call.outputs
             if not logits.isfinite().all():
                 raise DecodeError("model", "its logits are not finite")
@@ -273,28 +276,6 @@ class _Network:
 
     def _name(self, class_id: int) -> str:
         return f"{class_id} {self.class_names[class_id]}" if self.class_names else f"class {class_id}"
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, layers: set[str]) -> Iterator[dict[str, str]]:
-    """See how large each layer's map is, for the titles."""
-    sizes: dict[str, str] = {}
-
-    def look(name: str) -> Any:
-        reshape = default_reshape(model, name)
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            shaped = reshape(output) if reshape else output
-            if isinstance(shaped, Tensor) and shaped.dim() == 4:
-                sizes[name] = "×".join(map(str, shaped.shape[2:]))
-
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for name in layers:
-            (layer,) = resolve_layers(model, name)
-            stack.callback(layer.register_forward_hook(look(name)).remove)
-        yield sizes
 
 
 class _Drawing:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastcam.methods.forward import check_images, evaluation_mode
+from fastcam.methods.running import check_images, evaluation_mode
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.removal import Baseline, background, impute
 

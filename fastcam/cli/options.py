@@ -1,9 +1,11 @@
 """What several commands share: options under one name and one help text, and how they are read."""
 
 import csv
+import io
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -112,6 +114,23 @@ def say(line: str, *, error: bool = False) -> None:
     print(shown, file=sys.stderr if error else sys.stdout)
 
 
+@contextmanager
+def saying(pattern: str) -> Iterator[None]:
+    """Say warnings whose beginning matches as lines, whatever Python's filters are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", pattern)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if re.match(pattern, str(message)):
+                say(f"fastcam: {message}", error=True)
+            else:
+                others(message, category, *place)
+
+        warnings.showwarning = show
+        yield
+
+
 def say_of_labels(data: Any, config: "ModelConfig") -> None:
     """Warn if the labels of a data set may not be the network's classes."""
     from fastcam.data.matching import warning
@@ -119,6 +138,16 @@ def say_of_labels(data: Any, config: "ModelConfig") -> None:
     said = warning(getattr(data, "class_names", None) or (), config.class_names, config.num_classes)
     if said:
         say(f"fastcam: {said}", error=True)
+
+
+def say_of_passed(ignored: Mapping[str, int], *, pictures: bool = False) -> None:
+    """Tell which files were passed over, by suffix; or of those only that may be pictures."""
+    from fastcam.decoding import SUFFIXES
+
+    kinds = [kind for kind in sorted(ignored) if not (pictures and SUFFIXES.isdisjoint(kind.split()))]
+    if kinds:
+        listed = ", ".join(f"{ignored[kind]} {kind or 'without suffix'}" for kind in kinds)
+        say(f"fastcam: files passed over: {listed}", error=True)
 
 
 def given(
@@ -185,22 +214,44 @@ def parts(values: list[str] | None) -> list[str] | None:
 
 
 def classes(text: str, names: tuple[str, ...]) -> list[int]:
-    """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat"."""
-    known = {name.split(",")[0].strip().lower(): index for index, name in reversed(list(enumerate(names)))}
+    """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat".
+
+    A whole number that is a class's name, too, is its name where all classes are named by such numbers; else the two
+    readings must be the same.
+    """
+    from fastcam.data.names import Names, whole
+
+    known = Names(name.split(",")[0].strip() for name in names)
+    numbered = bool(names) and all(whole(name) is not None for name in known.names)
     classes = []
     for part in (part.strip() for part in text.split(",")):
-        if not part.isdecimal() and part.lower() not in known:
+        index, readings = whole(part), [*known.places(part)]
+        if index is not None and not numbered and (index < len(names) or not readings):
+            readings.append(index)
+        if not readings:
             from fastcam.models import suggest
 
-            hint = suggest(part.lower(), list(known)) if names else "; names need --class-names or a checkpoint"
+            hint = suggest(part.lower(), [name.lower() for name in known.names])
+            hint = hint if names else "; names need --class-names or a checkpoint"
             raise ValueError(f"--targets: no class {part!r}{hint}")
-        classes.append(int(part) if part.isdecimal() else known[part.lower()])
+        if len(set(readings)) > 1:
+            meant = " or ".join(f"{place} ({names[place]!r})" for place in dict.fromkeys(readings))
+            hint = "tell the class by --class-names with other names" if index is not None else "give its number"
+            raise ValueError(f"--targets: {part!r} may be class {meant}: {hint}")
+        if index not in (None, readings[0]):
+            say(
+                f"fastcam: --targets: {part} is taken for the class of this name, class {readings[0]}",
+                error=True,
+            )
+        classes.append(readings[0])
     return classes
 
 
 def lines(path: Path) -> tuple[str, ...]:
-    """Read a text file line by line."""
-    return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+    """Read a text file line by line, without blanks around."""
+    from fastcam.data.names import read_text, tidy
+
+    return tuple(map(tidy, read_text(path).splitlines()))
 
 
 def read_targets(path: Path) -> dict[str, int]:
@@ -208,15 +259,21 @@ def read_targets(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
     classes: dict[str, int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line in csv.reader(file):
-            if line == ["image_id", "class_id"] or not line:
-                continue
-            try:
-                image_id, class_id = line
-                value = int(class_id)
-            except ValueError:
-                raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
-            if classes.setdefault(image_id, value) != value:
-                raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
+    for line in rows(path):
+        if line == ["image_id", "class_id"]:
+            continue
+        try:
+            image_id, class_id = line
+            value = int(class_id)
+        except ValueError:
+            raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
+        if classes.setdefault(image_id, value) != value:
+            raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
     return classes
+
+
+def rows(path: Path) -> Iterator[list[str]]:
+    """Read the rows of a CSV file that are not empty."""
+    from fastcam.data.names import read_text
+
+    return filter(None, csv.reader(io.StringIO(read_text(path), newline="")))

@@ -144,6 +144,7 @@ def train(
 
 
 def _report(result: "TrainingResult") -> None:
+    options.say_of_passed(result.ignored, pictures=True)
     best = max(entry["test_accuracy"] for entry in result.history)
     print(f"test accuracy {best:.2%}; {result.best}, {result.last}, training graph {result.curve}")
     total, data, compute, tests = (

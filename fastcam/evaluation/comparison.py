@@ -165,7 +165,8 @@ def compare(
     if out is not None and (existing := Path(out, "compare.json")).exists() and not overwrite:
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
-    data = in_classes(opened(data, problems if skip_bad else None), () if config is None else config.class_names)
+    names, count = () if config is None else config.class_names, config and config.num_classes
+    data = in_classes(opened(data, problems if skip_bad else None), names, count)
     options = {"metrics": metrics, "threshold": threshold, "bootstrap": bootstrap, "seed": seed, "skip_bad": skip_bad}
     classes = config and config.num_classes
     rule = Evaluator(protocol, num_classes=classes, **options).protocol
@@ -279,7 +280,8 @@ class _Shared:
         Yields:
             Rows and their batches.
         """
-        images, labels = next(iter(self._sources.values())).images(loaded)
+        source = next(iter(self._sources.values()))
+        images, labels = source.images(loaded)
         for aug in (False, True):
             cams = [source.cam for row, source in self._sources.items() if row.aug == aug]
             if not cams:
@@ -287,6 +289,7 @@ class _Shared:
             views = ", six views" if aug else ""
             with self._clock(part := f"forward pass{views}"):
                 run = all_methods.observe([*cams, *self._pooled], images, labels, aug_smooth=aug)
+            source.check(run)
             yield from self._of_run(loaded, run, aug, False, (part,), views)
             if any(row.tap and row.aug == aug for row in self._sources):
                 with self._clock(other := f"TAP{views}"):

@@ -16,6 +16,8 @@ from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.methods.running import MixedPicturesError, check_rows
+from fastcam.models import unwrap
 from fastcam.writers import COMMENT, Row, replacing
 
 
@@ -100,6 +102,7 @@ class Network:
         if settings["decoder"] == "nvjpeg":
             gpu.check(self.like.device)
         self.smallest_batch: int = settings["batch_size"]
+        self._rows_checked = False
         self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
     def __enter__(self) -> Self:
@@ -131,7 +134,7 @@ class Network:
             get the error as their row. If memory runs out, they are computed in halves, and so are all that follow.
 
         Raises:
-            RuntimeError, ValueError: the network fails on a black batch as well.
+            RuntimeError, ValueError: the network fails on a black batch as well, or mixes the pictures of a batch.
         """
         batch = [self._checked(picture) for picture in batch]
         if all(picture.error is not None for picture in batch):
@@ -142,6 +145,8 @@ class Network:
                 batch[at : at + size] = self._decoded(batch[at : at + size])
                 found += self._localize(batch[at : at + size], size)
             return found
+        except MixedPicturesError:
+            raise
         except (RuntimeError, ValueError) as error:
             memory = _out_of_memory(error)
             if memory and size > 1:
@@ -211,6 +216,9 @@ class Network:
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bfloat16"):
             run = self._run(images, chosen, top_k)
+            if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
+                check_rows(unwrap(self.model), images, run.logits)
+                self._rows_checked = True
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
         values = logits.gather(1, classes)

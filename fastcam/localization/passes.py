@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam.methods.core import Method
-from fastcam.methods.forward import evaluation_mode
+from fastcam.methods.running import evaluation_mode
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
 

@@ -5,6 +5,7 @@ wrong, and everything that must be put back afterwards, is handled here once.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import merge_views, projection
-from fastcam.models import default_reshape, default_target_layer, resolve_layers, unwrap
+from fastcam.models import default_target_layer, resolve_layers, unwrap
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -53,13 +54,15 @@ class Method:
         mode: "bilinear" or "bicubic" upsampling.
         backend: "fused" for the compiled kernels, "reference" for their plain PyTorch twins.
         fuse: how the maps of several layers become one, by their "mean" or "max"; normalised again.
-        reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], for networks whose
-            layers give tokens; None knows the transformers of torchvision and timm
-            (`fastcam.models.default_reshape`).
+        reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], where N is the number of
+            images, for layers with tokens or another layout. None is enough for maps, [N, K, h, w] or [N, h, w, K],
+            and for the transformers of torchvision and timm: what a layer gives is seen from the shapes of each pass
+            (`fastcam.models.Layouts`).
 
     Attributes:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
+        grids: (h, w) of each target layer's map in the last call, by the layer's name.
 
     Raises:
         TypeError, ValueError: a layer is unknown (similar names are listed), or an option has no such value.
@@ -96,10 +99,11 @@ class Method:
         self.layers = {names[layer]: layer for layer in resolve_layers(model, wanted)}
         self.relu = type(self).relu if relu is None else relu
         self.order, self.mode, self.fuse, self.reshape_transform = order, mode, fuse, reshape_transform
-        self._reshape = [reshape_transform or default_reshape(model, name) for name in self.layers]
         self.ops = importlib.import_module(_BACKENDS[backend])
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
+        self.grids: dict[str, tuple[int, int]] = {}
+        self._examined = False
 
     def __enter__(self) -> Self:
         return self
@@ -267,12 +271,13 @@ class Method:
             )
         if images.model is not unwrap(self.model):
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
-        return images.at(self.layers, self._reshape)
+        return images.at(self.layers, [self.reshape_transform] * len(self.layers))
 
     def _terms(self, forward: Forward, eigen_smooth: bool) -> list[WeightedSum | Tensor]:
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
+        self.grids = {name: tuple(maps.shape[2:]) for name, maps in zip(self.layers, forward.features, strict=True)}
         ranked, classes = forward.targets.ranked, forward.chosen.classes
         self.outputs = forward.logits[: forward.count]
         self.targets = classes if ranked or classes is None else classes[:, 0]
@@ -358,12 +363,13 @@ def _run(
     layers, reshape, graph = {}, {}, {}
     for method in methods:
         layers |= method.layers
-        reshape |= dict(zip(method.layers, method._reshape, strict=True))
+        reshape |= dict.fromkeys(method.layers, method.reshape_transform)
         if method._needs_gradients:
             graph |= method.layers
+    examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():
-        return Forward(
+        forward = Forward(
             model,
             layers,
             images,
@@ -373,7 +379,19 @@ def _run(
             reshape=[*reshape.values()],
             augment=aug_smooth,
             keep=keep,
+            examine=examine,
         )
+    if forward.batch_statistics:
+        warnings.warn(
+            f"{type(forward.model).__name__} normalises by the statistics of the batch (batch normalisation without "
+            "running statistics, or in training mode): each picture's map depends on the others. Give it one picture "
+            "at a time",
+            stacklevel=4,
+        )
+    if examine:
+        for method in methods:
+            method._examined = True
+    return forward
 
 
 def _percentile(maps: Tensor, q: float) -> Tensor:

@@ -119,7 +119,7 @@ class ScoreCAM(PerturbationMethod):
         """Scores of the baseline, [N or 1, 1, ranks]."""
         if self.baseline is None or self.softmax:
             return 0.0
-        baseline = self.baseline.to(forward.images)
+        baseline = self.baseline.to(forward.images, copy=True)  # a network may work on its input in place
         if baseline.dim() == 3:
             baseline = baseline[None]
         if len(baseline) not in (1, len(forward.chosen.classes if forward.chosen.classes is not None else baseline)):
@@ -171,9 +171,11 @@ def _minmax(maps: Tensor) -> Tensor:
 class AblationCAM(PerturbationMethod):
     """Ablation-CAM: channels weighted by how much the score drops without them.
 
-    w_k = (S_c − S_c without A_k)/S_c; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. No gradients: one
-    forward pass for each channel, packed over pictures. After a global pooling and one linear layer the drop is
-    W[c, k] times the pooled channel, and a single forward pass is enough. Channels that are zero are left out.
+    w_k = (S_c − S_c without A_k)/|S_c|; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. The paper divides
+    by S_c, which would turn the map round where the logit is negative; a score that is next to nothing beside the drops
+    divides nothing. No gradients: one forward pass for each channel, packed over pictures. After a global pooling and
+    one linear layer the drop is W[c, k] times the pooled channel, and a single forward pass is enough. Channels that
+    are zero are left out.
 
     Source: Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
     Localization, WACV 2020, equations 2 and 3.
@@ -194,7 +196,7 @@ class AblationCAM(PerturbationMethod):
         exact = torch.promote_types(forward.logits.dtype, torch.float32)
         scores = forward.targets.scores(forward.logits, every).to(exact)[:, None]  # [N, 1, ranks]
         return [
-            WeightedSum(features, (self._drops(index, forward, scores) / scores).transpose(1, 2))
+            WeightedSum(features, _relative(self._drops(index, forward, scores), scores).transpose(1, 2))
             for index, features in enumerate(forward.features)
         ]
 
@@ -214,15 +216,19 @@ class AblationCAM(PerturbationMethod):
             for owners, channels in (pack.unbind(1) for pack in packs):
                 result[owners, channels] = drops[owners, channels].to(result.dtype)
             return result
-        raw = forward.raw[index].detach()
-        places = _places(raw[:1], self._reshape[index], features.shape[1]) if len(raw) else None
-        flat, name = raw.flatten(1), list(self.layers)[index]
+        transform, name = forward.reshape[index], list(self.layers)[index]
+        places: dict[torch.Size, Tensor] = {}  # of packs of one size
         current: list[Tensor] = []
 
         def ablate(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             owners, channels = current
-            without = flat[owners].scatter(1, places[channels], 0)
-            return without.unflatten(1, raw.shape[1:]).to(output.dtype)
+            without = features[owners].contiguous()
+            without[torch.arange(len(owners), device=owners.device), channels] = 0
+            if transform is None:
+                return without.to(output.dtype)
+            if output.shape not in places:
+                places[output.shape] = _places(output, transform, without.shape)
+            return output.flatten().scatter(0, places[output.shape], without.flatten().to(output.dtype)).view_as(output)
 
         with forward.variations({self.layers[name]: ablate}) as model:
             for pack in packs:
@@ -232,15 +238,25 @@ class AblationCAM(PerturbationMethod):
         return result
 
 
-def _places(raw: Tensor, transform: Any, channels: int) -> Tensor:
-    """Where each channel of a map lies in the layer's own output: flat indices [K, h·w]."""
-    count = raw[0].numel()
-    numbers = torch.arange(count, dtype=torch.float64, device=raw.device).reshape(raw.shape)
-    shaped = numbers if transform is None else transform(numbers)
-    places = shaped[0].reshape(channels, -1).long()
-    if not torch.equal(places.to(shaped.dtype).reshape(shaped[0].shape), shaped[0]) or (
-        len(places.unique()) != places.numel() or places.min() < 0 or places.max() >= count
-    ):
+def _relative(drops: Tensor, scores: Tensor) -> Tensor:
+    """Drops [N, K, ranks] as fractions of the scores' magnitude [N, 1, ranks], where that is something beside them."""
+    size, largest = scores.abs(), drops.abs().amax(1, keepdim=True)
+    return drops / torch.where(size > largest * torch.finfo(drops.dtype).eps, size, 1)
+
+
+def _places(output: Tensor, transform: Any, shape: torch.Size) -> Tensor:
+    """Where each number of the maps, [B, K, h, w], lies in the layer's own output: flat indices."""
+    numbers = torch.arange(output.numel(), dtype=torch.float64, device=output.device)
+    shaped = transform(numbers.view_as(output))
+    if shaped.shape != shape:
+        raise ValueError(
+            f"AblationCAM runs packs of other sizes than the images: `reshape_transform` must give {list(shape)} for "
+            f"a pack of {shape[0]}, got {list(shaped.shape)}"
+        )
+    places, taken = shaped.flatten().long(), torch.zeros(output.numel(), dtype=torch.bool, device=output.device)
+    inside = (places >= 0) & (places < output.numel())
+    taken[places[inside]] = True
+    if not torch.equal(places.to(shaped.dtype), shaped.flatten()) or int(taken.sum()) != places.numel():
         raise ValueError(
             "AblationCAM sets channels of the layer's own output to zero: `reshape_transform` must only rearrange or "
             "leave out its numbers"

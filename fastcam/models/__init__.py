@@ -13,7 +13,6 @@ from fastcam.models.checkpoints import (
 )
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
-    default_reshape,
     default_target_layer,
     resolve_layers,
     suggest,
@@ -21,6 +20,7 @@ from fastcam.models.layers import (
     unwrap,
     vit_reshape,
 )
+from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
 from fastcam.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_normalization, own_preprocessing, published
 
@@ -29,11 +29,11 @@ __all__ = [
     "IMAGENET_STD",
     "GlobalPoolNet",
     "Head",
+    "Layouts",
     "ModelConfig",
     "ThresholdedAvgPool2d",
     "build",
     "check_normalization",
-    "default_reshape",
     "default_target_layer",
     "find_head",
     "load_checkpoint",

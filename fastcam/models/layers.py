@@ -2,8 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -147,30 +146,6 @@ def swin_reshape(tokens: Tensor) -> Tensor:
     if tokens.dim() != 4:
         raise ValueError(f"a layer of a Swin transformer gives [N, h, w, K], got {list(tokens.shape)}")
     return tokens.permute(0, 3, 1, 2)
-
-
-def default_reshape(model: nn.Module, name: str) -> Callable[[Tensor], Tensor] | None:
-    """Choose the `reshape_transform` of a layer in the transformers of torchvision and timm.
-
-    Args:
-        model: the network.
-        name: dotted name of the layer.
-
-    Returns:
-        `vit_reshape` or `swin_reshape` where the layer gives tokens; None elsewhere, and for unknown networks.
-    """
-    model = unwrap(model)
-    kind, top = type(model).__name__, name.split(".")[0]
-    if kind == "VisionTransformer":
-        if top == "encoder":
-            return vit_reshape
-        if top in ("blocks", "norm") and hasattr(model, "num_prefix_tokens"):
-            return partial(
-                vit_reshape, grid=getattr(model.patch_embed, "grid_size", None), prefix=model.num_prefix_tokens
-            )
-    if kind.startswith("SwinTransformer") and top in ("features", "layers", "norm"):
-        return swin_reshape
-    return None
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

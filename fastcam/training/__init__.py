@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,7 @@ class TrainingResult(NamedTuple):
         config: the configuration in the checkpoints.
         settings: the settings with all defaults resolved, TOML.
         state: what `resume` goes on from.
+        ignored: files of the data sets that were passed over, by suffix.
     """
 
     best: Path
@@ -67,6 +69,7 @@ class TrainingResult(NamedTuple):
     config: ModelConfig
     settings: Path
     state: Path
+    ignored: Mapping[str, int] = {}
 
 
 def train(
@@ -217,7 +220,10 @@ def _train(
                 place = _close_epoch(run, place, entry)
         group.wait()
     best, last, curve, metrics, state_path = (out / name for name in _FILES)
-    return TrainingResult(best, last, curve, metrics, place.history, config, out / "settings.toml", state_path)
+    passed = [Counter(getattr(part, "ignored", ())) for part in (train_data, test_data)]
+    ignored = passed[0] if passed[0] == passed[1] else passed[0] + passed[1]  # of one folder that was divided, but once
+    written = best, last, curve, metrics, place.history, config, out / "settings.toml", state_path
+    return TrainingResult(*written, ignored)
 
 
 def _clear(out: Path, everything: bool) -> None:

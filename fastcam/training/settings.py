@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from fastcam.data.names import read_text
 from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam.writers import replacing
 
@@ -212,12 +213,12 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML.
+        ValueError: it is no TOML, or not UTF-8.
     """
-    path = Path(path)
+    text = read_text(Path(path))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
 
 
