@@ -3,18 +3,20 @@
 from fastcam.decoding.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
 from fastcam.decoding.files import read_part
 from fastcam.decoding.folders import SUFFIXES, find_pictures
-from fastcam.decoding.frame import Geometry, Preprocess
+from fastcam.decoding.frame import Geometry, Preprocess, as_rgb
 from fastcam.decoding.reading import (
     DECODERS,
     Decoded,
     Encoded,
     choose_decoder,
     decode,
+    decode_mask,
     load_image,
     picture_size,
     quiet_pillow,
     read,
     read_encoded,
+    to_rgb,
 )
 
 __all__ = [
@@ -29,8 +31,10 @@ __all__ = [
     "Encoded",
     "Geometry",
     "Preprocess",
+    "as_rgb",
     "choose_decoder",
     "decode",
+    "decode_mask",
     "find_pictures",
     "load_image",
     "picture_size",
@@ -38,4 +42,5 @@ __all__ = [
     "read",
     "read_encoded",
     "read_part",
+    "to_rgb",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastcam.data import Dataset
-from fastcam.decoding import Preprocess
+from fastcam.decoding import Preprocess, as_rgb
 from fastcam.training.settings import Settings
 
 _AHEAD = 2  # batches
@@ -135,12 +135,12 @@ class Reader:
 
     def _larger(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """The whole picture as it is before a part of it is chosen."""
-        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        image = as_rgb(image)
         side = width = height = round(self.settings.size * 256 / 224)
         if self.settings.resize == "crop":
             short = min(image.size)
             width, height = (int(side * length / short) for length in image.size)
-        return np.array(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+        return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
 
     def _augmented(self, frame: np.ndarray, key: Key) -> np.ndarray:
         settings = self.settings
