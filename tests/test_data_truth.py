@@ -329,7 +329,7 @@ MALFORMED = [  # maker, split, file, text to replace in it (None: remove the fil
     ("voc", "val", "VOC2012/Annotations/y.xml", None, "", "val.txt:2: there is no .*y.xml"),
     ("voc", None, "VOC2012/Annotations/y.xml", "y.jpg", "x.jpg", "y.xml: x.jpg comes twice"),
     ("voc", None, "VOC2012/Annotations/y.xml", "y.jpg", "../y.jpg", "y.xml: an id must be a relative path"),
-    ("voc", None, "VOC2012/Annotations/y.xml", ">5</xmin", ">0</xmin", "y.xml: box -1, 4, 9, 9 lies outside"),
+    ("voc", None, "VOC2012/Annotations/y.xml", ">5</xmin", ">-3</xmin", "y.xml: box -3, 5, 9, 9 lies outside"),
     ("voc", None, "VOC2012/Annotations/y.xml", "cat", "c\udce4t", "y.xml: expected UTF-8"),
     ("coco", None, "val2017/b.jpg", None, "", "no picture .*b.jpg"),
     ("coco", None, "annotations/instances_val2017.json", '"images"', '"pictures"', "expected a list `images`"),

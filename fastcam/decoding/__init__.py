@@ -8,6 +8,7 @@ from fastcam.decoding.reading import (
     DECODERS,
     Decoded,
     Encoded,
+    Header,
     choose_decoder,
     decode,
     decode_mask,
@@ -16,6 +17,7 @@ from fastcam.decoding.reading import (
     quiet_pillow,
     read,
     read_encoded,
+    read_header,
     to_rgb,
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "Decoded",
     "Encoded",
     "Geometry",
+    "Header",
     "Preprocess",
     "as_rgb",
     "choose_decoder",
@@ -41,6 +44,7 @@ __all__ = [
     "quiet_pillow",
     "read",
     "read_encoded",
+    "read_header",
     "read_part",
     "to_rgb",
 ]

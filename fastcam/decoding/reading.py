@@ -40,6 +40,7 @@ from fastcam.decoding.containers import (
     check_size,
     check_webp,
     jpeg_is_regular,
+    png_may_turn,
     sniff,
 )
 from fastcam.decoding.files import content, opened
@@ -48,7 +49,10 @@ from fastcam.decoding.silence import silenced
 DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
 
 _ORIENTATION, _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _TIFF_SIZE = 0x0112, 0x0102, 0x0152, (0x0100, 0x0101)
-_PREMULTIPLIED, _STRAIGHT = (1,), (2,)  # extra samples of a TIFF that are alpha; others can be anything, such as infrared
+_PREMULTIPLIED, _STRAIGHT = (
+    (1,),
+    (2,),
+)  # extra samples of a TIFF that are alpha; others can be anything, such as infrared
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,6 +96,18 @@ class Encoded(NamedTuple):
     def size(self) -> tuple[int, int]:
         """(width, height) of the upright picture in pixels."""
         return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+
+class Header(NamedTuple):
+    """What a picture's header says.
+
+    Attributes:
+        size: (width, height) of the upright picture in pixels.
+        orientation: as in `Decoded`.
+    """
+
+    size: tuple[int, int]
+    orientation: int
 
 
 class Decoded(NamedTuple):
@@ -220,10 +236,27 @@ def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     Raises:
         DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
     """
+    return read_header(source).size
+
+
+def read_header(source: str | os.PathLike[str] | bytes) -> Header:
+    """Read a picture's size and orientation, without decoding it.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        Both.
+
+    Raises:
+        DecodeError: as `picture_size`.
+    """
     with opened(source) as file, _refusing():
         image = _open(file)
         width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE) if image.format == "TIFF" else image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        plain = image.format == "PNG" and "exif" not in image.info and not png_may_turn(file)
+        orientation = 1 if plain else _orientation(image)  # Pillow would decode a PNG to look behind its pixels
+        return Header((height, width) if orientation >= 5 else (width, height), orientation)
 
 
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:

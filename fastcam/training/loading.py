@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastcam.data import Dataset
+from fastcam.data import Dataset, Pictures
 from fastcam.decoding import Preprocess, as_rgb
 from fastcam.training.settings import Settings
 
@@ -99,7 +99,9 @@ class Reader:
     """
 
     def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
-        self.train, self.test, self.settings, self.preprocess = train, test, settings, preprocess
+        # Boxes and masks are not looked at, whatever is wrong with them.
+        self.train, self.test = (data.labelled() if isinstance(data, Pictures) else data for data in (train, test))
+        self.settings, self.preprocess = settings, preprocess
         self.classes = len(train.class_names)
         self.kept: dict[tuple[bool, int], tuple[np.ndarray, int]] = {}
 
