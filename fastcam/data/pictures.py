@@ -227,7 +227,7 @@ class Pictures:
         if told is not None:
             return frame_of(told, *header)
         if boxes is None:
-            return "upright"
+            return "either"
         stored = header.size[::-1] if header.orientation >= 5 else header.size
         fits = [not _outside(boxes, size).any() for size in (header.size, stored)]
         return "either" if all(fits) else "upright" if fits[0] else "stored" if fits[1] else "neither"
@@ -243,9 +243,9 @@ class Pictures:
                 self._ambiguous = self._convention()
         if self._ambiguous == "neither":
             raise ValueError(
-                f"{self.files[index]} is turned by its EXIF orientation {header.orientation}, and nothing tells whether "
-                "the data set speaks of it as it is stored or upright, since it speaks of others in both ways: store "
-                "the picture upright, without EXIF"
+                f"{self.files[index]} is turned by its EXIF orientation {header.orientation}, and nothing tells if the "
+                "data set speaks of it as it is stored or upright, since it speaks of others in both ways: store the "
+                "picture upright, without EXIF"
             )
         return self._ambiguous
 
@@ -258,8 +258,9 @@ class Pictures:
                 if header.orientation > 1:
                     seen.add(self._first_sight(index, header))
                 if header.orientation >= 5 and self.masks is not None and self.masks[index] is not None:
-                    files = [*self.masks[index][0], self.masks[index][1]]
-                    seen |= {frame_of(_named(file, read_header).size, *header) for file in files if file is not None}
+                    objects, ignore = self.masks[index]
+                    masks = [_named(file, read_header) for file in (*objects, ignore) if file is not None]
+                    seen |= {frame_of(mask.size, *header) for mask in masks if mask.orientation == 1}
             except DecodeError:
                 continue
         seen &= {"stored", "upright"}
@@ -267,8 +268,8 @@ class Pictures:
             return seen.pop()
         if not seen:
             warnings.warn(
-                f"{self.root}: some pictures are turned by EXIF, and no size tells whether boxes and masks speak of them "
-                "as they are stored or upright: taken for upright, as tools for annotation show them",
+                f"{self.root}: some pictures are turned by EXIF, and no size tells if boxes and masks speak of them as "
+                "they are stored or upright: taken for upright, as tools for annotation show them",
                 stacklevel=2,
             )
         return "neither" if seen else "upright"
@@ -277,9 +278,7 @@ class Pictures:
         """One mask of several files: uint8 [h, w], 1 where any object is, else 255 where `ignore` is, else 0."""
         files = list(objects) + ([] if ignore is None else [ignore])
         layers = [self._layer(index, file, header) for file in files]
-        if (
-            len({layer.shape for layer in layers}) > 1
-        ):  # brought together as the standard does: each to its size, nearest
+        if len({layer.shape for layer in layers}) > 1:  # together as the standard has them: each to its size, nearest
             side = (_MASK_SIDE, _MASK_SIDE)
             layers = [cv2.resize(layer.view(np.uint8), side, interpolation=cv2.INTER_NEAREST) > 0 for layer in layers]
         mask = np.logical_or.reduce(layers[: len(objects)]).astype(np.uint8)
@@ -300,6 +299,8 @@ class Pictures:
                     "mask of its proportions"
                 )
             frame = "either"
+        if header.orientation == 1 or _named(file, read_header).orientation > 1:  # a mask's own EXIF has turned it
+            return layer
         stored = self._decided(index, frame, header) == "stored"
         return turn_mask(layer, header.orientation) if stored else layer
 

@@ -1,4 +1,4 @@
-"""Decoders kept from writing to the terminal: what they say names no file, and a damaged one can say it a thousand times.
+"""Decoders kept from writing to the terminal: what they say names no file, and of one they can say it a thousand times.
 
 libjpeg, libpng and libtiff, which Pillow and OpenCV bring along, print by C's `stderr`; OpenCV's own log has a level.
 """
