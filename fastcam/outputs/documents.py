@@ -11,6 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from fastcam.data.turning import INVERSE, Frame, frame_of, turn_boxes
+from fastcam.decoding import Header
 from fastcam.outputs.files import LeftOut, Options
 from fastcam.outputs.table import Box, Picture
 from fastcam.outputs.text import printable
@@ -29,8 +31,14 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     With `options.annotations` images have the ids they have there (by file_name), and categories, too: by the name of
     the class, or where classes have no names, in the order of the ids. Otherwise images are numbered from 1 in the
     order of the table, a category's id is the class index plus 1, and `NAME.images.json` beside the results lists both,
-    so that `COCO("NAME.images.json").loadRes("NAME.json")` works. `options.categories` goes before either. Coordinates
-    are rounded to hundredths of a pixel, as COCO's own are.
+    so that `COCO("NAME.images.json").loadRes("NAME.json")` works, unless there is no box at all: pycocotools fails with
+    an empty list, and a note says so. `options.categories` goes before either. Coordinates are rounded to hundredths of
+    a pixel, as COCO's own are.
+
+    Boxes are of the upright picture; with `options.annotations`, of the picture whose width and height the file has:
+    as it is stored, if these are its sides before EXIF turns it, and in pixels of a larger or smaller one of the same
+    proportions. Where the sides do not tell (half turns, mirrored and square pictures), those of the other pictures do,
+    or else upright is assumed, with a note. A picture of other proportions is left out.
 
     Args:
         path: the JSON file.
@@ -45,7 +53,7 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         ValueError: it is malformed, or a class has no category.
         OSError: a file cannot be written.
     """
-    given = None if options.annotations is None else _Annotations(options.annotations)
+    given = None if options.annotations is None else _Annotations(options)
     names = dict(options.class_names or {})
 
     def category(box: Box) -> int:
@@ -59,18 +67,19 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         nonlocal count
         if given is not None and picture.id not in given.images:
             raise LeftOut(f"not among the images of {options.annotations}")
+        found = picture.found
+        corners = [box.corners for box in found] if given is None else given.placed(picture, found)
         count += 1
         image_id = count if given is None else given.images[picture.id]
         if images is not None:
             names.update((box.class_id, box.name) for box in picture.boxes)
             size = {"width": picture.width, "height": picture.height}
             images.append({"id": image_id, "file_name": picture.id} | size)
-        for box in picture.found:
-            x0, y0, x1, y1 = box.corners
+        for box, (x0, y0, x1, y1) in zip(found, corners, strict=True):
             edges = [round(edge, 2) for edge in (x0, y0, x1 - x0, y1 - y0)]
             score = float(f"{box.score:.6g}")
             results.append({"image_id": image_id, "category_id": category(box), "bbox": edges, "score": score})
-        return len(picture.found)
+        return len(found)
 
     count, images = 0, None
     with ExitStack() as stack:
@@ -82,6 +91,8 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         results = _List(file)
         yield add
         results.close()
+        if not results and options.notes is not None:
+            options.notes.append("there is no box at all: pycocotools' loadRes fails with this empty list")
         if images is not None:
             images.close()
             ids = {class_id: class_id + 1 for class_id in range(max(names, default=-1) + 1)}
@@ -220,20 +231,25 @@ class _List:
         self._file.write(self._separator + json.dumps(element, allow_nan=False))
         self._separator = ",\n"
 
+    def __bool__(self) -> bool:
+        return self._separator != "[\n"
+
     def close(self) -> None:
-        self._file.write("[]" if self._separator == "[\n" else "\n]")
+        self._file.write("\n]" if self else "[]")
 
 
 class _Annotations:
-    """What COCO's file of the true objects tells of ids."""
+    """What COCO's file of the true objects tells of ids and sizes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, options: Options) -> None:
+        path = self.path = options.annotations
+        self._headers, self._notes, self._ambiguous = options.headers, options.notes, None
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         try:
             document = json.loads(path.read_bytes())
             images = [(entry["file_name"], entry["id"]) for entry in document["images"]]
+            sides = [(entry.get("width"), entry.get("height")) for entry in document["images"]]
             categories = sorted((entry["id"], entry["name"]) for entry in document["categories"])
             ids = [id for _, id in images] + [id for id, _ in categories]
             if not all(type(id) is int for id in ids):
@@ -245,8 +261,45 @@ class _Annotations:
         self.images = dict(images)
         if len(self.images) < len(images):
             raise ValueError(f"{path}: two images have the same file_name, so that boxes cannot be told apart")
+        self._sizes = {name: size for (name, _), size in zip(images, sides, strict=True) if _is_size(size)}
         self._ids = [id for id, _ in categories]
         self._named = {name: id for id, name in categories}
+
+    def placed(self, picture: Picture, boxes: list[Box]) -> list[list[float]]:
+        """Corners of boxes in pixels of the picture that the file speaks of."""
+        size, told = (picture.width, picture.height), self._sizes.get(picture.id)
+        corners = np.array([box.corners for box in boxes], np.float64).reshape(-1, 4)
+        frame = self._frame(picture.id, Header(size, picture.orientation))
+        if frame == "either" and picture.orientation > 1:
+            if self._ambiguous is None:
+                self._ambiguous = self._convention()
+            frame = self._ambiguous
+        if frame == "neither":
+            if self._frame(picture.id, Header(size, picture.orientation)) == "either":
+                raise LeftOut(f"{self.path} speaks of some pictures as they are stored and of some upright; of this?")
+            raise LeftOut(f"it has {told[0]}x{told[1]} pixels in {self.path}, and {size[0]}x{size[1]} in the run")
+        if frame == "stored":
+            corners, size = turn_boxes(corners, size, INVERSE.get(picture.orientation, picture.orientation))
+        if told is not None and told != size:
+            corners = corners * (np.array(told * 2) / np.array(size * 2))
+        return corners.tolist()
+
+    def _frame(self, id: str, header: Header) -> Frame:
+        told = self._sizes.get(id)
+        return "either" if told is None else frame_of(told, *header)
+
+    def _convention(self) -> Frame:
+        """Which pictures the file speaks of where that can be seen; "neither" if it is not always the same."""
+        turned = self._headers() if self._headers is not None else ()
+        seen = {self._frame(id, header) for id, header in turned if id in self.images} & {"stored", "upright"}
+        if len(seen) == 1:
+            return seen.pop()
+        if not seen and self._notes is not None:
+            self._notes.append(
+                f"some pictures are turned by EXIF, and no size in {self.path} tells if it speaks of them as they are "
+                "stored or upright: taken for upright"
+            )
+        return "neither" if seen else "upright"
 
     def category(self, box: Box) -> int:
         if box.class_name in self._named:
@@ -256,6 +309,10 @@ class _Annotations:
         raise ValueError(
             f"class {box.class_id} ({box.name}) is none of the categories of {self.path}: tell which it is"
         )
+
+
+def _is_size(size: tuple[object, object]) -> bool:
+    return all(type(side) is int and 0 < side < 1 << 31 for side in size)
 
 
 @contextmanager
