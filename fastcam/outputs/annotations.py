@@ -69,10 +69,10 @@ def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     empty file. A second picture whose name differs in the suffix only is left out: trainers could not tell them apart.
 
     The pictures are to be copied to a folder `images` beside `labels`, or each of them linked there, as
-    `cp -rsT "$(realpath PICTURES)" EXPORT/images` does. A link in place of the folder is no use: trainers follow it, and
-    look for labels where it leads, by putting `labels` for the last `images` of a picture's path. (So a picture whose
-    own path has a folder `images` has its labels beside that folder.) What has no labels is for them a picture without
-    objects: those that failed in the run, or were left out, should not be there.
+    `cp -rsT "$(realpath PICTURES)" EXPORT/images` does. A link in place of the folder is no use: trainers follow it,
+    and look for labels where it leads, by putting `labels` for the last `images` of a picture's path. (So a picture
+    whose own path has a folder `images` has its labels beside that folder.) What has no labels is for them a picture
+    without objects: those that failed in the run, or were left out, should not be there.
 
     Args:
         path: the folder.
