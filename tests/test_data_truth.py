@@ -255,6 +255,8 @@ def test_voc_any_corner_of_a_file_tells(tmp_path) -> None:
 def test_voc_boxes_outside_are_told_in_the_file_s_numbers(tmp_path, box) -> None:
     voc(tmp_path)
     write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), ("cat", box), filename="y.jpg"))
+    # Only boxes of the picture's own class count.
+    write(tmp_path / "VOC2012/Annotations/z.xml", xml((40, 30), ("cat", (1, 1, 30, 30)), ("dog", (35, 1, 45, 2))))
     shown = ", ".join(map(str, box))
     with pytest.raises(ValueError, match=rf"y\.xml: box {shown} lies outside the picture of 40x30"):
         data.load(tmp_path)

@@ -155,6 +155,8 @@ def test_boxes_and_masks_turn_as_pillow_turns_pictures(orientation):
         ((60, 40), (48, 48), 6, "neither"),
         ((60, 40), (40, 60), 1, "neither"),
         ((60, 40), (61, 40), 1, "either"),
+        ((640, 480), (641, 479), 1, "either"),
+        ((640, 480), (600, 480), 1, "neither"),
     ],
 )
 def test_which_picture_a_size_is_of(told, upright, orientation, frame):
@@ -360,6 +362,27 @@ def test_truth_without_pictures_is_as_told(tmp_path):
     source, _ = write(tmp_path, "coco", {"a.png": (WIDE, BOX)})
     sample = data.load(source, truth_only=True).truth(0)
     assert (tuple(sample.boxes[0].tolist()), sample.size) == (BOX, WIDE)
+
+
+def test_ilsvrc_s_boxes_turn_along_too(tmp_path):
+    shown = stored(tmp_path / "Data/CLS-LOC/val/v.png", 6)
+    (tmp_path / "Data/CLS-LOC/val/v.png").rename(tmp_path / "Data/CLS-LOC/val/v.JPEG")
+    (tmp_path / "Annotations/CLS-LOC/val").mkdir(parents=True)
+    corners = "".join(f"<{n}>{v}</{n}>" for n, v in zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True))
+    (tmp_path / "Annotations/CLS-LOC/val/v.xml").write_text(
+        "<annotation><size><width>60</width><height>40</height></size>"
+        f"<object><name>n01</name><bndbox>{corners}</bndbox></object></annotation>"
+    )
+    sample = data.load(tmp_path, "val")[0]
+    assert (tuple(sample.boxes[0].tolist()), sample.size) == (red(shown), shown.size)
+
+
+def test_a_table_of_an_orientation_that_cannot_be(tmp_path):
+    stored(tmp_path / "images/a.png", 6)
+    source, options = write(tmp_path, "coco", {"a.png": (WIDE, BOX)})
+    run = tables.write(tmp_path / "run", [tables.row("a.png", (1, 2, 3, 4), 0, "x", (40, 60)) | {"orientation": 9}])
+    with pytest.raises(ValueError, match="orientation 9, none of 1 to 8"):
+        evaluate(data.load(source, **options), boxes=run / "boxes.parquet", out=tmp_path / "eval", bootstrap=0)
 
 
 def test_training_looks_at_labels_only(tmp_path):

@@ -72,4 +72,4 @@ def turn_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _proportional(one: Size, other: Size) -> bool:
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+    return abs(one[0] * other[1] - one[1] * other[0]) <= 2 * max(*one, *other)

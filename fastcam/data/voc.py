@@ -98,10 +98,11 @@ def read_voc(
         id = pictures.find(where, filename, stem)
         counted = np.ones_like(difficult) if difficult.all() else ~difficult
         labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
-        sizes = None if size is None else np.array([size])
-        problems.boxes([id] * len(boxes), [where] * len(boxes), boxes, sizes, _SLACK)
         first = 0 if (boxes[:, :2] < 1).any() else 1
-        label, boxes = strongest(labels, boxes[counted] - (first, first, 0, 0))
+        offset = np.array([first, first, 0, 0])
+        label, boxes = strongest(labels, boxes[counted] - offset)
+        sizes = None if size is None else np.array([size])
+        problems.boxes([id] * len(boxes), [where] * len(boxes), boxes + offset, sizes, _SLACK)
         boxes = boxes.clip(0, None if size is None else size * 2)
         found.append(Found(where, id, root / id, label, boxes, size))
     return assemble(problems, folder, root, found, names, truth_only=truth_only)

@@ -49,10 +49,7 @@ from fastcam.decoding.silence import silenced
 DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
 
 _ORIENTATION, _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _TIFF_SIZE = 0x0112, 0x0102, 0x0152, (0x0100, 0x0101)
-_PREMULTIPLIED, _STRAIGHT = (
-    (1,),
-    (2,),
-)  # extra samples of a TIFF that are alpha; others can be anything, such as infrared
+_PREMULTIPLIED, _STRAIGHT = (1,), (2,)  # what a TIFF's extra sample is if it is alpha; others may be infrared
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -204,7 +201,8 @@ def decode_mask(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     """
     data = content(source)
     with _refusing():
-        return np.asarray(_decode(data, choose_decoder(), _MASK).image).any(2)
+        pixels = np.asarray(_decode(data, choose_decoder(), _MASK).pixels)
+        return (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) > 0
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -175,6 +175,8 @@ class BoxTable(Source):
             return "a row with empty columns"
         if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
+        if not 1 <= (row.get(_ORIENTATION) or 1) <= 8:
+            return f"orientation {row[_ORIENTATION]}, none of 1 to 8,"
         self._listed[place] = max(self._listed[place], row["rank"])
         if self._labels is not None and row["class_id"] == self._labels[place]:
             self._kind[place], self._rank[place] = _LABEL, row["rank"]

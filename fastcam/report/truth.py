@@ -116,7 +116,7 @@ class Truth:
         if located is None:
             return np.zeros((0, 4))
         width, height = map(int, size)
-        turned = 1 if orientation is None or np.isnan(orientation) else int(orientation)
+        turned = int(orientation) if orientation in range(1, 9) else 1
         try:
             boxes, frame = located(None if orientation is None else Header((width, height), turned))
         except ValueError:
