@@ -133,6 +133,20 @@ def test_transparent_pictures_by_hand():
     ]
 
 
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_alpha_of_a_bitmap_is_meant_unless_it_is_zero_all_over(alpha):
+    """As browsers have it."""
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0) + masks + bytes(52)
+    pixels = bytes([10, 20, 30, alpha, 10, 20, 30, 0])
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + 8, 0, 0, 14 + len(head)) + head + pixels
+    share = alpha / 255 if alpha else 1
+    expected = [round(colour * share + 255 * (1 - share)) for colour in (30, 20, 10)]
+    found = np.asarray(read(data).image).astype(int)
+    assert np.abs(found[0, 0] - expected).max() <= 1
+    assert found[0, 1].tolist() == ([255] * 3 if alpha else [30, 20, 10])
+
+
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("extra", [0, 1, 2, None])
 def test_only_alpha_is_alpha_in_a_tiff(depth, extra):

@@ -436,9 +436,10 @@ def _rgb(image: Image.Image, look: _Look) -> Image.Image:
     else:
         clear = image.has_transparency_data
     if clear:
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        format, image = image.format, (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = image.getchannel("A")
-        if alpha.getextrema()[0] < 255:
+        least, most = alpha.getextrema()
+        if least < 255 and (most or format != "BMP"):  # BMPs often have zeros where alpha is not meant
             shown = Image.new("RGB", image.size, (look.backdrop,) * 3)
             shown.paste(image, mask=alpha)
             return shown
