@@ -11,9 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from fastcam.data.turning import INVERSE, Frame, frame_of, turn_boxes
-from fastcam.decoding import Header
 from fastcam.outputs.files import LeftOut, Options
+from fastcam.outputs.frames import Frames
 from fastcam.outputs.table import Box, Picture
 from fastcam.outputs.text import printable
 from fastcam.writers import replacing
@@ -53,7 +52,8 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         ValueError: it is malformed, or a class has no category.
         OSError: a file cannot be written.
     """
-    given = None if options.annotations is None else _Annotations(options)
+    given = None if options.annotations is None else _Annotations(options.annotations)
+    frames = None if given is None else Frames(given.path, given.sizes.get, options)
     names = dict(options.class_names or {})
 
     def category(box: Box) -> int:
@@ -67,19 +67,18 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         nonlocal count
         if given is not None and picture.id not in given.images:
             raise LeftOut(f"not among the images of {options.annotations}")
-        found = picture.found
-        corners = [box.corners for box in found] if given is None else given.placed(picture, found)
+        corners = [box.corners for box in picture.found] if frames is None else frames.corners(picture)
         count += 1
         image_id = count if given is None else given.images[picture.id]
         if images is not None:
             names.update((box.class_id, box.name) for box in picture.boxes)
             size = {"width": picture.width, "height": picture.height}
             images.append({"id": image_id, "file_name": picture.id} | size)
-        for box, (x0, y0, x1, y1) in zip(found, corners, strict=True):
+        for box, (x0, y0, x1, y1) in zip(picture.found, corners, strict=True):
             edges = [round(edge, 2) for edge in (x0, y0, x1 - x0, y1 - y0)]
             score = float(f"{box.score:.6g}")
             results.append({"image_id": image_id, "category_id": category(box), "bbox": edges, "score": score})
-        return len(found)
+        return len(picture.found)
 
     count, images = 0, None
     with ExitStack() as stack:
@@ -241,9 +240,8 @@ class _List:
 class _Annotations:
     """What COCO's file of the true objects tells of ids and sizes."""
 
-    def __init__(self, options: Options) -> None:
-        path = self.path = options.annotations
-        self._headers, self._notes, self._ambiguous = options.headers, options.notes, None
+    def __init__(self, path: Path) -> None:
+        self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         try:
@@ -261,45 +259,9 @@ class _Annotations:
         self.images = dict(images)
         if len(self.images) < len(images):
             raise ValueError(f"{path}: two images have the same file_name, so that boxes cannot be told apart")
-        self._sizes = {name: size for (name, _), size in zip(images, sides, strict=True) if _is_size(size)}
+        self.sizes = {name: size for (name, _), size in zip(images, sides, strict=True) if _is_size(size)}
         self._ids = [id for id, _ in categories]
         self._named = {name: id for id, name in categories}
-
-    def placed(self, picture: Picture, boxes: list[Box]) -> list[list[float]]:
-        """Corners of boxes in pixels of the picture that the file speaks of."""
-        size, told = (picture.width, picture.height), self._sizes.get(picture.id)
-        corners = np.array([box.corners for box in boxes], np.float64).reshape(-1, 4)
-        frame = self._frame(picture.id, Header(size, picture.orientation))
-        if frame == "either" and picture.orientation > 1:
-            if self._ambiguous is None:
-                self._ambiguous = self._convention()
-            frame = self._ambiguous
-        if frame == "neither":
-            if self._frame(picture.id, Header(size, picture.orientation)) == "either":
-                raise LeftOut(f"{self.path} speaks of some pictures as they are stored and of some upright; of this?")
-            raise LeftOut(f"it has {told[0]}x{told[1]} pixels in {self.path}, and {size[0]}x{size[1]} in the run")
-        if frame == "stored":
-            corners, size = turn_boxes(corners, size, INVERSE.get(picture.orientation, picture.orientation))
-        if told is not None and told != size:
-            corners = corners * (np.array(told * 2) / np.array(size * 2))
-        return corners.tolist()
-
-    def _frame(self, id: str, header: Header) -> Frame:
-        told = self._sizes.get(id)
-        return "either" if told is None else frame_of(told, *header)
-
-    def _convention(self) -> Frame:
-        """Which pictures the file speaks of where that can be seen; "neither" if it is not always the same."""
-        turned = self._headers() if self._headers is not None else ()
-        seen = {self._frame(id, header) for id, header in turned if id in self.images} & {"stored", "upright"}
-        if len(seen) == 1:
-            return seen.pop()
-        if not seen and self._notes is not None:
-            self._notes.append(
-                f"some pictures are turned by EXIF, and no size in {self.path} tells if it speaks of them as they are "
-                "stored or upright: taken for upright"
-            )
-        return "neither" if seen else "upright"
 
     def category(self, box: Box) -> int:
         if box.class_name in self._named:
