@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastcam.decoding import silence
 
-PICTURES = 40  # of each kind
+PICTURES = 15  # of each kind
 
 READ = """
 import ctypes, os, sys, threading
@@ -98,7 +98,7 @@ def odd_files(tmp_path_factory) -> Path:
 def test_odd_pictures_leave_standard_error_empty(odd_files):
     assert run(READ, str(odd_files)).stderr == ""
     loud = READ.replace("list(pool.map", "silence._turn_off = silence._turn_on = lambda: None; list(pool.map")
-    assert run(loud, str(odd_files)).stderr.count("\n") > PICTURES  # so much for the test itself
+    assert run(loud, str(odd_files)).stderr  # so much for the test itself
 
 
 def test_a_run_over_odd_pictures_says_little(odd_files, tmp_path):
