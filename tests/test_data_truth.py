@@ -219,6 +219,91 @@ def test_voc(tmp_path) -> None:
     assert data.load(tmp_path / "VOC2012", "train").ids == ["z.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ((0, 0, 20, 10), [0, 0, 20, 10]),  # counts from 0
+        ((0, 5, 40, 10), [0, 5, 40, 10]),
+        ((0, 0, 40, 30), [0, 0, 40, 30]),
+        ((0.4, 3.5, 20, 10), [0.4, 3.5, 20, 10]),
+        ((-0.5, 3, 20, 30.5), [0, 3, 20, 30]),  # rounded to outside
+        ((1, 1, 40, 30), [0, 0, 40, 30]),  # counts from 1
+        ((1, 1, 41, 31), [0, 0, 40, 30]),  # a pixel too far
+        ((2, 3, 2, 3), [1, 2, 2, 3]),  # one pixel
+    ],
+)
+def test_voc_counts_from_one_or_from_zero(tmp_path, written, expected) -> None:
+    voc(tmp_path)
+    write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), ("cat", written), filename="y.jpg"))
+    found = data.load(tmp_path)
+    np.testing.assert_allclose(boxes(found.truth(1)), [expected], rtol=1e-6)
+    assert boxes(found.truth(0)) == [[0, 0, 40, 30]]  # each file speaks for itself
+
+
+def test_voc_any_corner_of_a_file_tells(tmp_path) -> None:
+    voc(tmp_path)
+    objects = ("cat", (5, 5, 20, 20)), ("dog", (0, 3, 4, 4)), ("cat", (0, 1, 1, 2), 1)
+    write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), *objects, filename="y.jpg"))
+    assert boxes(data.load(tmp_path).truth(1)) == [[5, 5, 20, 20]]
+    write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), *objects[::2], filename="y.jpg"))
+    assert boxes(data.load(tmp_path).truth(1)) == [[5, 5, 20, 20]]  # one that is difficult, too
+    write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), objects[0], filename="y.jpg"))
+    assert boxes(data.load(tmp_path).truth(1)) == [[4, 4, 20, 20]]
+
+
+@pytest.mark.parametrize("box", [(1, 1, 42, 30), (5, 5, 9, 32), (-2, 5, 9, 9)])
+def test_voc_boxes_outside_are_told_in_the_file_s_numbers(tmp_path, box) -> None:
+    voc(tmp_path)
+    write(tmp_path / "VOC2012/Annotations/y.xml", xml((40, 30), ("cat", box), filename="y.jpg"))
+    # Only boxes of the picture's own class count.
+    write(tmp_path / "VOC2012/Annotations/z.xml", xml((40, 30), ("cat", (1, 1, 30, 30)), ("dog", (35, 1, 45, 2))))
+    shown = ", ".join(map(str, box))
+    with pytest.raises(ValueError, match=rf"y\.xml: box {shown} lies outside the picture of 40x30"):
+        data.load(tmp_path)
+    bad: list[tuple[str, str]] = []
+    assert data.load(tmp_path, bad=bad).ids == ["x.jpg", "z.jpg"]
+    assert [id for id, _ in bad] == ["y.jpg"]
+    assert data.load(tmp_path, bad=data.Faults()).ids == ["x.jpg", "y.jpg", "z.jpg"]
+
+
+@pytest.mark.parametrize("there", ["y.jpg", "y.png", "y.JPG", "y.v2.jpeg", "other.bmp"])
+@pytest.mark.parametrize("told", ["there", "stem", "y.tiff", "", "renamed.jpg"])
+def test_voc_finds_pictures_of_other_suffixes(tmp_path, there, told) -> None:
+    voc(tmp_path)
+    root = tmp_path / "VOC2012"
+    (root / "JPEGImages/y.jpg").unlink()
+    picture(root / "JPEGImages" / there)
+    told = {"there": there, "stem": Path(there).stem}.get(told, told)
+    write(root / "Annotations/y.xml", xml((40, 30), ("cat", (5, 5, 9, 9)), filename=told))
+    known = Path(there).stem == "y" or told in (there, Path(there).stem)
+    if known:
+        found = data.load(tmp_path)
+        assert found.ids == ["x.jpg", there, "z.jpg"]
+        assert found[1].image.size == (40, 30)
+    else:
+        with pytest.raises(FileNotFoundError, match="of which the data set tells"):
+            data.load(tmp_path)
+    assert len(data.load(tmp_path, truth_only=True).ids) == 3
+
+
+def test_voc_refuses_to_guess_between_two_pictures(tmp_path) -> None:
+    voc(tmp_path)
+    root = tmp_path / "VOC2012"
+    picture(root / "JPEGImages/y.png")
+    write(root / "Annotations/y.xml", xml((40, 30), ("cat", (5, 5, 9, 9)), filename="y"))
+    with pytest.raises(ValueError, match=r"y\.xml: expected the name of one picture, 'y' may be y\.jpg or y\.png"):
+        data.load(tmp_path)
+    bad: list[tuple[str, str]] = []
+    assert data.load(tmp_path, bad=bad).ids == ["x.jpg", "z.jpg"]
+    assert [id for id, _ in bad] == ["y"]
+    write(root / "Annotations/y.xml", xml((40, 30), ("cat", (5, 5, 9, 9)), filename="y.png"))
+    assert data.load(tmp_path).ids == ["x.jpg", "y.png", "z.jpg"]
+    (root / "JPEGImages/sub").mkdir()
+    (root / "JPEGImages/y.png").rename(root / "JPEGImages/sub/y.png")
+    write(root / "Annotations/sub/y.xml", xml((40, 30), ("cat", (5, 5, 9, 9)), filename="C:\\a\\y.png"))
+    assert data.load(tmp_path, images=root / "JPEGImages").ids == ["sub/y.png", "x.jpg", "y.jpg", "z.jpg"]
+
+
 def test_coco(tmp_path) -> None:
     coco(tmp_path)
     found = data.load(tmp_path, "test")
@@ -329,7 +414,7 @@ MALFORMED = [  # maker, split, file, text to replace in it (None: remove the fil
     ("voc", "val", "VOC2012/Annotations/y.xml", None, "", "val.txt:2: there is no .*y.xml"),
     ("voc", None, "VOC2012/Annotations/y.xml", "y.jpg", "x.jpg", "y.xml: x.jpg comes twice"),
     ("voc", None, "VOC2012/Annotations/y.xml", "y.jpg", "../y.jpg", "y.xml: an id must be a relative path"),
-    ("voc", None, "VOC2012/Annotations/y.xml", ">5</xmin", ">0</xmin", "y.xml: box -1, 4, 9, 9 lies outside"),
+    ("voc", None, "VOC2012/Annotations/y.xml", ">5</xmin", ">-3</xmin", "y.xml: box -3, 5, 9, 9 lies outside"),
     ("voc", None, "VOC2012/Annotations/y.xml", "cat", "c\udce4t", "y.xml: expected UTF-8"),
     ("coco", None, "val2017/b.jpg", None, "", "no picture .*b.jpg"),
     ("coco", None, "annotations/instances_val2017.json", '"images"', '"pictures"', "expected a list `images`"),

@@ -58,6 +58,8 @@ def export(
     print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
+    for note in done.notes:
+        options.say(f"fastcam: {note}", error=True)
     if done.left_out:
         options.say(f"fastcam: {left_out(done)}", error=True)
         raise typer.Exit(3)

@@ -206,6 +206,8 @@ def localize(
     for name in formats:
         done = outputs.export(out, name, overwrite=True)
         print(f"{name}: {done.path}")
+        for note in done.notes:
+            options.say(f"fastcam: {name}: {note}", error=True)
         if done.left_out:
             options.say(f"fastcam: {name}: {left_out(done)}", error=True)
             lacking = True

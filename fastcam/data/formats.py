@@ -57,6 +57,14 @@ def load(
 ) -> Collection:
     """Open a data set.
 
+    Samples are of upright pictures, and so are their boxes, sizes and masks. Where EXIF turns a picture, and a data set
+    tells a size, or has a mask, of the picture as it is stored, these are turned along; so are boxes without a size
+    that fit only that. Where sizes cannot tell (half turns, mirrored and square pictures) they are taken as those of
+    the data set's other turned pictures: all as stored, or all upright, else the picture is refused. If there are none,
+    they are taken for upright, with a warning. Sizes of the picture's proportions are those of a larger or smaller
+    copy. Others are refused by coco, voc, ilsvrc and masks, when the picture is asked for; wsol, list, webdataset and
+    hf tell sizes on purpose, whatever the pictures were squashed to.
+
     Args:
         source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder); or several tar shards.
         split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10

@@ -115,7 +115,7 @@ def read_huggingface(
             if entry.label is None:
                 problems.doubt(entry.where, "expected a class as other pictures have", entry.id)
         names = columns.class_names or class_names([path], (entry.label for entry in found if entry.label is not None))
-    return assemble(problems, path, path, found, names, truth_only=truth_only, slack=_SLACK)
+    return assemble(problems, path, path, found, names, truth_only=truth_only, slack=_SLACK, resized=True)
 
 
 def _is_saved(path: Path) -> bool:

@@ -91,7 +91,7 @@ def read_list(
     entries = list(found.values())
     if "x0" in columns:
         entries = [entry._replace(boxes=np.array(boxes[entry.id], np.float64).reshape(-1, 4)) for entry in entries]
-    return assemble(problems, path, root, entries, names, truth_only=truth_only)
+    return assemble(problems, path, root, entries, names, truth_only=truth_only, resized=True)
 
 
 def list_splits(path: Path) -> list[str]:

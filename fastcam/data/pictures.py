@@ -1,7 +1,9 @@
 """What every reader of picture files gives: the files, and what is known of each."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import NamedTuple, Self, TypeVar
 
@@ -10,12 +12,15 @@ import numpy as np
 from PIL import Image
 
 from fastcam.data.sample import Sample
-from fastcam.decoding import DecodeError, decode, picture_size, read_part
+from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
+from fastcam.decoding import DecodeError, Header, decode_mask, read, read_header, read_part
 
 T = TypeVar("T")
 
 _ODD_PARTS = frozenset(("", ".", ".."))
 _MASK_SIDE = 224  # where the standard evaluator compares masks
+_MASK_RATIO = 1.05  # by which the proportions of a mask may differ from its picture's
+_looking = Lock()  # for what a data set has to say of its frame
 
 
 class Packed(NamedTuple):
@@ -48,9 +53,12 @@ class Pictures:
         boxes: true boxes of each, float32 [B, 4], xyxy in pixels of its size, B may be 0; or None.
         masks: for each the mask files of its object's parts (everything that is not black is object), and that of
             what is to be ignored, or None; None where there is no mask.
-        sizes: (width, height) in pixels that boxes refer to; None where it is that of the file.
+        sizes: (width, height) in pixels that boxes refer to; None where it is that of the file. Boxes, sizes and masks
+            may speak of the stored picture where EXIF turns it: samples have them turned, see `fastcam.data.load`.
         class_names: names of the classes, () if unknown.
         ignored: files that were passed over, by suffix.
+        resized: pictures may be stored in sizes of other proportions than `sizes`, and masks, too; if not so, such a
+            picture is refused when it is asked for.
 
     Raises:
         ValueError: an id comes twice or is no relative path (see `id_problem`), or a list is of another length.
@@ -68,11 +76,13 @@ class Pictures:
         sizes: Sequence[tuple[int, int] | None] | None = None,
         class_names: tuple[str, ...] = (),
         ignored: Mapping[str, int] = MappingProxyType({}),
+        resized: bool = True,
     ) -> None:
         self.root, self.ids = root, list(ids)
         self.files = [root / id for id in self.ids] if files is None else list(files)
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
-        self.class_names, self.ignored = class_names, ignored
+        self.class_names, self.ignored, self.resized = class_names, ignored, resized
+        self._ambiguous: Frame | None = None  # what those are taken for whose size does not tell; None until one comes
         for name in ("files", "labels", "boxes", "masks", "sizes"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
@@ -100,28 +110,71 @@ class Pictures:
 
         Raises:
             DecodeError: it, or its mask, cannot be read; the message names the file.
-            ValueError: a box lies outside.
+            ValueError: a box lies outside, or sizes do not fit.
             IndexError: there is none of that index.
         """
-        image = self._read(index, decode)
-        return self._sample(index, image, image.size)
+        found = self._read(index, read)
+        image = found.image
+        return self._sample(index, image, Header(image.size, found.orientation))
 
-    def truth(self, index: int) -> Sample:
+    def truth(self, index: int, header: Header | None = None) -> Sample:
         """Tell what is known of one picture without decoding it.
 
         Args:
             index: its place in `ids`.
+            header: the picture's, where it is known already.
 
         Returns:
-            The sample with image None. Where the data set does not tell sizes, the file's header does.
+            The sample with image None. Where the data set does not tell sizes, the file's header does. Where it does,
+            and the file cannot be read, they are taken for those of the upright picture.
 
         Raises:
             DecodeError: the picture's header, or its mask, cannot be read; the message names the file.
-            ValueError: a box lies outside.
+            ValueError: a box lies outside, or sizes do not fit.
             IndexError: there is none of that index.
         """
-        told = self.sizes is not None and self.sizes[index] is not None
-        return self._sample(index, None, self.sizes[index] if told else self._read(index, picture_size))
+        return self._sample(index, None, self._header(index) if header is None else header)
+
+    def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
+        """Tell the boxes of one picture, but not its mask.
+
+        Args:
+            index: its place in `ids`.
+            header: the picture's, where it is known already.
+
+        Returns:
+            Boxes, float32 [B, 4], or None, of the upright picture, and the (width, height) that they refer to.
+
+        Raises:
+            DecodeError, ValueError, IndexError: as `truth`.
+        """
+        header = self._header(index) if header is None else header
+        boxes, told = (None if values is None else values[index] for values in (self.boxes, self.sizes))
+        frame = self._frame(index, header)
+        if frame == "neither":
+            name, (width, height) = self.files[index], header.size
+            if told is None:
+                box = ", ".join(f"{edge:g}" for edge in boxes[_outside(boxes, header.size).argmax()])
+                raise ValueError(f"{name}: box {box} lies outside the picture of {width}x{height}")
+            stored = f", stored as {height}x{width}" if header.orientation >= 5 else ""
+            raise ValueError(
+                f"{name} has {width}x{height} pixels{stored}, but the data set tells of {told[0]}x{told[1]}, a picture "
+                "of other proportions: it may have been cropped; give its own size with the boxes"
+            )
+        told = told or (header.size[::-1] if frame == "stored" and header.orientation >= 5 else header.size)
+        if frame != "stored":
+            return boxes, told
+        turned, size = turn_boxes(np.zeros((0, 4)) if boxes is None else boxes, told, header.orientation)
+        return None if boxes is None else turned, size
+
+    def labelled(self) -> Self:
+        """Leave out all that is known of the pictures but their labels.
+
+        Returns:
+            The same pictures, of which no sizes, boxes and masks are looked at.
+        """
+        options = {"labels": self.labels, "class_names": self.class_names, "ignored": self.ignored}
+        return type(self)(self.root, self.ids, self.files, **options)
 
     def subset(self, indices: Iterable[int]) -> Self:
         """Choose some of the pictures.
@@ -140,21 +193,121 @@ class Pictures:
             name: None if getattr(self, name) is None else [getattr(self, name)[i] for i in chosen]
             for name in ("ids", "files", "labels", "boxes", "masks", "sizes")
         }
-        return type(self)(self.root, **parts, class_names=self.class_names, ignored=self.ignored)
+        options = {"class_names": self.class_names, "ignored": self.ignored, "resized": self.resized}
+        return type(self)(self.root, **parts, **options)
 
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)
 
-    def _sample(self, index: int, image: Image.Image | None, size: tuple[int, int]) -> Sample:
-        label, boxes, masks, told = (
-            None if values is None else values[index] for values in (self.labels, self.boxes, self.masks, self.sizes)
-        )
-        if told is None and boxes is not None:  # the reader could not know the size; one pixel is for rounding
-            outside = (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > np.array(size) + 1).any(1)
-            if outside.any():
-                box = ", ".join(f"{edge:g}" for edge in boxes[outside.argmax()])
-                raise ValueError(f"{self.files[index]}: box {box} lies outside the picture of {size[0]}x{size[1]}")
-        return Sample(image, label, boxes, None if masks is None else _mask(*masks), told or size, self.ids[index])
+    def _header(self, index: int) -> Header:
+        try:
+            return self._read(index, read_header)
+        except DecodeError:
+            if self.sizes is None or self.sizes[index] is None:
+                raise
+            return Header(self.sizes[index], 1)
+
+    def _sample(self, index: int, image: Image.Image | None, header: Header) -> Sample:
+        label, masks = (None if values is None else values[index] for values in (self.labels, self.masks))
+        boxes, size = self.located(index, header)
+        mask = None if masks is None else self._mask(index, *masks, header)
+        return Sample(image, label, boxes, mask, size, self.ids[index])
+
+    def _frame(self, index: int, header: Header) -> Frame:
+        """What size and boxes speak of; never "either"."""
+        found = self._first_sight(index, header)
+        if self.boxes is None or self.boxes[index] is None or not len(self.boxes[index]):
+            return "stored" if found == "stored" else "upright"  # nothing depends on it where the size is the same
+        if found == "neither" and self.resized and self.sizes is not None and self.sizes[index] is not None:
+            found = "either"
+        return self._decided(index, found, header)
+
+    def _first_sight(self, index: int, header: Header) -> Frame:
+        boxes, told = (None if values is None else values[index] for values in (self.boxes, self.sizes))
+        if told is not None:
+            return frame_of(told, *header)
+        if boxes is None:
+            return "either"
+        stored = header.size[::-1] if header.orientation >= 5 else header.size
+        fits = [not _outside(boxes, size).any() for size in (header.size, stored)]
+        return "either" if all(fits) else "upright" if fits[0] else "stored" if fits[1] else "neither"
+
+    def _decided(self, index: int, found: Frame, header: Header) -> Frame:
+        """Ask the other pictures where a picture's own size cannot tell."""
+        if found != "either":
+            return found
+        if header.orientation == 1:
+            return "upright"
+        with _looking:
+            if self._ambiguous is None:
+                self._ambiguous = self._convention()
+        if self._ambiguous == "neither":
+            raise ValueError(
+                f"{self.files[index]} is turned by its EXIF orientation {header.orientation}, and nothing tells if the "
+                "data set speaks of it as it is stored or upright, since it speaks of others in both ways: store the "
+                "picture upright, without EXIF"
+            )
+        return self._ambiguous
+
+    def _convention(self) -> Frame:
+        """What the data set speaks of where that can be seen; "neither" if it is not always the same."""
+        seen: set[Frame] = set()
+        for index in range(len(self)):
+            try:
+                header = self._read(index, read_header)
+                if header.orientation > 1:
+                    seen.add(self._first_sight(index, header))
+                if header.orientation >= 5 and self.masks is not None and self.masks[index] is not None:
+                    objects, ignore = self.masks[index]
+                    masks = [_named(file, read_header) for file in (*objects, ignore) if file is not None]
+                    seen |= {frame_of(mask.size, *header) for mask in masks if mask.orientation == 1}
+            except DecodeError:
+                continue
+        seen &= {"stored", "upright"}
+        if len(seen) == 1:
+            return seen.pop()
+        if not seen:
+            warnings.warn(
+                f"{self.root}: some pictures are turned by EXIF, and no size tells if boxes and masks speak of them as "
+                "they are stored or upright: taken for upright, as tools for annotation show them",
+                stacklevel=2,
+            )
+        return "neither" if seen else "upright"
+
+    def _mask(self, index: int, objects: Sequence[Path], ignore: Path | None, header: Header) -> np.ndarray:
+        """One mask of several files: uint8 [h, w], 1 where any object is, else 255 where `ignore` is, else 0."""
+        files = list(objects) + ([] if ignore is None else [ignore])
+        layers = [self._layer(index, file, header) for file in files]
+        if len({layer.shape for layer in layers}) > 1:  # together as the standard has them: each to its size, nearest
+            side = (_MASK_SIDE, _MASK_SIDE)
+            layers = [cv2.resize(layer.view(np.uint8), side, interpolation=cv2.INTER_NEAREST) > 0 for layer in layers]
+        mask = np.logical_or.reduce(layers[: len(objects)]).astype(np.uint8)
+        if ignore is not None:
+            mask[layers[-1] & (mask == 0)] = 255
+        return mask
+
+    def _layer(self, index: int, file: Path, header: Header) -> np.ndarray:
+        """One mask file, upright: bool [h, w]."""
+        layer = _named(file, decode_mask)
+        size, (width, height) = layer.shape[::-1], header.size
+        frame = frame_of(size, *header)
+        if frame == "neither":
+            ratio = size[0] * height / (size[1] * width)
+            if not self.resized and max(ratio, 1 / ratio) > _MASK_RATIO:
+                raise ValueError(
+                    f"{file} has {size[0]}x{size[1]} pixels, but {self.files[index]} has {width}x{height}: expected a "
+                    "mask of its proportions"
+                )
+            frame = "either"
+        if header.orientation == 1 or _named(file, read_header).orientation > 1:  # a mask's own EXIF has turned it
+            return layer
+        stored = self._decided(index, frame, header) == "stored"
+        return turn_mask(layer, header.orientation) if stored else layer
+
+
+def _outside(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """Which boxes stick out of a picture; one pixel is for rounding."""
+    return (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > np.array(size) + 1).any(1)
 
 
 def id_problem(id: str) -> str | None:
@@ -173,20 +326,6 @@ def id_problem(id: str) -> str | None:
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     return None
-
-
-def _mask(objects: Sequence[Path], ignore: Path | None) -> np.ndarray:
-    """One mask of several files: uint8 [h, w], 1 where any object is, else 255 where `ignore` is, else 0."""
-    files = list(objects) + ([] if ignore is None else [ignore])
-    layers = [_named(file, decode) for file in files]
-    layers = [np.asarray(layer.convert("L")) > 0 for layer in layers]
-    if len({layer.shape for layer in layers}) > 1:  # brought together as the standard does: each to its size, nearest
-        side = (_MASK_SIDE, _MASK_SIDE)
-        layers = [cv2.resize(layer.view(np.uint8), side, interpolation=cv2.INTER_NEAREST) > 0 for layer in layers]
-    mask = np.logical_or.reduce(layers[: len(objects)]).astype(np.uint8)
-    if ignore is not None:
-        mask[layers[-1] & (mask == 0)] = 255
-    return mask
 
 
 def _named(file: Path | Packed, read: Callable[[Path | bytes], T]) -> T:

@@ -45,6 +45,7 @@ def assemble(
     *,
     truth_only: bool = False,
     slack: float = 0,
+    resized: bool = False,
 ) -> Pictures:
     """Check what was found, and make a data set of it.
 
@@ -56,6 +57,7 @@ def assemble(
         class_names: names of the classes.
         truth_only: the pictures need not be there.
         slack: pixels by which a box may stick out of its picture, for formats whose files round.
+        resized: see `Pictures`.
 
     Returns:
         The data set.
@@ -95,7 +97,8 @@ def assemble(
     }
     known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     ids, files = [entry.id for entry in found], [entry.file for entry in found]
-    return Pictures(root, ids, files, class_names=tuple(class_names), ignored=problems.ignored, **known)
+    options = {"class_names": tuple(class_names), "ignored": problems.ignored, "resized": resized}
+    return Pictures(root, ids, files, **options, **known)
 
 
 def strongest(labels: Sequence[int], boxes: np.ndarray) -> tuple[int, np.ndarray]:

@@ -10,7 +10,8 @@ class Sample(NamedTuple):
     """One picture and what is known about it; what is not known is None.
 
     Attributes:
-        image: uint8 [H, W, 3] RGB array, or a PIL image; None where only the truth was asked for.
+        image: uint8 [H, W, 3] RGB array, or a PIL image of any mode that `fastcam.decoding.as_rgb` takes, as it stands:
+            its EXIF orientation is not looked at. None where only the truth was asked for.
         label: class index.
         boxes: float32 [B, 4], true boxes, xyxy, as the data set's own files give them (WSOL metadata and ILSVRC: the
             right and bottom edge as written, inclusive by their authors' intent; elsewhere half-open), in pixels of

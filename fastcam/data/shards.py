@@ -66,7 +66,7 @@ def read_shards(
                 problems.doubt(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
     root = shards[0].parent
     names = class_names([root], (entry.label for entry in found if entry.label is not None))
-    return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only)
+    return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only, resized=True)
 
 
 def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:

@@ -1,6 +1,7 @@
 """XML in Pascal VOC's manner: Pascal VOC itself, and ILSVRC's CLS-LOC annotations."""
 
 import os
+import posixpath
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcam.data.names import Names, ordered, path_look, text_of, tidy, whole
-from fastcam.data.pictures import Pictures
+from fastcam.data.pictures import Pictures, id_problem
 from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, numbers, strongest
@@ -16,6 +17,7 @@ from fastcam.decoding import SUFFIXES
 from fastcam.decoding.folders import hidden
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SLACK = 1  # pixels by which a box may stick out, in the file's own numbers; it is clipped
 
 
 class Annotation(NamedTuple):
@@ -58,8 +60,10 @@ def read_voc(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures, ids as the files name them. The corners, which VOC counts from 1 and includes, become half-open
-        from 0: xmin - 1, ymin - 1, xmax, ymax.
+        The pictures, ids as the files name them; where there is no such file, the one that differs in its suffix only,
+        or has the XML file's name, counts. The corners, which VOC counts from 1 and includes, become half-open from 0:
+        xmin - 1, ymin - 1, xmax, ymax. A file in which any corner is below 1 counts from 0, as many tools do, to the
+        end of the picture: its corners stay as they are. A box that sticks out by a pixel is clipped.
 
     Raises:
         FileNotFoundError: a file or a picture is missing.
@@ -87,16 +91,67 @@ def read_voc(
             problems.caught(error, stem)
     names = ordered(name for annotation in annotations.values() for name in annotation.names)
     bare = sorted(problems.bare if chosen is None else problems.bare & chosen)
-    found = [Found(f"{source / stem}.xml", f"{stem}.jpg", root / f"{stem}.jpg") for stem in bare]
+    pictures, found = _Names(root, problems), []
+    for stem in bare:
+        id = pictures.find(f"{source / stem}.xml", "", stem)
+        found.append(Found(f"{source / stem}.xml", id, root / id))
     for stem, (filename, size, objects, boxes, difficult) in annotations.items():
         if chosen is not None and stem not in chosen:
             continue
+        where = f"{source / stem}.xml"
+        id = pictures.find(where, filename and plain_id(filename, root), stem)
         counted = np.ones_like(difficult) if difficult.all() else ~difficult
         labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
-        label, boxes = strongest(labels, boxes[counted] - (1, 1, 0, 0))
-        id = plain_id(filename or f"{stem}.jpg", root)
-        found.append(Found(f"{source / stem}.xml", id, root / id, label, boxes, size))
+        first = 0 if (boxes[:, :2] < 1).any() else 1
+        offset = np.array([first, first, 0, 0])
+        label, boxes = strongest(labels, boxes[counted] - offset)
+        sizes = None if size is None else np.array([size])
+        problems.boxes([id] * len(boxes), [where] * len(boxes), boxes + offset, sizes, _SLACK)
+        boxes = boxes.clip(0, None if size is None else size * 2)
+        found.append(Found(where, id, root / id, label, boxes, size))
     return assemble(problems, folder, root, found, names, truth_only=truth_only)
+
+
+class _Names:
+    """Finds the pictures that XML files speak of; each folder is listed once."""
+
+    def __init__(self, root: Path, problems: Problems) -> None:
+        self._root, self._problems = root, problems
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, where: str, filename: str, stem: str) -> str:
+        """The picture's path below the root; where none is found, as it is told."""
+        told = filename or f"{stem}.jpg"
+        if id_problem(told):
+            return told
+        folder, name = posixpath.split(told)
+        if name in self._listed(folder).get(posixpath.splitext(name)[0], ()):
+            return told
+        places = (told, posixpath.splitext(told)[0], stem)
+        found = next(filter(None, map(self._of_stem, places)), [told])
+        if len(found) > 1:
+            self._problems.refuse(
+                where, f"expected the name of one picture, {told!r} may be {' or '.join(found)}", told
+            )
+            return told
+        return found[0]
+
+    def _of_stem(self, stem: str) -> list[str]:
+        folder, name = posixpath.split(stem)
+        names = self._listed(folder).get(name, ())
+        return [posixpath.join(folder, one) for one in names if posixpath.splitext(one)[1].lower() in SUFFIXES]
+
+    def _listed(self, folder: str) -> dict[str, list[str]]:
+        """Names in a folder by name without suffix."""
+        if folder not in self._folders:
+            names = self._folders[folder] = {}
+            try:
+                listed = sorted(os.listdir(self._root / folder))
+            except OSError:
+                listed = []
+            for name in listed:
+                names.setdefault(posixpath.splitext(name)[0], []).append(name)
+        return self._folders[folder]
 
 
 def read_ilsvrc(

@@ -4,18 +4,22 @@ from fastcam.decoding import gpu
 from fastcam.decoding.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
 from fastcam.decoding.files import read_part
 from fastcam.decoding.folders import SUFFIXES, find_pictures
-from fastcam.decoding.frame import Geometry, Preprocess
+from fastcam.decoding.frame import Geometry, Preprocess, as_rgb
 from fastcam.decoding.reading import (
     DECODERS,
     Decoded,
     Encoded,
+    Header,
     choose_decoder,
     decode,
+    decode_mask,
     load_image,
     picture_size,
     quiet_pillow,
     read,
     read_encoded,
+    read_header,
+    to_rgb,
 )
 
 __all__ = [
@@ -29,9 +33,12 @@ __all__ = [
     "Decoded",
     "Encoded",
     "Geometry",
+    "Header",
     "Preprocess",
+    "as_rgb",
     "choose_decoder",
     "decode",
+    "decode_mask",
     "find_pictures",
     "gpu",
     "load_image",
@@ -39,5 +46,7 @@ __all__ = [
     "quiet_pillow",
     "read",
     "read_encoded",
+    "read_header",
     "read_part",
+    "to_rgb",
 ]

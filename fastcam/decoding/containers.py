@@ -6,6 +6,7 @@ checksum, OpenCV reads JPEGs whose scan breaks off at a wrong marker.
 
 import struct
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 
@@ -150,6 +151,31 @@ def check_png(data: bytes) -> int:
             raise DecodeError("damaged", f"wrong checksum of the chunk {kind.decode('ascii', 'backslashreplace')}")
         at = end + 4
     return data[24]
+
+
+def png_may_turn(file: BinaryIO) -> bool:
+    """Tell whether a PNG file has chunks that may hold an orientation, which also come after the pixels.
+
+    Args:
+        file: the file; it stays where it is.
+
+    Returns:
+        Whether it has text or EXIF data, or is cut off.
+    """
+    before, at, kind = file.tell(), len(_PNG), b""
+    try:
+        while kind != b"IEND":
+            file.seek(at)
+            head = file.read(8)
+            if len(head) < 8:
+                return True
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            at += 12 + length
+        return False
+    finally:
+        file.seek(before)
 
 
 def jpeg_is_regular(data: bytes) -> bool:

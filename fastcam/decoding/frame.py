@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastcam.decoding.containers import MAX_PIXELS, DecodeError
+from fastcam.decoding.reading import to_rgb
 from fastcam.models import ModelConfig, check_normalization, own_preprocessing
 
 
@@ -121,7 +122,7 @@ class Preprocess:
         """Prepare one picture.
 
         Args:
-            image: upright RGB, PIL or uint8 [H, W, 3].
+            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
 
         Returns:
             float32 [3, size, size], and the geometry that leads boxes back.
@@ -129,7 +130,7 @@ class Preprocess:
         Raises:
             TypeError: if the picture is neither PIL nor uint8.
             ValueError: if an array is not [H, W, 3]; `DecodeError` if a very long picture would be resized to more
-                than `MAX_PIXELS` pixels.
+                than `MAX_PIXELS` pixels, or a PIL picture has a mode without a rule (I, F, …).
         """
         frame, geometry = self.frame(image)
         return self.normalize(torch.from_numpy(frame)[None])[0], geometry
@@ -138,7 +139,7 @@ class Preprocess:
         """Resize and crop one picture: `__call__` without `normalize`.
 
         Args:
-            image: upright RGB, PIL or uint8 [H, W, 3].
+            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
 
         Returns:
             uint8 [size, size, 3], RGB, and the geometry that leads boxes back.
@@ -146,7 +147,7 @@ class Preprocess:
         Raises:
             TypeError, ValueError: as in a call.
         """
-        image = _pil(image)
+        image = as_rgb(image)
         geometry = self.geometry(image.size)
         left, top = geometry.offset
         image = image.resize(geometry.resized, Image.Resampling.BILINEAR)
@@ -190,9 +191,22 @@ class Preprocess:
         return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
-def _pil(image: Image.Image | np.ndarray) -> Image.Image:
+def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """Take a picture that comes as an object, wherever one may be given.
+
+    Args:
+        image: PIL picture of any mode, as it stands: its EXIF orientation is not looked at. Or uint8 [H, W, 3], RGB.
+
+    Returns:
+        PIL picture of mode RGB: what `fastcam.decoding.load_image` makes of the same picture in a file.
+
+    Raises:
+        TypeError: it is neither PIL nor a uint8 array.
+        ValueError: an array is not [H, W, 3]; `DecodeError` for a PIL picture of a mode without a rule (I, F, …).
+    """
     if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
+        plain = image.mode == "RGB" and not (image.format and "transparency" in image.info)
+        return image if plain else to_rgb(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = getattr(image, "dtype", type(image).__name__)
         raise TypeError(f"a picture must be a PIL image or a uint8 array [H, W, 3], got {kind}")

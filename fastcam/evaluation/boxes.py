@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, by_number
+from fastcam.decoding import Header
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
@@ -17,6 +19,7 @@ from fastcam.outputs.maps import told
 from fastcam.writers import SCHEMA
 
 _NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
+_ORIENTATION = "orientation"  # which older tables lack
 _NONE, _HIGHEST, _LABEL, _ERROR = range(4)
 
 
@@ -61,6 +64,7 @@ class BoxTable(Source):
         count = len(data.ids)
         self._kind = np.full(count, _NONE, np.int8)
         self._boxes, self._sizes = np.zeros((count, 4), np.float64), np.ones((count, 2), np.float64)
+        self._turned = np.zeros(count, np.int8)  # 0 where it is not known
         self._rank, self._listed = np.zeros(count, np.int32), np.zeros(count, np.int32)
         self.problems: list[tuple[str, str]] = []
         self.errors: list[tuple[str, str]] = []
@@ -80,7 +84,7 @@ class BoxTable(Source):
         return ((self.order[position],) for position in positions)
 
     def load(self, place: int) -> Loaded:  # noqa: D102 (see Source)
-        return attempt(place, self.data.ids[place], lambda: (self.data.truth(place), self._map(place)))
+        return attempt(place, self.data.ids[place], lambda: (self._truth(place), self._map(place)))
 
     def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         # Behind all that are listed, if it is none of these.
@@ -112,6 +116,13 @@ class BoxTable(Source):
         empty = {"curves": {}, "thresholds": [], "best_thresholds": {}}
         return {"figures": figures, "intervals": intervals, "errors": self.errors} | empty
 
+    def _truth(self, place: int) -> Sample:
+        """What is true of the picture as the run saw it."""
+        if not isinstance(self.data, Pictures) or not self._turned[place]:
+            return self.data.truth(place)
+        width, height = map(int, self._sizes[place])
+        return self.data.truth(place, Header((width, height), int(self._turned[place])))
+
     def _read(self, places: Places) -> None:
         try:
             with pq.ParquetFile(self.path) as file:
@@ -120,7 +131,8 @@ class BoxTable(Source):
                 if wrong:
                     raise ValueError(f"expected {wrong[0]} to be {SCHEMA.field(wrong[0]).type}")
                 previous, classes = None, set()
-                for batch in file.iter_batches(columns=list(_NAMES)):
+                more = [_ORIENTATION] if _ORIENTATION in file.schema_arrow.names else []
+                for batch in file.iter_batches(columns=[*_NAMES, *more]):
                     for row in batch.to_pylist():
                         id, class_id = row["image_id"], row["class_id"]
                         place = places.get(id)
@@ -173,6 +185,8 @@ class BoxTable(Source):
             return "a row with empty columns"
         if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
+        if not 1 <= (row.get(_ORIENTATION) or 1) <= 8:
+            return f"orientation {row[_ORIENTATION]}, none of 1 to 8,"
         self._listed[place] = max(self._listed[place], row["rank"])
         if self._labels is not None and row["class_id"] == self._labels[place]:
             self._kind[place], self._rank[place] = _LABEL, row["rank"]
@@ -181,6 +195,8 @@ class BoxTable(Source):
         else:
             return None
         self._boxes[place], self._sizes[place] = box, size
+        if _ORIENTATION in row:  # of samples that were no files there is none: they were seen as they were given
+            self._turned[place] = row[_ORIENTATION] or 1
         return None
 
     def _map(self, place: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastcam import methods, models
 from fastcam.data import Sample
-from fastcam.decoding import Preprocess
+from fastcam.decoding import Preprocess, as_rgb
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
@@ -176,19 +176,22 @@ def frame(protocol: Protocol, image: Image.Image | np.ndarray, size: tuple[int, 
 
     Args:
         protocol: it.
-        image: upright RGB, PIL or uint8 [H, W, 3].
+        image: upright, PIL or RGB of uint8 [H, W, 3].
         size: (height, width) to give the frame, in pixels.
 
     Returns:
         uint8 [height, width, 3].
+
+    Raises:
+        TypeError, ValueError: as `fastcam.decoding.as_rgb`.
     """
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image = as_rgb(image)
     width_height = size[::-1]
     if protocol.crop is None:
-        return np.array(image.convert("RGB").resize(width_height, Image.Resampling.BILINEAR))
+        return np.array(image.resize(width_height, Image.Resampling.BILINEAR))
     resized = [round(side * protocol.crop / of) for side, of in zip(width_height, protocol.size[::-1], strict=True)]
     left, top = ((whole - side) // 2 for whole, side in zip(resized, width_height, strict=True))
-    image = image.convert("RGB").resize(resized, Image.Resampling.BILINEAR)
+    image = image.resize(resized, Image.Resampling.BILINEAR)
     return np.array(image.crop((left, top, left + width_height[0], top + width_height[1])))
 
 

@@ -178,8 +178,11 @@ class Files:
             packed = not isinstance(file, Path)
             truth: tuple[Any, ...] = ()
             if i < self.drawn and pictures.boxes is not None and pictures.boxes[i] is not None:
-                size = None if pictures.sizes is None else pictures.sizes[i]
-                truth = pictures.boxes[i].ravel().tolist(), None if size is None else list(size)
+                try:
+                    boxes, size = pictures.located(i)
+                    truth = boxes.ravel().tolist(), list(size)
+                except ValueError:  # what cannot be drawn, or not read, which is told in its turn
+                    truth = ()
             yield (
                 key,
                 file.path if packed else file,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from fastcam.data import Sample
-from fastcam.decoding import Decoded, DecodeError, Encoded, decode, quiet_pillow, read, read_encoded, read_part
+from fastcam.decoding import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item
 from fastcam.localization.network import Network, Picture
@@ -187,7 +187,7 @@ def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:
             image = decode(image.data)
         except DecodeError:  # the GPU may do better
             return None
-    small = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+    small = as_rgb(image).copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.array(small)
 

@@ -27,6 +27,7 @@ class Format(NamedTuple):
         maps: it needs the maps of a run.
         classes: the most that the network may have; None if any.
         beside: names a second file that it writes.
+        stored: its readers open pictures with Pillow, which does not turn them by EXIF, as others do.
     """
 
     name: str
@@ -35,18 +36,19 @@ class Format(NamedTuple):
     maps: bool = False
     classes: int | None = None
     beside: Callable[[Path], Path] | None = None
+    stored: bool = False
 
 
 FORMATS: dict[str, Format] = {
     "coco": Format("coco.json", documents.coco, ("annotations", "categories"), beside=documents.coco_images),
     "csv": Format("boxes.csv", documents.table),
     "labelstudio": Format("labelstudio.json", documents.label_studio, ("url",), beside=documents.label_studio_setup),
-    "voc": Format("voc", annotated.voc),
+    "voc": Format("voc", annotated.voc, stored=True),
     "yolo": Format("yolo", annotated.yolo),
-    "wsol": Format("wsol", annotated.wsol),
-    "png": Format("maps-png", rasters.png, ("size",), maps=True),
-    "npy": Format("maps-npy", rasters.npy, ("size",), maps=True),
-    "wsss": Format("wsss", rasters.wsss, ("cuts",), maps=True, classes=rasters.CLASSES),
+    "wsol": Format("wsol", annotated.wsol, stored=True),
+    "png": Format("maps-png", rasters.png, ("size",), maps=True, stored=True),
+    "npy": Format("maps-npy", rasters.npy, ("size",), maps=True, stored=True),
+    "wsss": Format("wsss", rasters.wsss, ("cuts",), maps=True, classes=rasters.CLASSES, stored=True),
 }
 
 
@@ -60,6 +62,7 @@ class Exported(NamedTuple):
         errors: how many pictures the run could not localize; they are not in it.
         left_out: how many pictures the format cannot express; they are not in it either.
         examples: (id, reason) of the first of these.
+        notes: what the format's readers may stumble over.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class Exported(NamedTuple):
     errors: int
     left_out: int
     examples: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check_formats(formats: Iterable[str], maps: bool, classes: int | None = None) -> None:
@@ -122,6 +126,10 @@ def export(
 ) -> Exported:
     """Convert boxes.parquet, picture by picture, in memory that does not grow with it.
 
+    Boxes, sizes and maps are of the upright pictures, as browsers, OpenCV and tools for annotation show them; what
+    Pillow opens is turned by `PIL.ImageOps.exif_transpose`. With `annotations`, boxes are of the pictures that these
+    tell the size of: as they are stored, if that is their size, and larger or smaller.
+
     The file or folder appears when it is complete; if the work breaks off, what was there stays.
 
     Args:
@@ -139,7 +147,7 @@ def export(
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
-        Where it is, and the numbers of pictures and boxes, of errors, and of pictures left out.
+        Where it is, the numbers of pictures and boxes, of errors, and of pictures left out, and notes.
 
     Raises:
         FileNotFoundError: there is no such run, or no file of annotations.
@@ -169,8 +177,11 @@ def export(
         check_free(target, overwrite)
     counts = {"pictures": 0, "boxes": 0, "errors": 0, "left_out": 0}
     examples: list[tuple[str, str]] = []
+    notes: list[str] = []
+    turned = 0
     info = table.info | {"format": format, "exported_by": __version__}
-    with chosen.write(path, info, options._replace(class_names=table.class_names)) as add:
+    own = {"headers": table.headers, "notes": notes}
+    with chosen.write(path, info, options._replace(class_names=table.class_names, **own)) as add:
         for picture in table.pictures(chosen.maps, progress):
             if picture.error is not None:
                 counts["errors"] += 1
@@ -178,8 +189,14 @@ def export(
             try:
                 counts["boxes"] += add(picture)
                 counts["pictures"] += 1
+                turned += picture.orientation > 1
             except LeftOut as reason:
                 counts["left_out"] += 1
                 if len(examples) < _EXAMPLES:
                     examples.append((picture.id, str(reason)))
-    return Exported(path, **counts, examples=tuple(examples))
+    if turned and chosen.stored:
+        notes.append(
+            f"{turned} pictures are turned by EXIF and are here as they are shown; readers that do not turn them, as "
+            "Pillow does not, need them stored upright"
+        )
+    return Exported(path, **counts, examples=tuple(examples), notes=tuple(notes))

@@ -17,8 +17,9 @@ _WSOL = ("image_ids", "class_labels", "image_sizes", "localization")
 def voc(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
     """Write Pascal VOC's XML files: `Annotations/x/y.xml` for the picture x/y.jpg, whose id `filename` tells.
 
-    Corners are whole pixels, counted from 1, and included. A picture without a box has no object. A second picture
-    whose name differs in the suffix only is left out, and so is one whose name XML cannot hold.
+    Corners are whole pixels of the upright picture, counted from 1, and included. A picture without a box has no
+    object. A second picture whose name differs in the suffix only is left out, and so is one whose name XML cannot
+    hold.
 
     Args:
         path: the folder.
@@ -63,10 +64,15 @@ def voc(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
 def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
     """Write YOLO's labels: `labels/x/y.txt` for the picture images/x/y.jpg, with data.yaml and classes.txt.
 
-    A line for each box: class index, centre x and y, width and height, in fractions of the picture's sides with six
-    digits. There is no score, since trainers take a sixth number for a polygon. A picture without a box has an empty
-    file. A second picture whose name differs in the suffix only is left out: trainers could not tell them apart. The
-    pictures are to be put, or linked, at `images` in the folder.
+    A line for each box: class index, centre x and y, width and height, in fractions of the upright picture's sides with
+    six digits. There is no score, since trainers take a sixth number for a polygon. A picture without a box has an
+    empty file. A second picture whose name differs in the suffix only is left out: trainers could not tell them apart.
+
+    The pictures are to be copied to a folder `images` beside `labels`, or each of them linked there, as
+    `cp -rsT "$(realpath PICTURES)" EXPORT/images` does. A link in place of the folder is no use: trainers follow it,
+    and look for labels where it leads, by putting `labels` for the last `images` of a picture's path. (So a picture
+    whose own path has a folder `images` has its labels beside that folder.) What has no labels is for them a picture
+    without objects: those that failed in the run, or were left out, should not be there.
 
     Args:
         path: the folder.
@@ -88,7 +94,9 @@ def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
             x0, y0, x1, y1 = box.corners
             values = (x0 + x1) / across, (y0 + y1) / down, 2 * (x1 - x0) / across, 2 * (y1 - y0) / down
             lines.append(" ".join([str(box.class_id), *(f"{value:.6f}" for value in values)]) + "\n")
-        with folder.create(picture.id, ".txt", within="labels", stem=True) as file:
+        check_id(picture.id)
+        place = "/labels/".join(f"/images/{picture.id}".rsplit("/images/", 1))  # as trainers look for it
+        with folder.create(place[1:], ".txt", stem=True) as file:
             file.write("".join(lines).encode())
         names.update((box.class_id, box.name) for box in picture.boxes)
         return len(lines)
@@ -106,9 +114,10 @@ def yolo(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
 def wsol(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]:
     """Write a folder of WSOL metadata: image_ids.txt, class_labels.txt, image_sizes.txt, localization.txt, classes.txt.
 
-    The format has one class for each picture: the highest in the table, with all its boxes. Corners are whole pixels,
-    half-open, since the field's evaluator reads no others; a picture without a box has 0,0,0,0. Pictures with a line
-    break in their name are left out.
+    The format has one class for each picture: the highest in the table, with all its boxes. Corners are whole pixels of
+    the upright picture, half-open, since the field's evaluator reads no others; a picture without a box has 0,0,0,0.
+    Pictures with a line break in their name are left out. Of commas in names a note tells: the field's evaluator
+    divides lines at each of them, `fastcam.data` at the last ones.
 
     Args:
         path: the folder.
@@ -121,14 +130,16 @@ def wsol(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     Raises:
         OSError: a file cannot be written.
     """
-    names = dict(options.class_names or {})
+    names, commas = dict(options.class_names or {}), 0
 
     def add(picture: Picture) -> int:
+        nonlocal commas
         id, first = picture.id, picture.first
         check_id(id)
         if "\n" in id or "\r" in id or id.isspace():
             raise LeftOut("lines cannot hold its name")
         names.update((box.class_id, box.name) for box in picture.boxes)
+        commas += "," in id
         boxes = [picture.pixels(box) for box in picture.found if box.class_id == first.class_id]
         rows = [id], [f"{id},{first.class_id}"], [f"{id},{picture.width},{picture.height}"]
         corners = [f"{id},{','.join(map(str, box))}" for box in boxes or [(0, 0, 0, 0)]]
@@ -143,3 +154,5 @@ def wsol(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
             yield add
         known = "".join(f"{name}\n" for name in all_names(names))
         (folder.path / "classes.txt").write_text(known, encoding="utf-8")
+        if commas and options.notes is not None:
+            options.notes.append(f"{commas} names have commas, at which the field's evaluator divides lines")

@@ -16,6 +16,7 @@ from fastcam.data.coco import coco_root
 from fastcam.data.names import Names, by_number, id_order, path_look
 from fastcam.data.places import plain_id
 from fastcam.outputs.files import LeftOut, Options
+from fastcam.outputs.frames import Frames
 from fastcam.outputs.table import Box, Picture
 from fastcam.outputs.text import printable
 from fastcam.writers import replacing
@@ -35,8 +36,14 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     the class, which need but look the same (`fastcam.data.names`), or where classes have no names, or the same in the
     same order, in the order of the ids; categories named by whole numbers are the classes of these numbers. Otherwise
     images are numbered from 1 in the order of the table, a category's id is the class index plus 1, and
-    `NAME.images.json` beside the results lists both, so that `COCO("NAME.images.json").loadRes("NAME.json")` works.
-    `options.categories` goes before either. Coordinates are rounded to hundredths of a pixel, as COCO's own are.
+    `NAME.images.json` beside the results lists both, so that `COCO("NAME.images.json").loadRes("NAME.json")` works,
+    unless there is no box at all: pycocotools fails with an empty list, and a note says so. `options.categories` goes
+    before either. Coordinates are rounded to hundredths of a pixel, as COCO's own are.
+
+    Boxes are of the upright picture; with `options.annotations`, of the picture whose width and height the file has:
+    as it is stored, if these are its sides before EXIF turns it, and in pixels of a larger or smaller one of the same
+    proportions. Where the sides do not tell (half turns, mirrored and square pictures), those of the other pictures do,
+    or else upright is assumed, with a note. A picture of other proportions is left out.
 
     Args:
         path: the JSON file.
@@ -52,9 +59,10 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         OSError: a file cannot be written.
     """
     names = dict(options.class_names or {})
-    given = None
+    given = frames = None
     if options.annotations is not None:
         given = _Annotations(options.annotations, names, info.get("num_classes"))
+        frames = Frames(given.path, given.size, options)
     unused = [key for key in options.categories or () if key not in range(info.get("num_classes") or key + 1)]
     if unused:
         told = f"{len(unused)} of {len(options.categories)} categories are of no class: the network has none of index "
@@ -70,13 +78,13 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     def add(picture: Picture) -> int:
         nonlocal count
         image_id = count + 1 if given is None else given.image(picture.id)
+        corners = [box.corners for box in picture.found] if frames is None else frames.corners(picture)
         count += 1
         if images is not None:
             names.update((box.class_id, box.name) for box in picture.boxes)
             size = {"width": picture.width, "height": picture.height}
             images.append({"id": image_id, "file_name": picture.id} | size)
-        for box in picture.found:
-            x0, y0, x1, y1 = box.corners
+        for box, (x0, y0, x1, y1) in zip(picture.found, corners, strict=True):
             edges = [round(edge, 2) for edge in (x0, y0, x1 - x0, y1 - y0)]
             score = float(f"{box.score:.6g}")
             results.append({"image_id": image_id, "category_id": category(box), "bbox": edges, "score": score})
@@ -92,6 +100,8 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
         results = _List(file)
         yield add
         results.close()
+        if not results and options.notes is not None:
+            options.notes.append("there is no box at all: pycocotools' loadRes fails with this empty list")
         if images is not None:
             images.close()
             ids = {class_id: class_id + 1 for class_id in range(max(names, default=-1) + 1)}
@@ -230,12 +240,15 @@ class _List:
         self._file.write(self._separator + json.dumps(element, allow_nan=False))
         self._separator = ",\n"
 
+    def __bool__(self) -> bool:
+        return self._separator != "[\n"
+
     def close(self) -> None:
-        self._file.write("[]" if self._separator == "[\n" else "\n]")
+        self._file.write("\n]" if self else "[]")
 
 
 class _Annotations:
-    """What COCO's file of the true objects tells of ids; `names` are those of the network's classes, by index."""
+    """What COCO's file of the true objects tells of ids and sizes; `names` are the network's classes', by index."""
 
     def __init__(self, path: Path, names: Mapping[int, str], count: object) -> None:
         self.path = path
@@ -244,6 +257,7 @@ class _Annotations:
         try:
             document = json.loads(path.read_bytes())
             images = [(entry["file_name"], entry["id"]) for entry in document["images"]]
+            sides = [(entry.get("width"), entry.get("height")) for entry in document["images"]]
             categories = sorted(
                 ((entry["id"], entry["name"]) for entry in document["categories"]), key=lambda one: id_order(one[0])
             )
@@ -259,6 +273,7 @@ class _Annotations:
         if len(self._images) < len(images):
             raise ValueError(f"{path}: two images have the same file_name, so that boxes cannot be told apart")
         self._files = Names(self._images, path_look)
+        self._sizes = {plain_id(name, root): size for (name, _), size in zip(images, sides, strict=True)}
         self._pictures: dict[str, str] = {}  # which picture each image is
         self._ids, words = [id for id, _ in categories], [name for _, name in categories]
         self._words, self._named = words, Names(words)
@@ -275,6 +290,11 @@ class _Annotations:
         if self._pictures.setdefault(found[0], picture) != picture:
             raise LeftOut(f"image {found[0]!a} of {self.path} is another picture's, {self._pictures[found[0]]!a}")
         return self._images[found[0]]
+
+    def size(self, picture: str) -> tuple[int, int] | None:
+        """Width and height that the file tells of a picture."""
+        sizes = [self._sizes[self._files.names[place]] for place in self._files.places(picture)]
+        return sizes[0] if len(sizes) == 1 and _is_size(sizes[0]) else None
 
     def category(self, box: Box) -> int | str:
         if self._same and box.class_id < len(self._ids):
@@ -295,6 +315,10 @@ class _Annotations:
             others = "".join(f", and so may class {other}" for other in sorted(claims - {box.class_id}))
             raise ValueError(f"{what} may be category {ids} of {self.path}{others}: tell the `categories` of all")
         return self._ids[places[0]]
+
+
+def _is_size(size: tuple[object, object]) -> bool:
+    return all(type(side) is int and 0 < side < 1 << 31 for side in size)
 
 
 @contextmanager

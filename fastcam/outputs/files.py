@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from fastcam.data.pictures import id_problem
+from fastcam.decoding import Header
 from fastcam.writers import MARK
 
 _TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -28,7 +29,9 @@ class Options(NamedTuple):
         size: side of square maps in pixels, or "picture" for each picture's size.
         cuts: two thresholds in [0, 1): up to the lower one a pixel is background, above the higher one it is object.
         url: goes before each image_id to make an address of it.
-        class_names: class index → name, as far as the run tells; not the caller's.
+        class_names: class index → name, as far as the run tells; not the caller's, as all that follows.
+        headers: gives id, size and orientation of the pictures that EXIF turns.
+        notes: where a format tells what its readers may stumble over.
     """
 
     annotations: Path | None = None
@@ -37,6 +40,8 @@ class Options(NamedTuple):
     cuts: tuple[float, float] | None = None
     url: str | None = None
     class_names: Mapping[int, str] | None = None
+    headers: Callable[[], Iterable[tuple[str, Header]]] | None = None
+    notes: list[str] | None = None
 
 
 class Folder:

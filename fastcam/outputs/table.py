@@ -13,6 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from fastcam.data.reading import MAX_CLASSES
+from fastcam.decoding import Header
 from fastcam.outputs.maps import decode_map, open_table, table_path, told
 from fastcam.writers import SCHEMA
 
@@ -20,6 +21,7 @@ _EDGES = ("x0", "y0", "x1", "y1")
 _NUMBERS = ("width", "height", "rank", "class_id", "score", *_EDGES)
 _NAMES = ("image_id", "class_name", "status", "error", *_NUMBERS)
 _BOX = {"box": pa.int32(), "box_score": pa.float32()}  # of runs that may find several boxes of a class
+_HOW = {"orientation": pa.int8()}  # of runs that tell it
 _CAM = ("cam", "cam_height", "cam_width")
 _ROWS = 4096  # in memory at a time; with maps, a sixteenth
 
@@ -67,6 +69,8 @@ class Picture(NamedTuple):
         boxes: in the order of the table, at least one; none for an error.
         maps: class index → coarse map, float32 [h, w]; {} where maps were not asked for.
         error: why the picture has no boxes; None if it has.
+        orientation: how the picture is stored, 1 to 8 as EXIF numbers them; 1 for a sample that was no file, and where
+            the table does not tell.
     """
 
     id: str
@@ -75,6 +79,7 @@ class Picture(NamedTuple):
     boxes: tuple[Box, ...] = ()
     maps: Mapping[int, np.ndarray] = {}
     error: str | None = None
+    orientation: int = 1
 
     @property
     def found(self) -> list[Box]:
@@ -127,8 +132,8 @@ class Table:
                 raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {wanted}")
             self.info = told(file)
             self.has_maps = set(_CAM) <= set(schema.names)
-            self._box = [
-                name for name, kind in _BOX.items() if name in schema.names and schema.field(name).type == kind
+            self._more = [
+                name for name, kind in (_BOX | _HOW).items() if name in schema.names and schema.field(name).type == kind
             ]
             self._rows = file.metadata.num_rows
         self.class_names = _planned_names(self.path.with_name("plan.json"), self.info.get("plan"))
@@ -151,11 +156,32 @@ class Table:
             for id, rows in groupby(self._read(maps, bar), lambda row: row["image_id"]):
                 yield self._picture(id, list(rows), maps)
 
+    def headers(self) -> Iterator[tuple[str, Header]]:
+        """Read how the pictures are stored, as far as the table tells.
+
+        Yields:
+            The id of each picture that is turned by EXIF, with size and orientation.
+
+        Raises:
+            ValueError: the table is damaged.
+        """
+        if "orientation" not in self._more:
+            return
+        with open_table(self.path) as file:
+            try:
+                for batch in file.iter_batches(columns=["image_id", "width", "height", "orientation"]):
+                    turned = [row for row in batch.to_pylist() if (row["orientation"] or 1) > 1]
+                    for row in turned:
+                        if row["width"] and row["height"]:
+                            yield row["image_id"], Header((row["width"], row["height"]), row["orientation"])
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{self.path} is damaged: {error}") from None
+
     def _read(self, maps: bool, bar: tqdm) -> Iterator[dict[str, Any]]:
         with open_table(self.path) as file:
             try:
                 for batch in file.iter_batches(
-                    _ROWS // 16 if maps else _ROWS, columns=[*_NAMES, *self._box, *_CAM * maps]
+                    _ROWS // 16 if maps else _ROWS, columns=[*_NAMES, *self._more, *_CAM * maps]
                 ):
                     yield from batch.to_pylist()
                     bar.update(len(batch))
@@ -191,7 +217,10 @@ class Table:
             )
             for row in rows
         ]
-        return Picture(id, width, height, tuple(boxes), kept)
+        orientation = rows[0].get("orientation") or 1
+        if not 1 <= orientation <= 8:
+            raise ValueError(f"{self.path}: {id!r} has orientation {orientation}: expected 1 to 8")
+        return Picture(id, width, height, tuple(boxes), kept, orientation=orientation)
 
 
 def _planned_names(path: Path, digest: str | None) -> dict[int, str]:

@@ -179,11 +179,13 @@ def _describe(table: Table, cards: list[Card], classes: Classes, truth: Truth | 
     """What the page's script needs to know of each card."""
     first, count = (np.array([getattr(card, name) for card in cards], np.int64) for name in ("first", "count"))
     described = []
-    for card, rows in zip(cards, table.pictures(first, np.minimum(count, _SHOWN), COLUMNS), strict=True):
+    known = [*COLUMNS, *table.extra("orientation")]
+    for card, rows in zip(cards, table.pictures(first, np.minimum(count, _SHOWN), known), strict=True):
         head = rows[0]
         size = [head["width"], head["height"]] if head["width"] and head["height"] else None
         label = truth and classes.of_label.get(truth.labels.get(head["image_id"]))
-        true = truth.boxes_in(head["image_id"], size).tolist() if truth and size else []
+        turned = head["orientation"] or 1 if "orientation" in head else None
+        true = truth.boxes_in(head["image_id"], size, turned).tolist() if truth and size else []
         code, message = split_error(head["error"])
         described.append(
             {

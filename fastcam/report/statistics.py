@@ -128,8 +128,9 @@ class Statistics:
         found, size = (
             np.stack([_numbers(heads, name) for name in names], 1) for names in (_EDGES, ("width", "height"))
         )
+        turned = _numbers(heads, "orientation") if "orientation" in heads.column_names else [None] * len(ids)
         for index in np.flatnonzero(ok & np.isfinite(found).all(1)):
-            truth = self._truth.boxes_in(ids[index], size[index])
+            truth = self._truth.boxes_in(ids[index], size[index], turned[index])
             if len(truth):
                 result[index] = _iou(found[index], truth).max()
         return result

@@ -2,7 +2,8 @@
 
 import os
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,9 @@ import numpy as np
 from fastcam.data import Dataset
 from fastcam.data.names import by_number
 from fastcam.data.pictures import Packed, Pictures
+from fastcam.decoding import Header
 
+_Located = Callable[[Header | None], tuple[np.ndarray, tuple[int, int] | None]]
 _TRIED = 1000  # ids, about, whose partner is looked for where those of run and data set are relative to other folders
 
 
@@ -24,15 +27,15 @@ class Truth:
         names: name of each label, () if they have none.
         numbered: whether labels may be the network's own class indices.
         labels: id → label.
-        boxes: id → true boxes, float32 [B, 4] xyxy, and (width, height) of the frame they are in, or None where that
-            is the picture file's own.
+        boxes: id → gives, by the header of the picture as the run saw it (None: that of the file), true boxes, float32
+            [B, 4] xyxy, and (width, height) of the frame they are in, or None where that is the picture's own.
         files: id → where the picture is.
     """
 
     def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
         self.source, self.names, self.numbered = source, names, numbered
         self.labels: dict[str, int] = {}
-        self.boxes: dict[str, tuple[np.ndarray, tuple[int, int] | None]] = {}
+        self.boxes: dict[str, _Located] = {}
         self.files: dict[str, Path | Packed] = {}
 
     @classmethod
@@ -55,11 +58,11 @@ class Truth:
             DecodeError: a sample of a data set that is no `Pictures` cannot be read.
         """
         truth = cls("the data set", tuple(data.class_names))
-        for id, label, boxes, size, file in _samples(data):
+        for id, label, located, file in _samples(data):
             if label is not None:
                 truth.labels[id] = label
-            if boxes is not None and len(boxes):
-                truth.boxes[id] = boxes, size
+            if located is not None:
+                truth.boxes[id] = located
             if file is not None:
                 truth.files[id] = file
         known = truth.labels or truth.boxes or truth.files
@@ -99,17 +102,26 @@ class Truth:
         truth.labels = {id: numbers[name] for id, name in folders.items() if name}
         return truth
 
-    def boxes_in(self, id: str, size: Any) -> np.ndarray:
+    def boxes_in(self, id: str, size: Any, orientation: float | None = None) -> np.ndarray:
         """Give the true boxes of a picture in its own pixels.
 
         Args:
             id: the picture.
             size: (width, height) of the picture in pixels.
+            orientation: how it was stored; NaN if it was no file, None if that is not known.
 
         Returns:
-            float64 [B, 4], xyxy; B is 0 if none are known.
+            float64 [B, 4], xyxy; B is 0 if none are known, or if they are of a picture of another size.
         """
-        boxes, frame = self.boxes.get(id, (np.zeros((0, 4)), None))
+        located = self.boxes.get(id)
+        if located is None:
+            return np.zeros((0, 4))
+        width, height = map(int, size)
+        turned = int(orientation) if orientation in range(1, 9) else 1
+        try:
+            boxes, frame = located(None if orientation is None else Header((width, height), turned))
+        except ValueError:
+            return np.zeros((0, 4))
         scale = np.ones(2) if frame is None else np.asarray(size) / np.array(frame)
         return boxes.astype(np.float64) * np.tile(scale, 2)
 
@@ -172,17 +184,22 @@ def _meet_by_name(found: Mapping[int, str | None], truth: Truth) -> bool:
     return shared == len(found) or 2 * agree < len(found)
 
 
-def _samples(
-    data: Any,
-) -> Iterable[tuple[str, int | None, np.ndarray | None, tuple[int, int] | None, Path | Packed | None]]:
-    """Id, label, boxes, size and file of each picture; without decoding it where the data set can."""
+def _samples(data: Any) -> Iterable[tuple[str, int | None, _Located | None, Path | Packed | None]]:
+    """Id, label, boxes and file of each picture; without decoding it where the data set can."""
     if not isinstance(data, Pictures):
         for index in range(len(data)):
             sample = data.truth(index) if hasattr(data, "truth") else data[index]
-            yield str(index) if sample.id is None else sample.id, sample.label, sample.boxes, sample.size, None
+            boxed = sample.boxes is not None and len(sample.boxes)
+            located = partial(_as_told, sample.boxes, sample.size) if boxed else None
+            yield str(index) if sample.id is None else sample.id, sample.label, located, None
         return
-    columns = [[None] * len(data) if part is None else part for part in (data.labels, data.boxes, data.sizes)]
-    yield from zip(data.ids, *columns, data.files, strict=True)
+    labels, boxes = ([None] * len(data) if part is None else part for part in (data.labels, data.boxes))
+    for index, (id, label, found, file) in enumerate(zip(data.ids, labels, boxes, data.files, strict=True)):
+        yield id, label, partial(data.located, index) if found is not None and len(found) else None, file
+
+
+def _as_told(boxes: np.ndarray, size: tuple[int, int] | None, header: Header | None) -> tuple[np.ndarray, Any]:
+    return boxes, size
 
 
 def _place(file: Path | Packed) -> tuple[str, int | None]:

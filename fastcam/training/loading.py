@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastcam.data import Dataset
-from fastcam.decoding import Preprocess
+from fastcam.data import Dataset, Pictures
+from fastcam.decoding import Preprocess, as_rgb
 from fastcam.training.settings import Settings
 
 _AHEAD = 2  # batches
@@ -99,7 +99,9 @@ class Reader:
     """
 
     def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
-        self.train, self.test, self.settings, self.preprocess = train, test, settings, preprocess
+        # Boxes and masks are not looked at, whatever is wrong with them.
+        self.train, self.test = (data.labelled() if isinstance(data, Pictures) else data for data in (train, test))
+        self.settings, self.preprocess = settings, preprocess
         self.classes = len(train.class_names)
         self.kept: dict[tuple[bool, int], tuple[np.ndarray, int]] = {}
 
@@ -135,12 +137,12 @@ class Reader:
 
     def _larger(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """The whole picture as it is before a part of it is chosen."""
-        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        image = as_rgb(image)
         side = width = height = round(self.settings.size * 256 / 224)
         if self.settings.resize == "crop":
             short = min(image.size)
             width, height = (int(side * length / short) for length in image.size)
-        return np.array(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+        return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
 
     def _augmented(self, frame: np.ndarray, key: Key) -> np.ndarray:
         settings = self.settings
