@@ -1,6 +1,7 @@
 """Builds the extension: CPU sources always, CUDA sources when torch has CUDA and a compiler of its major version."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -18,23 +19,48 @@ def find_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
         return None, "FORCE_CUDA=0"
     if torch_cuda is None:
         return None, "this torch is a CPU build"
-    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    if found := shutil.which("nvcc"):
-        candidates.append(str(Path(found).resolve().parents[1]))
-    # The compiler of the PyPI packages nvidia-cuda-nvcc, -crt, -nvvm and -cccl.
     major = torch_cuda.split(".")[0]
-    candidates += [f"{folder}/nvidia/cu{major}" for folder in sys.path if folder]
-    seen = []
-    for root in filter(None, candidates):
-        nvcc = Path(root) / "bin" / "nvcc"
-        if not nvcc.is_file() or not (Path(root) / "include" / "cuda_runtime.h").is_file():
+    told = [(os.environ.get(name), name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    candidates = [(root, f"{name} {root}") for root, name in told if root]
+    # The last are the compiler of the PyPI packages nvidia-cuda-nvcc, -crt, -nvvm and -cccl.
+    places = [("/usr/local/cuda", ""), *((f"{folder}/nvidia/cu{major}", "") for folder in sys.path if folder)]
+    if found := shutil.which("nvcc"):
+        places.insert(1, (str(Path(found).resolve().parents[1]), f" (of {found})"))
+    candidates += [(root, root + of) for root, of in places if of or os.path.exists(f"{root}/bin/nvcc")]
+    passed_over = {}
+    for root, name in candidates:
+        if root in passed_over:
             continue
-        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-        version = match[1] if (match := re.search(r"release (\d+\.\d+)", text)) else "unknown"
-        if version.split(".")[0] == major:
-            return root, f"nvcc {version} in {root}"
-        seen.append(f"{version} in {root}")
-    return None, f"torch has CUDA {torch_cuda}, found " + (f"nvcc {', '.join(seen)}" if seen else "no nvcc")
+        version, wrong = _toolkit(Path(root), major)
+        if wrong is not None:
+            passed_over[root] = f"{name} {wrong}"
+            continue
+        return root, "; ".join([f"nvcc {version} in {root}", *passed_over.values()])
+    return None, "; ".join([f"torch has CUDA {torch_cuda}, found no nvcc of it", *passed_over.values()])
+
+
+def _toolkit(root: Path, major: str) -> tuple[str, str | None]:
+    """Version of the compiler of a CUDA toolkit, and what is wrong with it."""
+    nvcc = root / "bin" / "nvcc"
+    try:
+        if not nvcc.is_file():
+            return "", "has no bin/nvcc" if root.is_dir() else "is no folder"
+        if headers(root) is None:
+            return "", "has no cuda_runtime.h in include or targets/*/include"
+        run = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return "", f"has an nvcc that does not run ({error.strerror})"
+    match = re.search(r"release (\d+\.\d+)", run.stdout)
+    if run.returncode or match is None:
+        return "", f"has an nvcc that tells no version (exit code {run.returncode})"
+    return match[1], None if match[1].split(".")[0] == major else f"has nvcc {match[1]}"
+
+
+def headers(root: Path) -> Path | None:
+    """Folder of a toolkit's headers; conda-forge's are below targets, beside the libraries of each platform."""
+    folders = [root / "include", *sorted(root.glob(f"targets/{platform.machine()}-linux/include"))]
+    folders += sorted(root.glob("targets/*/include"))
+    return next((folder for folder in folders if (folder / "cuda_runtime.h").is_file()), None)
 
 
 def extension():
@@ -45,6 +71,7 @@ def extension():
         raise SystemExit("fastcam is built against torch: install it first, or build with isolation") from error
 
     cuda_home, reason = find_cuda(torch.version.cuda)
+    reason = re.sub(r'["\\$]', "_", reason)  # it becomes a string in C++
     if os.environ.get("FORCE_CUDA") == "1" and cuda_home is None:
         raise SystemExit(f"FORCE_CUDA=1, but CUDA cannot be built: {reason}")
     if cuda_home:
@@ -76,6 +103,9 @@ def extension():
         extra_compile_args=flags,
         py_limited_api=True,
     )
+    if cuda_home and (folder := headers(Path(cuda_home))) != Path(cuda_home, "include"):
+        module.include_dirs.append(str(folder))
+        module.library_dirs.append(str(folder.parent / "lib"))
     if cuda_home:  # the static runtime: pip's CUDA lacks the link name of the shared one
         module.libraries = [lib for lib in module.libraries if lib != "cudart"] + ["cudart_static", "dl", "rt"]
     return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING
 from fastcam._version import __version__
 
 if TYPE_CHECKING:
-    from fastcam import evaluation, methods, metrics, models, ops, visualize
+    from fastcam import (
+        data,
+        decoding,
+        distributed,
+        evaluation,
+        localization,
+        methods,
+        metrics,
+        models,
+        ops,
+        outputs,
+        report,
+        training,
+        visualize,
+    )
     from fastcam.evaluation.comparison import compare
     from fastcam.evaluation.run import evaluate
     from fastcam.explanation import explain
@@ -54,7 +68,6 @@ _HOMES = {
     "overlay": "visualize",
     "show_cam_on_image": "visualize",
 }
-_MODULES = ("evaluation", "methods", "metrics", "models", "ops", "visualize")
 
 __all__ = [
     "CAM",
@@ -72,28 +85,42 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "compare",
+    "data",
+    "decoding",
+    "distributed",
     "evaluate",
     "evaluation",
     "explain",
+    "localization",
     "localize",
     "methods",
     "metrics",
     "models",
     "ops",
+    "outputs",
     "overlay",
+    "report",
     "show_cam_on_image",
     "train",
+    "training",
     "visualize",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return import_module(f"fastcam.{name}")
     if name in _HOMES:
         return getattr(import_module(f"fastcam.{_HOMES[name]}"), name)
+    if name in _modules():
+        return import_module(f"fastcam.{name}")
     raise AttributeError(f"module 'fastcam' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_modules()})
+
+
+def _modules() -> set[str]:
+    """Names of the package's modules, from its folder."""
+    from pkgutil import iter_modules
+
+    return {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}

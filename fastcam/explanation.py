@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,11 +44,13 @@ class Summary(NamedTuple):
         pictures: how many pictures came in.
         files: the files written, in order.
         errors: id and reason of each picture that could not be explained.
+        ignored: files that were passed over, as for `fastcam.decoding.find_pictures`.
     """
 
     pictures: int
     files: tuple[Path, ...]
     errors: tuple[tuple[str, str], ...]
+    ignored: Mapping[str, int] = {}
 
 
 def explain(
@@ -92,7 +94,7 @@ def explain(
         source: picture files and folders; see `fastcam.decoding.find_pictures`.
         out: folder for the figures.
         config: preprocessing, class names and threshold that the model was made with; by default 224 pixels, squashed,
-            ImageNet's mean and std.
+            ImageNet's mean and std; of timm's networks size, mean and std that their `pretrained_cfg` has.
         methods: one or several names, keys of `fastcam.methods.METHODS` or `ATTRIBUTIONS`.
         layers: dotted names of target layers, whose maps are drawn beside each other; by default the model's last
             stage.
@@ -146,7 +148,8 @@ def explain(
         raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {', '.join(names)}")
 
     sources = [source] if isinstance(source, str | os.PathLike) else source
-    listed = list(find_pictures(sources))
+    ignored: Counter[str] = Counter()
+    listed = list(find_pictures(sources, ignored))
     jobs = list(zip(listed, _file_names([id for id, _ in listed]), strict=True))
     plan = [
         [Path(out, f"{name}_grid.png")] * grid
@@ -157,9 +160,7 @@ def explain(
     if not overwrite and (existing := next((path for paths in plan for path in paths if path.exists()), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
 
-    network = _Network(
-        model, views, Preprocess() if config is None else Preprocess.of(config), config, targets, top_k, smooth
-    )
+    network = _Network(model, views, Preprocess.of(config, model), config, targets, top_k, smooth)
     draw = _Drawing(threshold, component_threshold, boxes, blend, bool(layers))
     errors: list[tuple[str, str]] = []
     files: list[Path] = []
@@ -176,7 +177,7 @@ def explain(
                 files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
             if number <= num_results:
                 files.extend(draw.results(explained, out, number))
-    return Summary(len(jobs), tuple(files), tuple(errors))
+    return Summary(len(jobs), tuple(files), tuple(errors), ignored)
 
 
 class _View(NamedTuple):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import fastcam
 
 PACKAGE = Path(fastcam.__file__).parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 # Each module may import those to its right, and the leaves.
 LAYERS = [
     ["__main__"],
@@ -48,8 +50,62 @@ def test_public_names_exist():
         fastcam.GradCAMM  # noqa: B018
 
 
+def names_in_texts() -> dict[str, set[str]]:
+    """Dotted names of the package in what users read and in all texts of the source, and where they stand."""
+    root = PACKAGE.parent
+    texts = {path: path.read_text(encoding="utf-8") for path in map(root.joinpath, DOCUMENTS) if path.is_file()}
+    for path in PACKAGE.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        constants = (node.value for node in nodes if isinstance(node, ast.Constant))
+        texts[path] = "\n".join(value for value in constants if isinstance(value, str))
+    found: dict[str, set[str]] = {}
+    for path, text in texts.items():
+        for name in re.findall(r"(?<![\w./-])fastcam(?:\.[A-Za-z_]\w*)+", text):
+            found.setdefault(name, set()).add(path.name)
+    return found
+
+
+def test_every_name_in_texts_is_there_after_import_fastcam():
+    found = names_in_texts()
+    assert {"fastcam.outputs.MapTable", "fastcam.localization.ERRORS", "fastcam.decoding.gpu"} <= set(found)
+    packages: dict[str, set[str]] = {}
+    for name, places in found.items():
+        thing = fastcam
+        for depth, part in enumerate(name.split(".")[1:]):
+            assert hasattr(thing, part), f"{name}, of which {', '.join(places)} tells, does not exist"
+            thing = getattr(thing, part)
+            if depth and inspect.ismodule(thing):
+                packages.setdefault(".".join(name.split(".")[: depth + 1]), set()).add(part)
+    # A module within a package may be there only because one that is above it has imported it.
+    order = ["models", "decoding", "data", *(name for level in reversed(LAYERS) for name in level)]
+    ascending = sorted(packages, key=lambda package: order.index(package.split(".")[1]))
+    lines = [f"{package}.{part}" for package in ascending for part in sorted(packages[package])]
+    code = "\n".join(["import fastcam", *lines])
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, code
+
+
+def test_every_module_is_there_and_listed():
+    modules = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").is_file())
+    }
+    assert {"data", "decoding", "distributed", "localization", "outputs", "report", "training"} <= modules
+    assert modules <= set(dir(fastcam))
+    for name in modules:
+        assert inspect.ismodule(getattr(fastcam, name))
+    for module, name in (
+        (fastcam, "_lib"),
+        (fastcam, "traning"),
+        (fastcam.evaluation, "Evaluatr"),
+        (fastcam.evaluation, "__x"),
+    ):
+        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute '{name}'"):
+            getattr(module, name)
+
+
 def test_import_does_not_load_torch():
-    code = "import sys, fastcam, fastcam.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, fastcam, fastcam.cli; dir(fastcam); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
 
 

@@ -59,6 +59,7 @@ def compare(
     model, config = options.load(weights, arch, given)
     problems: list[tuple[str, str]] = []
     loaded = datasets.load(data, split, format, images, bad=problems if skip_bad else None)
+    options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
     options.say_of_labels(loaded, config)
     found = compare(
         model.to(device or options.default_device()),

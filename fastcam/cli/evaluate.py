@@ -101,6 +101,7 @@ def evaluate(
         rule = rule._replace(percentile=percentile)
     bad = problems if skip_bad else None
     loaded = datasets.load(data, split, format, images, truth_only=weights is None, bad=bad)
+    options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
     if weights is not None and targets is Wanted.label:
         options.say_of_labels(loaded, network["config"])
     summary = evaluate(

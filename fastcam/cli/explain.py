@@ -102,6 +102,7 @@ def explain(
         overwrite=overwrite,
     )
     print(f"{summary.pictures} pictures, {len(summary.files)} files in {out}")
+    options.say_of_passed(summary.ignored, pictures=True)
     for id, reason in summary.errors:
         options.say(f"fastcam: {id}: {reason}", error=True)
     if summary.errors:

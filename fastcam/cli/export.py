@@ -1,6 +1,5 @@
 """`fastcam export`."""
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,17 +43,18 @@ def export(
     """
     from fastcam import outputs
 
-    done = outputs.export(
-        run,
-        format,
-        out,
-        annotations=annotations,
-        categories=None if categories is None else _read_categories(categories),
-        size=None if size is None else _read_size(size),
-        cuts=None if cuts is None else options.pair("--cuts", cuts),
-        url=url,
-        overwrite=overwrite,
-    )
+    with options.saying(r"\d+ of \d+ categories"):
+        done = outputs.export(
+            run,
+            format,
+            out,
+            annotations=annotations,
+            categories=None if categories is None else _read_categories(categories),
+            size=None if size is None else _read_size(size),
+            cuts=None if cuts is None else options.pair("--cuts", cuts),
+            url=url,
+            overwrite=overwrite,
+        )
     print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
@@ -78,14 +78,13 @@ def _read_size(text: str) -> int | str:
 def _read_categories(path: Path) -> dict[int, int]:
     """Read a CSV of class_id,category_id."""
     categories: dict[int, int] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.reader(file):
-            if line == ["class_id", "category_id"] or not line:
-                continue
-            try:
-                class_id, category_id = map(int, line)
-            except ValueError:
-                raise ValueError(f"{path}: expected lines `class_id,category_id`, got {','.join(line)!r}") from None
-            if categories.setdefault(class_id, category_id) != category_id:
-                raise ValueError(f"{path}: two categories for class {class_id}")
+    for line in options.rows(path):
+        if line == ["class_id", "category_id"]:
+            continue
+        try:
+            class_id, category_id = map(int, line)
+        except ValueError:
+            raise ValueError(f"{path}: expected lines `class_id,category_id`, got {','.join(line)!r}") from None
+        if categories.setdefault(class_id, category_id) != category_id:
+            raise ValueError(f"{path}: two categories for class {class_id}")
     return categories

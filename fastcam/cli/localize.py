@@ -193,16 +193,15 @@ def localize(
         "threads": threads,
         "shard_size": shard_size,
     }
-    if engine is Engine.local:
-        summary = localization.localize(model.to(device), source, workers=workers or 1, **common)
-    else:
-        summary = distributed.localize(model.to(device), source, engine=engine.value, address=address, **common)
+    with options.saying(r"\d+ of \d+ classes asked for"):
+        if engine is Engine.local:
+            summary = localization.localize(model.to(device), source, workers=workers or 1, **common)
+        else:
+            summary = distributed.localize(model.to(device), source, engine=engine.value, address=address, **common)
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
-    if summary.ignored:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
-        options.say(f"fastcam: files passed over: {kinds}", error=True)
+    options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:
         done = outputs.export(out, name, overwrite=True)

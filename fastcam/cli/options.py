@@ -1,9 +1,11 @@
 """What several commands share: options under one name and one help text, and how they are read."""
 
 import csv
-import dataclasses
+import io
+import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -44,11 +46,13 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and
 Weights = Annotated[
     Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
 ]
-Arch = Annotated[str | None, typer.Option(help="torchvision's name of the network; a checkpoint knows its own.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224].")]
+Arch = Annotated[
+    str | None, typer.Option(help="Name of the network, torchvision's or timm/…; a checkpoint knows its own.")
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the network's square input in pixels [224, or timm's].")]
 Resize = Annotated[ResizeRule | None, typer.Option(help="Squash the picture, or crop its centre [squash].")]
-Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one number or three, a,b,c [ImageNet's].")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [ImageNet's].")]
+Mean = Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's].")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation, likewise [the weights', else ImageNet's].")]
 ClassNames = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, help="Number of classes [of names, else 1000].")]
 TargetLayer = Annotated[list[str] | None, typer.Option(help="Layer to take maps from, by dotted name.")]
@@ -71,7 +75,8 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 def plain_errors() -> Iterator[None]:
     """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
-        yield
+        with _plain_warnings():
+            yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -86,11 +91,44 @@ def plain_errors() -> Iterator[None]:
     raise typer.Exit(code)
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show the package's own warnings as lines like its errors."""
+    with warnings.catch_warnings():
+        usual, package = warnings.showwarning, str(Path(__file__).parents[1])
+
+        def show(message: Warning, category: type[Warning], filename: str, *rest: Any) -> None:
+            if category is UserWarning and filename.startswith(package):
+                say(f"fastcam: {message}", error=True)
+            else:
+                usual(message, category, filename, *rest)
+
+        warnings.showwarning = show
+        yield
+
+
 def say(line: str, *, error: bool = False) -> None:
     """Print a line that may have names from files in it: what could steer a terminal is escaped."""
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     print(shown, file=sys.stderr if error else sys.stdout)
+
+
+@contextmanager
+def saying(pattern: str) -> Iterator[None]:
+    """Say warnings whose beginning matches as lines, whatever Python's filters are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", pattern)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if re.match(pattern, str(message)):
+                say(f"fastcam: {message}", error=True)
+            else:
+                others(message, category, *place)
+
+        warnings.showwarning = show
+        yield
 
 
 def say_of_labels(data: Any, config: "ModelConfig") -> None:
@@ -100,6 +138,16 @@ def say_of_labels(data: Any, config: "ModelConfig") -> None:
     said = warning(getattr(data, "class_names", None) or (), config.class_names, config.num_classes)
     if said:
         say(f"fastcam: {said}", error=True)
+
+
+def say_of_passed(ignored: Mapping[str, int], *, pictures: bool = False) -> None:
+    """Tell which files were passed over, by suffix; or of those only that may be pictures."""
+    from fastcam.decoding import SUFFIXES
+
+    kinds = [kind for kind in sorted(ignored) if not (pictures and SUFFIXES.isdisjoint(kind.split()))]
+    if kinds:
+        listed = ", ".join(f"{ignored[kind]} {kind or 'without suffix'}" for kind in kinds)
+        say(f"fastcam: files passed over: {listed}", error=True)
 
 
 def given(
@@ -132,24 +180,10 @@ def default_device() -> str:
 
 
 def load(weights: Path, arch: str | None, given: dict[str, Any]) -> "tuple[nn.Module, ModelConfig]":
-    """Build the network; what is given on the command line overrides what the checkpoint says."""
+    """Build the network; what is given on the command line overrides what the weights say."""
     from fastcam import models
 
-    config = models.read_config(weights)
-    if config is None:
-        if arch is None:
-            raise ValueError(f"{weights} is no checkpoint of fastcam, so --arch must name its network")
-        config = models.ModelConfig(
-            arch, given.pop("num_classes", None) or len(given.get("class_names", ())) or 1000, **given
-        )
-        model = models.build(arch, config.num_classes)
-        models.load_weights(model, weights)
-        return model.eval(), config
-    for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
-        if value not in (None, getattr(config, name)):
-            raise ValueError(f"the checkpoint {weights} has {name} {getattr(config, name)}, got {value}")
-    model, config = models.load_checkpoint(weights)
-    return model, dataclasses.replace(config, **given)
+    return models.load_network(weights, arch, **given)
 
 
 def triple(option: str, text: str) -> tuple[float, float, float]:
@@ -180,22 +214,44 @@ def parts(values: list[str] | None) -> list[str] | None:
 
 
 def classes(text: str, names: tuple[str, ...]) -> list[int]:
-    """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat"."""
-    known = {name.split(",")[0].strip().lower(): index for index, name in reversed(list(enumerate(names)))}
+    """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat".
+
+    A whole number that is a class's name, too, is its name where all classes are named by such numbers; else the two
+    readings must be the same.
+    """
+    from fastcam.data.names import Names, whole
+
+    known = Names(name.split(",")[0].strip() for name in names)
+    numbered = bool(names) and all(whole(name) is not None for name in known.names)
     classes = []
     for part in (part.strip() for part in text.split(",")):
-        if not part.isdecimal() and part.lower() not in known:
+        index, readings = whole(part), [*known.places(part)]
+        if index is not None and not numbered and (index < len(names) or not readings):
+            readings.append(index)
+        if not readings:
             from fastcam.models import suggest
 
-            hint = suggest(part.lower(), list(known)) if names else "; names need --class-names or a checkpoint"
+            hint = suggest(part.lower(), [name.lower() for name in known.names])
+            hint = hint if names else "; names need --class-names or a checkpoint"
             raise ValueError(f"--targets: no class {part!r}{hint}")
-        classes.append(int(part) if part.isdecimal() else known[part.lower()])
+        if len(set(readings)) > 1:
+            meant = " or ".join(f"{place} ({names[place]!r})" for place in dict.fromkeys(readings))
+            hint = "tell the class by --class-names with other names" if index is not None else "give its number"
+            raise ValueError(f"--targets: {part!r} may be class {meant}: {hint}")
+        if index not in (None, readings[0]):
+            say(
+                f"fastcam: --targets: {part} is taken for the class of this name, class {readings[0]}",
+                error=True,
+            )
+        classes.append(readings[0])
     return classes
 
 
 def lines(path: Path) -> tuple[str, ...]:
-    """Read a text file line by line."""
-    return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+    """Read a text file line by line, without blanks around."""
+    from fastcam.data.names import read_text, tidy
+
+    return tuple(map(tidy, read_text(path).splitlines()))
 
 
 def read_targets(path: Path) -> dict[str, int]:
@@ -203,15 +259,21 @@ def read_targets(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
     classes: dict[str, int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line in csv.reader(file):
-            if line == ["image_id", "class_id"] or not line:
-                continue
-            try:
-                image_id, class_id = line
-                value = int(class_id)
-            except ValueError:
-                raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
-            if classes.setdefault(image_id, value) != value:
-                raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
+    for line in rows(path):
+        if line == ["image_id", "class_id"]:
+            continue
+        try:
+            image_id, class_id = line
+            value = int(class_id)
+        except ValueError:
+            raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
+        if classes.setdefault(image_id, value) != value:
+            raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
     return classes
+
+
+def rows(path: Path) -> Iterator[list[str]]:
+    """Read the rows of a CSV file that are not empty."""
+    from fastcam.data.names import read_text
+
+    return filter(None, csv.reader(io.StringIO(read_text(path), newline="")))

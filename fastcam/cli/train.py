@@ -55,8 +55,12 @@ def train(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's square input in pixels [224].")] = None,
     resize: Annotated[str | None, typer.Option(help="squash, or crop the centre [squash].")] = None,
-    mean: Annotated[str | None, typer.Option(help="Mean of RGB in 0..1: one number or a,b,c [ImageNet's].")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation, likewise [ImageNet's].")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of RGB in 0..1: one number or a,b,c [the weights', else ImageNet's].")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation, likewise [the weights', else ImageNet's].")
+    ] = None,
     crop: Annotated[str | None, typer.Option(help="Random crops to train on: none, padded or random [none].")] = None,
     padding: Annotated[int | None, typer.Option(help="Pixels around, for padded [4].")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror at random [--flip].")] = None,
@@ -140,6 +144,7 @@ def train(
 
 
 def _report(result: "TrainingResult") -> None:
+    options.say_of_passed(result.ignored, pictures=True)
     best = max(entry["test_accuracy"] for entry in result.history)
     print(f"test accuracy {best:.2%}; {result.best}, {result.last}, training graph {result.curve}")
     total, data, compute, tests = (

@@ -11,10 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcam.data.names import read_text
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble
 from fastcam.decoding import SUFFIXES
+from fastcam.decoding.folders import hidden
 
 CLASSES = ("dog", "cat")  # in the order of their labels
 _NAME = re.compile(r"(cat|dog)\.(0|[1-9][0-9]{0,8})\.jpg")
@@ -164,9 +166,12 @@ def _numbered(names: Iterable[str], place: Path, problems: Problems) -> list[str
     """Those of the names that are pictures, by label and number."""
     pictures = []
     for name in names:
-        if _NAME.fullmatch(name):
+        suffix = os.path.splitext(name)[1].lower()
+        if hidden(name):
+            problems.ignored.update([f"hidden {suffix}"] if suffix in SUFFIXES else [])
+        elif _NAME.fullmatch(name):
             pictures.append(name)
-        elif os.path.splitext(name)[1].lower() in SUFFIXES:
+        elif suffix in SUFFIXES:
             problems.refuse(str(place), f"expected names such as cat.0.jpg and dog.0.jpg, got {name!r}", name)
     return sorted(pictures, key=_order)
 
@@ -193,7 +198,7 @@ def _check_out(source: Path, out: Path, targets: set[Path]) -> None:
         if folder.resolve().is_relative_to(source.resolve()):
             raise ValueError(f"{out} must be outside of {source}, which stays as it is")
     listed = out / _LIST
-    if listed.exists() and tuple(listed.read_text(encoding="utf-8").split()) != CLASSES:
+    if listed.exists() and tuple(read_text(listed).split()) != CLASSES:
         raise FileExistsError(f"{listed} lists other classes than {' and '.join(CLASSES)}: choose another folder")
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +212,7 @@ def _members(archive: zipfile.ZipFile, place: Path) -> dict[str, zipfile.ZipInfo
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.rpartition("/")[2]
-        if os.path.splitext(name)[1].lower() not in SUFFIXES:
+        if os.path.splitext(name)[1].lower() not in SUFFIXES or any(map(hidden, info.filename.split("/"))):
             continue
         if info.filename not in (name, f"train/{name}") or not _NAME.fullmatch(name):
             raise ValueError(f"{place}: expected members such as train/cat.0.jpg, got {info.filename!r}")

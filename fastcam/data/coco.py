@@ -1,14 +1,16 @@
 """COCO's JSON: images, annotations and categories in one file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastcam.data.names import id_order, read_text, tidy
 from fastcam.data.pictures import Pictures
+from fastcam.data.places import find_root, plain_id
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, strongest
 
@@ -28,7 +30,8 @@ def read_coco(
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
     Annotations of crowds (iscrowd 1) are left out, and so are pictures without any other, unless `bad` is a `Faults`;
-    nor need the file have annotations then. Classes are numbered by their category ids in sorted order.
+    nor need the file have annotations then. Classes are numbered by their category ids in sorted order. Ids are whole
+    numbers or texts; annotations need none.
 
     Args:
         path: the JSON file.
@@ -38,7 +41,8 @@ def read_coco(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures, ids as the file names them; boxes x, y, w, h made x, y, x + w, y + h.
+        The pictures, ids as the file names them (`fastcam.data.places.plain_id`); boxes x, y, w, h made x, y, x + w,
+        y + h.
 
     Raises:
         FileNotFoundError: the file or a picture is missing.
@@ -47,29 +51,30 @@ def read_coco(
     """
     problems = Problems(bad)
     document = _document(path)
-    categories: dict[int, str] = {}
+    categories: dict[int | str, str] = {}
     for where, entry in _entries(path, document, "categories", problems.refuse, problems.lenient):
         key, name = entry.get("id"), entry.get("name")
-        if not (_is_id(key) and isinstance(name, str) and name) or key in categories:
-            raise ValueError(f"{where}: expected a new `id`, a whole number, and a `name`, got {_shown(entry)}")
-        categories[key] = name
-    classes = {key: index for index, key in enumerate(sorted(categories))}
+        if not (_is_id(key) and isinstance(name, str) and tidy(name)) or key in categories:
+            raise ValueError(f"{where}: expected a new `id`, a whole number or text, and a `name`, got {_shown(entry)}")
+        categories[key] = tidy(name)
+    classes = {key: index for index, key in enumerate(sorted(categories, key=id_order))}
 
-    pictures: dict[int, tuple[str, str, tuple[int, int] | None]] = {}
-    refused: set[int] = set()
+    root = images or coco_root(path, document.get("images"))
+    pictures: dict[int | str, tuple[str, str, tuple[int, int] | None]] = {}
+    refused: set[int | str] = set()
     for where, entry in _entries(path, document, "images", problems.refuse):
         key, id, size = entry.get("id"), entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        sized = all(_is_id(side) and side > 0 for side in size)
+        sized = all(_is_whole(side) and side > 0 for side in size)
         if not (_is_id(key) and isinstance(id, str) and (sized or problems.lenient)):
             problems.refuse(where, f"expected `id`, `file_name`, `width` and `height`, got {_shown(entry)}")
             refused.update([key] if _is_id(key) else [])
         elif key in pictures:
-            problems.refuse(where, f"id {key} comes twice", id)
+            problems.refuse(where, f"id {key} comes twice", plain_id(id, root))
         else:
-            pictures[key] = where, id, size if sized else None
+            pictures[key] = where, plain_id(id, root), size if sized else None
 
-    objects: dict[int, list[tuple[int, list[float]]]] = {}
-    seen: set[int] = set()
+    objects: dict[int | str, list[tuple[int, list[float]]]] = {}
+    seen: set[int | str] = set()
     for where, entry in _entries(path, document, "annotations", problems.doubt, problems.lenient):
         key, picture, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
         if not _is_id(picture) or picture not in pictures:
@@ -77,19 +82,18 @@ def read_coco(
                 problems.doubt(where, f"there is no image {picture!r}")
             continue
         id, corners = pictures[picture][1], _corners(entry.get("bbox"))
-        if not _is_id(key) or key in seen:
-            problems.doubt(where, f"expected a new `id`, a whole number, got {key!r}", id)
+        if key is not None and (not _is_id(key) or key in seen):
+            problems.doubt(where, f"expected a new `id`, a whole number or text, or none, got {key!r}", id)
         elif not _is_id(category) or category not in classes:
             problems.doubt(where, f"there is no category {category!r}", id)
         elif corners is None:
             got = _shown(entry.get("bbox"))
             problems.doubt(where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {got}", id)
         else:
-            seen.add(key)
+            seen.update([] if key is None else [key])
             if entry.get("iscrowd", 0) != 1:
                 objects.setdefault(picture, []).append((classes[category], corners))
 
-    root = images or _root(path, [id for _, id, _ in islice(pictures.values(), _TRIED)])
     found = []
     for key, (where, id, size) in pictures.items():
         if key in objects:
@@ -101,13 +105,29 @@ def read_coco(
     return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
 
 
+def coco_root(path: Path, entries: object) -> Path:
+    """Find the folder that file names are relative to.
+
+    Args:
+        path: the JSON file.
+        entries: its images.
+
+    Returns:
+        That folder, as `read_coco` has it by default.
+    """
+    told = entries if isinstance(entries, list) else ()
+    names = (entry.get("file_name") for entry in told if isinstance(entry, dict))
+    ids = [*islice((name for name in names if isinstance(name, str)), _TRIED)]
+    split = path.stem.removeprefix("instances_")
+    near = [path.parent, path.parent.parent]
+    candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
+    return find_root(candidates, ids) or near[-1] / split
+
+
 def _document(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    text = read_text(path)
     try:
-        document = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8: {error}") from error
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: not well-formed JSON: {error}") from error
     if not isinstance(document, dict):
@@ -131,8 +151,12 @@ def _entries(
             refuse(where, f"expected an object, got {_shown(entry)}")
 
 
-def _is_id(value: object) -> bool:
+def _is_whole(value: object) -> bool:
     return type(value) is int and abs(value) < 1 << 63
+
+
+def _is_id(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, str) and value != "")
 
 
 def _corners(box: object) -> list[float] | None:
@@ -148,10 +172,3 @@ def _corners(box: object) -> list[float] | None:
 def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
-
-
-def _root(path: Path, ids: Sequence[str]) -> Path:
-    split = path.stem.removeprefix("instances_")
-    near = [path.parent, path.parent.parent]
-    candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
-    return next((folder for folder in candidates if any((folder / id).is_file() for id in ids)), near[-1] / split)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import whole
 from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import in_groups, numbers, whole
+from fastcam.data.reading import in_groups, numbers
 
 
 def read_cub(
@@ -36,12 +38,12 @@ def read_cub(
     """
     if split not in (None, "train", "test"):
         raise ValueError(f'`split` must be "train" or "test", or None for both, got {split!r}')
-    problems = Problems(bad)
+    problems, root = Problems(bad), images or folder / "images"
     path = folder / "images.txt"
     paths: dict[str, str] = {}  # of the pictures by number
     seen: set[str] = set()
     for number, (key, id) in problems.rows(path, ("number", "path"), None, listing=True):
-        where = f"{path}:{number}"
+        where, id = f"{path}:{number}", plain_id(id, root)
         if key in paths:
             problems.refuse(where, f"picture {key} comes twice", id)
         elif problems.once(where, id, seen):
@@ -84,10 +86,8 @@ def read_cub(
     problems.boxes(list(values), wheres, boxes)
 
     kept = problems.left(paths.values(), folder)
-    root = images or folder / "images"
-    if not truth_only:
-        problems.files(kept, [root / id for id in kept])
-        kept = problems.left(kept, folder)
+    places = dict(zip(kept, problems.files(kept, [root / id for id in kept], needed=not truth_only), strict=True))
+    kept = problems.left(kept, folder)
     if split:
         if lacking := [id for id in kept if id not in trained]:
             raise ValueError(f"{folder / files[1]}: nothing about {lacking[0]}")
@@ -98,6 +98,7 @@ def read_cub(
     return Pictures(
         root,
         kept,
+        [places[id] for id in kept],
         labels=[None if id in problems.bare else labels[id] for id in kept],
         boxes=[None if id in problems.bare else found for id, found in zip(kept, grouped, strict=True)],
         class_names=tuple(names),

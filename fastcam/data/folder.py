@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import Names, ordered, tidy
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import HELD_OUT, Found, assemble
 from fastcam.decoding import SUFFIXES, find_pictures
-from fastcam.decoding.folders import absolute
+from fastcam.decoding.folders import absolute, hidden
 from fastcam.writers import MARK
 
 
@@ -18,8 +19,8 @@ def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tup
 
     Below `path` there is either one folder for each class, or `train` and one of `val`, `valid`, `validation` and
     `test`, each with one folder for each class. In the first case every class is divided by a fixed shuffle, always
-    the same for the same files. Classes are numbered by name in sorted order, or as classes.txt in `path` lists them,
-    one name a line.
+    the same for the same files. Classes are numbered by name, whole numbers by their value before other names as texts
+    (`fastcam.data.names.ordered`), or as classes.txt in `path` lists them, one name a line.
 
     Args:
         path: the folder.
@@ -63,30 +64,37 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
 
     Raises:
         ValueError: fewer than two classes, a class without pictures, one that `train` lacks, or a classes.txt that
-            lists other classes.
+            lists other classes; two folders whose names look the same.
     """
     train = root / "train"
-    names, own = _class_names(train if train.is_dir() else folder), _class_names(folder)
-    unknown = set(own) - set(names)
-    if unknown:
-        raise ValueError(f"{folder} has classes that {train} lacks: {', '.join(sorted(unknown))}")
+    classes = _class_folders(train if train.is_dir() else folder)
+    names, known = list(classes), Names(classes)
     problems, listed = Problems(bad), root / "classes.txt"
     if listed.is_file():
-        lines = [line for _, line in problems.lines(listed)]
-        if sorted(lines) != names:
+        lines = [tidy(line) for _, line in problems.lines(listed)]
+        order = [known.places(line) for line in lines]
+        if sorted(order) != [[label] for label in range(len(names))]:
             raise ValueError(f"{listed} must list the classes {', '.join(names)}, one a line, got {', '.join(lines)}")
-        names = lines
+        names, known = lines, Names(names[label] for (label,) in order)
+    places: dict[int, str] = {}  # folder of each label
+    unknown = []
+    for name, place in _class_folders(folder).items():
+        found = known.places(name)
+        if len(found) == 1 and (other := places.setdefault(found[0], place)) != place:
+            raise ValueError(f"{folder}: {other!a} and {place!a} both look like class {names[found[0]]!a}: rename one")
+        unknown += [name] if len(found) != 1 else []
+    if unknown:
+        raise ValueError(f"{folder} has classes that {train} lacks: {', '.join(sorted(unknown))}")
     # find_pictures gives absolute paths, and so must the folder that the ids are relative to.
     root, folder = Path(absolute(root)), Path(absolute(folder))
     found = [
         Found(str(file), file.relative_to(root).as_posix(), file, label)
-        for label, name in enumerate(names)
-        if (folder / name).is_dir()
-        for _, file in find_pictures([folder / name], problems.ignored)
+        for label, place in sorted(places.items())
+        for _, file in find_pictures([folder / place], problems.ignored)
     ]
     for parent, folders, files in os.walk(folder):
         if parent == os.fspath(folder):
-            folders[:] = [name for name in folders if name.startswith(".")]
+            folders[:] = filter(hidden, folders)
         for file in files:
             if Path(parent, file) != root / "classes.txt":
                 suffix = os.path.splitext(file)[1].lower()
@@ -94,12 +102,16 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
     return assemble(problems, folder, root, found, names)
 
 
-def _class_names(folder: Path) -> list[str]:
-    entries = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    names = sorted(entry.name for entry in entries if not _written(entry))
-    if len(names) < 2:
-        raise ValueError(f"{folder} must have a folder for each of at least two classes, got {len(names)}")
-    return names
+def _class_folders(folder: Path) -> dict[str, str]:
+    """The folder of each class by its name, in the order of the classes."""
+    entries = [entry for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    found: dict[str, str] = {}
+    for name in sorted(entry.name for entry in entries if not _written(entry)):
+        if (other := found.setdefault(tidy(name) or name, name)) != name:
+            raise ValueError(f"{folder}: the folders {other!a} and {name!a} have the same name to look at: rename one")
+    if len(found) < 2:
+        raise ValueError(f"{folder} must have a folder for each of at least two classes, got {len(found)}")
+    return {name: found[name] for name in ordered(found)}
 
 
 def _written(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from fastcam.data.stl10 import read_stl10
 from fastcam.data.voc import read_ilsvrc, read_voc
 from fastcam.data.wsol import read_wsol
 from fastcam.decoding import SUFFIXES
+from fastcam.decoding.folders import hidden
 
 _DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split of the drawn shapes
 _COMPLETE = ("stl10", "webdataset", "catdog", "folder", "hf", "shapes")  # formats without another folder of pictures
@@ -136,7 +137,8 @@ def _wsol_base(path: Path) -> Path:
 
 
 def _wsol_splits(path: Path) -> list[str]:
-    return sorted(found.parent.name for found in _wsol_base(path).glob("*/image_ids.txt"))
+    found = (file.parent.name for file in _wsol_base(path).glob("*/image_ids.txt"))
+    return sorted(name for name in found if not hidden(name))
 
 
 def _wsol(path: Path, split: str | None, images: Path | None, **options: object) -> Collection:
@@ -164,7 +166,8 @@ def _voc_root(path: Path) -> Path:
 
 def _voc_splits(path: Path) -> list[str]:
     files = sorted(_voc_root(path).glob("ImageSets/Main/*.txt"))
-    return [file.stem for file in files if "_" not in file.stem]  # those with "_" are of single classes
+    # Those with "_" are of single classes.
+    return [file.stem for file in files if "_" not in file.stem and not hidden(file.name)]
 
 
 def _coco_files(path: Path) -> dict[str, Path]:
@@ -203,7 +206,9 @@ def _shards(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {path.stem: [path]} if path.suffix.lower() == ".tar" else {}
     found: dict[str, list[Path]] = {}
-    for file in sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]):
+    for file in sorted([*path.glob("*.[tT][aA][rR]"), *path.glob("*/*.[tT][aA][rR]")]):
+        if any(map(hidden, file.relative_to(path).parts)):
+            continue
         name = file.name if file.parent == path else file.parent.name
         found.setdefault(re.split(r"[-_.0-9]", name)[0], []).append(file)
     return found
@@ -217,7 +222,7 @@ def _folder_fits(path: Path) -> bool:
     if not path.is_dir():
         return False
     root = next((path / name for name in _folders(path)), path)
-    classes = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    classes = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
     files = (file for entry in classes for file in chain(entry.glob("*.*"), entry.glob("*/*.*")))
     return len(classes) > 1 and any(file.suffix.lower() in SUFFIXES for file in files)
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble, class_names, strongest
+from fastcam.decoding.folders import hidden
 
 _IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
 _SIZE = ("width", "height")
@@ -58,7 +59,7 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     )
     found: dict[str, list[Path]] = {}
     for file in files:
-        if file.is_file():
+        if file.is_file() and (file == path or not any(map(hidden, file.relative_to(path).parts))):
             name = file.name if file.parent in (path, path.parent, path / "data") else file.parent.name
             found.setdefault(re.split(r"[-_.0-9]", name)[0] or "all", []).append(file)
     return found

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam.data.names import ordered, tidy, whole
 from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, numbers, whole
+from fastcam.data.reading import Found, assemble, class_names, numbers
 
 _EDGES = ("x0", "y0", "x1", "y1")
 _SIZE = ("width", "height")
@@ -33,9 +35,9 @@ def read_list(
     """Read a list: .txt with a path on each line, or .csv or .parquet with named columns.
 
     Columns are path (or image_id), and if known label (or class_id; whole numbers, also as floats, or names that are
-    numbered in sorted order), x0, y0, x1, y1 (a box, half-open, in pixels), width and height (which it refers to),
-    split. A picture with several boxes has a row for each. Other columns are ignored. Classes that are numbers are
-    named by classes.txt beside the list, one name a line, if there is one.
+    numbered as `fastcam.data.names.ordered` has them), x0, y0, x1, y1 (a box, half-open, in pixels), width and height
+    (which it refers to), split. A picture with several boxes has a row for each. Other columns are ignored. Classes
+    that are numbers are named by classes.txt beside the list, one name a line, if there is one.
 
     Args:
         path: the list; CSV in UTF-8.
@@ -45,7 +47,8 @@ def read_list(
         bad: see `fastcam.data.load`.
 
     Returns:
-        The pictures in the list's order, ids as written; a picture whose box is empty in the list has none.
+        The pictures in the list's order, ids as written (`fastcam.data.places.plain_id`); a picture whose box is
+        empty in the list has none.
 
     Raises:
         FileNotFoundError: the list or a picture is missing.
@@ -54,6 +57,8 @@ def read_list(
     """
     problems, root = Problems(bad), images or path.parent
     rows = list(_rows(path, problems))
+    for _, row in rows:
+        row |= {"path": plain_id(row["path"], root)} | ({"label": tidy(row["label"])} if "label" in row else {})
     columns = set(rows[0][1]) if rows else set()
     labels, names = _labels(path, rows, problems) if "label" in columns else (None, ())
     if split is not None:
@@ -164,6 +169,7 @@ def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str,
             problems.doubt(where, "expected a label, got none", row["path"])
     texts = sorted({row["label"] for _, row in rows} - {""})
     if numbers(texts) is None:
+        texts = ordered(texts)
         return {text: index for index, text in enumerate(texts)}, tuple(texts)
     values = {text: _number(text) for text in texts}
     for where, row in rows:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from fastcam.data.names import ordered
 from fastcam.data.pictures import Pictures
 from fastcam.data.problems import Problems
 from fastcam.data.reading import Found, assemble
 from fastcam.decoding import find_pictures
-from fastcam.decoding.folders import absolute
+from fastcam.decoding.folders import absolute, hidden
 
 
 def read_masks(
@@ -19,7 +20,8 @@ def read_masks(
     """Read pictures in class folders, or in one folder without classes, and their masks.
 
     The masks of `CLASS/x.jpg` are the PNG files `CLASS/x.png` and `CLASS/x_*.png`; `CLASS/x_ignore.png` tells what is
-    to be ignored. Everything that is not black counts. Classes are numbered by name in sorted order.
+    to be ignored. Everything that is not black counts. Classes are numbered by name (see
+    `fastcam.data.names.ordered`).
 
     Args:
         folder: with the masks.
@@ -38,7 +40,7 @@ def read_masks(
     problems = Problems(bad)
     root, source = Path(absolute(images or folder)), Path(absolute(folder))
     pictures: dict[str, Path] = {}  # by path without suffix
-    for _, path in find_pictures([root]):
+    for _, path in find_pictures([root], problems.ignored):
         if root == source and path.suffix.lower() == ".png":
             continue
         id = path.relative_to(root)
@@ -48,7 +50,11 @@ def read_masks(
         pictures[stem] = id
     masks: dict[str, list[Path]] = {stem: [] for stem in pictures}
     ignored: dict[str, Path] = {}
-    for path in sorted(source.rglob("*.png")):
+    for path in sorted(source.rglob("*.[pP][nN][gG]")):
+        if any(map(hidden, path.relative_to(source).parts)):
+            if root != source:  # else they are counted already
+                problems.ignored["hidden .png"] += 1
+            continue
         name = stem = path.relative_to(source).with_suffix("").as_posix()
         while stem not in pictures and "_" in stem:
             stem = stem.rpartition("_")[0]
@@ -61,7 +67,7 @@ def read_masks(
     folders = {id.parts[0] if len(id.parts) > 1 else "" for id in pictures.values()}
     if "" in folders and len(folders) > 1:
         raise ValueError(f"{root}: expected pictures in class folders, or all without, got both")
-    names = sorted(folders - {""})
+    names = ordered(folders - {""})
     found = []
     for stem, id in pictures.items():
         if not masks[stem]:

@@ -1,16 +1,17 @@
-"""Labels of a data set and classes of a network: they are the same numbers, or meet by their names."""
+"""Labels of a data set and classes of a network: they meet by their names, or are the same numbers."""
 
 import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from fastcam.data.names import Names, by_number, whole
 from fastcam.data.pictures import Pictures
 from fastcam.data.sample import Sample
 
 
 def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """Find the classes of a network that labels are named like.
+    """Find the classes of a network that labels are named like: to the letter, else alike (`fastcam.data.names.look`).
 
     Args:
         names: of the labels, in the order of their numbers.
@@ -20,47 +21,87 @@ def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
         The class of each label; None if a name is not there, or there are no names, or not each but once.
 
     Raises:
-        ValueError: only some of the names are there, and at other numbers.
+        ValueError: only some of the names are there, and at other numbers; or two labels look like the same class.
     """
     if not names or not classes or list(names) == list(classes[: len(names)]):
         return list(range(len(names))) if names and classes else None
-    places, labels = ({name: place for place, name in enumerate(known)} for known in (classes, names))
-    twice = {name for known in (classes, names) for name, count in Counter(known).items() if count > 1}
-    if labels.keys() <= places.keys() - twice:
-        return [places[name] for name in names]
-    for name, label in labels.items():
-        if name not in twice and places.get(name, label) != label:
-            other = next(other for other in names if other in twice or other not in places)
-            why = "comes twice" if other in twice else "is none of the network's"
+    known = Names(classes)
+    found = [known.places(name) for name in names]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    twice |= {name for name, places in zip(names, found, strict=True) if len(places) > 1}
+    single = {label: places[0] for label, places in enumerate(found) if len(places) == 1 and names[label] not in twice}
+    owners: dict[int, int] = {}
+    for label, place in single.items():
+        if (other := owners.setdefault(place, label)) != label:
             raise ValueError(
-                f"label {label} of the data set is {name!r}, which is class {places[name]} of the network, but "
-                f"{other!r} {why}: so they can meet neither by number nor by name; rename classes, or tell the class "
-                "of each picture by its number"
+                f"labels {other} and {label} of the data set, {names[other]!a} and {names[label]!a}, both look like "
+                f"class {place} of the network, {classes[place]!a}: rename one, or tell the class of each picture by "
+                "its number"
+            )
+    if len(single) == len(names):
+        return [*single.values()]
+    for label, place in single.items():
+        if place != label:
+            other = next(index for index in range(len(names)) if index not in single)
+            alike = ", ".join(f"{place} ({classes[place]!r})" for place in found[other])
+            why = f"looks like its classes {alike}" if len(found[other]) > 1 else "is none of the network's"
+            why = "comes twice" if max(Counter(names)[names[other]], classes.count(names[other])) > 1 else why
+            raise ValueError(
+                f"label {label} of the data set is {names[label]!r}, which is class {place} of the network, but "
+                f"{names[other]!r} {why}: so they can meet neither by number nor by name; rename classes, or tell the "
+                "class of each picture by its number"
+            )
+    for label, places in enumerate(found):
+        if len(places) > 1 and label not in places:  # ImageNet, too, has two classes of one name
+            alike = " or ".join(f"{place} ({classes[place]!r})" for place in places)
+            raise ValueError(
+                f"label {label} of the data set, {names[label]!r}, may be class {alike} of the network: rename one, "
+                "or tell the class of each picture by its number"
             )
     return None
 
 
-def in_classes(data: Any, classes: Sequence[str]) -> Any:
-    """Give a data set's labels the numbers that a network's classes of the same names have.
+def meet(names: Sequence[str], classes: Sequence[str], count: int | None = None) -> list[int] | None:
+    """Find the classes of a network that labels are: by name, else by number where all names are whole numbers.
+
+    Args:
+        names: of the labels, in the order of their numbers.
+        classes: names of the network's classes, () if unknown.
+        count: of the network's classes, if known.
+
+    Returns:
+        The class of each label; None where nothing tells, so that labels are taken for the network's numbers.
+
+    Raises:
+        ValueError: as `by_name`.
+    """
+    places = by_name(names, classes)
+    return by_number(names, count or len(classes) or None) if places is None else places
+
+
+def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> Any:
+    """Give a data set's labels the numbers of a network's classes that they are.
 
     Args:
         data: a data set, samples by index.
         classes: names of the network's classes, () if unknown.
+        count: of the network's classes, if known.
 
     Returns:
-        The data set, with other labels if the names of all are among the classes, at other numbers.
+        The data set, with other labels if the names of all are among the classes, or are their numbers, see `meet`.
 
     Raises:
         ValueError: as `by_name`.
     """
     names = tuple(getattr(data, "class_names", None) or ())
-    places = by_name(names, classes)
+    places = meet(names, classes, count)
     if places is None or places == list(range(len(names))):
         return data
+    known = tuple(classes) or tuple(map(str, range(count or 0)))
     if not isinstance(data, Pictures):
-        return _Renumbered(data, places, tuple(classes))
+        return _Renumbered(data, places, known)
     data = copy.copy(data)
-    data.class_names, labels = tuple(classes), data.labels
+    data.class_names, labels = known, data.labels
     data.labels = None if labels is None else [None if label is None else places[label] for label in labels]
     return data
 
@@ -79,13 +120,20 @@ def warning(names: Sequence[str], classes: Sequence[str], count: int) -> str | N
     Raises:
         ValueError: as `by_name`.
     """
-    numbered = all(name == str(index) for index, name in enumerate(names))  # labels without names
-    if numbered or (len(names) == count and not classes) or by_name(names, classes) is not None:
+    if by_name(names, classes) is not None or all(name == str(index) for index, name in enumerate(names)):
         return None
-    asked = f", {classes[0]!r}" if classes else ""
+    places = by_number(names, count) or range(len(names))
+    # What is named by another number is told of first.
+    odd = [label for label, name in enumerate(names) if whole(name) not in (None, places[label])]
+    if not odd and len(names) == count and not classes:
+        return None
+    first = odd[0] if odd else 0
+    if not odd and classes:
+        first = next((label for label in range(min(len(names), count)) if names[label] != classes[label]), 0)
+    asked = f", {classes[places[first]]!r}" if places[first] < len(classes) else ""
     return (
         f"the data set has {len(names)} classes, the network {count}: "
-        f"label 0, {names[0]!r}, is taken for the network's class 0{asked}"
+        f"label {first}, {names[first]!r}, is taken for the network's class {places[first]}{asked}"
     )
 
 

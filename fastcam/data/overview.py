@@ -59,6 +59,7 @@ class Info(NamedTuple):
         box_share: share of the picture that a box covers, in [0, 1].
         masked: pictures with masks.
         mask_share: share of a mask that is object, in [0, 1].
+        ignored: files that were passed over, by suffix.
         malformed: (id, reason) of each picture that the data set's files tell malformed things about, or that is
             missing.
         damaged: (id, reason) of each picture that cannot be read.
@@ -74,6 +75,7 @@ class Info(NamedTuple):
     box_share: Spread | None
     masked: int
     mask_share: Spread | None
+    ignored: dict[str, int]
     malformed: list[tuple[str, str]]
     damaged: list[tuple[str, str]]
 
@@ -100,6 +102,9 @@ class Info(NamedTuple):
             lines.append(("area of a box", f"{_range(self.box_share, percent=True)} of the picture"))
         if self.mask_share:
             lines.append(("masks", f"{self.masked} pictures, object: {_range(self.mask_share, percent=True)}"))
+        if self.ignored:
+            kinds = (f"{count} {kind or 'without suffix'}" for kind, count in sorted(self.ignored.items()))
+            lines.append(("passed over", ", ".join(kinds)))
         lines += [("malformed", str(len(self.malformed))), ("damaged", str(len(self.damaged)))]
         return [f"{name:<16}{text}" for name, text in lines]
 
@@ -168,6 +173,7 @@ def info(
         box_share=Spread.of(np.concatenate([one.box_shares for one in seen]) if boxed else ()),
         masked=len(masks),
         mask_share=Spread.of(masks),
+        ignored=dict(getattr(data, "ignored", {})),
         malformed=malformed,
         damaged=[one for one in looked if not isinstance(one, _Seen)],
     )

@@ -1,5 +1,6 @@
 """What readers do with what does not fit: refuse it by file and line, or list it."""
 
+import codecs
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import check_utf8
 from fastcam.data.pictures import Packed, id_problem
+from fastcam.data.places import Listing
 
 
 class Faults(list[tuple[str, str]]):
@@ -139,11 +142,13 @@ class Problems:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a line is not UTF-8.
+            ValueError: a line is not UTF-8, or the whole file is UTF-16 by its byte order mark.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
-        for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        content = path.read_bytes()
+        check_utf8(content, path)
+        for number, raw in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
             try:
                 line = raw.rstrip(b"\r").decode()
             except UnicodeDecodeError:
@@ -226,31 +231,41 @@ class Problems:
                 reason = f"box {box} lies outside the picture{size}"
             self.doubt(wheres[index], reason, ids[index])
 
-    def files(self, ids: Sequence[str], files: Sequence[Path | Packed]) -> None:
-        """Check that picture files exist, those that are not packed.
+    def files(self, ids: Sequence[str], files: Sequence[Path | Packed], *, needed: bool = True) -> list[Path | Packed]:
+        """Find picture files, those that are not packed: of their name, else the only one that looks like it.
 
         Args:
             ids: the pictures.
             files: the file of each.
+            needed: they must be there.
+
+        Returns:
+            The file of each, as it is on the disk if it is there.
 
         Raises:
-            FileNotFoundError: one is missing, unless that is to be listed.
+            FileNotFoundError: one is missing, or may be any of several, unless that is to be listed.
         """
-        # One listing of a folder is much cheaper than a question for each of its files.
-        folders: dict[str, frozenset[str]] = {}
-        for id, file in zip(ids, files, strict=True):
-            if isinstance(file, Packed):
-                continue
-            folder, name = os.path.split(file)
-            if folder not in folders:
-                try:
-                    folders[folder] = frozenset(os.listdir(folder))
-                except OSError:
-                    folders[folder] = frozenset()
-            if name not in folders[folder]:
+        listing, found = Listing(), list(files)
+        lacking = [
+            i
+            for i, file in enumerate(found)
+            if not isinstance(file, Packed) and ids[i] not in self.dropped and file not in listing
+        ]
+        if not lacking:
+            return found
+        taken = {os.fspath(file) for file in files if not isinstance(file, Packed) and file in listing}
+        alike = {i: [file for file in listing.alike(os.fspath(found[i])) if file not in taken] for i in lacking}
+        claims = Counter(file for candidates in alike.values() for file in candidates)
+        for i, candidates in alike.items():
+            if len(candidates) == 1 and claims[candidates[0]] == 1:
+                found[i] = Path(candidates[0])
+            elif needed:
+                hint = f"; {' or '.join(f'{os.path.basename(file)!a}' for file in candidates)} may be meant"
+                hint = hint if candidates else ""
                 if self.bad is None:
-                    raise FileNotFoundError(f"no picture {file}, of which the data set tells")
-                self.refuse(str(file), "no such picture", id)
+                    raise FileNotFoundError(f"no picture {files[i]}, of which the data set tells{hint}")
+                self.refuse(str(files[i]), f"no such picture{hint}", ids[i])
+        return found
 
     def left(self, ids: Iterable[str], source: Path) -> list[str]:
         """Tell which pictures were not refused.

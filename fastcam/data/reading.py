@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastcam.data.names import tidy
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.problems import Problems
 
@@ -72,8 +73,11 @@ def assemble(
         boxes = np.concatenate([entry.boxes for entry in found if entry.boxes is not None])
         sizes = np.array([entry.size or (np.inf, np.inf) for entry in owners])
         problems.boxes([entry.id for entry in owners], [entry.where for entry in owners], boxes, sizes, slack)
+    files = problems.files([entry.id for entry in found], [entry.file for entry in found], needed=not truth_only)
+    found = [
+        entry if entry.file is file else entry._replace(file=file) for entry, file in zip(found, files, strict=True)
+    ]
     if not truth_only:
-        problems.files([entry.id for entry in found], [entry.file for entry in found])
         masked = [(entry.id, file) for entry in found if entry.masks for file in (*entry.masks[0], entry.masks[1])]
         masked = [(id, file) for id, file in masked if file is not None]
         problems.files([id for id, _ in masked], [file for _, file in masked])
@@ -130,18 +134,6 @@ def numbers(texts: Sequence[str]) -> list[float] | None:
     return values if text.isascii() and "_" not in text else None
 
 
-def whole(text: str) -> int | None:
-    """Read a whole number that is not negative.
-
-    Args:
-        text: its digits.
-
-    Returns:
-        Its value; None if it is none, or does not fit 64 bits.
-    """
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
 def choose_split(split: str | None, available: list[str], source: Path) -> str:
     """Choose among splits that are files or folders of their own.
 
@@ -185,7 +177,7 @@ def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ..
         raise ValueError(f"there is a class {count - 1}: expected at most {MAX_CLASSES} classes, numbered from 0")
     for path in (folder / "classes.txt" for folder in folders):
         if path.is_file():
-            names = tuple(line for _, line in Problems().lines(path))
+            names = tuple(tidy(line) for _, line in Problems().lines(path))
             if count > len(names):
                 raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
             return names

@@ -9,13 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import text_of, whole
 from fastcam.data.pictures import Packed, Pictures, id_problem
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, whole
+from fastcam.data.reading import Found, assemble, class_names
 from fastcam.decoding import SUFFIXES
+from fastcam.decoding.folders import hidden
 
 _MAX_PICTURE, _MAX_TEXT = 1 << 28, 1 << 20  # bytes
 _TEXTS = ("cls", "json")
+_FIELDS = frozenset(  # what pictures are called that together are one sample
+    (
+        *("image", "img", "input", "photo", "rgb", "mask", "masks", "seg", "segm", "segmentation", "semantic"),
+        *("instance", "instances", "label", "labels", "gt", "target", "output", "alpha", "depth", "normal", "normals"),
+        *("edge", "edges", "flow", "pose", "sketch", "left", "right", "thumb", "thumbnail", "preview", "annotation"),
+    )
+)
 # What tarfile raises on damaged headers: it reads as many bytes as they say, negative and immense numbers included.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 
@@ -25,10 +34,12 @@ def read_shards(
 ) -> Pictures:
     """Index tar files, in one pass over their headers; nothing is extracted, and pickled members are never read.
 
-    A sample's members follow each other and share a name up to the first dot: one picture, x.cls (class index, in
-    digits) and x.json (an object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no
-    x.jpg, a single x.NAME.jpg is the picture. Other members are passed over and counted. Classes are named by
-    classes.txt beside the shards, one name a line, if there is one, else by numbers.
+    A sample's members follow each other and share a name up to the first dot after which only words follow, so that
+    v1.0_x.jpg and v1.0_x.seg.png are of sample v1.0_x: one picture, x.cls (class index, in digits) and x.json (an
+    object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no x.jpg, a single
+    x.NAME.jpg is the picture; of several, each is one of its own, with x.NAME.cls, but for those whose NAME is that of
+    a part of samples, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
+    named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
 
     Args:
         shards: the tar files, uncompressed.
@@ -59,7 +70,7 @@ def read_shards(
 
 
 def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
-    for _, members in groupby(_members(shard, problems), lambda member: _divided(member)[0]):
+    for _, members in groupby(_shown(shard, problems), lambda member: _divided(member)[0]):
         parts: dict[str, Packed] = {}
         others: list[Packed] = []
         for member in members:
@@ -71,21 +82,50 @@ def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
             if kind in parts:
                 problems.refuse(str(member), f"another {kind} of the same sample", f"{name}/{member.name}")
             parts[kind] = member
-        # Hidden ones are none; archivers leave such beside files.
-        pictures = [member for member in others if _last(member) in SUFFIXES and _divided(member)[0][-1:] not in "/"]
-        if "picture" not in parts and len(pictures) == 1:
-            parts["picture"] = pictures[0]
-            others.remove(pictures[0])
-        problems.ignored.update(map(_last, others))
-        if parts:
+        pictures = [parts.pop("picture")] if "picture" in parts else _pictures(others)
+        if len(pictures) > 1 and parts:
+            several = " and ".join(os.path.basename(picture.name) for picture in pictures)
+            problems.doubt(str(parts.popitem()[1]), f"expected one picture of this sample, got {several}")
+            parts.clear()
+        beside: dict[str, dict[str, Packed]] = {}  # texts of several dots, by name without suffix
+        for member in others:
+            if _last(member)[1:] in _TEXTS:
+                beside.setdefault(os.path.splitext(member.name)[0], {})[_last(member)[1:]] = member
+        used = {picture.name for picture in pictures}
+        for picture in pictures:
+            own = beside.get(os.path.splitext(picture.name)[0], {})
+            for kind in own.keys() & parts.keys():
+                problems.doubt(str(own[kind]), f"another {kind} of the same sample", f"{name}/{picture.name}")
+            used.update(member.name for member in own.values())
+            yield from _sample({"picture": picture} | parts | own, name, problems)
+        if parts and not pictures:
             yield from _sample(parts, name, problems)
+        problems.ignored.update(_last(member) for member in others if member.name not in used)
+
+
+def _shown(shard: Path, problems: Problems) -> Iterator[Packed]:
+    """The members, without hidden ones, which archivers leave beside files, also within a sample."""
+    for member in _members(shard, problems):
+        if any(map(hidden, member.name.split("/"))):
+            problems.ignored[_last(member)] += 1
+        else:
+            yield member
+
+
+def _pictures(members: Sequence[Packed]) -> list[Packed]:
+    """The pictures among members of several dots: the only one, else those whose words name no part of a sample."""
+    found = [member for member in members if _last(member) in SUFFIXES]
+    words = [{word.rstrip("0123456789_-") for word in _divided(one)[1].lower().split(".")[1:-1]} for one in found]
+    return found if len(found) == 1 else [one for one, own in zip(found, words, strict=True) if not own <= _FIELDS]
 
 
 def _divided(member: Packed) -> tuple[str, str]:
-    """A member's name up to the first dot, which its sample shares, and all from there."""
+    """A member's name up to the first dot that only words follow, which its sample shares, and all from there."""
     folder, name = os.path.split(member.name)
-    stem, dot, suffix = name.partition(".")
-    return os.path.join(folder, stem), dot + suffix
+    first, *words = name.split(".")
+    numbered = max((place for place, word in enumerate(words[:-1], 1) if not word[:1].isalpha()), default=0)
+    suffix = "".join(f".{word}" for word in words[numbered:])
+    return os.path.join(folder, ".".join([first, *words[:numbered]])), suffix
 
 
 def _last(member: Packed) -> str:
@@ -113,7 +153,7 @@ def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
             if not end < tar.offset <= length or member.size < 0:
                 raise ValueError(f"{shard}: {member.name!r} is cut off: the file has {length} bytes")
             end = tar.offset
-            name = member.name.removeprefix("./")
+            name = "/".join(part for part in member.name.split("/") if part != ".")
             problem = id_problem(name) or (None if member.isreg() else "it is no regular file")
             if member.isdir():
                 continue
@@ -156,10 +196,7 @@ def _text(member: Packed) -> str:
         raise ValueError(f"{member}: {member.size} bytes, more than {_MAX_TEXT}")
     with member.path.open("rb") as file:
         file.seek(member.offset)
-        try:
-            return file.read(member.size).decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{member}: expected UTF-8: {error}") from error
+        return text_of(file.read(member.size), member)
 
 
 def _described(entry: Found, member: Packed) -> Found:

@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
+from fastcam.data.names import whole
 from fastcam.data.problems import Problems
-from fastcam.data.reading import whole
 from fastcam.data.sample import Sample
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")

@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastcam.data.names import Names, ordered, path_look, text_of, tidy, whole
 from fastcam.data.pictures import Pictures
+from fastcam.data.places import plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, numbers, strongest, whole
+from fastcam.data.reading import Found, assemble, numbers, strongest
+from fastcam.decoding import SUFFIXES
+from fastcam.decoding.folders import hidden
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -43,8 +47,8 @@ def read_voc(
     """Read Pascal VOC's layout: Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
-    Objects marked difficult count only where a picture has no others. Classes are numbered by name in sorted order,
-    over all XML files, so that they have the same numbers in each split.
+    Objects marked difficult count only where a picture has no others. Classes are numbered by name
+    (`fastcam.data.names.ordered`) over all XML files, so that they have the same numbers in each split.
 
     Args:
         folder: with these folders; or XML files with their pictures beside them.
@@ -64,23 +68,24 @@ def read_voc(
     problems = Problems(bad)
     source, root = folder / "Annotations", images or folder / "JPEGImages"
     source, root = (path if path.is_dir() else folder for path in (source, root))
+    files = {path.relative_to(source).with_suffix("").as_posix(): path for path in _files(source, problems)}
     chosen: set[str] | None = None
     if split is not None:
-        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        path, known = folder / "ImageSets" / "Main" / f"{split}.txt", Names(files, path_look)
         chosen = set()
         for number, line in problems.lines(path):
             stem = line.split()[0]
-            if not (source / f"{stem}.xml").is_file():
+            places = known.places(stem)
+            if len(places) != 1:
                 problems.doubt(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
-            chosen.add(stem)
+            chosen.add(known.names[places[0]] if len(places) == 1 else stem)
     annotations: dict[str, Annotation] = {}
-    for path in sorted(source.rglob("*.xml")):
-        stem = path.relative_to(source).with_suffix("").as_posix()
+    for stem, path in files.items():
         try:
             annotations[stem] = parse(path)
         except ValueError as error:
             problems.caught(error, stem)
-    names = sorted({name for annotation in annotations.values() for name in annotation.names})
+    names = ordered(name for annotation in annotations.values() for name in annotation.names)
     bare = sorted(problems.bare if chosen is None else problems.bare & chosen)
     found = [Found(f"{source / stem}.xml", f"{stem}.jpg", root / f"{stem}.jpg") for stem in bare]
     for stem, (filename, size, objects, boxes, difficult) in annotations.items():
@@ -89,7 +94,7 @@ def read_voc(
         counted = np.ones_like(difficult) if difficult.all() else ~difficult
         labels = [names.index(name) for name, counts in zip(objects, counted, strict=True) if counts]
         label, boxes = strongest(labels, boxes[counted] - (1, 1, 0, 0))
-        id = filename or f"{stem}.jpg"
+        id = plain_id(filename or f"{stem}.jpg", root)
         found.append(Found(f"{source / stem}.xml", id, root / id, label, boxes, size))
     return assemble(problems, folder, root, found, names, truth_only=truth_only)
 
@@ -132,15 +137,15 @@ def read_ilsvrc(
         raise FileNotFoundError(f"no folder {source}")
     wnids: dict[str, str] = {}  # of each picture
     if split == "train":
-        for name in sorted(os.listdir(source)):
-            pictures = [file for file in sorted(os.listdir(source / name)) if file.endswith(".JPEG")]
+        for name in _folders(source):
+            pictures = _files(source / name, problems, ".jpeg", deep=False)
             if not pictures:
                 raise ValueError(f"{source / name}: no pictures (*.JPEG) of this class")
-            for file in pictures:
-                id = f"{name}/{file}"
+            for path in pictures:
+                id = path.relative_to(source).as_posix()
                 wnids[id] = name
-                found.append(Found(f"{source}/{id}", id, root / id))
-    for path in sorted(source.glob("*.xml")) if split != "train" else ():
+                found.append(Found(str(path), id, root / id))
+    for path in _files(source, problems, deep=False) if split != "train" else ():
         id = f"{path.stem}.JPEG"
         try:
             annotation = parse(path)
@@ -177,15 +182,13 @@ def parse(path: Path) -> Annotation:
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path}: not a regular file")
+    text = text_of(path.read_bytes(), path)
+    if "<!DOCTYPE" in text:
+        raise ValueError(f"{path}: a document type is not allowed")
+    if "\0" in text:  # the parser would take it for UTF-16, in which a document type looks different
+        raise ValueError(f"{path}: expected UTF-8 without NUL characters")
     try:
-        text = path.read_bytes().decode()
-        if "<!DOCTYPE" in text:
-            raise ValueError(f"{path}: a document type is not allowed")
-        if "\0" in text:  # the parser would take it for UTF-16, in which a document type looks different
-            raise ValueError(f"{path}: expected UTF-8 without NUL characters")
         root = ET.fromstring(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8: {error}") from error
     except ET.ParseError as error:
         raise ValueError(f"{path}: not well-formed XML: {error}") from error
     size = root.find("size")
@@ -196,7 +199,7 @@ def parse(path: Path) -> Annotation:
             raise ValueError(f"{path}: size: expected positive whole numbers, got {' x '.join(texts)!r}")
     names, boxes, difficult = [], [], []
     for index, item in enumerate(root.iter("object"), 1):
-        name = item.findtext("name", "").strip()
+        name = tidy(item.findtext("name", ""))
         texts = [item.findtext(f"bndbox/{corner}", "").strip() for corner in _CORNERS]
         box = numbers(texts)
         if not name:
@@ -212,6 +215,28 @@ def parse(path: Path) -> Annotation:
     return Annotation(filename, size, names, np.array(boxes), np.array(difficult))
 
 
+def _files(folder: Path, problems: Problems, suffix: str = ".xml", *, deep: bool = True) -> list[Path]:
+    """Files of a suffix, in any case, in a folder, and those below if it is `deep`; hidden ones are but counted."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        seen = not any(map(hidden, Path(parent).relative_to(folder).parts))
+        for name in names:
+            kind = os.path.splitext(name)[1].lower()
+            if kind == suffix and seen and not hidden(name):
+                found.append(Path(parent, name))
+            elif kind == suffix:
+                problems.ignored[f"hidden {kind}"] += 1
+            elif suffix in SUFFIXES and kind in SUFFIXES:  # pictures, but no JPEGs
+                problems.ignored[kind] += 1
+        if not deep:
+            folders.clear()
+    return sorted(found)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name))
+
+
 def _synsets(folder: Path, seen: set[str]) -> tuple[list[str], dict[str, int]]:
     """Names of the classes, and the class index of each WordNet id."""
     for path in (folder / "LOC_synset_mapping.txt", folder.parent / "LOC_synset_mapping.txt"):
@@ -219,5 +244,5 @@ def _synsets(folder: Path, seen: set[str]) -> tuple[list[str], dict[str, int]]:
             rows = [row for _, row in Problems().rows(path, ("wnid", "name"), None)]
             return [name for _, name in rows], {wnid: index for index, (wnid, _) in enumerate(rows)}
     train = folder / "Data" / "CLS-LOC" / "train"
-    wnids = sorted(os.listdir(train) if train.is_dir() else seen)
+    wnids = _folders(train) if train.is_dir() else sorted(seen)
     return wnids, {wnid: index for index, wnid in enumerate(wnids)}

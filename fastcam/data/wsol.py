@@ -5,15 +5,18 @@ image_ids.txt has lines `path`, class_labels.txt `path,class`, image_sizes.txt `
 ignored, in the others that is empty).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from fastcam.data.names import whole
 from fastcam.data.pictures import Pictures, id_problem
+from fastcam.data.places import find_root, plain_id
 from fastcam.data.problems import Problems
-from fastcam.data.reading import class_names, in_groups, numbers, whole
+from fastcam.data.reading import class_names, in_groups, numbers
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _Masks = dict[str, tuple[list[str], str | None]]
@@ -50,7 +53,11 @@ def read_wsol(
     problems = Problems(bad)
     ids: dict[str, None] = {}
     path = folder / "image_ids.txt"
-    for number, id in problems.lines(path):
+    lines = list(problems.lines(path))
+    root = images or find_root(_near(folder), [id for _, id in lines[:_TRIED]])
+    plain = partial(plain_id, root=root or folder)
+    for number, id in lines:
+        id = plain(id)
         if problems.once(f"{path}:{number}", id, ids):
             ids[id] = None
     problems.left(ids, path)
@@ -58,7 +65,7 @@ def read_wsol(
     path = folder / "class_labels.txt"
     labels: dict[str, int] = {}
     for number, (id, text) in problems.rows(path, ("path", "class")):
-        label = whole(text)
+        id, label = plain(id), whole(text)
         if label is None:
             problems.doubt(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
         elif problems.once(f"{path}:{number}", id, labels):
@@ -71,7 +78,7 @@ def read_wsol(
     if path.is_file() or boxed:
         sizes = {}
         for number, (id, *texts) in problems.rows(path, ("path", "width", "height")):
-            width, height = map(whole, texts)
+            id, (width, height) = plain(id), map(whole, texts)
             if not (width and height):
                 problems.doubt(f"{path}:{number}", f"expected two positive whole numbers, got {','.join(texts)}", id)
             elif problems.once(f"{path}:{number}", id, sizes):
@@ -80,20 +87,18 @@ def read_wsol(
 
     boxes = masks = None
     if boxed:
-        owners, values = _boxes(localization, sizes, problems)
+        owners, values = _boxes(localization, sizes, plain, problems)
         problems.paired(ids, localization, dict.fromkeys(owners))
     elif localization.is_file():
-        masks = _masks(localization, problems)
+        masks = _masks(localization, plain, problems)
         problems.paired(ids, localization, masks)
 
     kept = problems.left(ids, folder)
-    root = _root(folder, kept[:_TRIED], images)
     if root is None and not truth_only:
         raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
     root = root or folder
-    files = {id: root / id for id in kept}
+    files = dict(zip(kept, problems.files(kept, [root / id for id in kept], needed=not truth_only), strict=True))
     if not truth_only:
-        problems.files(kept, list(files.values()))
         if masks:
             parts = [(id, file) for id in kept for file in (*masks[id][0], masks[id][1]) if file]
             problems.files([id for id, _ in parts], [root / file for _, file in parts])
@@ -121,11 +126,13 @@ def _has_boxes(path: Path, problems: Problems) -> bool:
     return first[1].count(",") != 2
 
 
-def _boxes(path: Path, sizes: dict[str, tuple[int, int]], problems: Problems) -> tuple[list[str], np.ndarray]:
+def _boxes(
+    path: Path, sizes: dict[str, tuple[int, int]], plain: Callable[[str], str], problems: Problems
+) -> tuple[list[str], np.ndarray]:
     """The picture of each box, and the boxes [M, 4], of pictures whose size is known."""
     owners, values, wheres = [], [], []
     for number, (id, *texts) in problems.rows(path, ("path", "x0", "y0", "x1", "y1")):
-        box = numbers(texts)
+        id, box = plain(id), numbers(texts)
         if box is None:
             problems.doubt(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
         elif id not in sizes:
@@ -139,10 +146,11 @@ def _boxes(path: Path, sizes: dict[str, tuple[int, int]], problems: Problems) ->
     return owners, array
 
 
-def _masks(path: Path, problems: Problems) -> _Masks:
+def _masks(path: Path, plain: Callable[[str], str], problems: Problems) -> _Masks:
     masks: _Masks = {}
     for number, line in problems.lines(path):
         id, *files = line.rsplit(",", 2)
+        id = plain(id)
         if len(files) != 2 or not (id and files[0]):
             problems.doubt(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
             continue
@@ -159,12 +167,9 @@ def _paths(root: Path, parts: list[str], ignore: str | None) -> tuple[list[Path]
     return [root / part for part in parts], root / ignore if ignore else None
 
 
-def _root(folder: Path, ids: Sequence[str], images: Path | None) -> Path | None:
-    if images is not None:
-        return images
+def _near(folder: Path) -> list[Path]:
     near = [folder, *folder.resolve().parents[:2]]
-    candidates: Iterable[Path] = [*near, *(root / "images" for root in near)]
-    return next((root for root in candidates if any((root / id).is_file() for id in ids)), None)
+    return [*near, *(root / "images" for root in near)]
 
 
 def _labels(folder: Path) -> Iterator[int]:

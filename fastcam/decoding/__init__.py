@@ -1,5 +1,6 @@
 """Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
 
+from fastcam.decoding import gpu
 from fastcam.decoding.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
 from fastcam.decoding.files import read_part
 from fastcam.decoding.folders import SUFFIXES, find_pictures
@@ -32,6 +33,7 @@ __all__ = [
     "choose_decoder",
     "decode",
     "find_pictures",
+    "gpu",
     "load_image",
     "picture_size",
     "quiet_pillow",

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastcam.decoding.containers import MAX_PIXELS, DecodeError
-from fastcam.models import ModelConfig
+from fastcam.models import ModelConfig, check_normalization, own_preprocessing
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Preprocess:
         std: per channel, divides the difference.
 
     Raises:
-        ValueError: an unknown `resize`, a size that is no positive whole number, or mean or std that are not three
-            finite numbers, those of std positive.
+        ValueError: an unknown `resize`, a size that is no positive whole number, or mean and std that cannot be those
+            of colours in 0..1, see `fastcam.models.check_normalization`.
     """
 
     size: int = 224
@@ -96,17 +96,16 @@ class Preprocess:
             raise ValueError(f"`size` must be a positive whole number of pixels, at most {most}, got {self.size!r}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-                kind = "finite numbers" if name == "mean" else "positive numbers"
-                raise ValueError(f"`{name}` must be three {kind}, one per channel, got {values!r}")
+        check_normalization(self.mean, self.std)
 
     @classmethod
-    def of(cls, config: ModelConfig) -> Self:
+    def of(cls, config: ModelConfig | None, model: nn.Module | None = None) -> Self:
         """Return the preprocessing that a model's configuration asks for.
 
         Args:
             config: of which size, resize, mean and std are used.
+            model: the network to ask where there is no configuration: timm's know size, mean and std of their weights
+                (`pretrained_cfg`). For others it is that of ImageNet, at 224 pixels.
 
         Returns:
             The preprocessing.
@@ -114,6 +113,8 @@ class Preprocess:
         Raises:
             ValueError: one of them is out of range.
         """
+        if config is None:
+            return cls(**({} if model is None else own_preprocessing(model)))
         return cls(config.size, config.resize, tuple(config.mean), tuple(config.std))
 
     def __call__(self, image: Image.Image | np.ndarray) -> tuple[Tensor, Geometry]:

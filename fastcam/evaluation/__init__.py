@@ -4,6 +4,9 @@
 stream, by the standard evaluator's rules or those of another `Protocol`; `Result` is what came out.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
+
 from fastcam.evaluation.accumulator import Evaluator, Scores
 from fastcam.evaluation.epochs import localizer
 from fastcam.evaluation.overlap import (
@@ -34,3 +37,10 @@ __all__ = [
     "localizer",
     "max_box_acc",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The modules that run evaluations, which need more packages, when they are first used.
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

@@ -1,7 +1,6 @@
 """Boxes of a run of `fastcam.localize` as maps: one inside, zero outside."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam.data.names import Names, by_number
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
-from fastcam.evaluation.sources import Batch, Loaded, Source, attempt, elsewhere
+from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
+from fastcam.outputs.maps import told
 from fastcam.writers import SCHEMA
 
 _NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
@@ -64,7 +65,7 @@ class BoxTable(Source):
         self.problems: list[tuple[str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self._bad: set[int] = set()
-        self._read({id: place for place, id in enumerate(data.ids)})
+        self._read(Places(data.ids))
         found = self._kind != _NONE
         missing = [place for place in np.flatnonzero(~found).tolist() if place not in self._bad]
         self.problems += [(data.ids[place], f"no box in {path}") for place in missing]
@@ -111,7 +112,7 @@ class BoxTable(Source):
         empty = {"curves": {}, "thresholds": [], "best_thresholds": {}}
         return {"figures": figures, "intervals": intervals, "errors": self.errors} | empty
 
-    def _read(self, places: dict[str, int]) -> None:
+    def _read(self, places: Places) -> None:
         try:
             with pq.ParquetFile(self.path) as file:
                 self._rename(file)
@@ -135,15 +136,24 @@ class BoxTable(Source):
             raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {error}") from None
 
     def _rename(self, file: pq.ParquetFile) -> None:
-        """Give labels the numbers that the run's classes of the same names have, if a name tells that these differ."""
+        """Give labels the numbers of the run's classes that they are, if a name tells that these differ."""
         names = tuple(self.data.class_names)
         if self._labels is None or len(set(names)) < len(names) or "class_name" not in file.schema_arrow.names:
             return
         pairs = file.read(["class_id", "class_name"]).group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
-        known = Counter(pair["class_name"] for pair in pairs)
-        found = {pair["class_name"]: pair["class_id"] for pair in pairs if known[pair["class_name"]] == 1}
-        if any(found.get(name, label) != label for label, name in enumerate(names)):
-            self._labels = [None if label is None else found.get(names[label], -1) for label in self._labels]
+        pairs = [pair for pair in pairs if pair["class_name"] is not None]
+        known = Names(pair["class_name"] for pair in pairs)
+        own = set(names)  # a class that is called like one of the labels is no other's that only looks like it
+        places = [
+            [place for place in known.places(name) if known.names[place] == name or known.names[place] not in own]
+            for name in names
+        ]
+        found = [pairs[place[0]]["class_id"] if len(place) == 1 else -1 for place in places]
+        if not any(places):
+            count = told(file).get("num_classes")
+            found = by_number(names, count if isinstance(count, int) else None) or found
+        if any(number not in (-1, label) for label, number in enumerate(found)):
+            self._labels = [None if label is None else found[label] for label in self._labels]
 
     def _seen(self, place: int | None) -> bool:
         return place is not None and self._kind[place] != _NONE

@@ -165,7 +165,8 @@ def compare(
     if out is not None and (existing := Path(out, "compare.json")).exists() and not overwrite:
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
-    data = in_classes(opened(data, problems if skip_bad else None), () if config is None else config.class_names)
+    names, count = () if config is None else config.class_names, config and config.num_classes
+    data = in_classes(opened(data, problems if skip_bad else None), names, count)
     options = {"metrics": metrics, "threshold": threshold, "bootstrap": bootstrap, "seed": seed, "skip_bad": skip_bad}
     classes = config and config.num_classes
     rule = Evaluator(protocol, num_classes=classes, **options).protocol

@@ -26,7 +26,7 @@ class Network(Source):
         data: the data set.
         model: network from [N, 3, size, size] to logits [N, C].
         config: of which size, mean, std and the number of classes are used; by default 224 pixels and ImageNet's mean
-            and std. How pictures are resized is the protocol's affair.
+            and std, or what timm's networks know of themselves. How pictures are resized is the protocol's affair.
         protocol: it.
         method: a key of `fastcam.methods.METHODS`.
         target_layers: modules or dotted names; by default the model's last stage.
@@ -84,7 +84,7 @@ class Network(Source):
         self._rows_checked = False
         self._classes = None if config is None else config.num_classes
         self._like = next(model.parameters(), torch.empty(0))
-        self.preprocess = Preprocess() if config is None else Preprocess.of(config)
+        self.preprocess = Preprocess.of(config, model)
         self.order = range(len(data))
         self.info = {
             "arch": config and config.arch,

@@ -20,6 +20,7 @@ from fastcam import data as datasets
 from fastcam._version import __version__
 from fastcam.data import Sample
 from fastcam.data.matching import in_classes
+from fastcam.data.names import read_text
 from fastcam.decoding import quiet_pillow
 from fastcam.evaluation import pixels
 from fastcam.evaluation.accumulator import Evaluator
@@ -154,8 +155,8 @@ def evaluate(
     fixed = threshold if before is None else before["MaxBoxAcc"]
     problems = list(problems)
     data = opened(data, problems if skip_bad else None, truth_only=model is None)
-    if config is not None and targets == "label":
-        data = in_classes(data, config.class_names)
+    if model is not None and targets == "label":
+        data = in_classes(data, () if config is None else config.class_names, config and config.num_classes)
     source, classes = _source(data, rule, maps, boxes, model, config, targets, network)
     options = {"metrics": ["MaxBoxAcc"] if boxes is not None else metrics, "bootstrap": bootstrap, "seed": seed}
     make = partial(Evaluator, rule, num_classes=classes, threshold=fixed, skip_bad=skip_bad, **options)
@@ -284,7 +285,7 @@ def _span(total: int, part: tuple[int, int] | None, batch_size: int) -> Span:
 def _read_thresholds(path: Path, protocol: Protocol) -> dict[str, float]:
     """The best thresholds of another evaluation by the same protocol."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_text(path))
         theirs, best = told["protocol"], {name: float(value) for name, value in told["best_thresholds"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no metrics.json of an evaluation: {error!r}") from None

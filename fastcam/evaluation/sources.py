@@ -6,6 +6,7 @@ positions in that order it makes jobs, `load` does one job (in a thread), and `f
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from fastcam.data import Sample
+from fastcam.data.names import Names, path_look
 from fastcam.decoding import DecodeError
+from fastcam.decoding.folders import hidden
 
 
 class Loaded(NamedTuple):
@@ -140,6 +143,36 @@ def elsewhere(data: Any) -> str:
     return f"in the data set, whose ids are such as {data.ids[0]}"
 
 
+class Places:
+    """Places in a data set by id: of that very id, else of the only one that looks like it.
+
+    Args:
+        ids: those of the data set.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids, self._exact = ids, {id: place for place, id in enumerate(ids)}
+
+    def get(self, id: str) -> int | None:
+        """Find a picture.
+
+        Args:
+            id: as a run has it.
+
+        Returns:
+            Its place; None if there is none, or several look like it.
+        """
+        place = self._exact.get(id)
+        if place is None:
+            alike = self._names.places(id)
+            place = alike[0] if len(alike) == 1 else None
+        return place
+
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self._ids, path_look)
+
+
 class MapFolder(Source):
     """Finished maps, one file each: `<image_id>.npy`, as the standard evaluator has them, or the id without its suffix.
 
@@ -164,9 +197,11 @@ class MapFolder(Source):
         self.order: list[int] = []
         self.problems: list[tuple[str, str]] = []
         self._files: list[str] = []
-        for place, id in enumerate(data.ids):
-            names = dict.fromkeys((f"{id}.npy", f"{os.path.splitext(id)[0]}.npy"))
-            there = [name for name in names if name in found]
+        wanted = [dict.fromkeys((f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")) for id in data.ids]
+        others = Names(found.keys() - {name for names in wanted for name in names}, path_look)
+        for place, (id, names) in enumerate(zip(data.ids, wanted, strict=True)):
+            alike = dict.fromkeys(index for name in names for index in others.places(name))
+            there = [name for name in names if name in found] or [others.names[index] for index in alike]
             if not there:
                 self.problems.append((id, f"no map: expected {self.folder / id}.npy"))
             elif len(there) > 1:
@@ -178,7 +213,7 @@ class MapFolder(Source):
                 self._files.append(there[0])
             found.update(dict.fromkeys(there, True))
         self._dtype = self._first_dtype()
-        extra = [name for name, owned in found.items() if not owned]
+        extra = [name for name, owned in found.items() if not owned and not any(map(hidden, name.split("/")))]
         reason = f"a map in {self.folder} without a picture {elsewhere(data)}"
         self.problems += [(name, reason) for name in extra]
 

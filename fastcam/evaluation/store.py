@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastcam.data import Sample
-from fastcam.evaluation.sources import Batch, Loaded, Source, attempt, elsewhere
+from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
 from fastcam.writers import replacing
 
 _GROUP = 512  # maps of a row group; what a reader holds at a time
@@ -168,21 +168,25 @@ class MapStore(Source):
             raise ValueError(f"{path} has maps of {parts[0]}, the protocol is for {parts[1]}")
         self._relu, self.labelled = bool(made.get("relu")), made.get("targets") == "label"
         self.info = {"maps": made}
-        places = {id: place for place, id in enumerate(data.ids)}
+        places, own, found = Places(data.ids), frozenset(ids), set[int]()
         self.order: list[int] = []
         self.problems: list[tuple[str, str]] = []
         self._rows: list[int] = []
         seen: set[str] = set()
         for row, id in enumerate(ids):
-            if id in seen:
+            place = places.get(id)
+            if place is not None and data.ids[place] != id and data.ids[place] in own:
+                place = None  # it only looks like that picture, which has a map of its own
+            if id in seen or place in found:
                 self.problems.append((id, f"two maps in {path}"))
-            elif id not in places:
+            elif place is None:
                 self.problems.append((id, f"a map in {path} without a picture {elsewhere(data)}"))
             else:
-                self.order.append(places[id])
+                self.order.append(place)
                 self._rows.append(row)
+                found.add(place)
             seen.add(id)
-        self.problems += [(id, f"no map in {path}") for id in data.ids if id not in seen]
+        self.problems += [(id, f"no map in {path}") for place, id in enumerate(data.ids) if place not in found]
 
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: D102 (see Source)
         wanted = np.array([self._rows[position] for position in positions], np.int64)

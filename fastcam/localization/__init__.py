@@ -114,7 +114,8 @@ def localize(
         out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
             picture there that they have not written is one.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
-            default 224 pixels, squashed, ImageNet's mean and std.
+            default 224 pixels, squashed, ImageNet's mean and std; of timm's networks size, mean and std that their
+            `pretrained_cfg` has.
         method: name of the method, see `fastcam.methods`.
         target_layers: modules or dotted names; by default the model's last stage.
         threshold: fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of
@@ -124,8 +125,9 @@ def localize(
         top_k: boxes for this many classes of each picture, those of the highest scores.
         targets: boxes for one given class of each picture instead: "label" takes that of the samples (if `config` and
             the data set have names of classes, and all of the data set's are among the network's, the class of the
-            same name), a mapping goes from image_id to class index. The row's rank then tells where the class stands
-            among all.
+            same name, else the class of that number where all names are whole numbers), a mapping goes from image_id
+            to class index; its keys need but look like a picture's, and a warning tells of those that are none's. The
+            row's rank then tells where the class stands among all.
         batch_size: pictures per forward pass.
         backend: "fused", or "reference" for plain PyTorch.
         overlays: for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture

@@ -3,6 +3,7 @@
 import hashlib
 import operator
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
@@ -14,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
+from fastcam.data.names import Names, path_look
 from fastcam.data.pictures import id_problem
 from fastcam.decoding import DecodeError, find_pictures
+
+_SHOWN = 3  # names in a warning
 
 Targets = Literal["label"] | Mapping[str, int] | None
 
@@ -67,6 +71,55 @@ class Item(NamedTuple):
     content: bytes | None = None
 
 
+class Asked:
+    """Classes asked for by key, whose rows need but look like the inputs'.
+
+    Args:
+        targets: image_id → class.
+    """
+
+    def __init__(self, targets: Mapping[str, int]) -> None:
+        self._targets, self._rows = targets, Names(targets, path_look)
+        self._keys: dict[str, str] = {}  # which input each row is of
+
+    def of(self, key: str, path: Path | None = None) -> int | None:
+        """Give the class of an input.
+
+        Args:
+            key: its key.
+            path: its file, which a row may name, too.
+
+        Returns:
+            The class; None if no row is its.
+
+        Raises:
+            ValueError: several rows look like it, or its row was another input's.
+        """
+        row = key if key in self._targets else os.fspath(path) if path is not None else key
+        if row not in self._targets:
+            alike = [self._rows.names[place] for place in self._rows.places(key)]
+            if len(alike) > 1:
+                raise ValueError(f"the class of {key!a} may be that of {' or '.join(map(ascii, alike))}: name it alike")
+            if not alike:
+                return None
+            row = alike[0]
+        if (other := self._keys.setdefault(row, key)) != key:
+            raise ValueError(f"the class of {row!a} may be that of {other!a} or of {key!a}: give each a row of its own")
+        return self._targets[row]
+
+    def warn(self, stacklevel: int = 1) -> None:
+        """Tell of rows that are no input's.
+
+        Args:
+            stacklevel: of the caller, for `warnings.warn`.
+        """
+        unused = [row for row in self._targets if row not in self._keys]
+        if unused:
+            shown = ", ".join(map(repr, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN)
+            what = f"{len(unused)} of {len(self._targets)} classes asked for are of no picture here: {shown}"
+            warnings.warn(what, stacklevel=stacklevel + 1)
+
+
 class Files:
     """Inputs that are files: they can be listed again, in the same order.
 
@@ -77,11 +130,13 @@ class Files:
 
     Attributes:
         ignored: files that were passed over, by suffix; counted anew with each listing.
+        asked: classes by image_id, if these are the targets, likewise.
     """
 
     def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
         self.source, self.targets, self.drawn = source, targets, drawn
         self.ignored: Counter[str] = Counter()
+        self.asked = Asked(targets) if isinstance(targets, Mapping) else None
 
     def __iter__(self) -> Iterator[Item]:
         """List them.
@@ -95,6 +150,8 @@ class Files:
             TypeError: a class is no whole number.
         """
         self.ignored.clear()
+        if isinstance(self.targets, Mapping):
+            self.asked = Asked(self.targets)
         escaped: set[str] = set()  # others cannot come twice
         for index, (key, path, place, label, drawn) in enumerate(self._entries()):
             if key.startswith("/") or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
@@ -104,8 +161,8 @@ class Files:
                     raise ValueError(f"the name {key!r} comes twice: once escaped, once as it is")
                 escaped.add(key)
             target = label
-            if isinstance(self.targets, Mapping):
-                target = self.targets.get(key)
+            if self.asked is not None:
+                target = self.asked.of(key, path if place[0] is None else None)
             elif self.targets is None:
                 target = None
             yield Item(index, key, path, *place, _class(key, target), *drawn)
@@ -271,6 +328,7 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
 
 def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item]:
     keys: set[str] = set()
+    asked = Asked(targets) if isinstance(targets, Mapping) else None
     for index, outcome in enumerate(outcomes):
         sample = None if outcome.exception() else outcome.result()
         if sample is not None:
@@ -280,8 +338,10 @@ def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item
         if problem:
             raise ValueError(f"sample {index}, {key!r}: {problem}")
         keys.add(key)
-        target = targets.get(key) if isinstance(targets, Mapping) else getattr(sample, "label", None)
+        target = getattr(sample, "label", None) if asked is None else asked.of(key)
         yield Item(index, key, target=_class(key, target) if targets else None, sample=outcome.result)
+    if asked is not None:
+        asked.warn()
 
 
 def _class(key: str, value: Any) -> int | None:

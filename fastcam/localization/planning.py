@@ -65,7 +65,7 @@ def planned(
     settings = settings_of(model, config, **options)
     names = () if config is None else tuple(config.class_names)
     if options.get("targets") == "label":
-        source = in_classes(source, names)
+        source = in_classes(source, names, config and config.num_classes)
     opened = open_source(source, options.get("targets"), settings["overlays"])
     files, (items, count) = (opened, (None, None)) if isinstance(opened, Files) else (None, opened)
     if files is None and listed:
@@ -75,7 +75,10 @@ def planned(
         if isinstance(files.source, list | tuple):
             refuse_own(files.source, folder)
     with _hold(folder):
-        yield _plan(folder, settings, names, files, count, shard_size, hash_content, overwrite), items
+        plan = _plan(folder, settings, names, files, count, shard_size, hash_content, overwrite)
+        if files is not None and files.asked is not None:
+            files.asked.warn(3)
+        yield plan, items
 
 
 def refuse_own(sources: Iterable[str | os.PathLike[str]], folder: Path) -> None:

@@ -97,7 +97,7 @@ def settings_of(
     if method in methods.ATTRIBUTIONS:
         known = ", ".join(methods.METHODS)
         raise ValueError(f"`method` {method} gives no maps that boxes are made of; these do: {known}")
-    preprocess = Preprocess() if config is None else Preprocess.of(config)
+    preprocess = Preprocess.of(config, model)
     # Made once for its checks, and for the names of the layers.
     cam = methods.create(method, model, target_layers=target_layers, relu=relu, mode=mode, backend=backend)
     if maps and len(cam.layers) > 1:

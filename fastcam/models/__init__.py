@@ -1,12 +1,12 @@
 """Networks: built by name, their weights and checkpoints, the layers and heads that maps are taken from."""
 
 from fastcam.models.checkpoints import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ModelConfig,
     load_checkpoint,
+    load_network,
     load_tensors,
     load_weights,
+    preprocessing_of,
     read_config,
     save_checkpoint,
     start_from,
@@ -21,7 +21,8 @@ from fastcam.models.layers import (
     vit_reshape,
 )
 from fastcam.models.layouts import Layouts
-from fastcam.models.networks import GlobalPoolNet, build, nin, to_gap
+from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
+from fastcam.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_normalization, own_preprocessing, published
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -32,15 +33,21 @@ __all__ = [
     "ModelConfig",
     "ThresholdedAvgPool2d",
     "build",
+    "check_normalization",
     "default_target_layer",
     "find_head",
     "load_checkpoint",
+    "load_network",
     "load_tensors",
     "load_weights",
     "nin",
+    "own_preprocessing",
+    "preprocessing_of",
+    "published",
     "read_config",
     "resolve_layers",
     "save_checkpoint",
+    "split_arch",
     "start_from",
     "suggest",
     "swin_reshape",

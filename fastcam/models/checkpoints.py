@@ -1,9 +1,13 @@
 """Weights and checkpoints on disk, and the configuration that goes with a network."""
 
+import argparse
 import dataclasses
 import json
 import os
+import re
+import warnings
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import takewhile
 from numbers import Integral, Real
@@ -13,14 +17,20 @@ from typing import Any, BinaryIO, Literal
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastcam.models.layers import first
+from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
+from fastcam.models.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TRANSFORMED,
+    check_normalization,
+    published,
+    wants_half,
+)
+from fastcam.models.states import State, find_state, load_state, plain, read_safetensors
 from fastcam.writers import replacing
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _METADATA_KEY = "fastcam"
 
@@ -36,12 +46,14 @@ class ModelConfig:
         class_names: empty, or one name for each class.
         size: side of the square input in pixels.
         resize: "squash" resizes to size x size, "crop" the shorter side and cuts out the centre.
-        mean: subtracted from each of R, G, B in [0, 1].
+        mean: subtracted from each of R, G, B in [0, 1]; ImageNet's by default, whatever the network: `load_network`
+            takes what published weights want.
         std: divides each of R, G, B after the subtraction.
         threshold: fraction of the map's range, in [0, 1], above which a box is drawn; None if none was chosen.
 
     Raises:
-        ValueError: `resize` has another value, or there are class names, but not one for each class.
+        ValueError: `resize` has another value, mean and std cannot be those of colours in [0, 1] (those for 0..255 are
+            refused), or there are class names, but not one for each class.
     """
 
     arch: str
@@ -68,6 +80,7 @@ class ModelConfig:
             raise ValueError(f"`num_classes` and `size` must be positive, got {min(counts)}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
+        check_normalization(self.mean, self.std)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"`class_names` must have one name for each of the {self.num_classes} classes, "
@@ -106,28 +119,114 @@ class ModelConfig:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Load a file of weights into a network, in place.
+    """Load a file of weights into a network, in place: all of them or none.
 
-    Weights of auxiliary classifiers that the network was built without are left out.
+    The file may be a plain state_dict or what trainers write: the one dictionary of tensors in it is taken, at whatever
+    key it is ("state_dict", "model", "model_state_dict", …), optimizers' states aside; of a network and a moving
+    average of it ("model_ema") the network, with a warning. Its names may have what DataParallel, `torch.compile` and
+    FSDP put in, anywhere, and a common beginning such as "model." or "backbone."; and they may be older ones that the
+    modules, torchvision or timm rename. Weights of auxiliary classifiers that the network was built without are left
+    out.
+
+    torchvision's published weights of GoogLeNet, Inception v3 and EfficientNetV2-L want pictures normalised with mean
+    and std 0.5, unless one of the first two has `transform_input`, as torchvision's own constructor sets it: for 1000
+    classes a warning says so.
 
     Args:
-        model: the network.
-        path: a .safetensors file, or a .pt, .pth or .th file holding a state_dict, bare or under the key
-            "state_dict" or "model". It is read weights-only: no code in it runs. The "module." prefix of
-            DataParallel is removed.
+        model: the network, bare or in a wrapper.
+        path: a .safetensors file, or a .pt, .pth or .th file of `torch.save`. It is read weights-only: no code in it
+            runs.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no weights, or its keys or shapes are not the model's; they are listed.
+        ValueError: the file holds no weights or several, or its names or shapes are not the model's; they are listed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
-    _load_state(model, _read_state(path), path)
+    saved = read_config(path)
+    load_state(model, _read_state(path))
+    if saved is None and wants_half(model):
+        why = " (torchvision gives them to one with transform_input=True)" * hasattr(unwrap(model), "transform_input")
+        warnings.warn(
+            f"{path}: if these are torchvision's published weights, this {type(unwrap(model)).__name__} wants pictures "
+            f"normalised with mean 0.5 and std 0.5, not ImageNet's{why}",
+            stacklevel=2,
+        )
+
+
+def load_network(path: str | os.PathLike, arch: str | None = None, **given: Any) -> tuple[nn.Module, ModelConfig]:
+    """Build the network of a file of weights, and say how pictures are prepared for it.
+
+    A checkpoint of fastcam knows its configuration. Plain weights are prepared for as the published weights of the
+    architecture are (see `fastcam.models.preprocessing.published`); where that is not ImageNet's mean and std, and
+    they are not given, a warning names them.
+
+    Args:
+        path: as for `load_weights`.
+        arch: name of the network, for `build`; a checkpoint's own by default.
+        **given: fields of the configuration, in place of the checkpoint's or of the defaults.
+
+    Returns:
+        The network in evaluation mode, on the CPU, and its configuration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no name of the network, or another network or number of classes than the checkpoint's; otherwise as
+            for `build` and `load_weights`.
+        ImportError: a network of timm's, which is not installed.
+    """
+    path = Path(path)
+    config = read_config(path)
+    if config is not None:
+        for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
+            if value not in (None, getattr(config, name)):
+                raise ValueError(f"the checkpoint {path} has {name} {getattr(config, name)}, got {value}")
+        model, config = load_checkpoint(path)
+        return model, dataclasses.replace(config, **given)
+    if arch is None:
+        raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
+    if names := given.get("class_names"):
+        given.setdefault("num_classes", len(names))
+    config = ModelConfig(arch, **{"num_classes": 1000} | preprocessing_of(path, arch, given) | given)
+    model = build(arch, config.num_classes, config.output_stride)
+    load_state(model, _read_state(path))
+    return model.eval(), config
+
+
+def preprocessing_of(path: str | os.PathLike, arch: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """Say what the weights of a file were trained with.
+
+    Args:
+        path: as for `load_weights`.
+        arch: the network that they are for.
+        given: names of fields that shall be others in any case.
+
+    Returns:
+        Fields of `ModelConfig`: "mean" and "std" of a checkpoint; for plain weights `preprocessing.published`, with a
+        warning if its mean and std are not ImageNet's nor given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a checkpoint's configuration cannot be understood.
+    """
+    config = read_config(path)
+    if config is not None:
+        return {"mean": config.mean, "std": config.std}
+    fields = published(arch)
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if odd := [name for name in usual if name not in given and fields.get(name, usual[name]) != usual[name]]:
+        wanted = " and ".join(f"{name} {','.join(f'{value:g}' for value in fields[name])}" for name in odd)
+        warnings.warn(
+            f"{path}: {wanted}, as the published weights of {arch} want; if these are others, give mean and std "
+            "(--mean, --std)",
+            stacklevel=3,
+        )
+    return fields
 
 
 def load_tensors(source: Path | BinaryIO) -> Any:
     """Load what `torch.save` wrote of tensors and plain values, on the CPU. No code in it runs.
+
+    An `argparse.Namespace`, in which the trainers of torchvision and timm keep their options, is a plain value.
 
     Args:
         source: the file.
@@ -146,7 +245,8 @@ def load_tensors(source: Path | BinaryIO) -> Any:
                 raise ValueError("its members are packed")
     if not isinstance(source, Path):
         source.seek(0)
-    return torch.load(source, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def start_from(
@@ -157,8 +257,9 @@ def start_from(
     A classifier for another number of classes, and the layers that `to_gap` adds, keep their random start.
 
     Args:
-        path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes, of this
-            network or, for one of `to_gap`'s such as "vgg16-tap", of the network it is made from.
+        path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes (for those of
+            the tag in a name of timm's), of this network or, for one of `to_gap`'s such as "vgg16-tap", of the network
+            it is made from.
         arch: the network, as in `build`.
         num_classes: number of logits.
         output_stride: as in `build`.
@@ -176,14 +277,14 @@ def start_from(
         raise ValueError(f"{path} is a checkpoint of {saved.arch}, not of {arch}")
     model, state = build(arch, num_classes, output_stride), _read_state(path)
     # Built with the classes that the weights are for; what depends on their number keeps its random start.
-    classes = 1000 if saved is None else saved.num_classes
+    classes = published(base).get("num_classes", 1000) if saved is None else saved.num_classes
     source = build(arch, classes)
-    if _fits(source, state):
-        _load_state(source, state, path)
+    if pool is None or _fits(source, state):
+        _load_start(source, state)
         given = frozenset(name for name, _ in source.named_parameters())
     else:
         whole = build(base, classes)
-        _load_state(whole, state, path)
+        _load_start(whole, state)
         source = to_gap(whole, pool, extra=extra)
         # What `to_gap` keeps comes first and in the same order.
         pairs = zip(source.named_parameters(), whole.parameters(), strict=False)
@@ -191,59 +292,40 @@ def start_from(
         given = frozenset(name for (name, _), _ in kept)
     own = model.state_dict()
     fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
-    model.load_state_dict(own | fitting)
+    own.update(fitting)  # in place, since it knows the versions of its names
+    model.load_state_dict(own)
     return model, given & fitting.keys()
 
 
-def _fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
+def _fits(model: nn.Module, state: State) -> bool:
     """Whether a state's parameters are the model's, by name."""
-    return all(name in state for name, _ in model.named_parameters())
+    names = [f".{plain(name)}" for name in state.tensors]
+    return all(any(name.endswith(f".{own}") for name in names) for own, _ in model.named_parameters())
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _load_start(model: nn.Module, state: State) -> None:
+    """Load weights, but not those of an older version that the network would turn into."""
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    load_state(model, state)
+    if any(value.shape != shapes.get(name) for name, value in model.state_dict().items()):
+        raise ValueError(f"{state} are of an older version of {type(model).__name__}, from which no training can start")
+
+
+def _read_state(path: Path) -> State:
     if path.suffix == ".safetensors":
-        try:
-            state = safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from None
-    else:
-        try:
-            state = load_tensors(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle can raise almost anything
-            raise ValueError(
-                f"{path} is not a file that torch.save wrote of tensors alone ({type(error).__name__}); "
-                "whatever else it holds is not loaded"
-            ) from None
-        for key in ("state_dict", "model"):
-            if isinstance(state, dict) and isinstance(state.get(key), dict):
-                state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path} must hold a state_dict (names and tensors)")
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    # A part that was switched off (GoogLeNet's auxiliary classifiers) is an attribute that is None.
-    state = {key: value for key, value in state.items() if getattr(model, key.split(".")[0], 0) is not None}
-    problems = {
-        # BatchNorm's counter is not used in evaluation, and files from old versions of PyTorch lack it.
-        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
-        "unexpected": [k for k in state if k not in own],
-        "of another shape": [
-            f"{k} (expected {list(own[k].shape)}, got {list(v.shape)})"
-            for k, v in state.items()
-            if k in own and own[k].shape != v.shape
-        ],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(keys)} {what}: {first(keys)}" for what, keys in problems.items() if keys)
-        raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {found}")
-    model.load_state_dict(state, strict=False)
+        return read_safetensors(path)
+    try:
+        content = load_tensors(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise almost anything
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"{path} is not a file that torch.save wrote of tensors alone "
+            f"({f'it holds {kind[1]}' if kind else type(error).__name__}); whatever else it holds is not loaded: save "
+            "the state_dict() of the network"
+        ) from None
+    return find_state(content, path)
 
 
 def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConfig) -> None:
@@ -253,15 +335,27 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConf
 
     Args:
         path: the file to write.
-        model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives.
-        config: how to build and use it; goes as JSON to the metadata key "fastcam".
+        model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives, bare or wrapped
+            (DataParallel, `torch.compile`); the file has the names of the bare one.
+        config: how to build and use it; goes as JSON to the metadata key "fastcam". Where the network turns ImageNet's
+            mean and std into 0.5 itself (`transform_input`), which `build`'s do not, these go there instead.
 
     Raises:
+        ValueError: the network has `transform_input`, and mean and std are not ImageNet's.
         OSError: the file cannot be written.
         RuntimeError: tensors of the network share memory, which a safetensors file cannot express.
         TypeError: a field of the configuration holds what JSON cannot.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    model = unwrap(model)
+    if getattr(model, "transform_input", False):
+        if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise ValueError(
+                f"{type(model).__name__} with transform_input=True takes ImageNet's mean and std, got {config.mean} "
+                f"and {config.std}; set transform_input=False if these are its own"
+            )
+        config = dataclasses.replace(config, **TRANSFORMED)
+    whole = model.state_dict()
+    state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
     with replacing(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata={_METADATA_KEY: config.to_json()}))
 
@@ -287,7 +381,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[nn.Module, ModelConfig]:
             f"{_METADATA_KEY!r}); plain weights need the name of their architecture: build(), load_weights()"
         )
     model = build(config.arch, config.num_classes, config.output_stride)
-    _load_state(model, _read_state(path), path)
+    load_state(model, _read_state(path))
     return model.eval(), config
 
 

@@ -25,7 +25,7 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
     Args:
         arch: name of a torchvision network, such as "resnet18"; one of those with "-gap", "-gmp" or "-tap" behind it
             for `to_gap`'s ("vgg16-gap", "resnet50-tap"; "alexnet*-gap" has two more convolutions of 512 channels);
-            "nin"; or, where timm is installed, "timm/" and a name of timm's.
+            "nin"; or, where timm is installed, "timm/" and a name of timm's, with or without the tag of its weights.
         num_classes: number of logits.
         output_stride: input pixels per position of the last stage's map, 8, 16 or 32, for ResNets (ResNeXt and
             Wide ResNet included). Below 32 the last stages keep their resolution: stride 1, no dilation, same
@@ -85,8 +85,11 @@ def _timm(name: str, num_classes: int) -> nn.Module:
         import timm
     except ImportError:
         raise ImportError(f"the network {name!r} is timm's, which is not installed: pip install timm") from None
-    if name not in timm.list_models():
-        raise ValueError(f"unknown timm architecture {name!r}{suggest(name, timm.list_models())}")
+    base, dot, tag = name.partition(".")
+    if base not in timm.list_models():
+        raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
+    if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
+        raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
     return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 

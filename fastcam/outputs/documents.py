@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from fastcam.data.coco import coco_root
+from fastcam.data.names import Names, by_number, id_order, path_look
+from fastcam.data.places import plain_id
 from fastcam.outputs.files import LeftOut, Options
 from fastcam.outputs.table import Box, Picture
 from fastcam.outputs.text import printable
@@ -18,6 +22,7 @@ from fastcam.writers import replacing
 
 Add = Callable[[Picture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut
 
+_SHOWN = 3  # numbers in a warning
 _COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
 _COLUMNS += ("box", "box_score")
 
@@ -27,10 +32,11 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
     """Write COCO's results: a JSON list of image_id, category_id, bbox (x, y, width, height) and score.
 
     With `options.annotations` images have the ids they have there (by file_name), and categories, too: by the name of
-    the class, or where classes have no names, in the order of the ids. Otherwise images are numbered from 1 in the
-    order of the table, a category's id is the class index plus 1, and `NAME.images.json` beside the results lists both,
-    so that `COCO("NAME.images.json").loadRes("NAME.json")` works. `options.categories` goes before either. Coordinates
-    are rounded to hundredths of a pixel, as COCO's own are.
+    the class, which need but look the same (`fastcam.data.names`), or where classes have no names, or the same in the
+    same order, in the order of the ids; categories named by whole numbers are the classes of these numbers. Otherwise
+    images are numbered from 1 in the order of the table, a category's id is the class index plus 1, and
+    `NAME.images.json` beside the results lists both, so that `COCO("NAME.images.json").loadRes("NAME.json")` works.
+    `options.categories` goes before either. Coordinates are rounded to hundredths of a pixel, as COCO's own are.
 
     Args:
         path: the JSON file.
@@ -42,11 +48,17 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
 
     Raises:
         FileNotFoundError: no file of annotations.
-        ValueError: it is malformed, or a class has no category.
+        ValueError: it is malformed, or a class has no category, or may have several.
         OSError: a file cannot be written.
     """
-    given = None if options.annotations is None else _Annotations(options.annotations)
     names = dict(options.class_names or {})
+    given = None
+    if options.annotations is not None:
+        given = _Annotations(options.annotations, names, info.get("num_classes"))
+    unused = [key for key in options.categories or () if key not in range(info.get("num_classes") or key + 1)]
+    if unused:
+        told = f"{len(unused)} of {len(options.categories)} categories are of no class: the network has none of index "
+        warnings.warn(told + ", ".join(map(str, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN), stacklevel=4)
 
     def category(box: Box) -> int:
         if options.categories is not None:
@@ -57,10 +69,8 @@ def coco(path: Path, info: Mapping[str, Any], options: Options) -> Iterator[Add]
 
     def add(picture: Picture) -> int:
         nonlocal count
-        if given is not None and picture.id not in given.images:
-            raise LeftOut(f"not among the images of {options.annotations}")
+        image_id = count + 1 if given is None else given.image(picture.id)
         count += 1
-        image_id = count if given is None else given.images[picture.id]
         if images is not None:
             names.update((box.class_id, box.name) for box in picture.boxes)
             size = {"width": picture.width, "height": picture.height}
@@ -225,37 +235,66 @@ class _List:
 
 
 class _Annotations:
-    """What COCO's file of the true objects tells of ids."""
+    """What COCO's file of the true objects tells of ids; `names` are those of the network's classes, by index."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Mapping[int, str], count: object) -> None:
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         try:
             document = json.loads(path.read_bytes())
             images = [(entry["file_name"], entry["id"]) for entry in document["images"]]
-            categories = sorted((entry["id"], entry["name"]) for entry in document["categories"])
-            ids = [id for _, id in images] + [id for id, _ in categories]
-            if not all(type(id) is int for id in ids):
-                raise ValueError("an id is no whole number")
+            categories = sorted(
+                ((entry["id"], entry["name"]) for entry in document["categories"]), key=lambda one: id_order(one[0])
+            )
+            pairs = [*images, *((name, id) for id, name in categories)]
+            if not images or not all(isinstance(name, str) and type(id) in (int, str) for name, id in pairs):
+                raise ValueError("no images, a name that is no text, or an id that is no whole number or text")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected COCO's images with id and file_name, and categories with id and name: {error!r}"
             ) from None
-        self.images = dict(images)
-        if len(self.images) < len(images):
+        root = coco_root(path, document["images"])
+        self._images = {plain_id(name, root): id for name, id in images}
+        if len(self._images) < len(images):
             raise ValueError(f"{path}: two images have the same file_name, so that boxes cannot be told apart")
-        self._ids = [id for id, _ in categories]
-        self._named = {name: id for id, name in categories}
+        self._files = Names(self._images, path_look)
+        self._pictures: dict[str, str] = {}  # which picture each image is
+        self._ids, words = [id for id, _ in categories], [name for _, name in categories]
+        self._words, self._named = words, Names(words)
+        self._known, self._names = list(names), Names(names.values())
+        self._numbers = by_number(words, count if isinstance(count, int) else None)
+        self._same = words == [names.get(index) for index in range(len(words))]
+        self._classes: dict[int, int] = {}  # which class each category is
 
-    def category(self, box: Box) -> int:
-        if box.class_name in self._named:
-            return self._named[box.class_name]
-        if box.class_name is None and box.class_id < len(self._ids):
+    def image(self, picture: str) -> int | str:
+        found = [self._files.names[place] for place in self._files.places(picture)]
+        if len(found) != 1:
+            which = f", or may be any of {', '.join(map(ascii, found))}" if found else ""
+            raise LeftOut(f"not among the images of {self.path}{which}")
+        if self._pictures.setdefault(found[0], picture) != picture:
+            raise LeftOut(f"image {found[0]!a} of {self.path} is another picture's, {self._pictures[found[0]]!a}")
+        return self._images[found[0]]
+
+    def category(self, box: Box) -> int | str:
+        if self._same and box.class_id < len(self._ids):
             return self._ids[box.class_id]
-        raise ValueError(
-            f"class {box.class_id} ({box.name}) is none of the categories of {self.path}: tell which it is"
-        )
+        if box.class_name is None:
+            numbers = range(len(self._ids)) if self._numbers is None else self._numbers
+            places = [place for place, number in enumerate(numbers) if number == box.class_id]
+        else:
+            places = self._named.places(box.class_name)
+        what = f"class {box.class_id} ({box.name})"
+        if not places:
+            raise ValueError(f"{what} is none of the categories of {self.path}: tell which it is")
+        claims = {self._classes.setdefault(places[0], box.class_id), box.class_id}
+        if box.class_name is not None:
+            claims.update(self._known[place] for place in self._names.places(self._words[places[0]]))
+        if len(places) > 1 or len(claims) > 1:
+            ids = " or ".join(str(self._ids[place]) for place in places)
+            others = "".join(f", and so may class {other}" for other in sorted(claims - {box.class_id}))
+            raise ValueError(f"{what} may be category {ids} of {self.path}{others}: tell the `categories` of all")
+        return self._ids[places[0]]
 
 
 @contextmanager

@@ -116,7 +116,8 @@ def write_report(
         truth = Truth.of_data(data, table.ids(), table.places())
     elif folder_labels is not False:
         truth = Truth.of_folders(table.ids(), found.values(), always=folder_labels is True)
-    classes, choice = Classes(found, truth), Choice(per_class)
+    count = table.info.get("num_classes")
+    classes, choice = Classes(found, truth, count if isinstance(count, int) else None), Choice(per_class)
     statistics = Statistics(table, classes, truth, choice)
     cards = choice.cards()
     described = _describe(table, cards, classes, truth)

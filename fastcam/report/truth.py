@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastcam.data import Dataset
+from fastcam.data.names import by_number
 from fastcam.data.pictures import Packed, Pictures
 
 _TRIED = 1000  # ids, about, whose partner is looked for where those of run and data set are relative to other folders
@@ -118,11 +119,13 @@ class Classes:
 
     Class indices and labels are the same numbers if the names of all classes found say so; else they meet by name if
     the labels have all those names. Where only some names are known, the numbers count if they agree with at least
-    half of them, or if the labels have none of the names. Names of folders always meet by name.
+    half of them, or if the labels have none of the names. Names of folders always meet by name. Where classes have no
+    names and all labels are named by whole numbers, these are the class indices.
 
     Args:
         found: class index → name, or None if unknown, of the classes that the run found.
         truth: with the labels, or None.
+        count: of the network's classes, if known.
 
     Attributes:
         names: name of each, no two alike.
@@ -130,7 +133,7 @@ class Classes:
         of_label: label → place in `names`.
     """
 
-    def __init__(self, found: Mapping[int, str | None], truth: Truth | None) -> None:
+    def __init__(self, found: Mapping[int, str | None], truth: Truth | None, count: int | None = None) -> None:
         self.names: list[str] = []
         self._taken: set[str] = set()
         self.of_class = {number: self._add(found[number], number) for number in sorted(found)}
@@ -140,9 +143,13 @@ class Classes:
         names = truth.names
         by_name = _meet_by_name(found, truth)
         named = {name: self.of_class[number] for number, name in found.items() if name is not None and by_name}
+        numbers = None if any(name is not None for name in found.values()) else by_number(names, count)
         for label in sorted(set(truth.labels.values())):
             name = names[label] if 0 <= label < len(names) else None
-            place = named.get(name) if by_name else self.of_class.get(label)
+            if numbers is not None and name is not None:
+                place = self.of_class.get(numbers[label])
+            else:
+                place = named.get(name) if by_name else self.of_class.get(label)
             self.of_label[label] = self._add(name, label) if place is None else place
 
     def _add(self, name: str | None, number: int) -> int:

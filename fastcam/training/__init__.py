@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,7 @@ class TrainingResult(NamedTuple):
         config: the configuration in the checkpoints.
         settings: the settings with all defaults resolved, TOML.
         state: what `resume` goes on from.
+        ignored: files of the data sets that were passed over, by suffix.
     """
 
     best: Path
@@ -67,6 +69,7 @@ class TrainingResult(NamedTuple):
     config: ModelConfig
     settings: Path
     state: Path
+    ignored: Mapping[str, int] = {}
 
 
 def train(
@@ -217,7 +220,10 @@ def _train(
                 place = _close_epoch(run, place, entry)
         group.wait()
     best, last, curve, metrics, state_path = (out / name for name in _FILES)
-    return TrainingResult(best, last, curve, metrics, place.history, config, out / "settings.toml", state_path)
+    passed = [Counter(getattr(part, "ignored", ())) for part in (train_data, test_data)]
+    ignored = passed[0] if passed[0] == passed[1] else passed[0] + passed[1]  # of one folder that was divided, but once
+    written = best, last, curve, metrics, place.history, config, out / "settings.toml", state_path
+    return TrainingResult(*written, ignored)
 
 
 def _clear(out: Path, everything: bool) -> None:
@@ -324,6 +330,7 @@ def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[st
     settings = Settings.of(base or earlier, values)
     if settings.lr is None:
         settings = dataclasses.replace(settings, lr=1e-3 if settings.weights is None else 1e-4)
+    settings = _with_colours(settings, values, earlier)
     if earlier is not None:
         free = _FREE + (("epochs", "steps") if settings.schedule in ("multistep", "constant") else ())
         before, now = dataclasses.asdict(earlier), dataclasses.asdict(settings)
@@ -332,6 +339,19 @@ def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[st
         if wrong:
             raise ValueError(f"a training that is resumed keeps its settings; it would change {', '.join(wrong)}")
     return settings
+
+
+def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings | None) -> Settings:
+    """Settings with the mean and std of the earlier training, or of the weights to start from, where none are given."""
+    usual = Settings()
+    given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
+    known = {}
+    if earlier is not None:
+        known = {"mean": earlier.mean, "std": earlier.std}
+    elif settings.weights is not None:
+        known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
+    taken = {name: known[name] for name in ("mean", "std") if name in known and name not in given}
+    return dataclasses.replace(settings, **taken)
 
 
 def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:

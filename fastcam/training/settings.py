@@ -11,7 +11,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, suggest
+from fastcam.data.names import read_text
+from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam.writers import replacing
 
 
@@ -34,8 +35,9 @@ class Settings:
         freeze_bn: BatchNorm layers keep their statistics and parameters.
         size: side of the network's square input in pixels.
         resize: "squash" resizes to size x size; "crop" the shorter side to size·256/224, the centre is tested on.
-        mean: subtracted from each of R, G, B in [0, 1].
-        std: divides each of R, G, B after the subtraction.
+        mean: subtracted from each of R, G, B in [0, 1]. Where it is not given to `train`, that of `weights` is taken: a
+            checkpoint's own, or what the published weights of the network want.
+        std: divides each of R, G, B after the subtraction; likewise.
         crop: what is trained on: "none", the frame as it is tested on; "padded", a random size x size part of it with
             `padding` black pixels on each side; "random", a random part of the picture resized to size·256/224.
         padding: pixels, for "padded".
@@ -138,6 +140,7 @@ class Settings:
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)!r}")
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be positive numbers, got {self.std!r}")
+        check_normalization(self.mean, self.std)
         for wrong, reason in (
             (self.freeze == "features" and self.weights is None, '`freeze="features"` needs `weights` to keep'),
             (self.schedule == "multistep" and not self.milestones, '`schedule="multistep"` needs `milestones`'),
@@ -210,12 +213,12 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML.
+        ValueError: it is no TOML, or not UTF-8.
     """
-    path = Path(path)
+    text = read_text(Path(path))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
 
 
