@@ -128,7 +128,7 @@ def small_vit() -> nn.Module:
 # ---- channels last ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(32, 32), (32, 64), (40, 28)])
+@pytest.mark.parametrize("size", [(32, 32), (32, 64), (24, 40)])  # the last has three rows at the end
 @pytest.mark.parametrize("around", ["nothing", "Sequential", "wrapper", "DataParallel"])
 def test_swin_within_anything(around, size):
     swin, images = small_swin(), torch.randn(2, 3, *size)

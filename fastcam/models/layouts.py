@@ -233,9 +233,15 @@ class Layouts:
 
     def _size(self, path: list[nn.Module], images: Tensor) -> tuple[int, ...]:
         """The size of the images where they last went into a module on the way to a layer: wrappers may change it."""
-        given = (shape for module in reversed(path[1:]) for shape in self._shapes.get(module, ()))
-        found = next((shape for shape in given if len(shape) == 4 and shape[:2] == images.shape[:2]), images.shape)
-        return tuple(found[2:])
+        for module in reversed(path[1:]):
+            shapes = [
+                shape for shape in self._shapes.get(module, ()) if len(shape) == 4 and shape[:2] == images.shape[:2]
+            ]
+            convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+            # Three rows of [N, h, w, K] are no three colours.
+            if shapes and (first := next(convolutions, None)) is not None and first.in_channels == images.shape[1]:
+                return tuple(shapes[0][2:])
+        return tuple(images.shape[2:])
 
     def _surroundings(self, path: list[nn.Module], size: tuple[int, ...]) -> tuple[set[tuple[int, int]], set[int]]:
         """Grids that go in and out of the innermost module around the layer, and numbers of positions or tokens."""
