@@ -128,7 +128,7 @@ def small_vit() -> nn.Module:
 # ---- channels last ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(32, 32), (32, 64), (40, 28)])
+@pytest.mark.parametrize("size", [(32, 32), (32, 64), (24, 40)])  # the last has three rows at the end
 @pytest.mark.parametrize("around", ["nothing", "Sequential", "wrapper", "DataParallel"])
 def test_swin_within_anything(around, size):
     swin, images = small_swin(), torch.randn(2, 3, *size)
@@ -172,6 +172,16 @@ def test_all_methods_take_channels_last():
     guided = GuidedGradCAM(nn.Sequential(model, nn.ReLU()), "0.body")
     assert guided(images).shape == (2, 3, 32, 48)
     assert guided.cams[0].grids == {"0.body": (4, 6)}
+
+
+def test_wrapper_that_squeezes_pictures():
+    images = torch.randn(2, 3, 24, 90)
+    model = Wrapper(small_swin(), (32, 32))
+    for layer in ("features.1.0", "features.1.0.norm2", "features.3.0.mlp", "norm"):
+        check(model, f"backbone.{layer}", images, last)
+    body = Net(nn.Sequential(nn.Conv2d(3, 6, 4, 4), Residual(6)), 6)
+    check(Wrapper(body, (32, 16)), "backbone.body.1", images)
+    check(Wrapper(Wrapper(body, (32, 16)), (9, 9)), "backbone.backbone.body", images)
 
 
 # ---- where both readings have the picture's proportions -------------------------------------------------------------
@@ -607,6 +617,13 @@ def test_timm_channels_last(size):
     check(model, default_target_layer(model), images, last)
     check(model, "stages.1.blocks.0.norm", images, last)
     check(model, "stem.act", images)
+
+
+def test_timm_padded_window():
+    model, images = create("sam2_hiera_tiny"), torch.randn(1, 3, 64, 64)
+    check(model, default_target_layer(model), images, last)
+    for inner in ("attn", "attn.proj"):  # 4 x 4 positions in a window of 14 x 14
+        refused(model, f"blocks.4.{inner}", images)
 
 
 def test_timm_scrambled_tokens():

@@ -96,7 +96,7 @@ class Layouts:
 
         hooks = {}
         for path in self._paths.values():
-            hooks |= {(block, None): note for block in _around(path)}
+            hooks |= {(module, None): note for module in path[1:]}
             if patches := _embedding(path)[0]:
                 convolutions = (part for part in patches.modules() if isinstance(part, nn.Conv2d))
                 hooks |= {(part, patches): grid_of(patches) for part in convolutions}
@@ -123,17 +123,19 @@ class Layouts:
             ValueError: nothing proves a layout.
         """
         if name not in self._found:
-            path, shape, size = self._paths[name], tuple(output.shape), tuple(images.shape[-2:])
+            path, shape = self._paths[name], tuple(output.shape)
+            size = self._size(path, images)
             found: Any = NotImplemented
             if len(shape) == 3 and shape[0] == len(images):
                 found = self._tokens(path, shape, size)
             elif len(shape) == 4 and shape[0] == len(images):
-                layout = self._maps(path, shape, images, run)
+                layout = self._maps(path, shape, size, images, run)
                 found = {_FIRST: None, _LAST: swin_reshape}.get(layout, NotImplemented)
             if found is NotImplemented:
+                height, width = images.shape[-2:]
                 raise ValueError(
                     f"the target layer {name!r} must give maps [N, K, h, w], got {list(shape)}, in which nothing shows "
-                    f"the positions of {len(images)} images of {size[0]} x {size[1]}; a layer of tokens or of another "
+                    f"the positions of {len(images)} images of {height} x {width}; a layer of tokens or of another "
                     "layout needs `reshape_transform`, a function from its output to [N, K, h, w]"
                 )
             self._found[name] = found
@@ -156,37 +158,46 @@ class Layouts:
         return partial(vit_reshape, grid=grid, prefix=prefix)
 
     def _maps(
-        self, path: list[nn.Module], shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any]
+        self,
+        path: list[nn.Module],
+        shape: tuple[int, ...],
+        size: tuple[int, ...],
+        images: Tensor,
+        run: Callable[[Tensor], Any],
     ) -> str | None:
         """The layout of a map with four dimensions, or None."""
-        size, layer = tuple(images.shape[-2:]), path[-1]
+        layer = path[-1]
         grids = {_FIRST: shape[2:], _LAST: shape[1:3]}
         seen, counts = self._surroundings(path, size)
+        # No matrix of attention: its sides are as long as there are positions around, and are no sides of those.
         possible = [layout for layout, grid in grids.items() if not counts & {*grid} or _between(grid, seen)]
         fitting = [layout for layout in possible if _proportional(grids[layout], size)]
         if counts and not seen:  # among tokens
             fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
+        # No padded window: it is finer than what is around it.
+        enclosing = [around for block in _around(path) if (around := _grids(self._shapes.get(block, ()), size))]
+        coarser = [layout for layout in fitting if all(_between(grids[layout], {(1, 1), *s}) for s in enclosing)]
+
         proof = _proof(layer, shape)
         if proof == _FIRST:  # padding, cropping and fixed sizes are a convolution's right
             return _FIRST if _FIRST in possible else None
         if proof == _LAST:
-            return _LAST if _LAST in fitting and (not seen or _between(grids[_LAST], seen)) else None
+            return _LAST if _LAST in coarser and (not seen or _between(grids[_LAST], seen)) else None
         if not possible or (counts and not seen and not fitting):
             return None
-        coarser = [layout for layout in fitting if _between(grids[layout], {(1, 1), *(seen or {size})})]
         if fitting == coarser == [_FIRST]:
             return _FIRST
         # Without such normalisations hardly a network has channels last.
         plain = not any(hasattr(module, "normalized_shape") for module in self._model.modules())
-        around = ({_kind(module, shape) for module in outer.modules()} - {None} for outer in reversed(path))
-        if plain and _FIRST in possible and next(filter(None, around), None) == {_FIRST}:
+        kinds = ({_kind(module, shape) for module in outer.modules()} - {None} for outer in reversed(path))
+        if plain and _FIRST in possible and next(filter(None, kinds), None) == {_FIRST}:
             return _FIRST
         if fitting == coarser == [_LAST] and not plain:
             return _LAST
         found = self._tried(layer, shape, images, run, bool(fitting))
         if found is None and any(_declares_last(module) for module in path):
             found = _LAST
-        return found if found in (fitting if found == _LAST else possible) else None
+        return found if found in (coarser if found == _LAST else possible) else None
 
     def _tried(
         self, layer: nn.Module, shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any], tie: bool
@@ -219,6 +230,18 @@ class Layouts:
             return _LAST if changed[1] else _FIRST
         # Nothing in the network has channels last: what is left is a map of a fixed size, or another odd one.
         return _FIRST if not others else None
+
+    def _size(self, path: list[nn.Module], images: Tensor) -> tuple[int, ...]:
+        """The size of the images where they last went into a module on the way to a layer: wrappers may change it."""
+        for module in reversed(path[1:]):
+            shapes = [
+                shape for shape in self._shapes.get(module, ()) if len(shape) == 4 and shape[:2] == images.shape[:2]
+            ]
+            convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+            # Three rows of [N, h, w, K] are no three colours.
+            if shapes and (first := next(convolutions, None)) is not None and first.in_channels == images.shape[1]:
+                return tuple(shapes[0][2:])
+        return tuple(images.shape[2:])
 
     def _surroundings(self, path: list[nn.Module], size: tuple[int, ...]) -> tuple[set[tuple[int, int]], set[int]]:
         """Grids that go in and out of the innermost module around the layer, and numbers of positions or tokens."""
@@ -279,7 +302,8 @@ def _proportional(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
 def _grids(shapes: Iterable[torch.Size], size: tuple[int, ...]) -> set[tuple[int, int]]:
     """Those h x w that maps of these shapes can have."""
     both = {tuple(grid) for shape in shapes if len(shape) == 4 for grid in (shape[1:3], shape[2:])}
-    return {grid for grid in both if _proportional(grid, size)}
+    grids = {grid for grid in both if _proportional(grid, size)}
+    return set() if grids == {(1, 1)} else grids  # which says nothing
 
 
 def _between(grid: tuple[int, ...], seen: set[tuple[int, int]]) -> bool:
