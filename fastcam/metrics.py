@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.methods.forward import check_images, evaluation_mode
+from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.removal import Baseline, background, impute
 
@@ -156,7 +157,9 @@ def deletion(
         targets: as in `confidence_change`.
         steps: forward passes per picture, less one, at least 1; each replaces an equal share of the pixels.
         baseline: what replaces pixels, as in `confidence_change`.
-        score: "probability" (softmax) or "logit"; callables' values are taken as they are.
+        score: "probability", as `fastcam.methods.scores` makes it of the outputs (the softmax of logits, the sigmoid of
+            a single one, and probabilities as they are), or "logit", the outputs as they are; callables' values are
+            taken as they are.
         batch_size: pictures per forward pass.
 
     Returns:
@@ -327,7 +330,7 @@ class _Scores:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
         check_images(model, images)
-        self._model, self._score, self._batch = model, score, batch_size
+        self._model, self._batch = model, batch_size
         everything = torch.arange(len(images), device=images.device)
         logits = torch.cat(list(self._logits(lambda index: images[index], everything))) if len(images) else None
         self._targets = Targets(everything[:, None], None, False)
@@ -337,6 +340,8 @@ class _Scores:
         self._targets = resolve_targets(targets, None, logits)
         if self._targets.ranks != 1:
             raise ValueError("`targets` must be one for each picture, as there is one map for each")
+        probable = score == "probability" and self._targets.classes is not None
+        self._outputs = recognise(model, images) if probable else None
         self.before = self._of(logits, everything)
 
     @torch.no_grad()
@@ -356,8 +361,7 @@ class _Scores:
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        probable = self._score == "probability" and self._targets.classes is not None
-        return self._targets.scores(exact.softmax(1) if probable else exact, owner)[:, 0]
+        return self._targets.scores(exact if self._outputs is None else probabilities(exact, self._outputs), owner)[:, 0]
 
 
 def _curve(

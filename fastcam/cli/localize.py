@@ -200,6 +200,8 @@ def localize(
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
+    if summary.empty:
+        print(f"{summary.empty} rows without a box, since their maps are constant")
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
         options.say(f"fastcam: files passed over: {kinds}", error=True)

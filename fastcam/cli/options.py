@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -71,7 +72,8 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 def plain_errors() -> Iterator[None]:
     """Turn errors into one line and an exit code, all but those that only a bug can raise."""
     try:
-        yield
+        with _plain_warnings():
+            yield
     except (typer.Exit, typer.Abort):  # RuntimeErrors, both
         raise
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -84,6 +86,22 @@ def plain_errors() -> Iterator[None]:
     notes = [f"({note})" for note in getattr(caught, "__notes__", ())]
     say("fastcam: " + " ".join(" ".join([what, *notes]).split()), error=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings of this package as one line each; those of others as ever."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning, category: type[Warning], *where: Any) -> None:
+            if category.__module__.partition(".")[0] == "fastcam":
+                say(f"fastcam: {message}", error=True)
+            else:
+                others(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(line: str, *, error: bool = False) -> None:

@@ -72,7 +72,7 @@ def localize(
             overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
 
     Returns:
-        Where the table is, and the numbers of pictures, rows and errors.
+        As `fastcam.localization.localize`, which also tells of its warnings; of the ranks, the first warns.
 
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError: as `fastcam.localization.localize`.
@@ -90,14 +90,14 @@ def localize(
             planned(model, source, config, options, **place) as (plan, _),
             tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar,
         ):
-            return run_tasks(plan, model, address, bar)
+            return run_tasks(plan, model, address, bar).told()
     if engine != "torchrun":
         raise ValueError(f'`engine` must be "torchrun" or "ray", got {engine!r}')
     if patience <= 0:
         raise ValueError(f"`patience` must be positive, got {patience!r}")
     rank = Rank.here()
     with tqdm(unit="picture", disable=None if progress and rank.index == 0 else True) as bar:
-        return run_ranks(
+        summary = run_ranks(
             rank,
             folder,
             model,
@@ -106,3 +106,4 @@ def localize(
             patience,
             bar,
         )
+    return summary.told() if rank.index == 0 else summary

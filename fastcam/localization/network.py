@@ -16,6 +16,7 @@ from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.writers import COMMENT, Row, replacing
 
 
@@ -71,6 +72,7 @@ class Network:
 
     Attributes:
         smallest_batch: size of the smallest batch that was needed to get by with the memory.
+        outputs: what the network's outputs are, see `fastcam.methods.scores`; None before the first batch.
 
     Raises:
         TypeError, ValueError: an option of the method is wrong, or the decoder is not for this machine.
@@ -100,6 +102,7 @@ class Network:
         if settings["decoder"] == "nvjpeg":
             gpu.check(self.like.device)
         self.smallest_batch: int = settings["batch_size"]
+        self.outputs: Outputs | None = None
         self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
     def __enter__(self) -> Self:
@@ -116,6 +119,19 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What the network's own doing tells of the run, for its marks.
+
+        Returns:
+            batch, outputs, and of the method grids and cautions: JSON.
+        """
+        return {
+            "batch": self.smallest_batch,
+            "outputs": self.outputs,
+            "grids": self.cam.grids,
+            "cautions": self.cam.cautions,
+        }
 
     def rows(self, batch: list[Picture]) -> list[Row]:
         """Localize in the pictures of a batch.
@@ -211,6 +227,10 @@ class Network:
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bfloat16"):
             run = self._run(images, chosen, top_k)
+            if self.outputs is None:
+                plain = run.linear and run.logits.shape[1] > 1
+                self.outputs = "logits" if plain else recognise(self.model, images)
+        check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
         values = logits.gather(1, classes)
@@ -218,7 +238,7 @@ class Network:
             ranks = torch.arange(1, classes.shape[1] + 1, device=classes.device).expand_as(classes)
         else:
             ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
-        scores = logits.softmax(1).gather(1, classes)
+        scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
         cams = halved(run.coarse()) if self.settings["maps"] else None
 

@@ -59,7 +59,10 @@ class CAM(Method):
 
 def _obstacle(features: Tensor, forward: Forward) -> str:
     if forward.linear is None or forward.pooled is None:
-        return "the logits are not the output of a linear layer"
+        return (
+            "the logits are not the output of a linear layer (of a network that ends in a softmax or sigmoid, pass it "
+            "without)"
+        )
     if forward.pooled.shape != features.shape[:2]:
         return (
             f"the last linear layer is given {list(forward.pooled.shape)}, where the pooled target layer would be "

@@ -83,6 +83,11 @@ class Forward:
         self._heads: dict[Any, Head | None] = {}
         self._kept: dict[int, dict[str, Tensor | None]] = {}
 
+    @property
+    def last(self) -> Any:
+        """The node of the graph that gives the logits, as `Tensor.grad_fn`; None without a graph."""
+        return self._logits.grad_fn
+
     def _look(self, layers: list[str], reshape: Reshape | None) -> None:
         self._layers, self._reshape = layers, list(reshape or [None] * len(layers))
         self.raw = [self._outputs[name] for name in layers]

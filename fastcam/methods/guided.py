@@ -1,5 +1,6 @@
 """Gradients in the picture itself: backprop saliency, guided backprop and Guided Grad-CAM."""
 
+import warnings
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastcam.methods.cautions import MapWarning, saturated
 from fastcam.methods.forward import Forward
 from fastcam.methods.gradient import GradCAM
 
@@ -36,6 +38,7 @@ class Attribution:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
+        self._warned = False
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
 
@@ -68,6 +71,9 @@ class Attribution:
                 f"guided backprop changes the gradient of ReLU, but {type(forward.model).__name__} uses none "
                 "(nn.ReLU, nn.ReLU6 or a function of that name): Saliency gives its plain gradient"
             )
+        if not self._warned and forward.targets.classes is not None and (caution := saturated(forward)):
+            self._warned = True
+            warnings.warn(caution, MapWarning, stacklevel=2)
         with torch.inference_mode(False), torch.no_grad():
             found = torch.stack([self._finished(gradient) for (gradient,) in forward.gradients()], 1)
         ranked, classes = forward.chosen.ranked, forward.chosen.classes
@@ -141,6 +147,7 @@ class GuidedGradCAM(GuidedBackprop):
         reshape_transform: Any = None,
     ) -> None:
         super().__init__(model)
+        self._warned = True  # its maps will
         if mode not in ("bilinear", "bicubic", "nearest"):
             raise ValueError(f"`mode` must be one of bilinear, bicubic, nearest, got {mode!r}")
         self.mode = mode
