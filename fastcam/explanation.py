@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from fastcam import methods as all_methods, ops, panels, visualize
 from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
-from fastcam.methods.cautions import MapWarning, constant
+from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig, default_reshape, resolve_layers
 from fastcam.panels import Cell
@@ -172,7 +171,7 @@ def explain(
     draw = _Drawing(threshold, component_threshold, boxes, blend, bool(layers))
     errors: list[tuple[str, str]] = []
     files: list[Path] = []
-    with quiet_pillow(), tqdm(jobs, unit="picture", disable=None if progress else True) as bar:
+    with quiet_pillow(), quiet_methods(), tqdm(jobs, unit="picture", disable=None if progress else True) as bar:
         for number, ((id, path), name) in enumerate(bar, 1):
             try:
                 explained = network.explain(decode(path))
@@ -185,8 +184,7 @@ def explain(
                 files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
             if number <= num_results:
                 files.extend(draw.results(explained, out, number))
-    for caution in network.cautions():
-        warnings.warn(caution, MapWarning, stacklevel=2)
+    tell(network.cautions())
     return Summary(len(jobs), tuple(files), tuple(errors))
 
 
@@ -263,9 +261,11 @@ class _Network:
         self.maps, self.constant = Counter(), Counter()  # all of a view, and those that show nothing
 
     def cautions(self) -> Iterator[str]:
-        """What is to be said of views whose maps mostly show nothing."""
+        """What is to be said of views whose maps mislead, or mostly show nothing."""
         for view in self.views:
             key, grids = (view.title, view.layers), view.call.grids if view.is_map else {}
+            if self.maps[key]:
+                yield from view.call.cautions
             if said := constant(self.constant[key], self.maps[key], grids):
                 yield f"{view.title}: {said}"
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastcam.methods.cautions import constant, tell
 from fastcam.methods.forward import check_images, evaluation_mode
 from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
@@ -153,7 +154,8 @@ def deletion(
     Args:
         model: as in `confidence_change`.
         images: as in `confidence_change`.
-        maps: [N, H, W], floating, finite; only their order counts. Equal values go in raster order.
+        maps: [N, H, W], floating, finite; only their order counts. Equal values go in raster order, so that a constant
+            map measures nothing.
         targets: as in `confidence_change`.
         steps: forward passes per picture, less one, at least 1; each replaces an equal share of the pixels.
         baseline: what replaces pixels, as in `confidence_change`.
@@ -164,6 +166,9 @@ def deletion(
 
     Returns:
         The curves; `auc` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: most maps are constant.
 
     Raises:
         TypeError, ValueError: as in `confidence_change`; steps below 1.
@@ -199,6 +204,9 @@ def insertion(
 
     Returns:
         The curves; `auc` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: as in `deletion`.
 
     Raises:
         TypeError, ValueError: as in `deletion`.
@@ -240,6 +248,9 @@ def road(
 
     Returns:
         The scores; `combined` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: as in `deletion`.
 
     Raises:
         TypeError, ValueError: as in `confidence_change`; no fractions, one outside (0, 1), or negative noise.
@@ -361,7 +372,9 @@ class _Scores:
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self._targets.scores(exact if self._outputs is None else probabilities(exact, self._outputs), owner)[:, 0]
+        if self._outputs is not None:
+            exact = probabilities(exact, self._outputs)
+        return self._targets.scores(exact, owner)[:, 0]
 
 
 def _curve(
@@ -396,7 +409,10 @@ def _curve(
 
 def _ranks(maps: Tensor) -> Tensor:
     """Place of each pixel, 0 for the highest value: int64 [N, H·W]."""
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    flat = maps.flatten(1)
+    if len(maps):
+        tell([constant(int((flat.amax(1) == flat.amin(1)).sum()), len(maps), {})], stacklevel=4)
+    order = flat.argsort(dim=1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )

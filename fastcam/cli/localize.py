@@ -201,7 +201,7 @@ def localize(
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
     if summary.empty:
-        print(f"{summary.empty} rows without a box, since their maps are constant")
+        print(f"fastcam: {summary.empty} rows have no box, since their maps are constant", file=sys.stderr)
     if summary.ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(summary.ignored.items()))
         options.say(f"fastcam: files passed over: {kinds}", error=True)

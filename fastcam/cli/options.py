@@ -90,16 +90,19 @@ def plain_errors() -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Show warnings of this package as one line each; those of others as ever."""
+    """Show warnings of maps as one line each; others as ever."""
+    from fastcam.methods import MapWarning
+
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning, category: type[Warning], *where: Any) -> None:
-            if category.__module__.partition(".")[0] == "fastcam":
+            if issubclass(category, MapWarning):
                 say(f"fastcam: {message}", error=True)
             else:
                 others(message, category, *where)
 
+        warnings.filterwarnings("always", category=MapWarning)
         warnings.showwarning = show
         yield
 

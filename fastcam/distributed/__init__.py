@@ -90,14 +90,14 @@ def localize(
             planned(model, source, config, options, **place) as (plan, _),
             tqdm(total=plan.pictures, unit="picture", disable=None if progress else True) as bar,
         ):
-            return run_tasks(plan, model, address, bar).told()
+            return run_tasks(plan, model, address, bar)
     if engine != "torchrun":
         raise ValueError(f'`engine` must be "torchrun" or "ray", got {engine!r}')
     if patience <= 0:
         raise ValueError(f"`patience` must be positive, got {patience!r}")
     rank = Rank.here()
     with tqdm(unit="picture", disable=None if progress and rank.index == 0 else True) as bar:
-        summary = run_ranks(
+        return run_ranks(
             rank,
             folder,
             model,
@@ -106,4 +106,3 @@ def localize(
             patience,
             bar,
         )
-    return summary.told() if rank.index == 0 else summary

@@ -31,6 +31,7 @@ from fastcam.evaluation.result import BOX_DELTAS, METRICS, Result
 from fastcam.evaluation.sources import Batch, Loaded, MapFolder, Source
 from fastcam.evaluation.state import Span, State
 from fastcam.evaluation.store import MapStore
+from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig, suggest
 from fastcam.pipeline import ahead, batches, in_order
 from fastcam.writers import replacing
@@ -123,6 +124,10 @@ def evaluate(
     Returns:
         The figures, and what was left out.
 
+    Warns:
+        fastcam.methods.MapWarning: most maps are constant, so that they show nothing; the target layer has a single
+            position; or the network ends in a softmax, whose gradients mislead.
+
     Raises:
         FileNotFoundError: a file or folder does not exist.
         FileExistsError: `out` has results or a broken-off run, and neither `overwrite` nor `resume` is set.
@@ -176,11 +181,16 @@ def evaluate(
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)
             state.begin()
-        _work(source, state, batch_size, save_every, progress)
+        with quiet_methods():
+            _work(source, state, batch_size, save_every, progress)
+        cam = source.cam if isinstance(source, Network) else None
+        tell(cam.cautions if cam else ())
         bad = tuple(state.evaluator.bad)
         if part is not None:
             return Summary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
+        if boxes is None:  # of these a run has told already
+            tell([constant(result.maps[1], result.maps[0], cam.grids if cam else {})])
         told, table = run | result.to_dict(), result.table()
         told["data"] = {"root": str(getattr(data, "root", "")) or None} | told["data"]
         if isinstance(source, BoxTable):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.localization.table import audit, merge
-from fastcam.methods.cautions import MapWarning, constant
+from fastcam.methods.cautions import constant, tell
 from fastcam.writers import Row, is_overlay, replacing, schema, to_table
 
 
@@ -46,11 +45,8 @@ class Summary(NamedTuple):
     outputs: str | None = None
     cautions: tuple[str, ...] = ()
 
-    def told(self, stacklevel: int = 2) -> Self:
-        """Warn of the cautions.
-
-        Args:
-            stacklevel: of the warnings, as for `warnings.warn` by the caller of this.
+    def told(self) -> Self:
+        """Warn of the cautions, as if the caller of this did.
 
         Returns:
             The same summary.
@@ -58,8 +54,7 @@ class Summary(NamedTuple):
         Warns:
             fastcam.methods.MapWarning: each of them.
         """
-        for caution in self.cautions:
-            warnings.warn(caution, MapWarning, stacklevel=stacklevel + 1)
+        tell(self.cautions, stacklevel=3)
         return self
 
 
@@ -154,8 +149,9 @@ class Plan:
             shard: its index.
 
         Returns:
-            rows, pictures, errors (by code), bytes, blake2b, and what was known of the run: batch, the size of the
-            smallest batch it took, outputs, grids and cautions; None if the shard is not done.
+            rows, pictures, errors (by code), maps that were searched for boxes, empty ones among them, bytes, blake2b,
+            and what was known of the run: batch, the size of the smallest batch it took, outputs, grids and cautions;
+            None if the shard is not done.
         """
         part = self.part(shard)
         try:
@@ -212,6 +208,8 @@ class Plan:
             "rows": len(rows),
             "pictures": pictures,
             "errors": Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
+            "maps": sum(row.box == 1 for row in rows),
+            "empty": sum(row.x1 == 0 for row in rows),
             **facts,
             "bytes": len(content),
             "blake2b": digest_of(content),
@@ -238,8 +236,8 @@ class Plan:
             if audit["plan"] != self.digest or not self.table.exists():
                 return None
             errors, ignored = dict(audit["errors"]), dict(audit["ignored"])
-            counts = audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored, audit["empty"]
-            return Summary(self.table, *counts, audit["outputs"], tuple(audit["cautions"]))
+            counts = audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored, audit.get("empty", 0)
+            return Summary(self.table, *counts, audit.get("outputs"), tuple(audit.get("cautions", ())))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -271,9 +269,12 @@ class Plan:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
             known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+            known |= {name: sum(mark[name] for mark in marks) for name in ("maps", "empty")}
             known["outputs"] = next((mark["outputs"] for mark in marks if mark["outputs"] is not None), None)
-            grids = {name: grid for mark in marks for name, grid in mark["grids"].items()}
-            said = [constant(counts["empty"], counts["maps"], grids), *(c for mark in marks for c in mark["cautions"])]
+            said = [caution for mark in marks for caution in mark["cautions"]]
+            if self.settings["method"] != "cam":  # whose maps are constant where the picture is, whatever the layer
+                grids = {name: grid for mark in marks for name, grid in mark["grids"].items()}
+                said.append(constant(known["empty"], known["maps"], grids))
             known["cautions"] = [*dict.fromkeys(caution for caution in said if caution is not None)]
             known["bytes"] = self.table.stat().st_size
             write_json(self.folder / "audit.json", known)

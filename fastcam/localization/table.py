@@ -47,28 +47,24 @@ def audit(path: Path, keys: Iterator[str] | None) -> dict[str, Any]:
         keys: of all inputs, each but once; None if they are not known, so that only rows are counted.
 
     Returns:
-        "pictures" (None without keys), "rows", "maps" that boxes were looked for in, "empty" ones, which have none, and
-        "errors", pictures that failed by code.
+        "pictures" (None without keys), "rows", and "errors", pictures that failed by code.
 
     Raises:
         RuntimeError: an input is missing, doubled, out of place, or has rows that contradict each other.
     """
     errors: Counter[str] = Counter()
-    rows, maps, empty, pictures = 0, 0, 0, None
+    rows, pictures = 0, None
 
     def each() -> Iterator[tuple[Any, ...]]:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_GROUP, columns=["image_id", "status", "error", "rank", "box", "x1"]):
+            for batch in file.iter_batches(_GROUP, columns=["image_id", "status", "error", "rank", "box"]):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def count(row: tuple[Any, ...]) -> None:
-        nonlocal rows, maps, empty
+        nonlocal rows
         rows += 1
         if row[1] != "ok":
             errors[row[2].partition(":")[0]] += 1
-        else:
-            maps += row[4] == 1
-            empty += row[5] == 0
 
     if keys is None:
         for row in each():
@@ -79,10 +75,10 @@ def audit(path: Path, keys: Iterator[str] | None) -> dict[str, Any]:
             wanted, places = next(keys, None), []
             for row in group:
                 count(row)
-                places.append(row[3:5] if row[1] == "ok" else None)
+                places.append(row[3:] if row[1] == "ok" else None)
             if key != wanted or len(set(places)) < len(places) or (None in places and len(places) > 1):
                 raise RuntimeError(f"the audit failed: {len(places)} rows of {key!r} where {wanted!r} belongs")
             pictures += 1
         if (wanted := next(keys, None)) is not None:
             raise RuntimeError(f"the audit failed: there are no rows of {wanted!r}")
-    return {"pictures": pictures, "rows": rows, "maps": maps, "empty": empty, "errors": errors}
+    return {"pictures": pictures, "rows": rows, "errors": errors}

@@ -1,7 +1,7 @@
 """What is said of maps that show nothing, or something else than it seems."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fastcam.methods.forward import Forward
@@ -14,7 +14,7 @@ class MapWarning(UserWarning):
 
 @contextmanager
 def quiet_methods() -> Iterator[None]:
-    """Silence these warnings, for a run that tells of them once at its end; see `fastcam.decoding.quiet_pillow`.
+    """Silence these warnings in a run, which tells of them once, at its end; see `fastcam.decoding.quiet_pillow`.
 
     Yields:
         Nothing.
@@ -22,6 +22,21 @@ def quiet_methods() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=MapWarning)
         yield
+
+
+def tell(cautions: Iterable[str | None], stacklevel: int = 2) -> None:
+    """Warn of what a run has found.
+
+    Args:
+        cautions: sentences; None, and one that comes again, is passed over.
+        stacklevel: of the warnings, as if the caller of this gave them.
+
+    Warns:
+        MapWarning: each of them.
+    """
+    for caution in dict.fromkeys(cautions):
+        if caution is not None:
+            warnings.warn(caution, MapWarning, stacklevel=stacklevel + 1)
 
 
 def single(grids: Mapping[str, tuple[int, int]]) -> str | None:
@@ -37,7 +52,7 @@ def single(grids: Mapping[str, tuple[int, int]]) -> str | None:
     if not names:
         return None
     return (
-        f"the target layer {', '.join(names)} gives maps of 1x1: a single position is constant, and shows nothing. Take "
+        f"the target layer {', '.join(names)} gives maps of 1x1: a single position is constant and shows nothing. Take "
         "an earlier target layer, or larger pictures"
     )
 
@@ -47,13 +62,14 @@ def constant(count: int, total: int, grids: Mapping[str, tuple[int, int]]) -> st
 
     Args:
         count: maps that are constant or not finite, which all become zeros.
-        total: all maps.
+        total: all maps, with these.
         grids: as for `single`; empty if not known.
 
     Returns:
-        A sentence; None if no more than half are constant, or all layers have one position, as `single` says.
+        A sentence; None if no more than half are constant, if there is but one, or if all layers have one position,
+        as `single` says.
     """
-    if 2 * count <= total or (grids and all(height * width == 1 for height, width in grids.values())):
+    if 2 * count <= total or total < 2 or (grids and all(height * width == 1 for height, width in grids.values())):
         return None
     layers = ", ".join(f"{name} ({height}x{width})" for name, (height, width) in grids.items())
     what = f"{count} of {total} maps are constant and show nothing"

@@ -67,8 +67,10 @@ class Method:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
         grids: (h, w) of each target layer's map in the last call, by the layer's name.
-        cautions: what was found, in any call, that makes maps show nothing, or something else than it seems; each is
-            also a `fastcam.methods.MapWarning`, once.
+        cautions: what was found, in any call, that makes maps show nothing, or something else than it seems.
+
+    Warns:
+        fastcam.methods.MapWarning: a target layer has a single position, so that its maps are constant. Once.
 
     Raises:
         TypeError, ValueError: a layer is unknown (similar names are listed), or an option has no such value.
@@ -297,12 +299,13 @@ class Method:
         ]
 
     def _caution(self, forward: Forward) -> None:
-        """Warn, once, of what is certain by the shapes and the graph."""
+        """Note what shapes and graph tell; warn, once, of maps that cannot show anything."""
         gradients = self._needs_gradients and forward.targets.classes is not None
-        for caution in (single(self.grids), saturated(forward) if gradients else None):
-            if caution is not None and caution not in self.cautions:
-                self.cautions.append(caution)
-                warnings.warn(caution, MapWarning, stacklevel=4)
+        empty = single(self.grids)
+        if empty is not None and empty not in self.cautions:
+            warnings.warn(empty, MapWarning, stacklevel=4)
+        found = (empty, saturated(forward) if gradients else None)
+        self.cautions += [caution for caution in found if caution is not None and caution not in self.cautions]
 
     def _sum(self, term: WeightedSum | Tensor) -> Tensor:
         return self.ops.class_map(*term) if isinstance(term, WeightedSum) else term

@@ -1,6 +1,5 @@
 """Gradients in the picture itself: backprop saliency, guided backprop and Guided Grad-CAM."""
 
-import warnings
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastcam.methods.cautions import MapWarning, saturated
+from fastcam.methods.cautions import saturated
 from fastcam.methods.forward import Forward
 from fastcam.methods.gradient import GradCAM
 
@@ -27,6 +26,7 @@ class Attribution:
     Attributes:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
+        cautions: what makes the gradients of the last call something else than it seems.
 
     Raises:
         TypeError: the model is no module.
@@ -38,7 +38,7 @@ class Attribution:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
-        self._warned = False
+        self.cautions: list[str] = []
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
 
@@ -71,9 +71,8 @@ class Attribution:
                 f"guided backprop changes the gradient of ReLU, but {type(forward.model).__name__} uses none "
                 "(nn.ReLU, nn.ReLU6 or a function of that name): Saliency gives its plain gradient"
             )
-        if not self._warned and forward.targets.classes is not None and (caution := saturated(forward)):
-            self._warned = True
-            warnings.warn(caution, MapWarning, stacklevel=2)
+        caution = None if forward.targets.classes is None else saturated(forward)
+        self.cautions = [] if caution is None else [caution]
         with torch.inference_mode(False), torch.no_grad():
             found = torch.stack([self._finished(gradient) for (gradient,) in forward.gradients()], 1)
         ranked, classes = forward.chosen.ranked, forward.chosen.classes
@@ -147,7 +146,6 @@ class GuidedGradCAM(GuidedBackprop):
         reshape_transform: Any = None,
     ) -> None:
         super().__init__(model)
-        self._warned = True  # its maps will
         if mode not in ("bilinear", "bicubic", "nearest"):
             raise ValueError(f"`mode` must be one of bilinear, bicubic, nearest, got {mode!r}")
         self.mode = mode
@@ -158,6 +156,7 @@ class GuidedGradCAM(GuidedBackprop):
         result = super().__call__(images, targets, top_k)
         chosen = targets if self.targets is None else self.targets
         maps = [self._upsampled(cam.coarse(images, chosen).relu(), images.shape[-2:]) for cam in self.cams]
+        self.cautions += [caution for cam in self.cams for caution in cam.cautions if caution not in self.cautions]
         return result * torch.stack(maps).mean(0).to(result.dtype).unsqueeze(-3)
 
     def _upsampled(self, coarse: Tensor, size: torch.Size) -> Tensor:

@@ -49,8 +49,8 @@ def recognise(model: nn.Module, images: Tensor) -> Outputs:
     alone = run.logits.shape[1] == 1
     if alone and function in ("Softmax", "LogSoftmax"):
         raise ValueError(
-            f"the only output of {type(run.model).__name__} is the softmax of one value, which is always 1, so that its "
-            "scores say nothing: let the network end before it, in the logit, or in a sigmoid"
+            f"the only output of {type(run.model).__name__} is the softmax of one value, which is always 1, so that it "
+            "says nothing: let the network end before it, in the logit, or in a sigmoid"
         )
     if function is not None:
         return _LAST[function]
