@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +45,15 @@ def recognise(model: nn.Module, images: Tensor) -> Outputs:
     noise = torch.randn(2, *images.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False), torch.no_grad():
         run = Forward(model, {}, noise.to(images.device, images.dtype), None, None, graph="images")
-        function = last_function(run)
-    alone = run.logits.shape[1] == 1
-    if alone and function in ("Softmax", "LogSoftmax"):
+        last = _last(run)
+    if last is not None and "Softmax" in _name(last) and last._saved_result.numel() == len(noise):
         raise ValueError(
             f"the only output of {type(run.model).__name__} is the softmax of one value, which is always 1, so that it "
             "says nothing: let the network end before it, in the logit, or in a sigmoid"
         )
-    if function is not None:
-        return _LAST[function]
-    if alone:
+    if last is not None:
+        return _LAST[_name(last)]
+    if run.logits.shape[1] == 1:
         return "logit"
     if run.linear is None:
         tolerance = max(1e-5, torch.finfo(run.logits.dtype).eps)
@@ -110,15 +109,21 @@ def last_function(run: Forward) -> str | None:
         "Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax" or "LogSigmoid"; None if it ends in another function, or if
         there is no graph.
     """
+    node = _last(run)
+    return None if node is None else _name(node)
+
+
+def _last(run: Forward) -> Any:
+    """The node of that function."""
     node = run.last
-    while node is not None:
-        name = re.sub(r"Backward\d*$", "", node.name())
-        if name in _LAST:
-            return name
-        if not _KEEPING.fullmatch(name):
-            return None
-        node = next((earlier for earlier, _ in node.next_functions if earlier is not None), None)
-    return None
+    while node is not None and _name(node) not in _LAST:
+        earlier = [earlier for earlier, _ in node.next_functions if earlier is not None]
+        node = earlier[0] if earlier and _KEEPING.fullmatch(_name(node)) else None
+    return node
+
+
+def _name(node: Any) -> str:
+    return re.sub(r"Backward\d*$", "", node.name())
 
 
 def _sum_to_one(values: Tensor, tolerance: float) -> bool:
