@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.methods.cautions import constant, tell
-from fastcam.methods.forward import check_images, evaluation_mode
+from fastcam.methods.running import check_images, evaluation_mode
 from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.removal import Baseline, background, impute

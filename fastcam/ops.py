@@ -269,7 +269,8 @@ def gradient_map(
     - ``"gradcam"``: :math:`\sum_k (\frac1Z\sum G_k) A_k` (Selvaraju et al., ICCV 2017, equations 1 and 2)
     - ``"gradcam++"``: weights :math:`\sum \alpha_k\,\mathrm{relu}(G_k)` with
       :math:`\alpha = G^2 / (2 G^2 + G^3 \sum A_k + \epsilon)` (Chattopadhyay et al., WACV 2018, equation 19)
-    - ``"xgradcam"``: weights :math:`\sum(G_k A_k) / (\sum A_k + \epsilon)` (Fu et al., BMVC 2020, equation 8)
+    - ``"xgradcam"``: weights :math:`\sum(G_k A_k) / (\sum A_k + \epsilon)` (Fu et al., BMVC 2020, equation 8); where
+      :math:`\sum A_k` is negative, ε is subtracted, so that the two never cancel
     - ``"layercam"``: :math:`\sum_k \mathrm{relu}(G_k) \odot A_k` (Jiang et al., TIP 2021)
     - ``"hirescam"``: :math:`\sum_k G_k \odot A_k` (Draelos and Carin, 2020)
 

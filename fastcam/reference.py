@@ -27,6 +27,16 @@ def class_map(features: Tensor, weights: Tensor) -> Tensor:
         return torch.einsum(equation, weights.to(dtype), features.to(dtype))
 
 
+def nonzero(denominator: Tensor) -> Tensor:
+    """Return the denominator of a quotient, with 1 where it is zero."""
+    return torch.where(denominator == 0, 1, denominator)
+
+
+def ratio_base(total: Tensor, eps: float) -> Tensor:
+    """Return what XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it."""
+    return nonzero(torch.where(total < 0, total - eps, total + eps))
+
+
 def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam", eps: float | None = None) -> Tensor:
     """Twin of :func:`fastcam.ops.gradient_map`: the gradient-weighted sum before ReLU, [N, h, w]."""
     dtype = _accumulation_dtype(features, gradients)
@@ -38,10 +48,10 @@ def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam"
     if weighting == "gradcam":
         weights = g.mean((2, 3))
     elif weighting == "xgradcam":
-        weights = (g * a).sum((2, 3)) / (a.sum((2, 3)) + (1e-7 if eps is None else eps))
+        weights = (g * a).sum((2, 3)) / ratio_base(a.sum((2, 3)), 1e-7 if eps is None else eps)
     elif weighting == "gradcam++":
         activation_sum = a.sum((2, 3), keepdim=True)
-        alpha = g**2 / (2 * g**2 + activation_sum * g**3 + (1e-6 if eps is None else eps))
+        alpha = g**2 / nonzero(2 * g**2 + activation_sum * g**3 + (1e-6 if eps is None else eps))
         weights = torch.where(g > 0, alpha * g, 0).sum((2, 3))
     else:
         raise ValueError(f"unknown weighting {weighting!r}")

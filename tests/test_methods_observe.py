@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fastcam import methods
-from fastcam.methods import CAM, METHODS, GradCAM, LayerCAM, observe
+from fastcam.methods import CAM, METHODS, EigenCAM, GradCAM, LayerCAM, observe
 from fastcam.methods.smoothing import merge_views, views
 from fastcam.models import ThresholdedAvgPool2d, to_gap
 
@@ -206,11 +206,80 @@ def test_pooling_needs_its_head(model, images):
         observe([CAM(direct, "0")], images).with_pooling(ThresholdedAvgPool2d())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "cam"])
-def test_vision_transformer(name):
-    vit = torchvision.models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
+# ---- a graph changes nothing -----------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Convolution, then torch's own transformer, which has another path for passes without a graph."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, activation="gelu")
+        self.mix = nn.TransformerEncoder(layer, 2) if whole else nn.MultiheadAttention(16, 4, batch_first=True)
+        self.back, self.norm, self.fc = nn.Conv2d(16, 12, 1), nn.BatchNorm2d(12), nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.patches(images)
+        tokens = maps.flatten(2).mT
+        mixed = self.mix(tokens) if isinstance(self.mix, nn.TransformerEncoder) else self.mix(tokens, tokens, tokens)[0]
+        return self.fc(self.norm(self.back(mixed.mT.unflatten(2, maps.shape[2:]))).relu().mean((2, 3)))
+
+
+def vision_transformer() -> nn.Module:
+    vit = torchvision.models.VisionTransformer(16, 4, 2, 2, 8, 16, num_classes=3)
     nn.init.normal_(vit.heads.head.weight)
-    images = torch.randn(2, 3, 16, 16)
-    cams = [methods.create(name, vit), GradCAM(vit)]
-    run = observe(cams, images)
-    assert torch.equal(cams[0](run), cams[0](images))
+    return vit
+
+
+def swin() -> nn.Module:
+    return torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=3)
+
+
+# A network, an early and a late layer of it, and the side of its pictures.
+NETWORKS = {
+    "vit": (vision_transformer, "encoder.layers.encoder_layer_0.ln_1", "encoder.layers.encoder_layer_1.ln_1", 16),
+    "swin": (swin, "features.1", "features.3", 64),
+    "encoder": (lambda: Attention(True), "patches", "back", 24),
+    "attention": (lambda: Attention(False), "patches", "norm", 24),
+    "mobilenet": (
+        lambda: torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=3),
+        "features.4",
+        "features",
+        96,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_graph_changes_no_bit(network, name):
+    """Alone, beside methods that want gradients at an early layer, and beside one that wants none."""
+    build, early, late, side = NETWORKS[network]
+    model, images = build(), torch.randn(2, 3, side, side)
+    few = {"top_channels": 3} if name in ("scorecam", "ablationcam") else {}
+    for layer in (early, late):
+        cam = methods.create(name, model, target_layers=layer, **few)
+        try:
+            alone = cam.coarse(images), cam.outputs
+        except ValueError:
+            assert name == "cam"
+            continue
+        for others in ([GradCAM(model, early)], [GradCAM(model, late)], [EigenCAM(model, [early, late])]):
+            for cams in ([cam, *others], [*others, cam]):
+                run = observe(cams, images)
+                run.differentiate()
+                assert torch.equal(cam.coarse(run), alone[0])
+                assert torch.equal(run.logits, alone[1])
+
+
+def test_the_path_of_attention_is_put_back():
+    model, images = vision_transformer(), torch.randn(1, 3, 16, 16)
+    for enabled in (False, True):
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        GradCAM(model)(images)
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+    broken = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(5, 5))
+    with pytest.raises(RuntimeError):
+        GradCAM(broken, "0")(images)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -41,7 +41,7 @@ def images() -> Tensor:
 
 
 def by_hand(model: Net, images: Tensor, classes: list[int], layer: str, softmax: bool = True) -> Tensor:
-    """The paper, channel by channel."""
+    """The paper, channel by channel, but by the magnitude of the score: a negative one would turn the map round."""
     with torch.no_grad():
         features = model.stage1(images)
         features = features if layer == "stage1" else model.stage2(features)
@@ -179,7 +179,7 @@ def test_wrong_options(options, message, model):
 
 
 def ablated(model: Net, images: Tensor, classes: list[int], layer: str) -> Tensor:
-    """The paper, channel by channel."""
+    """The paper, channel by channel, but by the magnitude of the score: a negative one would turn the map round."""
     rest = nn.Sequential(model.head) if layer == "stage2" else nn.Sequential(model.stage2, model.head)
     with torch.no_grad():
         features = model.stage1(images)
@@ -189,7 +189,7 @@ def ablated(model: Net, images: Tensor, classes: list[int], layer: str) -> Tenso
         for k in range(features.shape[1]):
             without = features.clone()
             without[:, k] = 0
-            weights[:, k] = (scores - rest(without)[range(len(classes)), classes]) / scores
+            weights[:, k] = (scores - rest(without)[range(len(classes)), classes]) / scores.abs()
         return torch.einsum("nk,nkhw->nhw", weights, features)
 
 

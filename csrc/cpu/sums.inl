@@ -165,8 +165,15 @@ inline Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
   const Acc g2 = g * g, g3 = g2 * g;
   const Acc twice = Acc(2) * g2, mixed = activation_sum * g3;
   const Acc denominator = (twice + mixed) + eps;
-  const Acc share = g2 / denominator * g;
+  const Acc share = g2 / (denominator == Acc(0) ? Acc(1) : denominator) * g;
   return g > Acc(0) ? share : g != g ? g : Acc(0);
+}
+
+// What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it.
+template <class Acc>
+inline Acc ratio_base(Acc sum, Acc eps) {
+  const Acc base = sum < Acc(0) ? sum - eps : sum + eps;
+  return base == Acc(0) ? Acc(1) : base;
 }
 
 // Weights of channels [begin, end).
@@ -209,7 +216,7 @@ void channel_weights(const Features& f, const In* g, Weighting weighting, Acc ep
   if (weighting == Weighting::kGradCam)
     for (int64_t k = begin; k < end; ++k) w[k] /= static_cast<Acc>(Z);
   if (weighting == Weighting::kXGradCam)
-    for (int64_t k = begin; k < end; ++k) w[k] /= sums[k] + eps;
+    for (int64_t k = begin; k < end; ++k) w[k] /= ratio_base(sums[k], eps);
 }
 
 // Positions [begin, end).

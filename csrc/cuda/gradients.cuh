@@ -42,8 +42,16 @@ __device__ Acc pooled(const Acc* pool, int c, bool channels_last) {
 template <class Acc>
 __device__ Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
   const Acc g2 = g * g, g3 = g2 * g;
-  const Acc share = g2 / ((Acc(2) * g2 + activation_sum * g3) + eps) * g;
+  const Acc denominator = (Acc(2) * g2 + activation_sum * g3) + eps;
+  const Acc share = g2 / (denominator == Acc(0) ? Acc(1) : denominator) * g;
   return g > Acc(0) ? share : g != g ? g : Acc(0);
+}
+
+// What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it.
+template <class Acc>
+__device__ Acc ratio_base(Acc sum, Acc eps) {
+  const Acc base = sum < Acc(0) ? sum - eps : sum + eps;
+  return base == Acc(0) ? Acc(1) : base;
 }
 
 // f(a, g) for the positions q, q + 8, ... of a channel, in order; what is not wanted is not read.
@@ -108,7 +116,7 @@ __device__ void channel_weights(const Gradients<In>& from, int64_t begin, int co
   for (int c = t; c < count; c += kThreads) {
     Acc weight = pooled(products, c, last);
     if (from.weighting == Weighting::kGradCam) weight /= static_cast<Acc>(from.Z);
-    if (from.weighting == Weighting::kXGradCam) weight /= pooled(activations, c, last) + from.eps;
+    if (from.weighting == Weighting::kXGradCam) weight /= ratio_base(pooled(activations, c, last), from.eps);
     weights[c] = weight;
   }
   __syncthreads();

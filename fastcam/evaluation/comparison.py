@@ -289,7 +289,8 @@ class _Shared:
         Yields:
             Rows and their batches.
         """
-        images, labels = next(iter(self._sources.values())).images(loaded)
+        source = next(iter(self._sources.values()))
+        images, labels = source.images(loaded)
         for aug in (False, True):
             cams = [source.cam for row, source in self._sources.items() if row.aug == aug]
             if not cams:
@@ -297,6 +298,7 @@ class _Shared:
             views = ", six views" if aug else ""
             with self._clock(part := f"forward pass{views}"):
                 run = all_methods.observe([*cams, *self._pooled], images, labels, aug_smooth=aug)
+            source.check(run)
             yield from self._of_run(loaded, run, aug, False, (part,), views)
             if any(row.tap and row.aug == aug for row in self._sources):
                 with self._clock(other := f"TAP{views}"):

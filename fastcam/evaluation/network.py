@@ -15,6 +15,7 @@ from fastcam.decoding import Preprocess
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
+from fastcam.methods.running import check_rows
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d
 
 
@@ -80,6 +81,7 @@ class Network(Source):
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
         self._whole = self._aug or len(self.cam.layers) > 1
         self._relu = self.cam.relu and not self._whole
+        self._rows_checked = False
         self._classes = None if config is None else config.num_classes
         self._like = next(model.parameters(), torch.empty(0))
         self.preprocess = Preprocess() if config is None else Preprocess.of(config)
@@ -109,6 +111,7 @@ class Network(Source):
     def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
         images, labels = self.images(loaded)
         run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
+        self.check(run)
         return self.batch(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
 
     def images(self, loaded: Sequence[Loaded]) -> tuple[Tensor, Tensor | None]:
@@ -125,6 +128,19 @@ class Network(Source):
         labels = [one.truth.label for one in loaded] if self.labelled else None
         images = self.preprocess.normalize(frames).to(self._like.dtype)
         return images, None if labels is None else torch.tensor(labels, device=frames.device)
+
+    def check(self, run: Forward) -> None:
+        """See in the first run that pictures do not depend on each other.
+
+        Args:
+            run: of the network as it is, with its own pooling.
+
+        Raises:
+            ValueError: the network mixes the pictures of a batch.
+        """
+        if not self._rows_checked:
+            check_rows(run.model, run.images, run.logits)
+            self._rows_checked = True
 
     def batch(self, loaded: Sequence[Loaded], run: Forward) -> Batch:
         """Make maps of a run of the network.

@@ -16,7 +16,9 @@ from fastcam import methods, visualize
 from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.methods.running import MixedPicturesError, check_rows
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
+from fastcam.models import unwrap
 from fastcam.writers import COMMENT, Row, replacing
 
 
@@ -103,6 +105,7 @@ class Network:
             gpu.check(self.like.device)
         self.smallest_batch: int = settings["batch_size"]
         self.outputs: Outputs | None = None
+        self._rows_checked = False
         self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
     def __enter__(self) -> Self:
@@ -147,7 +150,7 @@ class Network:
             get the error as their row. If memory runs out, they are computed in halves, and so are all that follow.
 
         Raises:
-            RuntimeError, ValueError: the network fails on a black batch as well.
+            RuntimeError, ValueError: the network fails on a black batch as well, or mixes the pictures of a batch.
         """
         batch = [self._checked(picture) for picture in batch]
         if all(picture.error is not None for picture in batch):
@@ -158,6 +161,8 @@ class Network:
                 batch[at : at + size] = self._decoded(batch[at : at + size])
                 found += self._localize(batch[at : at + size], size)
             return found
+        except MixedPicturesError:
+            raise
         except (RuntimeError, ValueError) as error:
             memory = _out_of_memory(error)
             if memory and size > 1:
@@ -227,8 +232,11 @@ class Network:
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bfloat16"):
             run = self._run(images, chosen, top_k)
+            if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
+                check_rows(unwrap(self.model), images, run.logits)
+                self._rows_checked = True
             if self.outputs is None:
-                plain = run.linear and run.logits.shape[1] > 1
+                plain = run.linear() and run.logits.shape[1] > 1
                 self.outputs = "logits" if plain else recognise(self.model, images)
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam.methods.core import Method
-from fastcam.methods.forward import evaluation_mode
+from fastcam.methods.running import evaluation_mode
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
 
@@ -25,7 +25,7 @@ class Run(NamedTuple):
         boxes: from a threshold to int32 [N, k, 4], in pixels of the images.
         maps: gives float32 [N, k, H, W] in [0, 1].
         coarse: gives [N, k, h, w], before ReLU and upsampling.
-        linear: whether a linear layer or a pooling gave the logits, and nothing came after it.
+        linear: tells whether a linear layer or a pooling gave the logits, and nothing came after it.
     """
 
     logits: Tensor
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     boxes: Callable[[float], Tensor]
     maps: Callable[[], Tensor]
     coarse: Callable[[], Tensor]
-    linear: bool
+    linear: Callable[[], bool]
 
 
 def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | None) -> Run:
@@ -58,7 +58,7 @@ def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | N
         lambda threshold: cam.boxes(run, threshold=threshold),
         lambda: cam(run),
         lambda: cam.coarse(run),
-        run.linear is not None and run.logits._version == 0,  # which a function counts up that works in place
+        lambda: run.linear is not None,
     )
 
 
@@ -143,7 +143,7 @@ class Compiled:
             lambda threshold: ops.class_boxes(features, weights, size, threshold=threshold, **options),
             lambda: ops.heatmap(ops.class_map(features, weights), size, normalize="after", **options),
             lambda: ops.class_map(features, weights),
-            True,
+            lambda: True,
         )
 
     def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -113,6 +113,7 @@ class Method:
         self.targets: Tensor | None = None
         self.grids: dict[str, tuple[int, int]] = {}
         self.cautions: list[str] = []
+        self._examined = False
 
     def __enter__(self) -> Self:
         return self
@@ -385,9 +386,10 @@ def _run(
         reshape |= dict(zip(method.layers, method._reshape, strict=True))
         if method._needs_gradients:
             graph |= method.layers
+    examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():
-        return Forward(
+        forward = Forward(
             model,
             layers,
             images,
@@ -397,7 +399,19 @@ def _run(
             reshape=[*reshape.values()],
             augment=aug_smooth,
             keep=keep,
+            examine=examine,
         )
+    if forward.shared:
+        warnings.warn(
+            f"{type(forward.model).__name__} normalises by the statistics of the batch (batch normalisation without "
+            "running statistics, or in training mode): each picture's map depends on the others. Give it one picture "
+            "at a time",
+            stacklevel=4,
+        )
+    if examine:
+        for method in methods:
+            method._examined = True
+    return forward
 
 
 def _percentile(maps: Tensor, q: float) -> Tensor:

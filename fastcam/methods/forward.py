@@ -4,17 +4,42 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam.methods.running import NoCuts, SharedStatistics, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import Head, ThresholdedAvgPool2d, find_head, unwrap
 
 Reshape = Sequence[Callable[[Tensor], Tensor] | None]
+
+# Operations between the last maps and the logits that leave the gradient of a pooling and a linear layer as it is.
+_PLAIN = {"AddmmBackward0", "MmBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
+_PLAIN |= {"SqueezeBackward0", "SqueezeBackward1", "SqueezeBackward2", "UnsqueezeBackward0", "CloneBackward0"}
+_PLAIN |= {"ToCopyBackward0", "AliasBackward0", "PermuteBackward0", "TransposeBackward0", "AccumulateGrad"}
+_POOLINGS = {
+    "gap": {"MeanBackward1", "AdaptiveAvgPool2DBackward0", "AvgPool2DBackward0", "SumBackward1", "DivBackward0"},
+    "gmp": {"AdaptiveMaxPool2DBackward0", "MaxPool2DWithIndicesBackward0", "AmaxBackward0", "MaxBackward0"},
+    "tap": {"SumBackward1", "DivBackward0", "WhereBackward0"},
+}
+
+
+class Last(NamedTuple):
+    """The linear layer that ran last in a pass.
+
+    Attributes:
+        linear: the layer.
+        pooled: what it was given.
+        again: what its weight and bias give for that.
+    """
+
+    linear: nn.Linear
+    pooled: Tensor
+    again: Tensor
 
 
 class Forward:
@@ -29,9 +54,9 @@ class Forward:
         features: the same as [N, K, h, w], without a graph.
         logits: [N, C], without a graph.
         targets: what is to be explained.
-        linear: the linear layer whose output the logits are, or None.
-        pooled: [N, K], what that layer was given, or None.
         chosen: targets of the pictures as they came, without their views.
+        last: the linear layer that ran last, whether or not the logits are its output.
+        shared: whether the network normalised by the statistics of the batch; looked for where `examine` is set.
     """
 
     def __init__(
@@ -46,6 +71,7 @@ class Forward:
         reshape: Reshape | None = None,
         augment: bool = False,
         keep: bool = False,
+        examine: bool = False,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
@@ -59,21 +85,27 @@ class Forward:
             reshape: for each layer what turns its output into [N, K, h, w], or None.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
             keep: whether gradients are kept once they are computed, for other methods to use.
+            examine: whether to look for what makes pictures depend on each other.
         """
         self.model = unwrap(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
-        self._outputs, logits, self.linear, self.pooled = _run(self.model, layers, images, graph)
+        examination = SharedStatistics() if examine else contextlib.nullcontext()
+        with examination:
+            self._outputs, logits, linear = _run(self.model, layers, images, graph)
+        self.last = _again(*linear) if linear else None
+        self.shared = examine and examination.seen
         self._graph = ["images"] if graph == "images" else list(graph)
-        self._pooling: tuple[str, Callable[[Tensor], Tensor]] | None = None
+        self._pooling: tuple[str, nn.Module, Callable[[Tensor], Tensor]] | None = None
         self._thresholds = _thresholds(self.model)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
         self._explain(logits)
-        self._look(list(self._outputs), reshape)
+        self._all = list(self._outputs), reshape
+        self._look(*self._all)
 
     def _explain(self, logits: Tensor) -> None:
         """Take these for the network's logits [N, C], with their graph."""
@@ -82,9 +114,22 @@ class Forward:
         self.targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
         self._heads: dict[Any, Head | None] = {}
         self._kept: dict[int, dict[str, Tensor | None]] = {}
+        self._shared: dict[str, Any] = {}  # what all views of this run have in common once it is computed
 
     @property
-    def last(self) -> Any:
+    def linear(self) -> nn.Linear | None:
+        """The linear layer whose weight and bias the logits come from, as their numbers prove, or None."""
+        if "proved" not in self._shared:
+            self._shared["proved"] = self.last is not None and _same(self.last, self.logits)
+        return self.last.linear if self._shared["proved"] else None
+
+    @property
+    def pooled(self) -> Tensor | None:
+        """What that layer was given, [N, K], or None."""
+        return None if self.linear is None else self.last.pooled
+
+    @property
+    def ending(self) -> Any:
         """The node of the graph that gives the logits, as `Tensor.grad_fn`; None without a graph."""
         return self._logits.grad_fn
 
@@ -144,14 +189,15 @@ class Forward:
             return pool(maps.relu() if relu else maps).flatten(1)
 
         view = copy.copy(self)
-        view._pooling, view._thresholds = (self._layers[index], pooled), _thresholds(pool)
+        view._pooling, view._thresholds = (self._layers[index], pool, pooled), _thresholds(pool)
         with torch.inference_mode(False), torch.set_grad_enabled(self.raw[index].requires_grad):
             # What was made inside inference mode may not enter a graph, a copy may.
             state = (self.linear.weight, self.linear.bias)
             weight, bias = (t.clone() if t is not None and t.is_inference() else t for t in state)
             given = pooled(self.raw[index])
-            view.pooled = given.detach()
-            view._explain(F.linear(given, weight, bias))
+            logits = F.linear(given, weight, bias)
+            view.last = Last(self.linear, given.detach(), logits.detach())
+            view._explain(logits)
         for i in range(len(self._layers)):
             plain, head = self.head(i), view.head(i)
             if plain is not None and head is not None:  # negative values do not show in a thresholded mean
@@ -201,7 +247,7 @@ class Forward:
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
             if self._pooling is not None:
-                name, pooled = self._pooling
+                name, _, pooled = self._pooling
                 given: list[Tensor] = []
 
                 def pool(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -211,8 +257,24 @@ class Forward:
                 stack.callback(self.linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
             yield self.model
 
+    def leads_plainly(self, layer: int) -> bool:
+        """Tell whether the gradient of a logit is what its head's weight says, and nothing else lies on the way.
+
+        Args:
+            layer: index of a target layer that has a head.
+
+        Returns:
+            Whether the graph has a pooling and a linear layer alone between the target layer's output and the logits.
+        """
+        output = self._outputs[self._layers[layer]]
+        allowed = _PLAIN | _POOLINGS[self.head(layer).pool]
+        return output.requires_grad and _leads(self._logits.grad_fn, output, allowed, {}) is True
+
     def gradients(self) -> Iterator[list[Tensor]]:
         """Differentiate the scores, rank by rank, with respect to each target layer's output.
+
+        Where the network stops all gradients on their way to a layer (a frozen trunk in `torch.no_grad`, `detach`, a
+        checkpoint that takes none), it runs once more without that.
 
         Yields:
             For each rank the gradients at the target layers, [N, K, h, w] each, in the features' dtype.
@@ -222,9 +284,15 @@ class Forward:
         """
         for rank in range(self.targets.ranks):
             found = self._gradient(rank)
+            if any(found.get(name) is None for name in self._layers):
+                found = self._without_cuts()._gradient(rank)
             for name in self._layers:
                 if found.get(name) is None:
-                    raise ValueError(f"the target does not depend on the layer {name!r}: no gradient reaches it")
+                    raise ValueError(
+                        f"the target does not depend on the layer {name!r}: no gradient reaches it. What the network "
+                        "computes outside of autograd (in NumPy, in torch.inference_mode, in whole or quantised "
+                        "numbers) passes none; EigenCAM and ScoreCAM need none"
+                    )
             yield [self._spatial(index, found[name]) for index, name in enumerate(self._layers)]
 
     def differentiate(self) -> None:
@@ -248,50 +316,72 @@ class Forward:
             if not score.requires_grad:
                 return dict.fromkeys(self._graph)
             leaves = [self._outputs[name] for name in self._graph]
-            found = torch.autograd.grad(score, leaves, retain_graph=self._keep or not last, allow_unused=True)
+            try:
+                found = torch.autograd.grad(score, leaves, retain_graph=self._keep or not last, allow_unused=True)
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                return dict.fromkeys(self._graph)
         return dict(zip(self._graph, found, strict=True))
+
+    def _without_cuts(self) -> Self:
+        """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
+        if "again" not in self._shared:
+            view = copy.copy(self)
+            graph = "images" if self._graph == ["images"] else list(self._modules)
+            view._graph = ["images"] if graph == "images" else graph
+            with torch.inference_mode(False), torch.no_grad(), NoCuts():
+                view._outputs, logits, linear = _run(self.model, self._modules, self.images, graph)
+            view.last = _again(*linear) if linear else None
+            view._pooling, view._thresholds = None, _thresholds(self.model)
+            view._explain(logits)
+            view._look(*self._all)
+            self._shared["again"] = view if self._pooling is None else view.with_pooling(self._pooling[1])
+        return self._shared["again"]
+
+
+def _same(last: Last, logits: Tensor) -> bool:
+    """Whether the logits are what the last linear layer's weight and bias give, up to the order of summation."""
+    if last.again.shape != logits.shape:
+        return False
+    if torch.equal(last.again, logits):
+        return True
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    weight = last.linear.weight.detach().to(exact)
+    again, logits, pooled = (tensor.to(exact) for tensor in (last.again, logits, last.pooled))
+    size = (pooled.square() @ weight.square().T).sqrt()
+    tolerance = torch.finfo(last.again.dtype).eps * (8 + weight.shape[1] ** 0.5)
+    return not ((again - logits).abs() > tolerance * size).any()  # NaN is no objection: it shows in the map
+
+
+def _leads(node: Any, output: Tensor, allowed: set[str], known: dict[Any, bool | None]) -> bool | None:
+    """Whether the way from a node of the graph to a layer's output has allowed operations only; None: it has no way."""
+    if node is None:
+        return None
+    if node is output.grad_fn or getattr(node, "variable", None) is output:
+        return True
+    if node not in known:
+        known[node] = None
+        ways = [_leads(following, output, allowed, known) for following, _ in node.next_functions]
+        if any(way is not None for way in ways):
+            known[node] = node.name() in allowed and False not in ways
+    return known[node]
 
 
 def _thresholds(module: nn.Module) -> set[float]:
     return {part.threshold for part in module.modules() if isinstance(part, ThresholdedAvgPool2d)}
 
 
-def check_images(model: nn.Module, images: Tensor) -> None:
-    """See that images fit a model as far as can be told before it runs.
-
-    Args:
-        model: the network.
-        images: what is to be [N, 3, H, W], floating, of the dtype and on the device of the model's parameters.
-
-    Raises:
-        TypeError: they are no floating-point tensor, or of another dtype than the parameters outside of autocast.
-        ValueError: they are not [N, 3, H, W], or on another device.
-    """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"`images` must be a tensor [N, 3, H, W], got {type(images).__name__}")
-    if images.dim() != 4:
-        raise ValueError(f"`images` must be [N, 3, H, W], got {list(images.shape)}")
-    if not images.is_floating_point():
-        raise TypeError(f"`images` must be floating point, normalised as the model wants it, got {images.dtype}")
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        return
-    if parameter.device != images.device:
-        raise ValueError(f"the model is on {parameter.device}, the images are on {images.device}")
-    if parameter.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
-        raise TypeError(f"the model is {parameter.dtype}, the images are {images.dtype}")
-
-
 def _run(
     model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: Literal["images"] | Collection[str]
-) -> tuple[dict[str, Tensor], Any, nn.Linear | None, Tensor | None]:
-    """Run the model once; give the layers' outputs, the logits, and the linear layer they come from with its input.
+) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
+    """Run the model once; give the layers' outputs, the logits, and the linear layer that ran last with its input.
 
     The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after
     has one, whatever the parameters and the caller's grad mode say. With a graph from the images, those are the leaf.
     """
     outputs: dict[str, Tensor] = {}
-    linears: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    linears: list[tuple[nn.Linear, Tensor]] = []
 
     def capture(name: str) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: tuple, output: Any) -> Tensor | None:
@@ -302,15 +392,16 @@ def _run(
                 outputs[name] = output.clone()
                 return None
             torch.set_grad_enabled(True)
-            feature = output.clone()
-            outputs[name] = feature if feature.requires_grad else feature.requires_grad_()
-            return feature.clone()
+            with torch.inference_mode(False):  # where the network itself is in it
+                feature = output.clone()
+                outputs[name] = feature if feature.requires_grad else feature.requires_grad_()
+                return feature.clone()
 
         return hook
 
     def see_linear(module: nn.Linear, args: tuple, output: Tensor) -> None:
         if args:  # a keyword call hides its input, so that no head is recognised
-            linears[:] = [(module, args[0], output)]
+            linears[:] = [(module, args[0])]
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())  # also ends what the hooks switch on
@@ -323,41 +414,25 @@ def _run(
         # What was made inside inference mode may not enter a graph, a copy may.
         state = itertools.chain(model.named_parameters(), model.named_buffers())
         copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
-        images = images.clone() if graph == "images" or images.is_inference() else images
+        images = images.clone()  # a network may work on its input in place
         if graph == "images":
             outputs["images"] = images.requires_grad_()
             torch.set_grad_enabled(True)
-            images = images.clone()  # the first layer may work in place
+            images = images.clone()
         logits = torch.func.functional_call(model, copies, images) if copies else model(images)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    outputs = {name: outputs[name] for name in layers} or outputs
-    if linears and linears[0][2] is logits:
-        linear, pooled, _ = linears[0]
-        return outputs, logits, linear, pooled.detach()
-    return outputs, logits, None, None
+    return {name: outputs[name] for name in layers} or outputs, logits, linears[0] if linears else None
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and each of its modules back as it was at the end.
-
-    Args:
-        model: the network; compiled code in it runs as it was written, so that hooks are seen.
-
-    Yields:
-        Nothing.
-    """
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    # Compiled code passes hooks by, so that what is compiled runs as it was written.
-    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
-    try:
-        for module in training:
-            module.training = False
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+def _again(linear: nn.Linear, given: Tensor) -> Last | None:
+    """Do once more what a plain linear layer does; None where this one cannot be that."""
+    weight, bias = linear.weight, linear.bias
+    if given.dim() != 2 or not given.is_floating_point() or not isinstance(weight, Tensor):
+        return None
+    if not weight.is_floating_point() or weight.dim() != 2 or weight.shape[1] != given.shape[1]:
+        return None
+    with torch.no_grad():
+        given = given.detach()
+        return Last(linear, given, F.linear(given, weight, bias))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
+from fastcam.reference import nonzero, ratio_base
 
 
 def _checked(eps: float) -> float:
@@ -69,6 +70,8 @@ class GradientMethod(Method):
     def _closed_form(self, forward: Forward) -> WeightedSum | None:
         head = forward.head(0) if len(self.layers) == 1 and forward.targets.classes is not None else None
         if head is None or head.relu or not (head.pool == "gap" or self._any_pooling):
+            return None
+        if not forward.leads_plainly(0):
             return None
         (features,) = forward.features
         positions = features.shape[-2] * features.shape[-1]
@@ -184,7 +187,7 @@ class XGradCAM(GradientMethod):
     Args:
         model: as in `Method`.
         target_layers: as in `Method`.
-        eps: keeps the quotient finite where a channel's activations cancel.
+        eps: keeps the quotient finite where a channel's activations cancel; subtracted where their sum is negative.
         **options: as in `Method`.
 
     Example:
@@ -198,12 +201,12 @@ class XGradCAM(GradientMethod):
         self.eps = _checked(eps)
 
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
-        return gradient * total / (total + self.eps)
+        return gradient * total / ratio_base(total, self.eps)
 
     def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
         features, gradients = _exact(features, gradients)
         total = features.sum((2, 3), keepdim=True)
-        return (gradients * features).sum((2, 3), keepdim=True) / (total + self.eps)
+        return (gradients * features).sum((2, 3), keepdim=True) / ratio_base(total, self.eps)
 
 
 class GradCAMPlusPlus(GradientMethod):
@@ -258,20 +261,18 @@ class GradCAMPlusPlus(GradientMethod):
         if self.variant == "author":
             return gradient.relu()
         square = gradient**2
-        alpha = square / (2 * square + total * gradient * square + self.eps)
+        alpha = square / nonzero(2 * square + total * gradient * square + self.eps)
         return torch.where(gradient > 0, positions * alpha * gradient, 0)
 
     def _weights(self, features: Tensor, gradients: Tensor) -> Tensor:
         features, gradients = _exact(features, gradients)
         square = gradients**2
         denominator = 2 * square + features.sum((2, 3), keepdim=True) * gradients * square
-        if self.variant == "author":
-            denominator = torch.where(denominator == 0, 1, denominator)
-        else:
+        if self.variant == "paper":
             denominator = denominator + self.eps
-        alpha = torch.where(gradients > 0, square / denominator, 0)
+        alpha = torch.where(gradients > 0, square / nonzero(denominator), 0)
         weights = (alpha * gradients).sum((2, 3), keepdim=True)
         if self.variant == "paper":
             return weights
         total = alpha.sum((2, 3), keepdim=True)
-        return weights / torch.where(total == 0, 1, total)
+        return weights / nonzero(total)

@@ -66,15 +66,15 @@ class Attribution:
         with torch.inference_mode(False), torch.no_grad(), _GuidedReLU() as rectifiers:
             rectifiers.enabled = self._guided
             forward = Forward(self.model, {}, images, targets, top_k, graph="images")
-        if self._guided and not rectifiers.uses:
-            raise ValueError(
-                f"guided backprop changes the gradient of ReLU, but {type(forward.model).__name__} uses none "
-                "(nn.ReLU, nn.ReLU6 or a function of that name): Saliency gives its plain gradient"
-            )
+            if self._guided and not rectifiers.uses:
+                raise ValueError(
+                    f"guided backprop changes the gradient of ReLU, but {type(forward.model).__name__} uses none "
+                    "(nn.ReLU, nn.ReLU6 or a function of that name): Saliency gives its plain gradient"
+                )
+            # Here too, since the network may have to run once more.
+            found = torch.stack([self._finished(gradient) for (gradient,) in forward.gradients()], 1)
         caution = None if forward.targets.classes is None else saturated(forward)
         self.cautions = [] if caution is None else [caution]
-        with torch.inference_mode(False), torch.no_grad():
-            found = torch.stack([self._finished(gradient) for (gradient,) in forward.gradients()], 1)
         ranked, classes = forward.chosen.ranked, forward.chosen.classes
         self.outputs = forward.logits
         self.targets = classes if ranked or classes is None else classes[:, 0]

@@ -124,7 +124,7 @@ class ScoreCAM(PerturbationMethod):
         """Scores of the baseline, [N or 1, 1, ranks]."""
         if self.baseline is None or self.softmax:
             return 0.0
-        baseline = self.baseline.to(forward.images)
+        baseline = self.baseline.to(forward.images, copy=True)  # a network may work on its input in place
         if baseline.dim() == 3:
             baseline = baseline[None]
         if len(baseline) not in (1, len(forward.chosen.classes if forward.chosen.classes is not None else baseline)):
@@ -176,9 +176,11 @@ def _minmax(maps: Tensor) -> Tensor:
 class AblationCAM(PerturbationMethod):
     """Ablation-CAM: channels weighted by how much the score drops without them.
 
-    w_k = (S_c − S_c without A_k)/S_c; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. No gradients: one
-    forward pass for each channel, packed over pictures. After a global pooling and one linear layer the drop is
-    W[c, k] times the pooled channel, and a single forward pass is enough. Channels that are zero are left out.
+    w_k = (S_c − S_c without A_k)/|S_c|; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. The paper divides
+    by S_c, which would turn the map round where the logit is negative; a score that is next to nothing beside the drops
+    divides nothing. No gradients: one forward pass for each channel, packed over pictures. After a global pooling and
+    one linear layer the drop is W[c, k] times the pooled channel, and a single forward pass is enough. Channels that
+    are zero are left out.
 
     Source: Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
     Localization, WACV 2020, equations 2 and 3.
@@ -199,7 +201,7 @@ class AblationCAM(PerturbationMethod):
         exact = torch.promote_types(forward.logits.dtype, torch.float32)
         scores = forward.targets.scores(forward.logits, every).to(exact)[:, None]  # [N, 1, ranks]
         return [
-            WeightedSum(features, (self._drops(index, forward, scores) / scores).transpose(1, 2))
+            WeightedSum(features, _relative(self._drops(index, forward, scores), scores).transpose(1, 2))
             for index, features in enumerate(forward.features)
         ]
 
@@ -235,6 +237,12 @@ class AblationCAM(PerturbationMethod):
                 found = forward.targets.scores(model(forward.images[owners]), owners)
                 result[owners, channels] = scores[owners, 0] - found.to(result.dtype)
         return result
+
+
+def _relative(drops: Tensor, scores: Tensor) -> Tensor:
+    """Drops [N, K, ranks] as fractions of the scores' magnitude [N, 1, ranks], where that is something beside them."""
+    size, largest = scores.abs(), drops.abs().amax(1, keepdim=True)
+    return drops / torch.where(size > largest * torch.finfo(drops.dtype).eps, size, 1)
 
 
 def _places(raw: Tensor, transform: Any, channels: int) -> Tensor:

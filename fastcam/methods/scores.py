@@ -115,7 +115,7 @@ def last_function(run: Forward) -> str | None:
 
 def _last(run: Forward) -> Any:
     """The node of that function."""
-    node = run.last
+    node = run.ending
     while node is not None and _name(node) not in _LAST:
         earlier = [earlier for earlier, _ in node.next_functions if earlier is not None]
         node = earlier[0] if earlier and _KEEPING.fullmatch(_name(node)) else None

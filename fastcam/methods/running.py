@@ -1,0 +1,201 @@
+"""How a network is run: in evaluation mode, the same way with and without a graph, and left as it was."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """See that images fit a model as far as can be told before it runs.
+
+    Args:
+        model: the network.
+        images: what is to be [N, 3, H, W], floating, of the dtype and on the device of the model's parameters.
+
+    Raises:
+        TypeError: they are no floating-point tensor, or of another dtype than the parameters outside of autocast.
+        ValueError: they are not [N, 3, H, W], or on another device.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"`images` must be a tensor [N, 3, H, W], got {type(images).__name__}")
+    if images.dim() != 4:
+        raise ValueError(f"`images` must be [N, 3, H, W], got {list(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"`images` must be floating point, normalised as the model wants it, got {images.dtype}")
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return
+    if parameter.device != images.device:
+        raise ValueError(f"the model is on {parameter.device}, the images are on {images.device}")
+    if parameter.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise TypeError(f"the model is {parameter.dtype}, the images are {images.dtype}")
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules and buffers back as it was at the end.
+
+    Args:
+        model: the network; compiled code in it runs as it was written, so that hooks are seen.
+
+    Yields:
+        Nothing.
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    # Compiled code passes hooks by, so that what is compiled runs as it was written.
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_copied_buffers(modules))
+        for module in training:
+            stack.callback(setattr, module, "training", True)
+            module.training = False
+        stack.enter_context(_one_way_of_attention)
+        if compiled:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextlib.contextmanager
+def _copied_buffers(modules: list[nn.Module]) -> Iterator[None]:
+    """Put copies in the place of buffers that a pass may change in evaluation, too: torch's own layers leave theirs."""
+    own = [
+        (module._buffers, name, buffer)
+        for module in modules
+        if module._buffers and not type(module).__module__.startswith("torch.nn.")
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        for buffers, name, buffer in own:
+            buffers[name] = buffer.clone()
+        yield
+    finally:
+        for buffers, name, buffer in own:
+            buffers[name] = buffer
+
+
+class _OneWayOfAttention:
+    """While entered, attention takes the path that it takes with a graph: torch's other one rounds otherwise.
+
+    The switch is the whole process's, so that the last thread to leave puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._entered, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._entered:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._entered += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_one_way_of_attention = _OneWayOfAttention()
+
+_DETACH = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}
+
+
+class NoCuts(TorchFunctionMode):
+    """While active, a network stops no gradients: `no_grad`, `detach`, `.data` and reentrant checkpoints pass them.
+
+    Gradients begin where they are first switched on in the block; what runs before has no graph.
+    """
+
+    def __enter__(self) -> "NoCuts":
+        self._begun = False
+        self._stack = contextlib.ExitStack()
+        # Other threads' checkpoints keep their activations meanwhile: the same numbers, more memory.
+        self._stack.enter_context(mock.patch.object(torch.utils.checkpoint, "CheckpointFunction", _Through))
+        return super().__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._stack.close()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            self._begun |= args[0]
+            if self._begun:
+                args = (True,)
+        elif func in _DETACH and args[0].requires_grad and not args[0].is_leaf:
+            return args[0].view_as(args[0])
+        return func(*args, **kwargs or {})
+
+
+class _Through:
+    """A checkpoint that keeps its activations."""
+
+    @staticmethod
+    def apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+class SharedStatistics(TorchFunctionMode):
+    """While active, notices batch normalisation by the statistics of the batch itself.
+
+    Attributes:
+        seen: whether there was any.
+    """
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.batch_norm, torch.batch_norm) and not self.seen:
+            mean, training = (1, 5) if func is F.batch_norm else (3, 5)
+            mean = args[mean] if len(args) > mean else kwargs.get("running_mean")
+            training = args[training] if len(args) > training else kwargs.get("training", False)
+            given = args[0] if args else kwargs["input"]
+            # With a batch of one it normalises something else, such as each filter of a weight.
+            self.seen = (mean is None or bool(training)) and len(given) > 1
+        return func(*args, **kwargs)
+
+
+class MixedPicturesError(ValueError):
+    """A network's results for a picture depend on the other pictures of its batch."""
+
+
+def check_rows(model: nn.Module, images: Tensor, logits: Tensor) -> None:
+    """Refuse a network whose logits for a picture depend on the other pictures of its batch.
+
+    Args:
+        model: the network.
+        images: [N, 3, H, W], a batch that it was run on; its first picture is run alone.
+        logits: [N, C], what it gave.
+
+    Raises:
+        MixedPicturesError: the first row is another one alone.
+    """
+    if len(images) < 2:
+        return
+    with torch.no_grad(), evaluation_mode(model):
+        try:
+            alone = model(images[:1].clone())
+        except ValueError:  # batch normalisation of one value for each channel
+            alone = torch.full_like(logits[:1], torch.nan)
+    beside, alone = logits[0].double(), alone[0].double()
+    # Far more than batches of other sizes differ by rounding, TF32's included.
+    tolerance = max(0.005, 4 * torch.finfo(logits.dtype).eps ** 0.5) * beside.abs().max()
+    if beside.isfinite().all() and not ((beside - alone).abs() <= tolerance).all():
+        raise MixedPicturesError(
+            f"{type(model).__name__} gives a picture other logits alone than beside others (by up to "
+            f"{float((beside - alone).abs().nan_to_num(torch.inf).max()):.2g}): it mixes the pictures of a batch, as "
+            "batch normalisation without running statistics does. Rows would depend on their neighbours: take "
+            "batches of one picture (batch_size=1, --batch-size 1)"
+        )
