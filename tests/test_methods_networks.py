@@ -13,6 +13,7 @@ import fastcam
 from fastcam import methods
 from fastcam.methods import ATTRIBUTIONS, CAM, METHODS, GradCAM, GuidedBackprop, LayerCAM, Saliency
 from fastcam.models import build, default_target_layer, swin_reshape, vit_reshape
+from tests import classifiers
 
 ARCHS = [
     "resnet18",
@@ -251,3 +252,17 @@ def test_timm_is_optional():
     except ImportError:
         with pytest.raises(ImportError, match="pip install timm"):
             build("timm/resnet18")
+
+
+@pytest.mark.parametrize("variant", classifiers.VARIANTS)
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
+def test_maps_are_equal_to_what_is_computed_by_hand_or_refused(arch, variant):
+    """`python -m tests.classifiers` does this with all families of torchvision."""
+    found = classifiers.check(arch, variant)
+    assert set(found) == set(classifiers.METHODS)
+    cam = found.pop("cam")
+    assert set(found.values()) == {"equal"}
+    if arch == "resnet18" and variant != "in place":
+        assert cam == "equal"
+    else:
+        assert cam.startswith("refused: CAM needs global average pooling and one linear layer")

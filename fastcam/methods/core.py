@@ -401,7 +401,7 @@ def _run(
             keep=keep,
             examine=examine,
         )
-    if forward.shared:
+    if forward.batch_statistics:
         warnings.warn(
             f"{type(forward.model).__name__} normalises by the statistics of the batch (batch normalisation without "
             "running statistics, or in training mode): each picture's map depends on the others. Give it one picture "

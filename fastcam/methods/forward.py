@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.methods.running import NoCuts, SharedStatistics, check_images, evaluation_mode
+from fastcam.methods.running import BatchStatistics, NoCuts, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import Head, ThresholdedAvgPool2d, find_head, unwrap
@@ -56,7 +56,7 @@ class Forward:
         targets: what is to be explained.
         chosen: targets of the pictures as they came, without their views.
         last: the linear layer that ran last, whether or not the logits are its output.
-        shared: whether the network normalised by the statistics of the batch; looked for where `examine` is set.
+        batch_statistics: whether the network normalised by the statistics of the batch, if `examine` said to look.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Forward:
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
-        examination = SharedStatistics() if examine else contextlib.nullcontext()
+        examination = BatchStatistics() if examine else contextlib.nullcontext()
         with examination:
             self._outputs, logits, linear = _run(self.model, layers, images, graph)
         self.last = _again(*linear) if linear else None
-        self.shared = examine and examination.seen
+        self.batch_statistics = examine and examination.seen
         self._graph = ["images"] if graph == "images" else list(graph)
         self._pooling: tuple[str, nn.Module, Callable[[Tensor], Tensor]] | None = None
         self._thresholds = _thresholds(self.model)
@@ -114,14 +114,14 @@ class Forward:
         self.targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
         self._heads: dict[Any, Head | None] = {}
         self._kept: dict[int, dict[str, Tensor | None]] = {}
-        self._shared: dict[str, Any] = {}  # what all views of this run have in common once it is computed
+        self._common: dict[str, Any] = {}  # what all views of this run have in common once it is computed
 
     @property
     def linear(self) -> nn.Linear | None:
         """The linear layer whose weight and bias the logits come from, as their numbers prove, or None."""
-        if "proved" not in self._shared:
-            self._shared["proved"] = self.last is not None and _same(self.last, self.logits)
-        return self.last.linear if self._shared["proved"] else None
+        if "proved" not in self._common:
+            self._common["proved"] = self.last is not None and _same(self.last, self.logits)
+        return self.last.linear if self._common["proved"] else None
 
     @property
     def pooled(self) -> Tensor | None:
@@ -326,7 +326,7 @@ class Forward:
 
     def _without_cuts(self) -> Self:
         """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
-        if "again" not in self._shared:
+        if "again" not in self._common:
             view = copy.copy(self)
             graph = "images" if self._graph == ["images"] else list(self._modules)
             view._graph = ["images"] if graph == "images" else graph
@@ -336,8 +336,8 @@ class Forward:
             view._pooling, view._thresholds = None, _thresholds(self.model)
             view._explain(logits)
             view._look(*self._all)
-            self._shared["again"] = view if self._pooling is None else view.with_pooling(self._pooling[1])
-        return self._shared["again"]
+            self._common["again"] = view if self._pooling is None else view.with_pooling(self._pooling[1])
+        return self._common["again"]
 
 
 def _same(last: Last, logits: Tensor) -> bool:

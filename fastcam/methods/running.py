@@ -74,9 +74,10 @@ def _copied_buffers(modules: list[nn.Module]) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None and not buffer.is_inference()
     ]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in own}  # one for a buffer that several modules share
     try:
         for buffers, name, buffer in own:
-            buffers[name] = buffer.clone()
+            buffers[name] = copies[id(buffer)]
         yield
     finally:
         for buffers, name, buffer in own:
@@ -146,7 +147,7 @@ class _Through:
         return function(*args)
 
 
-class SharedStatistics(TorchFunctionMode):
+class BatchStatistics(TorchFunctionMode):
     """While active, notices batch normalisation by the statistics of the batch itself.
 
     Attributes:
