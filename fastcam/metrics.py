@@ -344,7 +344,7 @@ class _Scores:
         self._model, self._batch = model, batch_size
         everything = torch.arange(len(images), device=images.device)
         logits = torch.cat(list(self._logits(lambda index: images[index], everything))) if len(images) else None
-        self._targets = Targets(everything[:, None], None, False)
+        self._targets, self._outputs = Targets(everything[:, None], None, False), None
         if logits is None:
             self.before = images.new_empty(0)
             return

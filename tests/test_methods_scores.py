@@ -71,6 +71,7 @@ ENDS = {
     "function": (lambda z: F.softmax(z, dim=1), "probabilities"),
     "softmin": (lambda z: F.softmin(z, dim=1), "probabilities"),
     "kept off 0 and 1": (lambda z: z.softmax(1).clamp(1e-6, 1 - 1e-6), "probabilities"),
+    "of two groups": (lambda z: torch.cat([z[:, :2].softmax(1), z[:, 2:].softmax(1)], 1), "probabilities"),
     "without the background": (lambda z: z.softmax(1)[:, 1:], "probabilities"),
     "mean of two": (lambda z: (z.softmax(1) + (2 * z).softmax(1)) / 2, "probabilities"),
     "by hand": (lambda z: z.exp() / z.exp().sum(1, keepdim=True), "probabilities"),
@@ -237,7 +238,7 @@ def test_names_of_classes_must_fit_the_outputs(folder, tmp_path):
 
 
 def test_cam_tells_what_to_do_without_a_linear_layer_at_the_end(folder, tmp_path):
-    with pytest.raises(ValueError, match="such as a softmax, without which the network is to be passed"):
+    with pytest.raises(ValueError, match="more follows: a softmax, say, without which the network is to be passed"):
         localized(Net(3, nn.Softmax(1)), folder, tmp_path / "out", target_layers="features")
 
 

@@ -18,9 +18,10 @@ _LAST = {  # functions that end a network, as autograd calls them
     "LogSoftmax": "log-probabilities",
     "LogSigmoid": "log-probabilities",
 }
-# What may follow and leaves a probability one: other shapes and types, single columns, and bounds.
+# What may follow and leaves a probability one: other shapes and types, single columns, several groups, and bounds.
 _KEEPING = re.compile(
     r"(Unsafe|Reshape)?(View|Alias)|(Un)?[Ss]queeze|Clone|ToCopy|Transpose|T|Permute|Expand|Slice|Select|Index|Clamp.*"
+    r"|Cat|Stack"
 )
 
 
