@@ -63,8 +63,8 @@ def _obstacle(features: Tensor, forward: Forward) -> str:
             return "the logits are not the output of a linear layer"
         return (
             "the logits are not the output of a linear layer: they are not what weight and bias of the last linear "
-            f"layer ({type(forward.last.linear).__name__}) make of its input. It computes something else, or more follows: "
-            "a softmax, say, without which the network is to be passed"
+            f"layer ({type(forward.last.linear).__name__}) make of its input. It computes something else, or more "
+            "follows: a softmax, say, without which the network is to be passed"
         )
     if forward.pooled.shape != features.shape[:2]:
         return (
