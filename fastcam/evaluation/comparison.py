@@ -232,7 +232,6 @@ def compare(
         cam = sources[_map_of(row)].cam
         said = constant(entry.result.maps[1], entry.result.maps[0], cam.grids)
         found += [*cam.cautions, said and f"{entry.name}: {said}"]
-    tell(found)
     shared = {part: seconds for part, seconds in work.seconds.items() if isinstance(part, str)}
     bad = tuple(dict.fromkeys(entry for evaluator in evaluators.values() for entry in evaluator.bad))
     comparison = Comparison(tuple(entries), shared, rule, threshold, pas_percentile, bad)
@@ -244,6 +243,7 @@ def compare(
             if one.id not in left_out
         ]
         _write(comparison, Path(out), reader, drawn)
+    tell(found)
     return comparison
 
 

@@ -184,13 +184,11 @@ def evaluate(
         with quiet_methods():
             _work(source, state, batch_size, save_every, progress)
         cam = source.cam if isinstance(source, Network) else None
-        tell(cam.cautions if cam else ())
         bad = tuple(state.evaluator.bad)
         if part is not None:
+            tell(cam.cautions if cam else ())
             return Summary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
-        if boxes is None:  # of these a run has told already
-            tell([constant(result.maps[1], result.maps[0], cam.grids if cam else {})])
         told, table = run | result.to_dict(), result.table()
         told["data"] = {"root": str(getattr(data, "root", "")) or None} | told["data"]
         if isinstance(source, BoxTable):
@@ -211,6 +209,9 @@ def evaluate(
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
         path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     shutil.rmtree(state.folder)
+    if boxes is None:  # of these a run has told already
+        said = constant(result.maps[1], result.maps[0], cam.grids if cam else {})
+        tell([*(cam.cautions if cam else ()), said])
     return Summary(out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ())))
 
 
