@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from fastcam import methods as all_methods, ops, panels, visualize
 from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
+from fastcam.methods.cautions import constant, quiet_methods, tell
+from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
 from fastcam.panels import Cell
 
@@ -80,7 +82,8 @@ def explain(
 ) -> Summary:
     """Draw where a network sees classes in pictures.
 
-    Three kinds of files, for each picture as asked for:
+    Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one, or what
+    the network gives if these are probabilities. Three kinds of files, for each picture as asked for:
     NAME_grid.png: one row for each class; the picture, then its map over it for each method and layer, or the
     gradients of methods such as guided backprop. The map alone comes before it where there is one method at one layer.
     NAME_panel.png: one row for each class, method and layer that gives a map; picture, map, and map over picture with
@@ -120,6 +123,10 @@ def explain(
 
     Returns:
         The number of pictures, the files, and the pictures that could not be read.
+
+    Warns:
+        fastcam.methods.MapWarning: most maps of a method are constant, or its target layer has a single position; or
+            the network ends in a softmax, whose gradients mislead.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -164,7 +171,7 @@ def explain(
     draw = _Drawing(threshold, component_threshold, boxes, blend, bool(layers))
     errors: list[tuple[str, str]] = []
     files: list[Path] = []
-    with quiet_pillow(), tqdm(jobs, unit="picture", disable=None if progress else True) as bar:
+    with quiet_pillow(), quiet_methods(), tqdm(jobs, unit="picture", disable=None if progress else True) as bar:
         for number, ((id, path), name) in enumerate(bar, 1):
             try:
                 explained = network.explain(decode(path))
@@ -177,6 +184,7 @@ def explain(
                 files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
             if number <= num_results:
                 files.extend(draw.results(explained, out, number))
+    tell(network.cautions())
     return Summary(len(jobs), tuple(files), tuple(errors), ignored)
 
 
@@ -249,6 +257,17 @@ class _Network:
         self.targets = None if targets is None else torch.tensor([list(targets)])
         self.smooth = {f"{kind}_smooth": True for kind in smooth}
         self.like = next(model.parameters(), torch.empty(0))
+        self.outputs: Outputs | None = None
+        self.maps, self.constant = Counter(), Counter()  # all of a view, and those that show nothing
+
+    def cautions(self) -> Iterator[str]:
+        """What is to be said of views whose maps mislead, or mostly show nothing."""
+        for view in self.views:
+            key, grids = (view.title, view.layers), view.call.grids if view.is_map else {}
+            if self.maps[key]:
+                yield from view.call.cautions
+            if said := constant(self.constant[key], self.maps[key], grids):
+                yield f"{view.title}: {said}"
 
     def explain(self, image: Image.Image) -> _Explained:
         frame, geometry = self.preprocess.frame(image)
@@ -267,8 +286,13 @@ class _Network:
             if not view.is_map and values.ndim == 3:  # saliency: a few high values would leave the rest black
                 top = np.quantile(values, 0.99, axis=(1, 2), keepdims=True)
                 values = np.clip(values / np.where(top > 0, top, 1), 0, 1)
+            self.maps[view.title, view.layers] += len(values)
+            self.constant[view.title, view.layers] += sum(not plane.max() > plane.min() for plane in values)
             found.append((view, layers, values))
-        chances = logits.float().softmax(1)[0]
+        check_names(self.class_names, logits.shape[1])
+        if self.outputs is None:
+            self.outputs = recognise(self.model, images)
+        chances = probabilities(logits.float(), self.outputs)[0]
         texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in classes[0].tolist()]
         small = image.convert("RGB")
         small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))

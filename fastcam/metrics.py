@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastcam.methods.cautions import constant, tell
 from fastcam.methods.running import check_images, evaluation_mode
+from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.removal import Baseline, background, impute
 
@@ -152,15 +154,21 @@ def deletion(
     Args:
         model: as in `confidence_change`.
         images: as in `confidence_change`.
-        maps: [N, H, W], floating, finite; only their order counts. Equal values go in raster order.
+        maps: [N, H, W], floating, finite; only their order counts. Equal values go in raster order, so that a constant
+            map measures nothing.
         targets: as in `confidence_change`.
         steps: forward passes per picture, less one, at least 1; each replaces an equal share of the pixels.
         baseline: what replaces pixels, as in `confidence_change`.
-        score: "probability" (softmax) or "logit"; callables' values are taken as they are.
+        score: "probability", as `fastcam.methods.scores` makes it of the outputs (the softmax of logits, the sigmoid of
+            a single one, and probabilities as they are), or "logit", the outputs as they are; callables' values are
+            taken as they are.
         batch_size: pictures per forward pass.
 
     Returns:
         The curves; `auc` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: most maps are constant.
 
     Raises:
         TypeError, ValueError: as in `confidence_change`; steps below 1.
@@ -196,6 +204,9 @@ def insertion(
 
     Returns:
         The curves; `auc` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: as in `deletion`.
 
     Raises:
         TypeError, ValueError: as in `deletion`.
@@ -237,6 +248,9 @@ def road(
 
     Returns:
         The scores; `combined` is the metric.
+
+    Warns:
+        fastcam.methods.MapWarning: as in `deletion`.
 
     Raises:
         TypeError, ValueError: as in `confidence_change`; no fractions, one outside (0, 1), or negative noise.
@@ -327,16 +341,18 @@ class _Scores:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
         check_images(model, images)
-        self._model, self._score, self._batch = model, score, batch_size
+        self._model, self._batch = model, batch_size
         everything = torch.arange(len(images), device=images.device)
         logits = torch.cat(list(self._logits(lambda index: images[index], everything))) if len(images) else None
-        self._targets = Targets(everything[:, None], None, False)
+        self._targets, self._outputs = Targets(everything[:, None], None, False), None
         if logits is None:
             self.before = images.new_empty(0)
             return
         self._targets = resolve_targets(targets, None, logits)
         if self._targets.ranks != 1:
             raise ValueError("`targets` must be one for each picture, as there is one map for each")
+        probable = score == "probability" and self._targets.classes is not None
+        self._outputs = recognise(model, images) if probable else None
         self.before = self._of(logits, everything)
 
     @torch.no_grad()
@@ -356,8 +372,9 @@ class _Scores:
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        probable = self._score == "probability" and self._targets.classes is not None
-        return self._targets.scores(exact.softmax(1) if probable else exact, owner)[:, 0]
+        if self._outputs is not None:
+            exact = probabilities(exact, self._outputs)
+        return self._targets.scores(exact, owner)[:, 0]
 
 
 def _curve(
@@ -392,7 +409,10 @@ def _curve(
 
 def _ranks(maps: Tensor) -> Tensor:
     """Place of each pixel, 0 for the highest value: int64 [N, H·W]."""
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    flat = maps.flatten(1)
+    if len(maps):
+        tell([constant(int((flat.amax(1) == flat.amin(1)).sum()), len(maps), {})], stacklevel=4)
+    order = flat.argsort(dim=1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )

@@ -22,9 +22,10 @@ class Row(NamedTuple):
             status.
         class_id: index of the class.
         class_name: its name, None if unknown.
-        score: softmax probability of the class.
+        score: probability of the class: the softmax of the network's logits, the sigmoid of a single one, or what the
+            network gives if these are probabilities (`fastcam.methods.scores`).
         x0: left edge of the box in pixels of the upright original. The box is half-open; all four are 0 if
-            the map is constant and so has no box.
+            the map is constant or not finite, and so has no box.
         y0: top edge.
         x1: right edge, exclusive.
         y1: bottom edge, exclusive.

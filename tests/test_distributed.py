@@ -483,7 +483,7 @@ def test_without_ray(folder, tmp_path, monkeypatch):
 
 def test_the_command_line_chooses_the_engine(folder, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    config = ModelConfig("resnet18", 3, size=32)
+    config = ModelConfig("resnet18", 3, size=64)
     models.save_checkpoint(tmp_path / "net.safetensors", models.build("resnet18", 3), config)
     common = ("localize", folder, "--weights", tmp_path / "net.safetensors", "--device", "cpu", "--threads", 1, "--out")
     assert "--workers goes with --engine local, got ray" in refused(*common, "x", "--engine", "ray", "--workers", 2)

@@ -9,6 +9,7 @@ from torch import nn
 
 import fastcam
 from fastcam import decoding, explanation, models, ops, panels, visualize
+from fastcam.methods import MapWarning
 from fastcam.models import ModelConfig
 from tests.test_cli import refused, run
 
@@ -234,9 +235,10 @@ def test_the_model_stays_as_it_was(folder, tmp_path):
     model = models.build("resnet18", 3).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = {"methods": ["gradcam", "layercam", "guided-gradcam"], "layers": ["layer3", "layer4"]}
-    summary = fastcam.explain(
-        model, [folder / "0.png"], out=tmp_path / "a", config=ModelConfig("resnet18", 3, size=32), **options
-    )
+    with pytest.warns(MapWarning, match="layer4 gives maps of 1x1"):
+        summary = fastcam.explain(
+            model, [folder / "0.png"], out=tmp_path / "a", config=ModelConfig("resnet18", 3, size=32), **options
+        )
     assert summary.pictures == len(summary.files) == 1
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

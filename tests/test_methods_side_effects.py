@@ -372,7 +372,7 @@ def test_pictures_apart_are_told_nothing(name, images):
     GradCAM(with_layer(APART[name]()), "second")(images)
 
 
-@pytest.mark.filterwarnings("ignore:Net normalises by the statistics")
+@pytest.mark.filterwarnings("ignore:Net normalises by the statistics", "ignore:3 of 3 maps are constant")
 @pytest.mark.parametrize("name", MIXING | UNNAMED)
 def test_rows_that_depend_on_their_neighbours_are_refused(name, tmp_path):
     model, config = with_layer((MIXING | UNNAMED)[name]()), fastcam.models.ModelConfig("net", 4, size=24)

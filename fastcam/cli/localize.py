@@ -201,6 +201,8 @@ def localize(
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
+    if summary.empty:
+        print(f"fastcam: {summary.empty} rows have no box, since their maps are constant", file=sys.stderr)
     options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:

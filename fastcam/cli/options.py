@@ -93,16 +93,20 @@ def plain_errors() -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Show the package's own warnings as lines like its errors."""
+    """Show the package's own warnings as lines like its errors; those of maps each time."""
+    from fastcam.methods import MapWarning
+
     with warnings.catch_warnings():
         usual, package = warnings.showwarning, str(Path(__file__).parents[1])
 
         def show(message: Warning, category: type[Warning], filename: str, *rest: Any) -> None:
-            if issubclass(category, UserWarning) and filename.startswith(package):
+            own = issubclass(category, UserWarning) and filename.startswith(package)
+            if own or issubclass(category, MapWarning):
                 say(f"fastcam: {message}", error=True)
             else:
                 usual(message, category, filename, *rest)
 
+        warnings.filterwarnings("always", category=MapWarning)
         warnings.showwarning = show
         yield
 

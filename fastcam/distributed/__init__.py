@@ -72,7 +72,7 @@ def localize(
             overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
 
     Returns:
-        Where the table is, and the numbers of pictures, rows and errors.
+        As `fastcam.localization.localize`, which also tells of its warnings; of the ranks, the first warns.
 
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError: as `fastcam.localization.localize`.

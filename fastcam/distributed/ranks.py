@@ -303,7 +303,7 @@ def run_ranks(
         if roster.leads(roster.look()):
             roster.dismiss()
             plan.finish(alone=False)
-        return summary
+    return summary.told() if rank.index == 0 else summary
 
 
 def _work(plan: Plan, worker: Worker, roster: Roster, bar: tqdm) -> Summary:

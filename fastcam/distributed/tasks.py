@@ -58,7 +58,7 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
     missing = plan.missing()
     bar.update(plan.pictures - sum(map(plan.size, missing)))
     if plan.finished() is not None:
-        return plan.finish()
+        return plan.finish().told()
     with _cluster(address) as (ray, guest):
         reference = ray.put(deepcopy(model).cpu())
         needs = _needs(plan, [node["Resources"] for node in ray.nodes() if node["Alive"]])
@@ -72,7 +72,7 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
                 error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
                 raise
             if (summary := plan.finish()) is not None:
-                return summary
+                return summary.told()
             missing = plan.missing()
 
 

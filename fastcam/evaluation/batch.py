@@ -21,6 +21,7 @@ class Batch(NamedTuple):
         ids: their names.
         maps: [n, H, W], float32 or float64 in [0, 1].
         high: [n], the maxima of the maps.
+        flat: bool [n], whether the map is constant.
         counts: int64 [n], how many true boxes each has.
         boxes: float64 [M, 4], the true boxes, picture by picture, in pixels of the maps.
         masks: for each the true mask in pixels of the maps, uint8 [H, W], or None.
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     ids: list[str]
     maps: Tensor
     high: np.ndarray
+    flat: np.ndarray
     counts: np.ndarray
     boxes: np.ndarray
     masks: list[np.ndarray | None]
@@ -95,7 +97,7 @@ def pack(
         raise ValueError("pass `logits` or `ranks`, not both")
     reasons: dict[int, str] = {}  # row → the first thing that is wrong with it
     _check_ids(ids, truths, reasons)
-    stacked, high = _maps(protocol, maps, reasons)
+    stacked, low, high = _maps(protocol, maps, reasons)
     counts, boxes, sizes = _boxes(truths, reasons)
     for row, truth in enumerate(truths):
         _check_truth(row, truth, reasons)
@@ -106,7 +108,7 @@ def pack(
     rows = np.array([row for row in range(len(ids)) if row not in reasons], np.int64)
     if reasons:
         keep = np.repeat(np.isin(np.arange(len(ids)), rows), counts)
-        stacked, high = stacked[torch.from_numpy(rows).to(stacked.device)], high[rows]
+        stacked, low, high = stacked[torch.from_numpy(rows).to(stacked.device)], low[rows], high[rows]
         counts, boxes, sizes, label = counts[rows], boxes[keep], sizes[keep], label[rows]
         rank = None if rank is None else rank[rows]
     masks = [truths[row].mask for row in rows]
@@ -115,6 +117,7 @@ def pack(
         [ids[row] for row in rows],
         stacked,
         high,
+        low == high,
         counts,
         protocol.frame_boxes(boxes, sizes),
         [None if mask is None else protocol.frame_mask(np.asarray(mask)) for mask in masks],
@@ -138,8 +141,10 @@ def _check_ids(ids: list[str], truths: list[Sample], reasons: dict[int, str]) ->
         seen.add(id)
 
 
-def _maps(protocol: Protocol, maps: Tensor | Sequence[Any], reasons: dict[int, str]) -> tuple[Tensor, np.ndarray]:
-    """[N, H, W] of float32 or float64, and the maxima [N]; zeros stand for maps that cannot be stacked."""
+def _maps(
+    protocol: Protocol, maps: Tensor | Sequence[Any], reasons: dict[int, str]
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """[N, H, W] of float32 or float64, and minima and maxima [N]; zeros stand for maps that cannot be stacked."""
     size = list(protocol.size)
     if isinstance(maps, Tensor | np.ndarray):
         stacked = _floats(maps)
@@ -169,7 +174,7 @@ def _maps(protocol: Protocol, maps: Tensor | Sequence[Any], reasons: dict[int, s
         finite = np.isfinite(low[row]) and np.isfinite(high[row])
         reach = f"is outside [0, 1]: it reaches from {low[row]:g} to {high[row]:g}"
         reasons.setdefault(row, f"its map {reach if finite else 'has NaN or infinite values'}")
-    return stacked, high
+    return stacked, low, high
 
 
 def _floats(values: Any) -> Tensor:

@@ -24,6 +24,7 @@ from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.run import opened
 from fastcam.evaluation.sources import Batch, Loaded
 from fastcam.evaluation.table import Comparison, Entry, draw_figure, draw_maps
+from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.forward import Forward
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d, suggest
 from fastcam.pipeline import batches, in_order
@@ -142,6 +143,9 @@ def compare(
     Returns:
         Figures and seconds of each row.
 
+    Warns:
+        fastcam.methods.MapWarning: as `fastcam.evaluate`, of each row.
+
     Raises:
         FileNotFoundError: there is no such data set.
         FileExistsError: `out` has results, and `overwrite` is not set.
@@ -199,6 +203,7 @@ def compare(
     reader = next(iter(sources.values()))
     with (
         quiet_pillow(),
+        quiet_methods(),
         ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-decode") as pool,
         tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar,
     ):
@@ -219,11 +224,15 @@ def compare(
                     if one.place in chosen:
                         shown[one.place][1][key] = map.clone()
             bar.update(len(items))
-    entries = []
+    entries, found = [], []
     for row in rows:
         result = evaluators[row].result()
         own, shares = work.seconds[_map_of(row)], work.shares[_map_of(row)]
         entries.append(Entry(row.name, result, own, own + sum(work.seconds[part] for part in shares), shares))
+    for entry, row in zip(entries, rows, strict=True):
+        cam = sources[_map_of(row)].cam
+        said = constant(entry.result.maps[1], entry.result.maps[0], cam.grids)
+        found += [*cam.cautions, said and f"{entry.name}: {said}"]
     shared = {part: seconds for part, seconds in work.seconds.items() if isinstance(part, str)}
     bad = tuple(dict.fromkeys(entry for evaluator in evaluators.values() for entry in evaluator.bad))
     comparison = Comparison(tuple(entries), shared, rule, threshold, pas_percentile, bad)
@@ -235,6 +244,7 @@ def compare(
             if one.id not in left_out
         ]
         _write(comparison, Path(out), reader, drawn)
+    tell(found)
     return comparison
 
 

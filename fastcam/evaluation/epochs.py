@@ -12,6 +12,7 @@ from fastcam import methods
 from fastcam.data import Dataset, Sample
 from fastcam.decoding import Preprocess
 from fastcam.evaluation.accumulator import Evaluator
+from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig
 from fastcam.pipeline import batches, in_order
 
@@ -40,7 +41,7 @@ def localizer(
             sample = data[index]
             return sample._replace(image=None, id=sample.id or str(index)), preprocess.frame(sample.image)[0]
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool, quiet_methods():
             jobs = ((index,) for index in range(len(data)))
             for loaded in batches(in_order(pool, read, jobs, 2 * batch_size), batch_size):
                 truths, frames = zip(*loaded, strict=True)
@@ -49,6 +50,8 @@ def localizer(
                 coarse = coarse.relu() if cam.relu else coarse
                 logits = cam.outputs.detach().float().cpu()
                 evaluator.add_coarse([truth.id for truth in truths], coarse.float().cpu(), truths, logits=logits)
-        return evaluator.result().figures
+        result = evaluator.result()
+        tell([*cam.cautions, constant(result.maps[1], result.maps[0], cam.grids)])
+        return result.figures
 
     return measure

@@ -150,7 +150,7 @@ class Network(Source):
             run: `fastcam.methods.observe` of what `images` gave, for `cam` and maybe other methods.
 
         Returns:
-            Their maps; logits and ranks where they can be compared with labels.
+            Their maps; logits and ranks where they can be compared with labels, as those of several classes can.
         """
         if self._whole:
             maps = self.cam(run, eigen_smooth=self._eigen)
@@ -160,6 +160,8 @@ class Network(Source):
         if self.labelled:
             logits = self.cam.outputs.detach().float().cpu()
             ranks = _ranks(logits, classes.cpu()).tolist()
+        if self.cam.outputs.shape[1] == 1:  # a single class is always the highest, which says nothing
+            logits, ranks = None, None
         self._classes = self.cam.outputs.shape[1]
         return Batch(loaded, maps.cpu(), True, self._relu, classes.tolist(), logits, ranks)
 

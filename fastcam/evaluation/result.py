@@ -27,6 +27,7 @@ class Result:
     Attributes:
         protocol: the `Protocol`, with the threshold of the figures at a fixed one.
         counts: how many pictures there were "with boxes", "with masks" and "with scores" (logits or ranks).
+        maps: how many maps were measured, and how many of them were constant, so that they show nothing.
         figures: name → percent: "Top-1 Cls", "Top-5 Cls", "GT-known Loc", "Top-1 Loc", "Top-5 Loc", "mean IoU",
             "MaxBoxAcc", "MaxBoxAccV2", "PxAP".
         best_thresholds: name → the first τ at which a curve is highest: "MaxBoxAcc", and "MaxBoxAccV2 30",
@@ -57,6 +58,7 @@ class Result:
         self._pictures = sums["pictures"]
         boxed, masked, scored, both, _, _ = self._pictures.sum(0).tolist()
         self.counts = {"with boxes": boxed, "with masks": masked, "with scores": scored}
+        self.maps = tuple(sums["maps"].tolist())
         largest = boxed and "MaxBoxAcc" in options["metrics"]
         every = boxed and "MaxBoxAccV2" in options["metrics"]
         masked = masked and "PxAP" in options["metrics"]

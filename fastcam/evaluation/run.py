@@ -32,6 +32,7 @@ from fastcam.evaluation.result import BOX_DELTAS, METRICS, Result
 from fastcam.evaluation.sources import Batch, Loaded, MapFolder, Source
 from fastcam.evaluation.state import Span, State
 from fastcam.evaluation.store import MapStore
+from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig, suggest
 from fastcam.pipeline import ahead, batches, in_order
 from fastcam.writers import replacing
@@ -124,6 +125,10 @@ def evaluate(
     Returns:
         The figures, and what was left out.
 
+    Warns:
+        fastcam.methods.MapWarning: most maps are constant, so that they show nothing; the target layer has a single
+            position; or the network ends in a softmax, whose gradients mislead.
+
     Raises:
         FileNotFoundError: a file or folder does not exist.
         FileExistsError: `out` has results or a broken-off run, and neither `overwrite` nor `resume` is set.
@@ -177,9 +182,12 @@ def evaluate(
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)
             state.begin()
-        _work(source, state, batch_size, save_every, progress)
+        with quiet_methods():
+            _work(source, state, batch_size, save_every, progress)
+        cam = source.cam if isinstance(source, Network) else None
         bad = tuple(state.evaluator.bad)
         if part is not None:
+            tell(cam.cautions if cam else ())
             return Summary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
         told, table = run | result.to_dict(), result.table()
@@ -202,6 +210,9 @@ def evaluate(
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
         path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     shutil.rmtree(state.folder)
+    if boxes is None:  # of these a run has told already
+        said = constant(result.maps[1], result.maps[0], cam.grids if cam else {})
+        tell([*(cam.cautions if cam else ()), said])
     return Summary(out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ())))
 
 

@@ -75,6 +75,7 @@ class Tally:
             threshold; by class only where the protocol averages over classes;
             "maxima/level" [R, 4, 256] and "maxima/threshold" [R, 4, T]: BoxAcc 50, BoxAcc of all contours at each δ;
             none where the protocol averages over classes, for which they would need too much memory;
+            "maps" [2]: all, and those that are constant;
             "pixels" [2, 1002] and "pixel replicates" [R, 2, 1002]: histograms of background and object.
 
     Raises:
@@ -101,6 +102,7 @@ class Tally:
             "replicates": np.zeros((apart, replicates, 10), np.int64),
             "maxima/level": np.zeros((maxima, 4, levels), np.int64),
             "maxima/threshold": np.zeros((maxima, 4, t), np.int64),
+            "maps": np.zeros(2, np.int64),
             "pixels": np.zeros(pixels.SHAPE, np.int64),
             "pixel replicates": np.zeros((replicates, *pixels.SHAPE), np.int64),
         }
@@ -147,6 +149,7 @@ class Tally:
         if "PxAP" in self._metrics:
             self._count_pixels(batch, weights)
         np.add.at(self.sums["pictures"], label, facts[:, :6])
+        self.sums["maps"] += [count, np.count_nonzero(batch.flat)]
         if self._replicates:
             replicates = torch.from_numpy(self.sums["replicates"])
             weighted = torch.from_numpy(weights.astype(np.int64)[:, :, None] * facts[:, None])

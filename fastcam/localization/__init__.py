@@ -91,7 +91,8 @@ def localize(
     """Find the objects of each picture's classes and write their boxes to `out`/boxes.parquet.
 
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.writers.Row`: boxes are
-    half-open float pixels of the upright original, scores are softmax probabilities. A picture that cannot be read
+    half-open float pixels of the upright original, scores are probabilities: the softmax of the network's logits, the
+    sigmoid of a single one, or what the network gives if these are probabilities. A picture that cannot be read
     becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
     network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
 
@@ -151,7 +152,12 @@ def localize(
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
-        Where the table is, and the numbers of pictures, rows and errors.
+        Where the table is, and the numbers of pictures, rows and errors, and of rows without a box.
+
+    Warns:
+        fastcam.methods.MapWarning: at the end, whatever the number of workers: most maps are constant, so that they
+            show nothing; the target layer has a single position; or the network ends in a softmax, whose gradients
+            mislead.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -173,10 +179,10 @@ def localize(
     with ExitStack() as stack:
         plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
         if plan.finished() is not None:
-            return plan.finish()
+            return plan.finish().told()
         bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
         if items is not None:
-            return _stream(plan, model, items, bar.update)
+            return _stream(plan, model, items, bar.update).told()
         missing = plan.missing()
         bar.update(plan.pictures - sum(map(plan.size, missing)))
         while True:
@@ -191,7 +197,7 @@ def localize(
                 error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
                 raise
             if (summary := plan.finish()) is not None:
-                return summary
+                return summary.told()
             missing = plan.missing()
 
 

@@ -17,6 +17,7 @@ from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, re
 from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.passes import Compiled, Run, halved, observed
 from fastcam.methods.running import MixedPicturesError, check_rows
+from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import unwrap
 from fastcam.writers import COMMENT, Row, replacing
 
@@ -73,6 +74,7 @@ class Network:
 
     Attributes:
         smallest_batch: size of the smallest batch that was needed to get by with the memory.
+        outputs: what the network's outputs are, see `fastcam.methods.scores`; None before the first batch.
 
     Raises:
         TypeError, ValueError: an option of the method is wrong, or the decoder is not for this machine.
@@ -102,6 +104,7 @@ class Network:
         if settings["decoder"] == "nvjpeg":
             gpu.check(self.like.device)
         self.smallest_batch: int = settings["batch_size"]
+        self.outputs: Outputs | None = None
         self._rows_checked = False
         self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
 
@@ -119,6 +122,19 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What the network's own doing tells of the run, for its marks.
+
+        Returns:
+            batch, outputs, and of the method grids and cautions: JSON.
+        """
+        return {
+            "batch": self.smallest_batch,
+            "outputs": self.outputs,
+            "grids": self.cam.grids,
+            "cautions": self.cam.cautions,
+        }
 
     def rows(self, batch: list[Picture]) -> list[Row]:
         """Localize in the pictures of a batch.
@@ -219,6 +235,10 @@ class Network:
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
                 check_rows(unwrap(self.model), images, run.logits)
                 self._rows_checked = True
+            if self.outputs is None:
+                plain = run.linear() and run.logits.shape[1] > 1
+                self.outputs = "logits" if plain else recognise(self.model, images)
+        check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
         values = logits.gather(1, classes)
@@ -226,7 +246,7 @@ class Network:
             ranks = torch.arange(1, classes.shape[1] + 1, device=classes.device).expand_as(classes)
         else:
             ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
-        scores = logits.softmax(1).gather(1, classes)
+        scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
         cams = halved(run.coarse()) if self.settings["maps"] else None
 

@@ -25,6 +25,7 @@ class Run(NamedTuple):
         boxes: from a threshold to int32 [N, k, 4], in pixels of the images.
         maps: gives float32 [N, k, H, W] in [0, 1].
         coarse: gives [N, k, h, w], before ReLU and upsampling.
+        linear: tells whether a linear layer or a pooling gave the logits, and nothing came after it.
     """
 
     logits: Tensor
@@ -32,6 +33,7 @@ class Run(NamedTuple):
     boxes: Callable[[float], Tensor]
     maps: Callable[[], Tensor]
     coarse: Callable[[], Tensor]
+    linear: Callable[[], bool]
 
 
 def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | None) -> Run:
@@ -56,6 +58,7 @@ def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | N
         lambda threshold: cam.boxes(run, threshold=threshold),
         lambda: cam(run),
         lambda: cam.coarse(run),
+        lambda: run.linear is not None,
     )
 
 
@@ -140,6 +143,7 @@ class Compiled:
             lambda threshold: ops.class_boxes(features, weights, size, threshold=threshold, **options),
             lambda: ops.heatmap(ops.class_map(features, weights), size, normalize="after", **options),
             lambda: ops.class_map(features, weights),
+            lambda: True,
         )
 
     def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

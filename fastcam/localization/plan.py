@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.localization.table import audit, merge
+from fastcam.methods.cautions import constant, tell
 from fastcam.writers import Row, is_overlay, replacing, schema, to_table
 
 
@@ -28,6 +29,10 @@ class Summary(NamedTuple):
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
         ignored: files that were passed over, by suffix.
+        empty: how many rows have no box, since their map is constant or not finite.
+        outputs: what the network's outputs were taken for, see `fastcam.methods.scores.recognise`; None if no picture
+            came as far.
+        cautions: why maps of the run may show nothing, or something else than it seems.
     """
 
     path: Path
@@ -36,6 +41,21 @@ class Summary(NamedTuple):
     errors: int
     codes: Mapping[str, int] = {}
     ignored: Mapping[str, int] = {}
+    empty: int = 0
+    outputs: str | None = None
+    cautions: tuple[str, ...] = ()
+
+    def told(self) -> Self:
+        """Warn of the cautions, as if the caller of this did.
+
+        Returns:
+            The same summary.
+
+        Warns:
+            fastcam.methods.MapWarning: each of them.
+        """
+        tell(self.cautions, stacklevel=3)
+        return self
 
 
 @dataclass(frozen=True)
@@ -129,8 +149,9 @@ class Plan:
             shard: its index.
 
         Returns:
-            rows, pictures, errors (by code), bytes, blake2b, and batch: the size of the smallest batch it took; None
-            if the shard is not done.
+            rows, pictures, errors (by code), maps that were searched for boxes, empty ones among them, bytes, blake2b,
+            and what was known of the run: batch, the size of the smallest batch it took, outputs, grids and cautions;
+            None if the shard is not done.
         """
         part = self.part(shard)
         try:
@@ -163,14 +184,14 @@ class Plan:
         """
         return read_listing(self.inputs, shard)
 
-    def commit(self, shard: int, rows: list[Row], pictures: int, batch: int) -> dict[str, Any]:
+    def commit(self, shard: int, rows: list[Row], pictures: int, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the rows of a shard, and mark it done once they are on the disk.
 
         Args:
             shard: its index.
             rows: all of its rows, in the order of its inputs.
             pictures: the number of these.
-            batch: the size of the smallest batch that was used.
+            facts: what is known of the run by now, see `mark`.
 
         Returns:
             The mark.
@@ -187,7 +208,9 @@ class Plan:
             "rows": len(rows),
             "pictures": pictures,
             "errors": Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
-            "batch": batch,
+            "maps": sum(row.box == 1 for row in rows),
+            "empty": sum(row.x1 == 0 for row in rows),
+            **facts,
             "bytes": len(content),
             "blake2b": digest_of(content),
         }
@@ -213,7 +236,8 @@ class Plan:
             if audit["plan"] != self.digest or not self.table.exists():
                 return None
             errors, ignored = dict(audit["errors"]), dict(audit["ignored"])
-            return Summary(self.table, audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored)
+            counts = audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored, audit.get("empty", 0)
+            return Summary(self.table, *counts, audit.get("outputs"), tuple(audit.get("cautions", ())))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -245,6 +269,13 @@ class Plan:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
             known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
+            known |= {name: sum(mark[name] for mark in marks) for name in ("maps", "empty")}
+            known["outputs"] = next((mark["outputs"] for mark in marks if mark["outputs"] is not None), None)
+            said = [caution for mark in marks for caution in mark["cautions"]]
+            if self.settings["method"] != "cam":  # whose maps are constant where the picture is, whatever the layer
+                grids = {name: grid for mark in marks for name, grid in mark["grids"].items()}
+                said.append(constant(known["empty"], known["maps"], grids))
+            known["cautions"] = [*dict.fromkeys(caution for caution in said if caution is not None)]
             known["bytes"] = self.table.stat().st_size
             write_json(self.folder / "audit.json", known)
         remove_parts(self.folder, alone)

@@ -17,6 +17,7 @@ from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item
 from fastcam.localization.network import Network, Picture
 from fastcam.localization.plan import Plan
+from fastcam.methods.cautions import quiet_methods
 from fastcam.pipeline import in_order
 from fastcam.writers import Row
 
@@ -55,6 +56,7 @@ class Worker:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(quiet_pillow())
+            stack.enter_context(quiet_methods())
             stack.enter_context(self.network)
             self._pool = stack.enter_context(ThreadPoolExecutor(self.decoding_threads, "fastcam-decode"))
             self._writer = stack.enter_context(ThreadPoolExecutor(1, "fastcam-write"))
@@ -129,7 +131,7 @@ class Worker:
         _wait(written)
 
     def _commit(self, shard: int, rows: list[Row], pictures: int, on_done: OnDone | None) -> None:
-        mark = self.plan.commit(shard, rows, pictures, self.network.smallest_batch)
+        mark = self.plan.commit(shard, rows, pictures, self.network.facts())
         if on_done is not None:
             on_done(shard, mark)
 

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from fastcam.methods.activation import CAM, EigenCAM
+from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
@@ -45,6 +46,7 @@ __all__ = [
     "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "MapWarning",
     "Method",
     "Saliency",
     "ScoreCAM",

@@ -62,8 +62,9 @@ def _obstacle(features: Tensor, forward: Forward) -> str:
         if forward.last is None or forward.last.again.shape != forward.logits.shape:
             return "the logits are not the output of a linear layer"
         return (
-            "the logits are not what weight and bias of the last linear layer "
-            f"({type(forward.last.linear).__name__}) make of its input: it computes something else, or more follows"
+            "the logits are not the output of a linear layer: they are not what weight and bias of the last linear "
+            f"layer ({type(forward.last.linear).__name__}) make of its input. It computes something else, or more "
+            "follows: a softmax, say, without which the network is to be passed"
         )
     if forward.pooled.shape != features.shape[:2]:
         return (

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import default_target_layer, resolve_layers, unwrap
@@ -43,6 +44,10 @@ class Method:
     The network inside DataParallel and `torch.compile` is run itself, on the device of the images, since neither shows
     its layers to hooks.
 
+    Classes are explained by the network's outputs as they are, which should be logits: gradients of a softmax mix all
+    classes, and vanish where it is near 0 or 1, so that Grad-CAM's maps differ from those of the logits. A network that
+    ends in one is better passed without it.
+
     Args:
         model: a classification network, images [N, 3, H, W] to logits [N, C].
         target_layers: modules of the model or their dotted names; None is its last stage
@@ -63,6 +68,10 @@ class Method:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
         grids: (h, w) of each target layer's map in the last call, by the layer's name.
+        cautions: what was found, in any call, that makes maps show nothing, or something else than it seems.
+
+    Warns:
+        fastcam.methods.MapWarning: a target layer has a single position, so that its maps are constant. Once.
 
     Raises:
         TypeError, ValueError: a layer is unknown (similar names are listed), or an option has no such value.
@@ -103,6 +112,7 @@ class Method:
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
         self.grids: dict[str, tuple[int, int]] = {}
+        self.cautions: list[str] = []
         self._examined = False
 
     def __enter__(self) -> Self:
@@ -278,6 +288,7 @@ class Method:
         with torch.inference_mode(False), torch.no_grad():
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
         self.grids = {name: tuple(maps.shape[2:]) for name, maps in zip(self.layers, forward.features, strict=True)}
+        self._caution(forward)
         ranked, classes = forward.targets.ranked, forward.chosen.classes
         self.outputs = forward.logits[: forward.count]
         self.targets = classes if ranked or classes is None else classes[:, 0]
@@ -287,6 +298,15 @@ class Method:
             WeightedSum(term.features, term.weights[:, 0]) if isinstance(term, WeightedSum) else term[:, 0]
             for term in terms
         ]
+
+    def _caution(self, forward: Forward) -> None:
+        """Note what shapes and graph tell; warn, once, of maps that cannot show anything."""
+        gradients = self._needs_gradients and forward.targets.classes is not None
+        empty = single(self.grids)
+        if empty is not None and empty not in self.cautions:
+            warnings.warn(empty, MapWarning, stacklevel=4)
+        found = (empty, saturated(forward) if gradients else None)
+        self.cautions += [caution for caution in found if caution is not None and caution not in self.cautions]
 
     def _sum(self, term: WeightedSum | Tensor) -> Tensor:
         return self.ops.class_map(*term) if isinstance(term, WeightedSum) else term

@@ -130,6 +130,11 @@ class Forward:
         """What that layer was given, [N, K], or None."""
         return None if self.linear is None else self.last.pooled
 
+    @property
+    def ending(self) -> Any:
+        """The node of the graph that gives the logits, as `Tensor.grad_fn`; None without a graph."""
+        return self._logits.grad_fn
+
     def _look(self, layers: list[str], reshape: Reshape | None) -> None:
         self._layers, self.raw = layers, [self._outputs[name] for name in layers]
         self.reshape = list(reshape or [None] * len(layers))

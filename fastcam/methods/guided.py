@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastcam.methods.cautions import saturated
 from fastcam.methods.forward import Forward
 from fastcam.methods.gradient import GradCAM
 
@@ -25,6 +26,7 @@ class Attribution:
     Attributes:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
+        cautions: what makes the gradients of the last call something else than it seems.
 
     Raises:
         TypeError: the model is no module.
@@ -36,6 +38,7 @@ class Attribution:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
+        self.cautions: list[str] = []
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
 
@@ -70,6 +73,8 @@ class Attribution:
                 )
             # Here too, since the network may have to run once more.
             found = torch.stack([self._finished(gradient) for (gradient,) in forward.gradients()], 1)
+        caution = None if forward.targets.classes is None else saturated(forward)
+        self.cautions = [] if caution is None else [caution]
         ranked, classes = forward.chosen.ranked, forward.chosen.classes
         self.outputs = forward.logits
         self.targets = classes if ranked or classes is None else classes[:, 0]
@@ -151,6 +156,7 @@ class GuidedGradCAM(GuidedBackprop):
         result = super().__call__(images, targets, top_k)
         chosen = targets if self.targets is None else self.targets
         maps = [self._upsampled(cam.coarse(images, chosen).relu(), images.shape[-2:]) for cam in self.cams]
+        self.cautions += [caution for cam in self.cams for caution in cam.cautions if caution not in self.cautions]
         return result * torch.stack(maps).mean(0).to(result.dtype).unsqueeze(-3)
 
     def _upsampled(self, coarse: Tensor, size: torch.Size) -> Tensor:

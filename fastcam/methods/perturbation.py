@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
+from fastcam.methods.scores import Outputs, probabilities, recognise
 
 
 class PerturbationMethod(Method):
@@ -69,7 +70,8 @@ class ScoreCAM(PerturbationMethod):
     Args:
         model: as in `Method`.
         target_layers: as in `Method`.
-        score: the class's "logit" or its "probability" (callables always take logits).
+        score: the class's "logit", the network's output as it is, or its "probability" (callables always take logits),
+            as `fastcam.methods.scores` makes it of the outputs.
         softmax: whether weights are the softmax of the scores over the channels, or the scores themselves.
         baseline: image or images [N or 1, 3, H, W] whose score is subtracted; it matters without softmax only.
         normalize: min-max of the mask "after" upsampling or "before".
@@ -106,8 +108,11 @@ class ScoreCAM(PerturbationMethod):
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
         self.score, self.softmax, self.baseline = score, softmax, baseline
         self.normalize, self.align_corners = normalize, align_corners
+        self._outputs: Outputs | None = None  # what probabilities are made of
 
     def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+        probable = self.score == "probability" and forward.targets.classes is not None
+        self._outputs = recognise(forward.model, forward.images) if probable else None
         with forward.variations() as model:
             offset = self._offset(forward, model)
             return [
@@ -130,8 +135,8 @@ class ScoreCAM(PerturbationMethod):
 
     def _scores(self, logits: Tensor, owners: Tensor, forward: Forward) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.score == "probability" and forward.targets.classes is not None:
-            logits = logits.softmax(1)
+        if self._outputs is not None:
+            logits = probabilities(logits, self._outputs)
         return forward.targets.scores(logits, owners)
 
     def _channel_weights(self, features: Tensor, forward: Forward, model: nn.Module, offset: Tensor | float) -> Tensor:

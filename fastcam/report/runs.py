@@ -250,7 +250,7 @@ def _charts(statistics: Statistics) -> list[dict[str, Any]]:
     scores = {"right": right, "wrong": wrong} | ({"": unknown} if sum(unknown) else {})
     made = []
     for title, axis, parts in (
-        ("Score of the first class", "softmax probability", scores if sum(right + wrong) else {"": unknown}),
+        ("Score of the first class", "probability", scores if sum(right + wrong) else {"": unknown}),
         ("Size of boxes", "share of the picture's area", {"": statistics.areas.tolist()}),
     ):
         drawn, top = charts.bars(parts)
