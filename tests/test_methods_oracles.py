@@ -1,5 +1,7 @@
 """The numbers of every method against formulas by hand, the logits themselves, captum, torch-cam and grad-cam."""
 
+import math
+
 import captum.attr
 import pytest
 import pytorch_grad_cam
@@ -144,7 +146,8 @@ def by_hand(name: str, a: Tensor, g: Tensor) -> Tensor:
             if name == "gradcam":
                 weight = g[i, c].mean()
             elif name == "xgradcam":
-                weight = (g[i, c] * a[i, c]).sum() / (total + 1e-7)
+                # eps on the side of the sum, which it would else cancel or turn round
+                weight = (g[i, c] * a[i, c]).sum() / (total + math.copysign(1e-7, total))
             elif name == "gradcam++":
                 weight = 0
                 for value in g[i, c].flatten():
