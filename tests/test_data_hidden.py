@@ -144,7 +144,8 @@ def test_training_and_explaining_tell_what_they_pass_over(tmp_path, weights):
     options = ["--arch", "resnet18", "--size", "32", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
     result = run("train", tmp_path / "in", *options, "--out", tmp_path / "model")
     assert (result.exit_code, result.stderr.endswith(said)) == (0, True), result.output
-    result = run("explain", tmp_path / "in", "--weights", weights, "--device", "cpu", "--out", tmp_path / "figures")
+    options = ["--weights", weights, "--size", "64", "--device", "cpu", "--out", tmp_path / "figures"]
+    result = run("explain", tmp_path / "in", *options)
     assert (result.exit_code, result.stderr) == (0, said), result.output
     told = run("data", "info", "folder", tmp_path / "in").stdout
     assert "passed over     1 .png in .thumbnails, 1 hidden .png" in told
@@ -284,8 +285,7 @@ def test_texts_of_members_with_byte_order_marks(tmp_path):
 def test_every_picture_of_a_shard_is_localized(tmp_path, weights):
     names = [f"v{i}.{j}_x.png" for i in range(2) for j in range(2)]
     path = shard(tmp_path / "s.tar", {**dict.fromkeys(names, png()), "._v0.png": APPLE})
-    result = run(
-        "localize", path, "--format", "webdataset", "--weights", weights, "--device", "cpu", "--out", tmp_path / "o"
-    )
+    options = ["--format", "webdataset", "--weights", weights, "--size", "64", "--device", "cpu"]
+    result = run("localize", path, *options, "--out", tmp_path / "o")
     assert (result.exit_code, result.stderr) == (0, "fastcam: files passed over: 1 .png\n")
     assert pq.read_table(tmp_path / "o/boxes.parquet")["image_id"].to_pylist() == [f"s.tar/{name}" for name in names]

@@ -206,7 +206,7 @@ class TestPublished:
     def test_on_the_command_line(self, tmp_path, picture, command):
         path = tmp_path / "w.pt"
         torch.save({"model": build("googlenet", 5).state_dict()}, path)
-        options = ("--arch", "googlenet", "--num-classes", 5, "--weights", path, "--size", 32)
+        options = ("--arch", "googlenet", "--num-classes", 5, "--weights", path, "--size", 96)
         result = run(command, picture, *options, "--out", tmp_path / "out")
         assert result.exit_code == 0, result.output
         line = f"fastcam: {path}: mean 0.5,0.5,0.5 and std 0.5,0.5,0.5, as the published weights of googlenet want; "
