@@ -180,7 +180,7 @@ class AblationCAM(PerturbationMethod):
     by S_c, which would turn the map round where the logit is negative; a score that is next to nothing beside the drops
     divides nothing. No gradients: one forward pass for each channel, packed over pictures. After a global pooling and
     one linear layer the drop is W[c, k] times the pooled channel, and a single forward pass is enough. Channels that
-    are zero are left out.
+    are zero are left out. Where no drop exceeds rounding, the map is zero instead of noise.
 
     Source: Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
     Localization, WACV 2020, equations 2 and 3.
@@ -240,7 +240,10 @@ class AblationCAM(PerturbationMethod):
                 current[:] = owners, channels = pack.unbind(1)
                 found = forward.targets.scores(model(forward.images[owners]), owners)
                 result[owners, channels] = scores[owners, 0] - found.to(result.dtype)
-        return result
+        # Batches of another size round otherwise: where no channel counts for more than that, none counts.
+        largest = torch.maximum(scores.abs(), forward.logits.abs().amax(1)[:, None, None])
+        rounding = 32 * torch.finfo(result.dtype).eps * largest
+        return torch.where(result.abs().amax(1, keepdim=True) > rounding, result, 0)
 
 
 def _relative(drops: Tensor, scores: Tensor) -> Tensor:
