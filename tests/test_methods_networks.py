@@ -254,6 +254,7 @@ def test_timm_is_optional():
             build("timm/resnet18")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # importing torch 2.11's compiler
 @pytest.mark.parametrize("variant", classifiers.VARIANTS)
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_maps_are_equal_to_what_is_computed_by_hand_or_refused(arch, variant):

@@ -16,13 +16,14 @@ from tests.colours import TINY, Colours, figures
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> training.TrainingResult:
     out = tmp_path_factory.mktemp("trained")
-    options = TINY | {"epochs": 6, "batch_size": 16, "lr": 0.02, "optimizer": "sgd"}
+    # BatchNorm's running statistics take some epochs of so few batches, and more on some processors than on others.
+    options = TINY | {"epochs": 12, "batch_size": 16, "lr": 0.02, "optimizer": "sgd"}
     return training.train((Colours(96), Colours(16)), out=out, **options)
 
 
 def test_loss_falls_and_everything_is_written(trained) -> None:
     history = trained.history
-    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
+    assert [entry["epoch"] for entry in history] == [*range(1, 13)]
     assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
     assert history[-1]["train_accuracy"] > 0.9
     assert history[-1]["test_accuracy"] > 0.9
