@@ -393,6 +393,38 @@ def test_rows_apart_are_not(name, tmp_path):
     assert fastcam.localize(model, samples, out=tmp_path / "out", batch_size=2, **options).errors == 0
 
 
+class FixedBatch(nn.Module):
+    """Reshaped for batches of two, and no others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, 6, 12, 12) + 0.0 * self.shift(x)
+
+    def shift(self, x: Tensor) -> Tensor:
+        return x.mean(0, keepdim=True)
+
+
+class FixedAndMixing(FixedBatch):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.shift(x)
+
+
+class Squeezed(Net):
+    """Loses the batch's dimension where there is one picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+def test_networks_that_take_no_picture_alone(tmp_path):
+    config = fastcam.models.ModelConfig("net", 4, size=24)
+    samples = [Sample(torch.randint(0, 256, (30, 30, 3), dtype=torch.uint8).numpy()) for _ in range(3)]
+    options = {"config": config, "method": "gradcam", "target_layers": "second", "progress": False, "batch_size": 2}
+    for number, model in enumerate((with_layer(FixedBatch()), Squeezed())):
+        assert fastcam.localize(model, samples, out=tmp_path / str(number), **options).errors == 0
+    with pytest.raises(ValueError, match="it mixes the pictures of a batch"):
+        fastcam.localize(with_layer(FixedAndMixing()), samples, out=tmp_path / "mixing", **options)
+
+
 # ---- quotients -------------------------------------------------------------------------------------------------------
 
 

@@ -177,26 +177,30 @@ def check_rows(model: nn.Module, images: Tensor, logits: Tensor) -> None:
 
     Args:
         model: the network.
-        images: [N, 3, H, W], a batch that it was run on; its first picture is run alone.
+        images: [N, 3, H, W], a batch that it was run on; its first picture is run alone, or beside blank ones where the
+            network takes none alone.
         logits: [N, C], what it gave.
 
     Raises:
-        MixedPicturesError: the first row is another one alone.
+        MixedPicturesError: the first row is another one then.
     """
     if len(images) < 2:
         return
     with torch.no_grad(), evaluation_mode(model):
-        try:
+        alone = None
+        with contextlib.suppress(Exception):  # a fixed number of pictures, batch normalisation of a single value, …
             alone = model(images[:1].clone())
-        except ValueError:  # batch normalisation of one value for each channel
-            alone = torch.full_like(logits[:1], torch.nan)
+        if not isinstance(alone, Tensor) or alone.shape != logits[:1].shape:
+            others = images.clone()
+            others[1:] = 0
+            alone = model(others)[:1]
     beside, alone = logits[0].double(), alone[0].double()
     # Far more than batches of other sizes differ by rounding, TF32's included.
     tolerance = max(0.005, 4 * torch.finfo(logits.dtype).eps ** 0.5) * beside.abs().max()
     if beside.isfinite().all() and not ((beside - alone).abs() <= tolerance).all():
         raise MixedPicturesError(
             f"{type(model).__name__} gives a picture other logits alone than beside others (by up to "
-            f"{float((beside - alone).abs().nan_to_num(torch.inf).max()):.2g}): it mixes the pictures of a batch, as "
+            f"{float((beside - alone).abs().max()):.2g}): it mixes the pictures of a batch, as "
             "batch normalisation without running statistics does. Rows would depend on their neighbours: take "
             "batches of one picture (batch_size=1, --batch-size 1)"
         )
