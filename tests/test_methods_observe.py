@@ -273,6 +273,16 @@ def test_a_graph_changes_no_bit(network, name):
                 assert torch.equal(run.logits, alone[1])
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "cam"])
+def test_vision_transformer(name):
+    vit = torchvision.models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
+    nn.init.normal_(vit.heads.head.weight)
+    images = torch.randn(2, 3, 16, 16)
+    cams = [methods.create(name, vit), GradCAM(vit)]
+    run = observe(cams, images)
+    assert torch.equal(cams[0](run), cams[0](images))
+
+
 def test_the_path_of_attention_is_put_back():
     model, images = vision_transformer(), torch.randn(1, 3, 16, 16)
     for enabled in (False, True):
