@@ -34,12 +34,13 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from fastcam import bench, methods, models
-from fastcam.decoding import Preprocess, find_pictures, quiet_pillow, read
+from fastcam import methods, models
+from fastcam.bench import table as bench
 from fastcam.localization import Plan, localize
-from fastcam.localization.frames import frame
 from fastcam.localization.network import Network
 from fastcam.models import ModelConfig
+from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
+from fastcam.pictures.resizing import frame
 
 BATCH = 32
 CONFIG = ModelConfig("resnet18", 1000)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from fastcam import bench_gpu, ops
-from tests import agreement
+from fastcam import ops
+from fastcam.bench import gpu as bench_gpu
+from tests.support import agreement
 
 ROOT = Path(__file__).resolve().parents[1]
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -86,7 +87,7 @@ def sanitize(report: Report, seconds: int) -> None:
         command = [tool, "--tool", name, "--error-exitcode", "9"]
         if name in ("racecheck", "initcheck"):  # slow, and torch's own kernels are not what is tested
             command += ["--kernel-name", "kns=fastcam"]
-        command += [sys.executable, "-m", "tests.agreement"]
+        command += [sys.executable, "-m", "tests.support.agreement"]
         began = time.perf_counter()
         try:
             run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)

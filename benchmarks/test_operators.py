@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastcam import baselines, bench, ops, reference
+from fastcam import ops, reference
+from fastcam.bench import baselines, table as bench
 
 THREADS = sorted({1, torch.get_num_threads()})
 MOST_BYTES = 4 * 2**30

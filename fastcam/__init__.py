@@ -11,21 +11,22 @@ from fastcam._version import __version__
 if TYPE_CHECKING:
     from fastcam import (
         data,
-        decoding,
-        distributed,
+        drawing,
         evaluation,
+        export,
         localization,
         methods,
         metrics,
         models,
         ops,
-        outputs,
+        pictures,
         report,
+        runs,
         training,
-        visualize,
     )
-    from fastcam.evaluation.comparison import compare
-    from fastcam.evaluation.run import evaluate
+    from fastcam.drawing import overlay, show_cam_on_image
+    from fastcam.evaluation.compare import compare
+    from fastcam.evaluation.evaluate import evaluate
     from fastcam.explanation import explain
     from fastcam.localization import localize
     from fastcam.methods import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         XGradCAM,
     )
     from fastcam.training import train
-    from fastcam.visualize import overlay, show_cam_on_image
 
 _HOMES = {
     "CAM": "methods",
@@ -60,13 +60,13 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
-    "compare": "evaluation.comparison",
-    "evaluate": "evaluation.run",
+    "compare": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
     "explain": "explanation",
     "localize": "localization",
     "train": "training",
-    "overlay": "visualize",
-    "show_cam_on_image": "visualize",
+    "overlay": "drawing",
+    "show_cam_on_image": "drawing",
 }
 
 __all__ = [
@@ -86,24 +86,24 @@ __all__ = [
     "__version__",
     "compare",
     "data",
-    "decoding",
-    "distributed",
+    "drawing",
     "evaluate",
     "evaluation",
     "explain",
+    "export",
     "localization",
     "localize",
     "methods",
     "metrics",
     "models",
     "ops",
-    "outputs",
     "overlay",
+    "pictures",
     "report",
+    "runs",
     "show_cam_on_image",
     "train",
     "training",
-    "visualize",
 ]
 
 

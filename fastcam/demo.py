@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from fastcam import evaluation, methods, models, ops, visualize
-from fastcam.data.shapes import CLASS_NAMES, Shapes
-from fastcam.decoding import Preprocess
+from fastcam import drawing, evaluation, methods, models, ops
+from fastcam._files import replacing
+from fastcam.data.readers.shapes import CLASS_NAMES, Shapes
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
+from fastcam.pictures import Preprocess
 from fastcam.report import Item, gallery
 from fastcam.training import train
-from fastcam.writers import replacing
 
 _THRESHOLDS = [t / 100 for t in range(5, 95)]
 _GALLERY = 64  # pictures shown
@@ -175,10 +175,10 @@ def _hero(items: list[Item], side: int = 192, gap: int = 8) -> np.ndarray:
     canvas = np.zeros((2 * side + gap, len(items) * (side + gap) - gap, 4), np.uint8)
     for column, item in enumerate(items):
         picture = cv2.resize(item.image, (side, side), interpolation=cv2.INTER_CUBIC)
-        blend = visualize.overlay(picture, cv2.resize(item.map, (side, side)).clip(0, 1))
+        blend = drawing.overlay(picture, cv2.resize(item.map, (side, side)).clip(0, 1))
         scale = side / item.image.shape[0]
-        blend = visualize.draw_boxes(blend, np.asarray(item.truth) * scale, visualize.TRUTH)
-        blend = visualize.draw_boxes(blend, np.asarray(item.boxes) * scale, visualize.PREDICTED)
+        blend = drawing.draw_boxes(blend, np.asarray(item.truth) * scale, drawing.TRUTH)
+        blend = drawing.draw_boxes(blend, np.asarray(item.boxes) * scale, drawing.PREDICTED)
         for row, view in enumerate((picture, blend)):
             top, left = row * (side + gap), column * (side + gap)
             canvas[top : top + side, left : left + side] = np.dstack([view, tile])

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from fastcam import methods as all_methods, ops, panels, visualize
-from fastcam.decoding import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
+from fastcam import drawing, methods as all_methods, ops, panels
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
 from fastcam.panels import Cell
+from fastcam.pictures import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
 
 _LONGER_SIDE = 512  # of a picture in a figure, in pixels
 
@@ -46,7 +46,7 @@ class Summary(NamedTuple):
         pictures: how many pictures came in.
         files: the files written, in order.
         errors: id and reason of each picture that could not be explained.
-        ignored: files that were passed over, as for `fastcam.decoding.find_pictures`.
+        ignored: files that were passed over, as for `fastcam.pictures.find_pictures`.
     """
 
     pictures: int
@@ -94,7 +94,7 @@ def explain(
     Args:
         model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
             parameters, in evaluation mode, and stays as it was.
-        source: picture files and folders; see `fastcam.decoding.find_pictures`.
+        source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
         config: preprocessing, class names and threshold that the model was made with; by default 224 pixels, squashed,
             ImageNet's mean and std; of timm's networks size, mean and std that their `pretrained_cfg` has.
@@ -325,7 +325,7 @@ class _Drawing:
                 values = self._over(explained, result[rank])
                 name = f"{view.title}\n{layers}" if layers and self.named else view.title
                 if view.is_map and maps == 1:
-                    row.append(Cell(visualize.colorize(values), "heatmap"))
+                    row.append(Cell(drawing.colorize(values), "heatmap"))
                 row.append(Cell(self._picture(explained, view, values, result[rank], self.kinds or ()), name))
             rows.append(row if rank == 0 else [cell._replace(title="") for cell in row])
         return panels.grid(rows, explained.classes, title)
@@ -339,7 +339,7 @@ class _Drawing:
                     values = self._over(explained, result[rank])
                     pictures = (
                         explained.picture,
-                        visualize.colorize(values),
+                        drawing.colorize(values),
                         self._picture(explained, view, values, result[rank], kinds),
                     )
                     titles = ("", "", "") if rows else ("original", "map", self._caption(kinds))
@@ -374,20 +374,20 @@ class _Drawing:
         if values.ndim == 2:
             return spread(values).clip(0, 1)
         # Zero beyond the frame is mid-grey.
-        shown = visualize.deprocess(values) / np.float32(255) - np.float32(0.5)
+        shown = drawing.deprocess(values) / np.float32(255) - np.float32(0.5)
         return (np.stack([spread(shown[..., c]) for c in range(3)], 2) + 0.5).clip(0, 1)
 
     def _picture(
         self, explained: _Explained, view: _View, values: np.ndarray, result: np.ndarray, kinds: Sequence[str]
     ) -> np.ndarray:
         if not view.is_map:
-            return visualize.as_uint8(values if values.ndim == 3 else np.repeat(values[..., None], 3, 2))
+            return drawing.as_uint8(values if values.ndim == 3 else np.repeat(values[..., None], 3, 2))
         map_weight, image_weight = self.blend or (0.7, 0.5)
-        picture = visualize.overlay(explained.picture, values, image_weight, map_weight)
+        picture = drawing.overlay(explained.picture, values, image_weight, map_weight)
         boxes = self._boxes(explained, result)
-        for kind, color in (("all", visualize.COMPONENT), ("largest", visualize.PREDICTED)):
+        for kind, color in (("all", drawing.COMPONENT), ("largest", drawing.PREDICTED)):
             if kind in kinds:
-                picture = visualize.draw_boxes(picture, boxes[kind], color)
+                picture = drawing.draw_boxes(picture, boxes[kind], color)
         return picture
 
     def _boxes(self, explained: _Explained, map: np.ndarray) -> dict[str, np.ndarray]:
@@ -395,5 +395,5 @@ class _Drawing:
         largest = ops.boxes(torch.from_numpy(map)[None], map.shape, self.threshold, relu=False).numpy()
         height, width = explained.picture.shape[:2]
         scale = np.array([width, height] * 2) / np.array(explained.geometry.original * 2)
-        every = visualize.component_boxes(map, self.component_threshold)
+        every = drawing.component_boxes(map, self.component_threshold)
         return {kind: explained.geometry.to_original(b) * scale for kind, b in (("largest", largest), ("all", every))}

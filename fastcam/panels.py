@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastcam.visualize import as_uint8, colorize, draw_boxes, overlay
-from fastcam.writers import replacing
+from fastcam._files import replacing
+from fastcam.drawing import as_uint8, colorize, draw_boxes, overlay
 
 
 class Cell(NamedTuple):
@@ -148,7 +148,7 @@ def save_results(
         The three paths.
 
     Raises:
-        TypeError, ValueError: as in `fastcam.overlay` and `fastcam.visualize.draw_boxes`.
+        TypeError, ValueError: as in `fastcam.overlay` and `fastcam.drawing.draw_boxes`.
         OSError: a file cannot be written.
     """
     blend = draw_boxes(overlay(image, map, image_weight, map_weight, colormap), boxes)

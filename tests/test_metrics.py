@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 import fastcam
-from fastcam import decoding, metrics, models, removal
+from fastcam import metrics, models, pictures, removal
 
 
 class Mean(nn.Module):
@@ -317,9 +317,9 @@ def test_maps_of_real_pictures_beat_their_opposite(shared):
     """Spoonbill and zebra: what Grad-CAM shows matters more to the score than what it does not."""
     model = models.build("mobilenet_v2").eval()
     models.load_weights(model, shared / "weights" / "mobilenet_v2.pt")
-    prepare = decoding.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
+    prepare = pictures.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
     files = [shared / "images" / "peers" / name for name in ("water-bird.JPEG", "zebra.jpg")]
-    images = torch.stack([prepare(decoding.load_image(file))[0] for file in files])
+    images = torch.stack([prepare(pictures.load_image(file))[0] for file in files])
     cam = fastcam.GradCAM(model)
     maps = cam(images)
     assert cam.targets.tolist() == [129, 340]

@@ -18,20 +18,19 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["demo", "bench_gpu"],
+    ["demo"],
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
-    ["distributed"],
     ["localization", "explanation"],
-    ["panels", "outputs"],
-    ["visualize"],
+    ["panels", "export"],
+    ["drawing"],
     ["methods"],
-    ["ops", "reference", "removal", "baselines"],
+    ["ops", "reference", "removal"],
     ["autograd"],
 ]
-LEAVES = {"models", "data", "decoding", "writers", "pipeline", "_version"}
+LEAVES = {"models", "data", "pictures", "runs", "_files", "_version"}
 # All modules but those without functions for users: `reference` has the docstrings of `ops`.
-PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "baselines", "bench", "bench_gpu", "demo")
+PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "bench", "demo")
 PUBLIC = sorted(
     name
     for name in (
@@ -67,7 +66,7 @@ def names_in_texts() -> dict[str, set[str]]:
 
 def test_every_name_in_texts_is_there_after_import_fastcam():
     found = names_in_texts()
-    assert {"fastcam.outputs.MapTable", "fastcam.localization.ERRORS", "fastcam.decoding.gpu"} <= set(found)
+    assert {"fastcam.export.MapTable", "fastcam.localization.ERRORS", "fastcam.pictures.gpu"} <= set(found)
     packages: dict[str, set[str]] = {}
     for name, places in found.items():
         thing = fastcam
@@ -77,7 +76,7 @@ def test_every_name_in_texts_is_there_after_import_fastcam():
             if depth and inspect.ismodule(thing):
                 packages.setdefault(".".join(name.split(".")[: depth + 1]), set()).add(part)
     # A module within a package may be there only because one that is above it has imported it.
-    order = ["models", "decoding", "data", *(name for level in reversed(LAYERS) for name in level)]
+    order = ["models", "pictures", "data", *(name for level in reversed(LAYERS) for name in level)]
     ascending = sorted(packages, key=lambda package: order.index(package.split(".")[1]))
     lines = [f"{package}.{part}" for package in ascending for part in sorted(packages[package])]
     code = "\n".join(["import fastcam", *lines])
@@ -90,7 +89,7 @@ def test_every_module_is_there_and_listed():
         for path in PACKAGE.iterdir()
         if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").is_file())
     }
-    assert {"data", "decoding", "distributed", "localization", "outputs", "report", "training"} <= modules
+    assert {"data", "pictures", "runs", "localization", "export", "report", "training"} <= modules
     assert modules <= set(dir(fastcam))
     for name in modules:
         assert inspect.ismodule(getattr(fastcam, name))

@@ -35,15 +35,15 @@ from typer.testing import CliRunner
 import fastcam
 from fastcam import cli, data, models, panels
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.decoding import DECODERS, DecodeError, decode, find_pictures, read, read_part
 from fastcam.evaluation import Evaluator
-from fastcam.evaluation.run import evaluate
+from fastcam.evaluation.evaluate import evaluate
+from fastcam.export import MapTable, export
 from fastcam.localization import Plan
-from fastcam.outputs import MapTable, export
+from fastcam.pictures import DECODERS, DecodeError, decode, find_pictures, read, read_part
 from fastcam.report import write_report
 from fastcam.training import checkpoint
 from fastcam.training.group import Group
-from tests import tables
+from tests.support import tables
 
 PACKAGE = Path(fastcam.__file__).parent
 STEERING = "\x1b]0;title\x07\x1b[2J\u202egpj"  # sets a terminal's title, clears it, turns text around

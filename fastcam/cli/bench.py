@@ -26,7 +26,8 @@ def bench(
         raise NotADirectoryError(f"--out: there is no folder {out.parent}")
     import torch
 
-    from fastcam import bench, bench_gpu, ops
+    from fastcam import ops
+    from fastcam.bench import gpu as bench_gpu, table as bench
 
     bench.keep_memory()
     tables = bench.table(None if threads == "all" else int(threads), images, seconds, quick)

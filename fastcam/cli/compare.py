@@ -52,7 +52,7 @@ def compare(
     was something bad.
     """
     from fastcam import data as datasets
-    from fastcam.evaluation.comparison import ROWS, compare
+    from fastcam.evaluation.compare import ROWS, compare
 
     begin = time.perf_counter()
     given = options.given(size, None, mean, std, class_names, num_classes, None)

@@ -82,7 +82,7 @@ def evaluate(
     """
     from fastcam import data as datasets
     from fastcam.evaluation import PROTOCOLS
-    from fastcam.evaluation.run import evaluate
+    from fastcam.evaluation.evaluate import evaluate
 
     begin = time.perf_counter()
     chosen = {"method": method, "tap": tap, "clamp": clamp}

@@ -9,7 +9,7 @@ import typer
 from fastcam.cli import options
 
 if TYPE_CHECKING:
-    from fastcam.outputs import Exported
+    from fastcam.export import Exported
 
 
 @options.plain_errors()
@@ -41,10 +41,10 @@ def export(
 
     Pictures that a format cannot express are left out; the exit code is 3 then.
     """
-    from fastcam import outputs
+    from fastcam import export
 
     with options.saying(r"\d+ of \d+ categories"):
-        done = outputs.export(
+        done = export.export(
             run,
             format,
             out,

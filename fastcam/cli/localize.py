@@ -129,13 +129,14 @@ def localize(
     Damaged pictures become rows with the reason; the exit code is 3 then (but torchrun, which takes that for a crash,
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
-    from fastcam import data as datasets, distributed, localization, outputs
-    from fastcam.pipeline import keep_memory
+    from fastcam import data as datasets, export, localization
+    from fastcam.localization.engines import machines
+    from fastcam.pictures.stream import keep_memory
 
     keep_memory()
 
     formats = options.parts(to) or []
-    outputs.check_formats(formats, maps)
+    export.check_formats(formats, maps)
     if workers is not None and engine is not Engine.local:
         raise ValueError(f"--workers goes with --engine local, got {engine}")
     if address is not None and engine is not Engine.ray:
@@ -143,13 +144,13 @@ def localize(
     device = _device(device or options.default_device())
     rank = None
     if engine is Engine.torchrun:
-        rank = distributed.Rank.here()
+        rank = machines.Rank.here()
         device = rank.device(device)
 
     model, config = options.load(
         weights, arch, options.given(size, resize, mean, std, class_names, num_classes, threshold)
     )
-    outputs.check_formats(formats, maps, config.num_classes)
+    export.check_formats(formats, maps, config.num_classes)
     source = paths
     if format or split or images:
         if len(paths) > 1 and (format != "webdataset" or split or images):
@@ -197,7 +198,7 @@ def localize(
         if engine is Engine.local:
             summary = localization.localize(model.to(device), source, workers=workers or 1, **common)
         else:
-            summary = distributed.localize(model.to(device), source, engine=engine.value, address=address, **common)
+            summary = machines.localize(model.to(device), source, engine=engine.value, address=address, **common)
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
@@ -206,7 +207,7 @@ def localize(
     options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:
-        done = outputs.export(out, name, overwrite=True)
+        done = export.export(out, name, overwrite=True)
         print(f"{name}: {done.path}")
         for note in done.notes:
             options.say(f"fastcam: {name}: {note}", error=True)
@@ -233,7 +234,7 @@ def _device(name: str) -> str:
 
 def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) -> None:
     """Refuse to write over sources, and over what no run has written."""
-    from fastcam import outputs
+    from fastcam import export
     from fastcam.localization import Plan
     from fastcam.localization.planning import refuse_own
 
@@ -244,7 +245,7 @@ def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) ->
     except (OSError, ValueError):
         ours = False
     given = {parent for path in map(Path.resolve, sources) for parent in (path, *path.parents)}
-    for place in (place for name in formats for place in outputs.places(out, name)):
+    for place in (place for name in formats for place in export.places(out, name)):
         if place.resolve() in given:
             raise ValueError(f"{place} is a source, and what --to writes: choose another --out")
         if place.exists() and not ours:

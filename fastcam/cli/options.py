@@ -146,7 +146,7 @@ def say_of_labels(data: Any, config: "ModelConfig") -> None:
 
 def say_of_passed(ignored: Mapping[str, int], *, pictures: bool = False) -> None:
     """Tell which files were passed over, by suffix; or of those only that may be pictures."""
-    from fastcam.decoding import SUFFIXES
+    from fastcam.pictures import SUFFIXES
 
     kinds = [kind for kind in sorted(ignored) if not (pictures and SUFFIXES.isdisjoint(kind.split()))]
     if kinds:

@@ -7,22 +7,22 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from fastcam.data.catdog import fits, read_catdog
-from fastcam.data.coco import read_coco
-from fastcam.data.cub import read_cub
-from fastcam.data.folder import read_classes, read_folder
-from fastcam.data.huggingface import find_splits, read_huggingface
-from fastcam.data.lists import list_splits, read_list
-from fastcam.data.masks import read_masks
+from fastcam.data.readers.catdog import fits, read_catdog
+from fastcam.data.readers.coco import read_coco
+from fastcam.data.readers.cub import read_cub
+from fastcam.data.readers.folder import read_classes, read_folder
+from fastcam.data.readers.huggingface import find_splits, read_huggingface
+from fastcam.data.readers.lists import list_splits, read_list
+from fastcam.data.readers.masks import read_masks
+from fastcam.data.readers.shapes import Shapes
+from fastcam.data.readers.shards import read_shards
+from fastcam.data.readers.stl10 import read_stl10
+from fastcam.data.readers.voc import read_ilsvrc, read_voc
+from fastcam.data.readers.wsol import read_wsol
 from fastcam.data.reading import HELD_OUT, choose_split
 from fastcam.data.sample import Collection
-from fastcam.data.shapes import Shapes
-from fastcam.data.shards import read_shards
-from fastcam.data.stl10 import read_stl10
-from fastcam.data.voc import read_ilsvrc, read_voc
-from fastcam.data.wsol import read_wsol
-from fastcam.decoding import SUFFIXES
-from fastcam.decoding.folders import hidden
+from fastcam.pictures import SUFFIXES
+from fastcam.pictures.finding import hidden
 
 _DRAWN = {"train": 3000, "val": 400, "test": 600}  # pictures of each split of the drawn shapes
 _COMPLETE = ("stl10", "webdataset", "catdog", "folder", "hf", "shapes")  # formats without another folder of pictures

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fastcam.data.formats import load
 from fastcam.data.sample import Collection
-from fastcam.decoding import quiet_pillow
+from fastcam.pictures import quiet_pillow
 
 _AHEAD = 1024  # pictures in work at a time
 _SHOWN = 10  # names in a printed line

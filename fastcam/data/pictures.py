@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastcam.data.sample import Sample
 from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
-from fastcam.decoding import DecodeError, Header, decode_mask, read, read_header, read_part
+from fastcam.pictures import DecodeError, Header, decode_mask, read, read_header, read_part
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ class Sample(NamedTuple):
     """One picture and what is known about it; what is not known is None.
 
     Attributes:
-        image: uint8 [H, W, 3] RGB array, or a PIL image of any mode that `fastcam.decoding.as_rgb` takes, as it stands:
+        image: uint8 [H, W, 3] RGB array, or a PIL image of any mode that `fastcam.pictures.as_rgb` takes, as it stands:
             its EXIF orientation is not looked at. None where only the truth was asked for.
         label: class index.
         boxes: float32 [B, 4], true boxes, xyxy, as the data set's own files give them (WSOL metadata and ILSVRC: the
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 class Dataset(Protocol):
     """What training needs of a data set: samples by index, and the names of their classes.
 
-    Samples are read in several threads at once. One that cannot be read raises `fastcam.decoding.DecodeError`.
+    Samples are read in several threads at once. One that cannot be read raises `fastcam.pictures.DecodeError`.
 
     Attributes:
         class_names: names of the classes, in the order of their indices.

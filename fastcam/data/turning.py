@@ -1,6 +1,6 @@
 """Truth and pictures that EXIF turns: which of both pictures it speaks of, the stored or the upright one.
 
-Numbers of the EXIF standard, 1 to 8, tell how a picture is stored; `fastcam.decoding` shows all upright. What a data
+Numbers of the EXIF standard, 1 to 8, tell how a picture is stored; `fastcam.pictures` shows all upright. What a data
 set tells may be of either: a script that asks Pillow for a size has the stored one; browsers, OpenCV and tools for
 annotation show and measure the upright one. Sizes give it away where a picture is turned by a quarter and not square.
 """

@@ -7,8 +7,8 @@ stream, by the standard evaluator's rules or those of another `Protocol`; `Resul
 from importlib import import_module
 from importlib.util import find_spec
 
-from fastcam.evaluation.accumulator import Evaluator, Scores
 from fastcam.evaluation.epochs import localizer
+from fastcam.evaluation.evaluator import Evaluator, Scores
 from fastcam.evaluation.overlap import (
     BestBox,
     BestThreshold,

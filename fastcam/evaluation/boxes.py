@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, by_number
-from fastcam.decoding import Header
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
-from fastcam.outputs.maps import told
-from fastcam.writers import SCHEMA
+from fastcam.pictures import Header
+from fastcam.runs.maps import told
+from fastcam.runs.schema import SCHEMA
 
 _NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
 _ORIENTATION = "orientation"  # which older tables lack

@@ -10,11 +10,11 @@ from torch import nn
 
 from fastcam import methods
 from fastcam.data import Dataset, Sample
-from fastcam.decoding import Preprocess
-from fastcam.evaluation.accumulator import Evaluator
+from fastcam.evaluation.evaluator import Evaluator
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig
-from fastcam.pipeline import batches, in_order
+from fastcam.pictures import Preprocess
+from fastcam.pictures.stream import batches, in_order
 
 
 def localizer(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fastcam import methods, models
 from fastcam.data import Sample
-from fastcam.decoding import Preprocess, as_rgb
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d
+from fastcam.pictures import Preprocess, as_rgb
 
 
 class Network(Source):
@@ -185,7 +185,7 @@ def frame(protocol: Protocol, image: Image.Image | np.ndarray, size: tuple[int, 
         uint8 [height, width, 3].
 
     Raises:
-        TypeError, ValueError: as `fastcam.decoding.as_rgb`.
+        TypeError, ValueError: as `fastcam.pictures.as_rgb`.
     """
     image = as_rgb(image)
     width_height = size[::-1]

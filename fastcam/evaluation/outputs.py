@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from fastcam._files import replacing
 from fastcam.data import Sample
-from fastcam.decoding import DecodeError
 from fastcam.evaluation import plots
 from fastcam.evaluation.boxes import BoxTable
-from fastcam.evaluation.cases import Case, boxes_at, cases_figure, cases_gallery, choose_cases
+from fastcam.evaluation.gallery import Case, boxes_at, cases_figure, cases_gallery, choose_cases
 from fastcam.evaluation.network import frame
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Source
-from fastcam.pipeline import batches
-from fastcam.writers import replacing
+from fastcam.pictures import DecodeError
+from fastcam.pictures.stream import batches
 
 _CHUNK = 512  # records in memory at a time
 PICTURES = pa.schema(

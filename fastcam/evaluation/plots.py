@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastcam._files import replacing
 from fastcam.evaluation.result import Result
-from fastcam.writers import replacing
 
 _COLORS = {30: "tab:green", 50: "tab:blue", 70: "tab:purple"}
 _PANELS = {"": "largest contour", " all": "all contours"}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastcam.data import Sample
 from fastcam.data.names import Names, path_look
-from fastcam.decoding import DecodeError
-from fastcam.decoding.folders import hidden
+from fastcam.pictures import DecodeError
+from fastcam.pictures.finding import hidden
 
 
 class Loaded(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastcam.evaluation.accumulator import Evaluator
+from fastcam._files import replacing
+from fastcam.evaluation.evaluator import Evaluator
 from fastcam.evaluation.sources import Batch, Loaded
 from fastcam.evaluation.store import MapWriter
-from fastcam.writers import replacing
 
 _SUFFIX = ".safetensors"
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from fastcam._files import replacing
 from fastcam.data import Sample
 from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
-from fastcam.writers import replacing
 
 _GROUP = 512  # maps of a row group; what a reader holds at a time
 _DTYPES = ("float32", "float16")

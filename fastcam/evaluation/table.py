@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastcam import panels, visualize
-from fastcam.evaluation.cases import boxes_at
+from fastcam import drawing, panels
+from fastcam._files import replacing
+from fastcam.evaluation.gallery import boxes_at
 from fastcam.evaluation.network import frame
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Loaded
 from fastcam.panels import Cell
-from fastcam.writers import replacing
 
 _FIGURES = ("Top-1 Cls", "Top-1 Loc", "GT-known Loc", "MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 _DRAWN = {"Top-1 Loc": "tab:red", "GT-known Loc": "tab:blue", "MaxBoxAccV2": "tab:green", "PxAP": "tab:purple"}
@@ -242,10 +242,10 @@ def draw_maps(
         protocol = comparison.protocol
         picture = frame(protocol, data[one.place].image, protocol.size)
         truth = () if one.truth.boxes is None else protocol.frame_boxes(one.truth.boxes, one.truth.size)
-        cells = [Cell(visualize.draw_boxes(picture, truth, visualize.TRUTH), "" if rows else "picture")]
+        cells = [Cell(drawing.draw_boxes(picture, truth, drawing.TRUTH), "" if rows else "picture")]
         for entry, map in zip(comparison.entries, maps, strict=True):
-            drawn = visualize.draw_boxes(visualize.overlay(picture, map.numpy()), truth, visualize.TRUTH)
+            drawn = drawing.draw_boxes(drawing.overlay(picture, map.numpy()), truth, drawing.TRUTH)
             boxes = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
-            cells.append(Cell(visualize.draw_boxes(drawn, boxes), "" if rows else entry.name))
+            cells.append(Cell(drawing.draw_boxes(drawn, boxes), "" if rows else entry.name))
         rows.append(cells)
     return panels.save(panels.grid(rows, [one.id for one, _ in pictures], side=1.6), path)

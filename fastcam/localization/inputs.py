@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, path_look
 from fastcam.data.pictures import id_problem
-from fastcam.decoding import DecodeError, find_pictures
+from fastcam.pictures import DecodeError, find_pictures
 
 _SHOWN = 3  # names in a warning
 
@@ -145,7 +145,7 @@ class Files:
             The inputs.
 
         Raises:
-            FileNotFoundError, ValueError, OSError: as `fastcam.decoding.find_pictures`.
+            FileNotFoundError, ValueError, OSError: as `fastcam.pictures.find_pictures`.
             ValueError: a key is absolute, leads out of its folder, or comes twice.
             TypeError: a class is no whole number.
         """

@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastcam import methods, visualize
-from fastcam.decoding import DecodeError, Encoded, Geometry, Preprocess, gpu, read
-from fastcam.localization.frames import frame as make_frame
+from fastcam import drawing, methods
+from fastcam._files import replacing
 from fastcam.localization.passes import Compiled, Run, halved, observed
 from fastcam.methods.running import MixedPicturesError, check_rows
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import unwrap
-from fastcam.writers import COMMENT, Row, replacing
+from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
+from fastcam.pictures.resizing import frame as make_frame
+from fastcam.runs.schema import COMMENT, Row
 
 
 class Picture(NamedTuple):
@@ -31,7 +32,7 @@ class Picture(NamedTuple):
         geometry: from the frame to the picture.
         target: class asked for.
         error: "code: reason".
-        orientation: as it was stored, see `fastcam.decoding.Decoded`.
+        orientation: as it was stored, see `fastcam.pictures.Decoded`.
         decoder: likewise.
         thumbnail: uint8 [h, w, 3], where an overlay is wanted.
         truth: true boxes [B, 4] as fractions of width and height, for the overlay.
@@ -304,7 +305,7 @@ class Network:
     def _draw(self, picture: Picture, map: Tensor, row: Row) -> None:
         height, width = picture.thumbnail.shape[:2]
         scale = np.array([width, height] * 2) / np.array(picture.geometry.original * 2)
-        drawing = visualize.panel(
+        panel = drawing.panel(
             picture.thumbnail,
             picture.geometry.spread(map.cpu().numpy(), (width, height)),
             np.array([row.x0, row.y0, row.x1, row.y1]) * scale,
@@ -313,7 +314,7 @@ class Network:
         # The number keeps the names apart, so the rest may be cut and cleaned.
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
         with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
-            Image.fromarray(drawing).save(file, "JPEG", quality=90, comment=COMMENT)
+            Image.fromarray(panel).save(file, "JPEG", quality=90, comment=COMMENT)
 
 
 @contextmanager

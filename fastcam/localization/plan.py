@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam._files import replacing
 from fastcam.localization.inputs import Item, read_listing
-from fastcam.localization.table import audit, merge
 from fastcam.methods.cautions import constant, tell
-from fastcam.writers import Row, is_overlay, replacing, schema, to_table
+from fastcam.runs.parts import audit, merge
+from fastcam.runs.schema import Row, is_overlay, schema, to_table
 
 
 class Summary(NamedTuple):
@@ -356,7 +357,7 @@ def remove_parts(folder: Path, ranks: bool = False) -> None:
 
     Args:
         folder: of the run.
-        ranks: whether the files go, too, by which ranks of `fastcam.distributed` speak.
+        ranks: whether the files go, too, by which ranks of `fastcam.localization.engines` speak.
 
     Raises:
         OSError: something cannot be removed.

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastcam._files import replacing
 from fastcam.data.matching import in_classes
 from fastcam.localization.inputs import Files, Item, open_source, read_listing, state_of
 from fastcam.localization.plan import Plan, digest_of, own_files, remove_parts, write_json
 from fastcam.localization.settings import settings_of
 from fastcam.models import ModelConfig
-from fastcam.writers import replacing
 
 _held: set[int] = set()  # folders that this process holds
 # Not those that it forks, which may outlive it.

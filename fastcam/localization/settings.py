@@ -13,9 +13,9 @@ from torch import nn
 
 from fastcam import methods
 from fastcam._version import __version__
-from fastcam.decoding import Preprocess, choose_decoder, gpu
 from fastcam.localization.inputs import Targets
 from fastcam.models import ModelConfig
+from fastcam.pictures import Preprocess, choose_decoder, gpu
 
 
 def settings_of(

@@ -12,14 +12,14 @@ from PIL import Image
 from torch import nn
 
 from fastcam.data import Sample
-from fastcam.decoding import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
-from fastcam.localization.frames import frame as make_frame
 from fastcam.localization.inputs import Item
 from fastcam.localization.network import Network, Picture
 from fastcam.localization.plan import Plan
 from fastcam.methods.cautions import quiet_methods
-from fastcam.pipeline import in_order
-from fastcam.writers import Row
+from fastcam.pictures import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
+from fastcam.pictures.resizing import frame as make_frame
+from fastcam.pictures.stream import in_order
+from fastcam.runs.schema import Row
 
 _THUMBNAIL = 512  # longer side of a picture in an overlay, in pixels
 

@@ -14,7 +14,7 @@ class MapWarning(UserWarning):
 
 @contextmanager
 def quiet_methods() -> Iterator[None]:
-    """Silence these warnings in a run, which tells of them once, at its end; see `fastcam.decoding.quiet_pillow`.
+    """Silence these warnings in a run, which tells of them once, at its end; see `fastcam.pictures.quiet_pillow`.
 
     Yields:
         Nothing.

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fastcam._files import replacing
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.preprocessing import (
@@ -30,7 +31,6 @@ from fastcam.models.preprocessing import (
     wants_half,
 )
 from fastcam.models.states import State, find_state, load_state, plain, read_safetensors
-from fastcam.writers import replacing
 
 _METADATA_KEY = "fastcam"
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fastcam import visualize
+from fastcam import drawing
 from fastcam.report.page import embed, embed_file, write
 
 
@@ -76,10 +76,10 @@ def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
     for item in items:
         image, heat, scale = _fit(np.asarray(item.image), item.map, side)
         boxes, truth = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale for boxes in (item.boxes, item.truth))
-        blend = visualize.draw_boxes(image if heat is None else visualize.overlay(image, heat), truth, visualize.TRUTH)
-        views = {"picture": image} if heat is None else {"picture": image, "map": visualize.colorize(heat)}
+        blend = drawing.draw_boxes(image if heat is None else drawing.overlay(image, heat), truth, drawing.TRUTH)
+        views = {"picture": image} if heat is None else {"picture": image, "map": drawing.colorize(heat)}
         what = "boxes over picture" if heat is None else "map over picture"
-        views[what] = visualize.draw_boxes(blend, boxes, visualize.PREDICTED)
+        views[what] = drawing.draw_boxes(blend, boxes, drawing.PREDICTED)
         yield {
             "views": [(name, embed(view)) for name, view in views.items()],
             "width": image.shape[1],
@@ -93,8 +93,8 @@ def _fit(image: np.ndarray, heat: Any, side: int) -> tuple[np.ndarray, np.ndarra
     """Scale picture and map to `side`, so that box lines are equally fine on small and large pictures."""
     if heat is not None:
         heat = np.asarray(heat)
-        visualize.overlay(image, heat)  # for its checks, before anything is resized
-    image = visualize.as_uint8(image)
+        drawing.overlay(image, heat)  # for its checks, before anything is resized
+    image = drawing.as_uint8(image)
     height, width = image.shape[:2]
     ratio = side / max(height, width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))

@@ -12,8 +12,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from fastcam._files import replacing
 from fastcam._version import __version__
-from fastcam.writers import replacing
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 

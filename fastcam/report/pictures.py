@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastcam import methods, ops, visualize
+from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.decoding import DecodeError, Preprocess
+from fastcam.pictures import DecodeError, Preprocess
 from fastcam.report.page import embed
 
 SIDE = 256  # longer side of a small picture in pixels
@@ -69,7 +69,7 @@ class Album:
             _, geometry = self._preprocess.frame(Image.new("RGB", size))
         except DecodeError:
             return None
-        return embed(visualize.colorize(geometry.spread(heat.numpy(), size).clip(0, 1)), _QUALITY)
+        return embed(drawing.colorize(geometry.spread(heat.numpy(), size).clip(0, 1)), _QUALITY)
 
 
 def _fit(width: int, height: int) -> tuple[int, int]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from fastcam.data import Dataset
 from fastcam.data.pictures import Packed
-from fastcam.decoding import quiet_pillow
-from fastcam.pipeline import in_order
+from fastcam.pictures import quiet_pillow
+from fastcam.pictures.stream import in_order
 from fastcam.report import charts, page
 from fastcam.report.choice import Card, Choice
 from fastcam.report.pictures import Album

@@ -13,7 +13,7 @@ import numpy as np
 from fastcam.data import Dataset
 from fastcam.data.names import by_number
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.decoding import Header
+from fastcam.pictures import Header
 
 _Located = Callable[[Header | None], tuple[np.ndarray, tuple[int, int] | None]]
 _TRIED = 1000  # ids, about, whose partner is looked for where those of run and data set are relative to other folders

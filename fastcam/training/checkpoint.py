@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam._files import replacing
 from fastcam.models import load_tensors
 from fastcam.training.group import Group
-from fastcam.writers import replacing
 
 _START = 3  # stream of random numbers, see loading.py
 

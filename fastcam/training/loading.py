@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastcam.data import Dataset, Pictures
-from fastcam.decoding import Preprocess, as_rgb
+from fastcam.pictures import Preprocess, as_rgb
 from fastcam.training.settings import Settings
 
 _AHEAD = 2  # batches

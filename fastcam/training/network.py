@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastcam import models
-from fastcam.decoding import Preprocess
 from fastcam.models import ModelConfig
+from fastcam.pictures import Preprocess
 from fastcam.training.group import Group
 from fastcam.training.loading import Batch
 from fastcam.training.settings import Settings

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastcam import visualize
-from fastcam.writers import replacing
+from fastcam import drawing
+from fastcam._files import replacing
 
 _EVERY = 20  # steps between TensorBoard's scalars within an epoch
 
@@ -175,7 +175,7 @@ class Records:
         )
         with replacing(self.metrics) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-        visualize.training_curve(history, self.curve)
+        drawing.training_curve(history, self.curve)
         self._scalars(entry["step"], {name: value for name, value in entry.items() if name not in ("epoch", "step")})
 
     def _scalars(self, step: int, figures: Mapping[str, float], prefix: str = "") -> None:

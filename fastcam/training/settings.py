@@ -11,9 +11,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from fastcam._files import replacing
 from fastcam.data.names import read_text
 from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
-from fastcam.writers import replacing
 
 
 @dataclass(frozen=True)

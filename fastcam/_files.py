@@ -1,0 +1,46 @@
+"""Files written so that a reader never sees half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and put the file written there in its place at the end.
+
+    The file reaches the disk before it gets its name, and the name before this returns. If the block raises, `path`
+    stays as it was and the temporary file is removed.
+
+    Args:
+        path: the file to create or replace; its folder is made if need be.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: if the folder cannot be made, the file cannot be put in its place, or the block wrote none.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:  # of its own kind it would be wrong usage
+        raise OSError(f"cannot write to {path.parent}: {error.strerror}") from error
+    # Processes on several machines may have the same id.
+    partial = path.with_name(f".{path.name}.{int.from_bytes(os.urandom(8))}.tmp")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

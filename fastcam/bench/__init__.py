@@ -1,0 +1,1 @@
+"""`fastcam bench`: the operators beside what one would write without them."""

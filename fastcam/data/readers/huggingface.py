@@ -1,0 +1,325 @@
+"""Hugging Face data sets on local disk: folders that `save_to_disk` wrote, or Parquet files; nothing is downloaded.
+
+A saved data set is Arrow files, in which a picture's bytes lie as they were: they are read from there, as members of a
+tar file are, and never by the package's own decoding. It is asked what the columns mean, and turns Parquet files into
+Arrow files once, in its cache (HF_HOME).
+"""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, class_names, strongest
+from fastcam.pictures.finding import hidden
+
+_IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
+_SIZE = ("width", "height")
+_SLACK = 1  # pixels: boxes are often rounded
+
+
+class _Columns(NamedTuple):
+    """What the columns mean; None for what there is not."""
+
+    image: str
+    id: str | None
+    label: str | None
+    objects: bool
+    category: bool
+    size: bool
+    class_names: tuple[str, ...] | None
+
+
+def find_splits(path: Path) -> dict[str, list[Path]]:
+    """Tell into which splits a data set is divided.
+
+    Args:
+        path: a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, a folder of Parquet files
+            (SPLIT-*.parquet, data/SPLIT-*.parquet or SPLIT/*.parquet), or one such file.
+
+    Returns:
+        The folder, or the Parquet files, of each split, "all" if it has no name; {} if this is no such data set.
+    """
+    if _is_saved(path):
+        return {_split_name(path): [path]}
+    if (path / "dataset_dict.json").is_file():
+        return {folder.name: [folder] for folder in sorted(path.iterdir()) if _is_saved(folder)}
+    files = (
+        [path] if path.suffix.lower() == ".parquet" else sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
+    )
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        if file.is_file() and (file == path or not any(map(hidden, file.relative_to(path).parts))):
+            name = file.name if file.parent in (path, path.parent, path / "data") else file.parent.name
+            found.setdefault(re.split(r"[-_.0-9]", name)[0] or "all", []).append(file)
+    return found
+
+
+def read_huggingface(
+    path: Path, split: str, *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
+) -> Pictures:
+    """Index the pictures in a Hugging Face data set; none is decoded, and no code that comes with a data set is run.
+
+    Columns are found by their feature: the Image (or image with the files' bytes), the ClassLabel (or label with whole
+    numbers; where there are several, the one called label). objects.bbox has boxes as x, y, width, height in pixels,
+    of the picture or of columns width and height. If only the objects have a class (objects.category), the picture's
+    is that of the largest area, and its boxes count, as with COCO.
+
+    Args:
+        path: the data set.
+        split: one of `find_splits`.
+        truth_only: changes nothing.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures; ids are the column path, file_name or image_id, else their numbers from 0.
+
+    Raises:
+        ImportError: the package `datasets` is not installed.
+        FileNotFoundError: a file of the data set is missing.
+        ValueError: no such split or column, damaged files, a picture whose bytes are not in the data set, a wrong
+            label or box, labels for some pictures only, an id that is absolute, leads outside (".."), or comes twice.
+        OSError: the disk is full while Parquet files are turned into Arrow files.
+    """
+    known = find_splits(path)
+    if split not in known:
+        raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(known) or 'none'}")
+    sources, problems = known[split], Problems(bad)
+    files = _arrow_files(sources[0]) if sources[0].is_dir() else _from_parquet(sources)
+    columns, schema, found = None, None, []
+    for file in files:
+        if not file.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError(f"no file {file}")
+        with _readable(file), pa.memory_map(os.fspath(file)) as memory:
+            base = memory.read_buffer().address
+            memory.seek(0)
+            with pa.ipc.open_stream(memory) as reader:
+                columns, schema = columns or _columns(reader.schema, file), schema or reader.schema
+                if not reader.schema.equals(schema):
+                    raise ValueError(f"{file}: other columns than in {files[0]}")
+                found += _rows(reader, (base, memory.size()), columns, file, len(found), problems)
+    names: tuple[str, ...] = ()
+    labelled = [entry.label is not None for entry in found]
+    if any(labelled):
+        for entry in found:
+            if entry.label is None:
+                problems.doubt(entry.where, "expected a class as other pictures have", entry.id)
+        names = columns.class_names or class_names([path], (entry.label for entry in found if entry.label is not None))
+    return assemble(problems, path, path, found, names, truth_only=truth_only, slack=_SLACK, resized=True)
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / 'state.json'}: not well-formed JSON: {error}") from error
+    return state if isinstance(state, dict) else {}
+
+
+def _split_name(folder: Path) -> str:
+    try:
+        name = _state(folder).get("_split")
+    except ValueError:  # told when it is read
+        name = None
+    return name if isinstance(name, str) and name else "all"
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    state = _state(folder)
+    entries = state.get("_data_files")
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.arrow", name) for name in names):
+        raise ValueError(f"{folder / 'state.json'}: expected `_data_files` with names of .arrow files beside it")
+    return [folder / name for name in names]
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Name a file that is damaged; what the system cannot read it tells itself."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{file}: damaged: {error}") from error
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError('the format "hf" needs Hugging Face datasets: pip install "fastcam[hf]"') from None
+    return datasets
+
+
+def _from_parquet(files: list[Path]) -> list[Path]:
+    """Arrow files in the package's cache."""
+    datasets = _datasets()
+    for file in files:
+        with _readable(file):
+            _columns(pq.read_schema(file), file)  # before all is copied
+    paths = [os.path.abspath(file) for file in files]
+    if any("::" in file for file in paths):  # to the package that is an archive or an address
+        raise ValueError(f"{files[0]}: expected a path without `::`")
+    try:
+        # Its arguments are patterns.
+        found = datasets.Dataset.from_parquet([glob.escape(file) for file in paths], split=datasets.Split.TRAIN)
+    except Exception as error:  # the package raises whatever its parsers run into
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise cause from error
+        raise ValueError(f"{files[0]}: {cause}") from error
+    return [Path(entry["filename"]) for entry in found.cache_files]
+
+
+def _columns(schema: pa.Schema, file: Path) -> _Columns:
+    datasets = _datasets()
+    try:
+        features = datasets.Features.from_arrow_schema(schema)
+    except Exception as error:  # its description is JSON that anyone can have written
+        raise ValueError(f"{file}: the columns cannot be understood: {error}") from error
+
+    def choose(kind: type, name: str) -> str | None:
+        found = [column for column, feature in features.items() if isinstance(feature, kind)]
+        if len(found) > 1 and name not in found:
+            raise ValueError(f"{file}: expected one column of {name}s, or one called {name}; got {', '.join(found)}")
+        return name if name in found else found[0] if found else None
+
+    image = choose(datasets.Image, "image") or ("image" if "image" in features else None)
+    if image is None or _bytes_place(schema.field(image).type) is None:
+        raise ValueError(f"{file}: expected a column image with the files' bytes, got {', '.join(features)}")
+    label, names = choose(datasets.ClassLabel, "label"), None
+    objects = _inner(features.get("objects"))
+    has_objects = isinstance(objects, dict) and "bbox" in objects
+    kind = _inner(objects.get("category")) if has_objects else None
+    if label is not None:
+        names = features[label].names
+    elif "label" in features and pa.types.is_integer(schema.field("label").type):
+        label = "label"
+    elif isinstance(kind, datasets.ClassLabel):
+        names = kind.names
+    id = next((column for column in _IDS if column in features), None)
+    size = all(side in features for side in _SIZE)
+    return _Columns(image, id, label, has_objects, label is None and names is not None, size, names and tuple(names))
+
+
+def _inner(feature: Any) -> Any:
+    """What a list is of."""
+    feature = getattr(feature, "feature", feature)
+    return feature[0] if isinstance(feature, list) and feature else feature
+
+
+def _bytes_place(kind: pa.DataType) -> int | None:
+    """Which field of a column of pictures has their bytes: -1 is the column itself, None means that it has none."""
+    place = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    stored = kind if not pa.types.is_struct(kind) else kind.field(place).type if place >= 0 else None
+    return place if stored in (pa.binary(), pa.large_binary()) else None
+
+
+def _rows(
+    reader: pa.RecordBatchReader,
+    mapped: tuple[int, int],
+    columns: _Columns,
+    file: Path,
+    start: int,
+    problems: Problems,
+) -> Iterator[Found]:
+    """The pictures in an Arrow file, which is mapped to an address; their numbers go on from `start`."""
+    names = [columns.id, columns.label, "objects" if columns.objects else None, *(_SIZE if columns.size else ())]
+    row = 0
+    for batch in reader:
+        values = {name: _listed(batch, name) for name in names if name is not None}
+        for index, place in enumerate(_places(batch.column(columns.image), *mapped)):
+            told = {name: column[index] for name, column in values.items()}
+            id = told[columns.id] if columns.id else start + row
+            entry = Found(f"{file}: row {row}", str(id), Packed(file, f"row {row}", *(place or (0, 0))))
+            row += 1
+            if type(id) not in (str, int):
+                problems.refuse(entry.where, f"expected {columns.id} to be a text or a whole number, got {id!r}")
+                continue
+            if place is None and not problems.lenient:  # else reading will tell
+                problems.refuse(entry.where, "expected the bytes of the picture's file, got none", entry.id)
+            try:
+                yield _described(entry, told, columns)
+            except ValueError as error:
+                problems.caught(error, entry.id)
+                yield entry
+
+
+def _listed(batch: pa.RecordBatch, name: str) -> list[Any]:
+    column = batch.column(name)
+    column.validate(full=True)
+    return column.to_pylist()
+
+
+def _places(column: pa.Array, base: int, end: int) -> list[tuple[int, int] | None]:
+    """Where in the file each picture's bytes begin and how many they are; None if there are none."""
+    column.validate(full=True)
+    field = _bytes_place(column.type)
+    data = column if field < 0 else column.flatten()[field]
+    _, offsets, values = data.buffers()
+    width = np.int64 if pa.types.is_large_binary(data.type) else np.int32
+    starts = np.zeros(1 + len(data), np.int64)
+    if len(data):
+        starts += np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1]
+    if starts[-1] > starts[0]:
+        starts += values.address - base
+        if starts[0] < 0 or starts[-1] > end:
+            raise pa.ArrowInvalid("its columns are compressed")  # and so decompressed elsewhere
+    sizes, valid = np.diff(starts).tolist(), data.is_valid().to_pylist()
+    return [place if known else None for *place, known in zip(starts[:-1].tolist(), sizes, valid, strict=True)]
+
+
+def _described(entry: Found, told: dict[str, Any], columns: _Columns) -> Found:
+    label, boxes, size = None, None, None
+    if columns.label:
+        label = _class(entry, told[columns.label], columns)
+    if columns.size:
+        size = tuple(told[side] for side in _SIZE)
+        if not all(type(side) is int and 0 < side < 1 << 31 for side in size):
+            raise ValueError(f"{entry.where}: expected positive whole numbers width and height, got {size}")
+    if columns.objects:
+        label, boxes = _objects(entry, told["objects"], label, columns)
+    return entry._replace(label=label, boxes=boxes, size=size)
+
+
+def _objects(entry: Found, told: Any, label: int | None, columns: _Columns) -> tuple[int | None, np.ndarray]:
+    """The picture's class and boxes, of a list of objects or, depending on who wrote it, of lists of what they have."""
+    try:
+        bbox, kinds = (
+            [one.get(name) for one in told] if isinstance(told, list) else (told or {}).get(name) or []
+            for name in ("bbox", "category")
+        )
+        corners = np.array(bbox, np.float64).reshape(len(bbox), 4)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{entry.where}: expected `bbox` x, y, width, height of each object, got {told}") from error
+    boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
+    if not columns.category or not len(boxes):
+        return label, boxes
+    labels = [_class(entry, kind, columns) for kind in kinds]
+    if len(labels) != len(boxes) or None in labels:
+        raise ValueError(f"{entry.where}: expected `category` of each object, got {kinds}")
+    return strongest(labels, boxes)
+
+
+def _class(entry: Found, value: Any, columns: _Columns) -> int | None:
+    if value is None or value == -1:  # how the package tells that it is unknown
+        return None
+    count = 1 << 31 if columns.class_names is None else len(columns.class_names)
+    if type(value) is not int or not 0 <= value < count:
+        raise ValueError(f"{entry.where}: expected a class from 0 to {count - 1}, got {value!r}")
+    return value

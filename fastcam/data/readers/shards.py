@@ -1,0 +1,226 @@
+"""WebDataset: tar files with x.jpg, x.cls and x.json for each sample x."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from fastcam.data.names import text_of, whole
+from fastcam.data.pictures import Packed, Pictures, id_problem
+from fastcam.data.problems import Problems
+from fastcam.data.reading import Found, assemble, class_names
+from fastcam.pictures import SUFFIXES
+from fastcam.pictures.finding import hidden
+
+_MAX_PICTURE, _MAX_TEXT = 1 << 28, 1 << 20  # bytes
+_TEXTS = ("cls", "json")
+_FIELDS = frozenset(  # what pictures are called that together are one sample
+    (
+        *("image", "img", "input", "photo", "rgb", "mask", "masks", "seg", "segm", "segmentation", "semantic"),
+        *("instance", "instances", "label", "labels", "gt", "target", "output", "alpha", "depth", "normal", "normals"),
+        *("edge", "edges", "flow", "pose", "sketch", "left", "right", "thumb", "thumbnail", "preview", "annotation"),
+    )
+)
+# What tarfile raises on damaged headers: it reads as many bytes as they say, negative and immense numbers included.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
+
+
+def read_shards(
+    shards: Sequence[Path], *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
+) -> Pictures:
+    """Index tar files, in one pass over their headers; nothing is extracted, and pickled members are never read.
+
+    A sample's members follow each other and share a name up to the first dot after which only words follow, so that
+    v1.0_x.jpg and v1.0_x.seg.png are of sample v1.0_x: one picture, x.cls (class index, in digits) and x.json (an
+    object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no x.jpg, a single
+    x.NAME.jpg is the picture; of several, each is one of its own, with x.NAME.cls, but for those whose NAME is that of
+    a part of samples, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
+    named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
+
+    Args:
+        shards: the tar files, uncompressed.
+        truth_only: changes nothing.
+        bad: see `fastcam.data.load`.
+
+    Returns:
+        The pictures, ids SHARD/MEMBER, with SHARD relative to the deepest folder that holds all shards.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a file that is no such tar or cut off, a member that is absolute, outside ("..") or a link, a
+            picture that comes twice, a malformed cls or json, a box outside its picture, labels for some pictures only.
+    """
+    problems = Problems(bad)
+    base = os.path.commonpath([os.path.abspath(shard.parent) for shard in shards])
+    found = [
+        entry for shard in shards for entry in _samples(shard, Path(os.path.relpath(shard, base)).as_posix(), problems)
+    ]
+    labelled = [entry.label is not None for entry in found]
+    if any(labelled):
+        for entry in found:
+            if entry.label is None:
+                problems.doubt(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
+    root = shards[0].parent
+    names = class_names([root], (entry.label for entry in found if entry.label is not None))
+    return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only, resized=True)
+
+
+def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
+    for _, members in groupby(_shown(shard, problems), lambda member: _divided(member)[0]):
+        parts: dict[str, Packed] = {}
+        others: list[Packed] = []
+        for member in members:
+            suffix = _divided(member)[1].lower()
+            kind = "picture" if suffix in SUFFIXES else suffix[1:]
+            if kind != "picture" and kind not in _TEXTS:
+                others.append(member)
+                continue
+            if kind in parts:
+                problems.refuse(str(member), f"another {kind} of the same sample", f"{name}/{member.name}")
+            parts[kind] = member
+        pictures = [parts.pop("picture")] if "picture" in parts else _pictures(others)
+        if len(pictures) > 1 and parts:
+            several = " and ".join(os.path.basename(picture.name) for picture in pictures)
+            problems.doubt(str(parts.popitem()[1]), f"expected one picture of this sample, got {several}")
+            parts.clear()
+        beside: dict[str, dict[str, Packed]] = {}  # texts of several dots, by name without suffix
+        for member in others:
+            if _last(member)[1:] in _TEXTS:
+                beside.setdefault(os.path.splitext(member.name)[0], {})[_last(member)[1:]] = member
+        used = {picture.name for picture in pictures}
+        for picture in pictures:
+            own = beside.get(os.path.splitext(picture.name)[0], {})
+            for kind in own.keys() & parts.keys():
+                problems.doubt(str(own[kind]), f"another {kind} of the same sample", f"{name}/{picture.name}")
+            used.update(member.name for member in own.values())
+            yield from _sample({"picture": picture} | parts | own, name, problems)
+        if parts and not pictures:
+            yield from _sample(parts, name, problems)
+        problems.ignored.update(_last(member) for member in others if member.name not in used)
+
+
+def _shown(shard: Path, problems: Problems) -> Iterator[Packed]:
+    """The members, without hidden ones, which archivers leave beside files, also within a sample."""
+    for member in _members(shard, problems):
+        if any(map(hidden, member.name.split("/"))):
+            problems.ignored[_last(member)] += 1
+        else:
+            yield member
+
+
+def _pictures(members: Sequence[Packed]) -> list[Packed]:
+    """The pictures among members of several dots: the only one, else those whose words name no part of a sample."""
+    found = [member for member in members if _last(member) in SUFFIXES]
+    words = [{word.rstrip("0123456789_-") for word in _divided(one)[1].lower().split(".")[1:-1]} for one in found]
+    return found if len(found) == 1 else [one for one, own in zip(found, words, strict=True) if not own <= _FIELDS]
+
+
+def _divided(member: Packed) -> tuple[str, str]:
+    """A member's name up to the first dot that only words follow, which its sample shares, and all from there."""
+    folder, name = os.path.split(member.name)
+    first, *words = name.split(".")
+    numbered = max((place for place, word in enumerate(words[:-1], 1) if not word[:1].isalpha()), default=0)
+    suffix = "".join(f".{word}" for word in words[numbered:])
+    return os.path.join(folder, ".".join([first, *words[:numbered]])), suffix
+
+
+def _last(member: Packed) -> str:
+    return os.path.splitext(member.name)[1].lower()
+
+
+def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
+    """The regular files in a tar file."""
+    if not shard.is_file():
+        raise FileNotFoundError(f"no file {shard}")
+    length, end = shard.stat().st_size, -1
+    try:
+        tar = tarfile.open(shard, "r:")  # noqa: SIM115 (closed below)
+    except _DAMAGED as error:
+        raise ValueError(f"{shard}: not an uncompressed tar file: {str(error) or type(error).__name__}") from error
+    with tar:
+        while True:
+            tar.members = []  # tarfile would keep them all
+            try:
+                member = tar.next()
+            except _DAMAGED as error:
+                raise ValueError(f"{shard}: damaged after byte {end}: {str(error) or type(error).__name__}") from error
+            if member is None:
+                break
+            if not end < tar.offset <= length or member.size < 0:
+                raise ValueError(f"{shard}: {member.name!r} is cut off: the file has {length} bytes")
+            end = tar.offset
+            name = "/".join(part for part in member.name.split("/") if part != ".")
+            problem = id_problem(name) or (None if member.isreg() else "it is no regular file")
+            if member.isdir():
+                continue
+            if problem or member.issparse():
+                problems.refuse(str(shard), f"member {name!r}: {problem or 'it is sparse'}")
+            else:
+                yield Packed(shard, name, member.offset_data, member.size)
+        # tarfile takes a damaged header for the end.
+        tar.fileobj.seek(tar.offset)
+        if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+            raise ValueError(f"{shard}: damaged at byte {tar.offset}: no header of a member")
+
+
+def _sample(parts: dict[str, Packed], shard: str, problems: Problems) -> Iterator[Found]:
+    picture = parts.get("picture")
+    if picture is None:
+        first = next(iter(parts.values()))
+        problems.doubt(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
+        return
+    id = f"{shard}/{picture.name}"
+    entry = Found(str(picture), id, picture)
+    try:
+        if picture.size > _MAX_PICTURE:
+            raise ValueError(f"{picture}: {picture.size} bytes, more than {_MAX_PICTURE}")
+        if "json" in parts:
+            entry = _described(entry, parts["json"])
+        if "cls" in parts:
+            text = _text(parts["cls"]).strip()
+            label = whole(text)
+            if label is None or entry.label not in (None, label):
+                raise ValueError(f"{parts['cls']}: expected a class index, that of the json if it tells, got {text!r}")
+            entry = entry._replace(label=label)
+    except ValueError as error:
+        problems.caught(error, id)
+    yield entry
+
+
+def _text(member: Packed) -> str:
+    if member.size > _MAX_TEXT:
+        raise ValueError(f"{member}: {member.size} bytes, more than {_MAX_TEXT}")
+    with member.path.open("rb") as file:
+        file.seek(member.offset)
+        return text_of(file.read(member.size), member)
+
+
+def _described(entry: Found, member: Packed) -> Found:
+    text = _text(member)
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{member}: not well-formed JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{member}: expected an object")
+    label, boxes = told.get("label"), told.get("boxes")
+    size = told.get("width"), told.get("height")
+    if label is not None and not (type(label) is int and 0 <= label < 1 << 31):
+        raise ValueError(f"{member}: expected `label` to be a class index, got {label!r}")
+    if size != (None, None):
+        if not all(type(side) is int and 0 < side < 1 << 31 for side in size):
+            raise ValueError(f"{member}: expected positive whole numbers `width` and `height`, got {size}")
+        entry = entry._replace(size=size)
+    if boxes is not None:
+        try:
+            array = np.array(boxes, np.float64)
+            if array.shape != (len(boxes), 4) and boxes != []:
+                raise ValueError
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{member}: expected `boxes` to be a list of [x0, y0, x1, y1], got {boxes!r}") from error
+        entry = entry._replace(boxes=array.reshape(-1, 4))
+    return entry._replace(label=label)

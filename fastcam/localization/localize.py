@@ -1,0 +1,248 @@
+"""Pictures in, boxes out: files or a data set, through one network, to boxes.parquet; killed at any time, nothing lost.
+
+A run is a folder. First a *plan* is made: all inputs in an order that never changes, and the settings that decide about
+rows. The inputs are cut into *shards* of whole batches, so that a picture has the same neighbours in its batch whoever
+computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
+A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
+When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
+The process that plans, or directs the others, locks the folder; a folder without a plan must have none of these files:
+
+    OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
+    OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
+                               within a larger file, size and time of the file, class asked for, true boxes
+                               and the size of picture that they speak of
+    OUT/shards/000000.parquet  the rows of a shard: columns of `fastcam.runs.schema.Row`
+    OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
+    OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then
+    OUT/audit.json             what the audit counted
+    OUT/overlays/              drawings
+
+An *engine* decides who computes which shard. All it needs (`distributed` builds on it, never the other way round):
+
+    plan = prepare(model, files, out=...)   # in one process; options as for `localize`
+    plan = Plan.load(out)                   # in every other that sees the folder
+    plan.missing() -> list[int]             # shards that are not marked done
+    with Worker(plan, model) as worker:     # once in a process: network, threads
+        worker.run(shards, on_done)         # any iterable of indices, taken one by one as they are needed; each is on
+                                            # the disk and marked when on_done(index, mark) is called; a shard computed
+                                            # twice, even at the same time by two processes, does no harm
+    plan.finish() -> Summary | None         # by one process, when nothing is missing: merge, audit, clean up; None if
+                                            # something is: a part with a wrong checksum is discarded
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain, islice
+from typing import Any, Literal
+
+from torch import nn
+from tqdm import tqdm
+
+from fastcam import pictures
+from fastcam.data import Pictures, Sample
+from fastcam.localization.engines.local import run_workers
+from fastcam.localization.inputs import Item, Targets
+from fastcam.localization.plan import Plan, Summary
+from fastcam.localization.planning import planned
+from fastcam.localization.worker import Worker
+from fastcam.models import ModelConfig
+
+ERRORS: Mapping[str, str] = {
+    **pictures.ERRORS,
+    "no_target": "classes were given, but none for this picture, or one that the model does not have",
+    "model": "the network failed on the picture's batch, or its logits are not finite",
+    "memory": "memory was not enough for the picture alone",
+}
+
+
+def localize(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Sample],
+    *,
+    out: str | os.PathLike[str],
+    config: ModelConfig | None = None,
+    method: str = "cam",
+    target_layers: Any = None,
+    threshold: float | None = None,
+    relu: bool | None = None,
+    mode: str = "bilinear",
+    top_k: int = 1,
+    targets: Targets = None,
+    batch_size: int = 32,
+    backend: str = "fused",
+    overlays: int = 0,
+    maps: bool = False,
+    boxes: Literal["largest", "all"] = "largest",
+    min_area: float = 0.01,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    channels_last: bool = True,
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
+    decoder: str | None = None,
+    threads: int | None = None,
+    workers: int = 1,
+    shard_size: int = 1024,
+    hash_content: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Find the objects of each picture's classes and write their boxes to `out`/boxes.parquet.
+
+    One row per picture, class and box, in the order of the input, with the columns of `fastcam.runs.schema.Row`: boxes
+    are half-open float pixels of the upright original, scores are probabilities: the softmax of the network's logits, the
+    sigmoid of a single one, or what the network gives if these are probabilities. A picture that cannot be read
+    becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
+    network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
+
+    Where the inputs are files, the same call in the same folder goes on after whatever stopped it, computes only what
+    is missing, and gives the same rows to the bit as if nothing had happened, also where the pictures have been moved;
+    a call with other inputs, weights or options is refused, as is one while another process is at work there. A call
+    after the end does nothing. Samples, which have no files, start anew; if such a run breaks off, the rows finished
+    by then are kept in `out`/boxes.partial.parquet.
+
+    If the network fails on a batch and on a black one too, the error is raised: the set-up is wrong. Else the pictures
+    of the failing batch become rows with the error "model: …", as does a picture whose logits are not finite.
+
+    Args:
+        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
+            parameters, in evaluation mode, and stays as it was.
+        source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
+            set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
+            `fastcam.pictures.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
+            it must be a relative path without "..", and come but once.
+        out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
+            picture there that they have not written is one.
+        config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
+            default 224 pixels, squashed, ImageNet's mean and std; of timm's networks size, mean and std that their
+            `pretrained_cfg` has.
+        method: name of the method, see `fastcam.methods`.
+        target_layers: modules or dotted names; by default the model's last stage.
+        threshold: fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of
+            `config`, else 0.2.
+        relu: clip the map at zero before it is upsampled; by default as the method has it.
+        mode: upsampling, "bilinear" or "bicubic".
+        top_k: boxes for this many classes of each picture, those of the highest scores.
+        targets: boxes for one given class of each picture instead: "label" takes that of the samples (if `config` and
+            the data set have names of classes, and all of the data set's are among the network's, the class of the
+            same name, else the class of that number where all names are whole numbers), a mapping goes from image_id
+            to class index; its keys need but look like a picture's, and a warning tells of those that are none's. The
+            row's rank then tells where the class stands among all.
+        batch_size: pictures per forward pass.
+        backend: "fused", or "reference" for plain PyTorch.
+        overlays: for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture
+            with the box of the first class (and the sample's true boxes in green).
+        maps: keep the maps, float16 at the target layer's resolution, in the table's column cam.
+        boxes: "largest", the box around the largest component, or "all" of at least `min_area`, largest first.
+        min_area: fraction of the frame that a component must cover; the largest needs not.
+        precision: of the network: "float32" (that of its parameters) or "bfloat16" by autocast, for GPUs.
+        channels_last: lay out pictures and weights with the channels last, which is faster; the weights are put back.
+        compile: mode of `torch.compile`, for the method cam; "reduce-overhead" also replays CUDA graphs.
+        decoder: who decodes JPEGs, see `fastcam.pictures.choose_decoder`; or "nvjpeg", never chosen by itself: the GPU
+            that the model is on, with other pixels than those have, see `fastcam.pictures.gpu`. What it cannot decode
+            they do, and the row says so. Not yet tried on a GPU.
+        threads: threads of the network in each process; by default those of a run that is resumed, else torch's.
+        workers: processes that share the work; with several, the model must be one that can be pickled, and a script
+            needs its `if __name__ == "__main__":`. With one there is none but this.
+        shard_size: pictures that are finished at once, and so lost at most by each worker when it is killed.
+        hash_content: read all files before, so that a change is noticed that leaves size and time as they were.
+        overwrite: replace a run of other inputs or options, finished or not, or compute a table anew; by default the
+            first is an error. What no plan of fastcam's tells of is never replaced.
+        progress: show a progress bar where standard error is a terminal.
+
+    Returns:
+        Where the table is, and the numbers of pictures, rows and errors, and of rows without a box.
+
+    Warns:
+        fastcam.methods.MapWarning: at the end, whatever the number of workers: most maps are constant, so that they
+            show nothing; the target layer has a single position; or the network ends in a softmax, whose gradients
+            mislead.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        FileExistsError: `out` has a run of other inputs or options, or a table that is not as it was left, and
+            `overwrite` is not set; or it has files of the names that a run writes, without a plan.
+        TypeError: a source or targets of another kind, or a class that is no whole number.
+        ValueError: a folder without pictures, an id that comes twice or is no relative path, an option that is unknown
+            or out of range, or "nvjpeg" where it does not work.
+        OSError: the results cannot be written, or another process is at work in `out`.
+        RuntimeError: the network does not work, or a worker was killed again and again.
+    """
+    options = {"method": method, "target_layers": target_layers, "threshold": threshold, "relu": relu, "mode": mode}
+    options |= {"top_k": top_k, "targets": targets, "batch_size": batch_size, "backend": backend, "maps": maps}
+    options |= {"overlays": overlays, "boxes": boxes, "min_area": min_area, "precision": precision}
+    options |= {"channels_last": channels_last, "compile": compile, "decoder": decoder, "threads": threads}
+    place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
+    with ExitStack() as stack:
+        plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
+        if plan.finished() is not None:
+            return plan.finish().told()
+        bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
+        if items is not None:
+            return _stream(plan, model, items, bar.update).told()
+        missing = plan.missing()
+        bar.update(plan.pictures - sum(map(plan.size, missing)))
+        while True:
+            try:
+                if workers > 1:
+                    run_workers(plan, model, missing, workers, bar.update)
+                else:
+                    with Worker(plan, model) as worker:
+                        worker.run(missing, on_pictures=bar.update)
+            except BaseException as error:
+                done = plan.shards - len(plan.missing())
+                error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
+                raise
+            if (summary := plan.finish()) is not None:
+                return summary.told()
+            missing = plan.missing()
+
+
+def prepare(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Pictures,
+    *,
+    out: str | os.PathLike[str],
+    config: ModelConfig | None = None,
+    shard_size: int = 1024,
+    hash_content: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Plan:
+    """Plan a run that others will do, or find it planned already.
+
+    Args:
+        model: as for `localize`.
+        source: files, folders, or a data set of picture files.
+        out: as for `localize`, as all that follow.
+        config: likewise.
+        shard_size: likewise.
+        hash_content: likewise.
+        overwrite: likewise.
+        **options: likewise: method, target_layers, threshold, relu, mode, top_k, targets, batch_size, backend,
+            overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
+
+    Returns:
+        The plan; `finished` tells if there is nothing to do.
+
+    Raises:
+        FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.
+    """
+    place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
+    with planned(model, source, config, options, **place) as (plan, _):
+        return plan
+
+
+def _stream(plan: Plan, model: nn.Module, items: Iterator[Item], on_pictures: Callable[[int], object]) -> Summary:
+    """Run on samples, which come once."""
+    shards = ((shard, chain([item], islice(items, plan.shard_size - 1))) for shard, item in enumerate(items))
+    try:
+        with Worker(plan, model) as worker:
+            worker.compute(shards, on_pictures=on_pictures)
+    except BaseException as error:
+        path, rows = plan.salvage()
+        if rows:
+            error.add_note(f"the {rows} rows finished by then are in {path}")
+        raise
+    return plan.finish()

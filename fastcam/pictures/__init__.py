@@ -1,0 +1,52 @@
+"""Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
+
+from fastcam.pictures import gpu
+from fastcam.pictures.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
+from fastcam.pictures.decoding import (
+    DECODERS,
+    Decoded,
+    Encoded,
+    Header,
+    choose_decoder,
+    decode,
+    decode_mask,
+    load_image,
+    picture_size,
+    quiet_pillow,
+    read,
+    read_encoded,
+    read_header,
+    to_rgb,
+)
+from fastcam.pictures.files import read_part
+from fastcam.pictures.finding import SUFFIXES, find_pictures
+from fastcam.pictures.frame import Geometry, Preprocess, as_rgb
+
+__all__ = [
+    "DECODERS",
+    "ERRORS",
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "DecodeError",
+    "Decoded",
+    "Encoded",
+    "Geometry",
+    "Header",
+    "Preprocess",
+    "as_rgb",
+    "choose_decoder",
+    "decode",
+    "decode_mask",
+    "find_pictures",
+    "gpu",
+    "load_image",
+    "picture_size",
+    "quiet_pillow",
+    "read",
+    "read_encoded",
+    "read_header",
+    "read_part",
+    "to_rgb",
+]

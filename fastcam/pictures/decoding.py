@@ -1,0 +1,491 @@
+"""A picture file's bytes to upright RGB, by whichever decoder is right and fastest.
+
+Pillow reads every file's header and is the reference. JPEGs that are regular (`containers.jpeg_is_regular`), grey or
+of three colours, go to OpenCV, which gives the same pixels in two thirds of the time, as an array that
+`fastcam.pictures.resizing` resizes in a quarter of it, and like Pillow lets other threads run meanwhile.
+torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs; of them only nvJPEG is used, where
+it is asked for (`fastcam.pictures.gpu`). Whatever OpenCV does not take falls back to Pillow, and the result names the
+decoder that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips or cuts them to 8 bits. Orientation and
+colour are treated alike after every decoder; JPEGs are always decoded in full size, since a scaled decoding has other
+pixels. What is transparent is shown on white, as viewers show it; the colours below it mean nothing.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import (  # the plugins register themselves; importing them here keeps that out of the decoding threads
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from fastcam.pictures.containers import (
+    DecodeError,
+    check_canvas,
+    check_png,
+    check_scans,
+    check_size,
+    check_webp,
+    jpeg_is_regular,
+    png_may_turn,
+    sniff,
+)
+from fastcam.pictures.files import content, opened
+from fastcam.pictures.silence import silenced
+
+DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
+
+_ORIENTATION, _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _TIFF_SIZE = 0x0112, 0x0102, 0x0152, (0x0100, 0x0101)
+_PREMULTIPLIED, _STRAIGHT = (1,), (2,)  # what a TIFF's extra sample is if it is alpha; others may be infrared
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EIGHT_BIT = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"))
+_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+_MAX_ENCODED = 2**24  # bytes of a JPEG that waits for a GPU: three batches of them lie in memory
+
+
+class _Look(NamedTuple):
+    """What becomes of samples that RGB of 8 bits cannot hold.
+
+    Attributes:
+        backdrop: level of grey behind what is transparent.
+        narrow: makes 8 bits of 16.
+    """
+
+    backdrop: int
+    narrow: Callable[[np.ndarray], np.ndarray]
+
+
+class Encoded(NamedTuple):
+    """A regular JPEG, grey or in colour, that a GPU is to decode.
+
+    Attributes:
+        data: the file's content.
+        stored: (width, height) in pixels as its header says it is stored.
+        orientation: as in `Decoded`.
+    """
+
+    data: bytes
+    stored: tuple[int, int]
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture in pixels."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+
+class Header(NamedTuple):
+    """What a picture's header says.
+
+    Attributes:
+        size: (width, height) of the upright picture in pixels.
+        orientation: as in `Decoded`.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+
+class Decoded(NamedTuple):
+    """A picture as it was read.
+
+    Attributes:
+        pixels: upright RGB, as its decoder gives it: a PIL picture, or uint8 [H, W, 3] of OpenCV; of `read_encoded`
+            also the JPEG itself.
+        orientation: how the file says it is stored, 1 to 8 as EXIF numbers them (1 is upright).
+        decoder: who gave the pixels, one of `DECODERS`; None if nobody has yet.
+    """
+
+    pixels: Image.Image | np.ndarray | Encoded
+    orientation: int
+    decoder: str | None
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as a PIL picture."""
+        return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
+
+
+def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded:
+    """Decode a picture as `load_image` does, and tell how; for use in threads inside `quiet_pillow`.
+
+    Args:
+        source: the file, or its content.
+        decoder: what `choose_decoder` returned, so that a run has one answer; by default it is asked.
+
+    Returns:
+        The picture, its orientation and its decoder.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
+    data = content(source)
+    with _refusing():
+        return _decode(data, decoder or choose_decoder())
+
+
+def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
+    """Do what `read` does, but leave JPEGs that are fit for it to a GPU (`fastcam.pictures.gpu`).
+
+    These are regular, have at most 16 MiB, and are grey or of luminance and two colour differences. Whether nvJPEG
+    knows those that are stored as red, green and blue is not documented.
+
+    Args:
+        source: as for `read`.
+
+    Returns:
+        The picture, its orientation and its decoder; of such a JPEG `Encoded`, its orientation and None.
+
+    Raises:
+        DecodeError: as `load_image`; for the GPU's part only what header and structure tell.
+    """
+    data = content(source)
+    with _refusing():
+        if sniff(data) == "JPEG" and len(data) <= _MAX_ENCODED:
+            image = _open(io.BytesIO(data))
+            if (image.mode == "L" or (image.mode == "RGB" and not _plain_rgb(image))) and jpeg_is_regular(data):
+                if "progressive" in image.info:  # others that are regular have one scan
+                    check_scans(data)
+                orientation = _orientation(image)
+                return Decoded(Encoded(data, image.size, orientation), orientation, None)
+        return _decode(data, choose_decoder())
+
+
+def decode(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Do what `load_image` does, for use in threads inside `quiet_pillow`.
+
+    Args:
+        source: the file's path, or its content as bytes.
+
+    Returns:
+        Upright PIL picture of mode RGB, decoded.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
+    return read(source).image
+
+
+def decode_mask(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+    """Read where a picture is neither black nor transparent, for use in threads inside `quiet_pillow`.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        bool [H, W], upright. A sample counts however small it is, of 16 bits, too.
+
+    Raises:
+        DecodeError: as `load_image`.
+    """
+    data = content(source)
+    with _refusing():
+        pixels = np.asarray(_decode(data, choose_decoder(), _MASK).pixels)
+        return (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) > 0
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Make RGB of a PIL picture of another mode, as of the same picture in a file.
+
+    Args:
+        image: of any mode; it stays as it is. Its EXIF orientation is not looked at.
+
+    Returns:
+        Of mode RGB, decoded: 16 bits divided by 257, what is transparent on white.
+
+    Raises:
+        DecodeError: its mode has no fixed range (I, F) or no rule, or its file is damaged.
+    """
+    with _refusing():
+        image.load()
+        return _rgb(image, _PICTURE)
+
+
+def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """Read a picture's size from its header, without decoding it.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        (width, height) of the upright picture in pixels.
+
+    Raises:
+        DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
+    """
+    return read_header(source).size
+
+
+def read_header(source: str | os.PathLike[str] | bytes) -> Header:
+    """Read a picture's size and orientation, without decoding it.
+
+    Args:
+        source: as for `decode`.
+
+    Returns:
+        Both.
+
+    Raises:
+        DecodeError: as `picture_size`.
+    """
+    with opened(source) as file, _refusing():
+        image = _open(file)
+        width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE) if image.format == "TIFF" else image.size
+        plain = image.format == "PNG" and "exif" not in image.info and not png_may_turn(file)
+        orientation = 1 if plain else _orientation(image)  # Pillow would decode a PNG to look behind its pixels
+        return Header((height, width) if orientation >= 5 else (width, height), orientation)
+
+
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a picture as upright RGB.
+
+    JPEG, PNG, WebP, GIF, BMP and TIFF, told by their first bytes, of several frames the first. The EXIF orientation is
+    applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits divided by 257 and rounded, and
+    what is transparent is laid on white, as viewers show it. A file that is cut off or has a wrong checksum is refused,
+    bytes after the picture's end are not looked at. JPEG has no checksum: where bytes are missing or changed within its
+    scans and its end is there, its decoders do not tell, and pixels from there on may be wrong.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        DecodeError: if the file cannot be read, is of another format or colour model, is damaged, or too large (known
+            from its header, before anything is decoded).
+    """
+    with quiet_pillow():
+        return np.array(decode(path))
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings (odd EXIF data, large pictures), which `decode` answers by a result or an error.
+
+    Python's warning filters belong to the whole process. So this is for the thread that starts the work, around all
+    of it, and not for each decoding thread.
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def choose_decoder(name: str | None = None) -> str:
+    """Choose who decodes regular JPEGs: OpenCV where it passes a trial, else Pillow.
+
+    The trial: the installed OpenCV must give Pillow's pixels of a small JPEG to the bit, and refuse a half of it.
+
+    Args:
+        name: one of `DECODERS`, to have that one without a trial.
+
+    Returns:
+        One of `DECODERS`.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name is None:
+        return "opencv" if _opencv_passes() else "pillow"
+    if name not in DECODERS or (name == "opencv" and _RGB is None):
+        known = f"{', '.join(DECODERS)} (opencv from 4.11 on), or nvjpeg for a network on a GPU"
+        raise ValueError(f"`decoder` must be one of {known}, got {name!r}")
+    return name
+
+
+def trial_picture() -> Image.Image:
+    """Draw the small picture on whose JPEG decoders are tried.
+
+    Returns:
+        RGB, 61 × 43.
+    """
+    y, x = np.mgrid[:43, :61]
+    picture = np.stack([4 * x, 5 * y, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], 2)
+    return Image.fromarray(picture.astype(np.uint8))
+
+
+@cache
+def _opencv_passes() -> bool:
+    if _RGB is None:
+        return False
+    buffer = io.BytesIO()
+    trial_picture().save(buffer, "JPEG", quality=90)
+    data = buffer.getvalue()
+    with silenced(), Image.open(io.BytesIO(data)) as image:
+        return np.array_equal(_opencv(data), np.asarray(image)) and _opencv(data[: len(data) // 2]) is None
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a decoder raises into a `DecodeError`."""
+    try:
+        with silenced():
+            yield
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_large", str(error)) from error
+    # On damaged files Pillow raises whatever its parsers run into: OSError, SyntaxError, struct.error, …
+    except Exception as error:
+        raise DecodeError("damaged", str(error) or type(error).__name__) from error
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Read a header, and hold it to the limit of pixels."""
+    head = file.read(30)
+    kind = sniff(head)
+    check_canvas(head)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=(kind,))
+    except UnidentifiedImageError as error:
+        raise DecodeError("damaged", "its header cannot be read") from error
+    check_size(*image.size)
+    return image
+
+
+def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded:
+    kind, look = sniff(data), look or _PICTURE
+    deep, bits = False, 8
+    if kind == "PNG":
+        deep = (bits := check_png(data)) == 16
+    elif kind == "WEBP":
+        check_webp(data)
+    image = _open(io.BytesIO(data))
+    if kind == "TIFF":
+        deep = set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == {16}
+    if bits < 8 and image.mode == "L" and "transparency" in image.info:  # Pillow scales the samples only
+        image.info["transparency"] *= 255 // (2**bits - 1)
+    orientation = _orientation(image)  # before Pillow loads a TIFF, which turns it and forgets the tag
+
+    pixels = None
+    if kind == "JPEG" and decoder == "opencv" and image.mode in ("L", "RGB") and jpeg_is_regular(data):
+        if "progressive" in image.info:  # others that are regular have one scan
+            check_scans(data)
+        pixels = _opencv(data)
+    elif deep and image.mode in ("LA", "RGB", "RGBA"):
+        pixels = _deep(data, look, _STRAIGHT if kind == "PNG" else _extra(image), image.info.get("transparency"))
+    turned = orientation in _UPRIGHT and kind != "TIFF"  # which either decoder turns itself
+    if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
+        if turned:
+            pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))  # writable, as torch wants it
+        return Decoded(pixels, orientation, "opencv")
+    if kind == "JPEG":
+        check_scans(data)
+    image.load()
+    image = _rgb(image, look)
+    return Decoded(image.transpose(_UPRIGHT[orientation]) if turned else image, orientation, "pillow")
+
+
+def _plain_rgb(image: Image.Image) -> bool:
+    """Whether a JPEG of three components seems to store red, green and blue."""
+    names = bytes(component[0] for component in image.layer)
+    return names == b"RGB" or image.info.get("adobe_transform") == 0
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF data says nothing about the picture
+        return 1
+    return int(value) if value in _UPRIGHT else 1
+
+
+def _rgb(image: Image.Image, look: _Look) -> Image.Image:
+    """RGB of a picture that is loaded; the picture itself stays as it is."""
+    # A picture that was made of another one keeps the transparent colour of that, though its pixels may be others.
+    key = image.info.get("transparency") if image.format else None
+    # Older versions of Pillow read 16-bit PNGs as 32-bit integers.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if deep or (image.mode in ("1", "L") and key is not None):
+        samples = np.asarray(image.convert("L") if image.mode == "1" else image)
+        grey = look.narrow(samples) if deep else samples.copy()
+        grey[samples == (255 * bool(key) if image.mode == "1" else key)] = look.backdrop
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode not in _EIGHT_BIT:
+        hint = ", which has no fixed range: scale it to 8 bits" if image.mode in ("I", "F") else ""
+        raise DecodeError("unsupported", f"colour mode {image.mode}{hint}")
+    if image.mode in ("1", "L", "RGB"):
+        clear = key is not None
+    elif image.format == "TIFF" and image.mode == "RGBA":
+        clear = _extra(image) in (_PREMULTIPLIED, _STRAIGHT)
+    else:
+        clear = image.has_transparency_data
+    if clear:
+        format, image = image.format, (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        alpha = image.getchannel("A")
+        least, most = alpha.getextrema()
+        if least < 255 and (most or format != "BMP"):  # BMPs often have zeros where alpha is not meant
+            shown = Image.new("RGB", image.size, (look.backdrop,) * 3)
+            shown.paste(image, mask=alpha)
+            return shown
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _extra(image: Image.Image) -> tuple[int, ...]:
+    """What a TIFF says of its samples beyond colour."""
+    return tuple(image.tag_v2.get(_EXTRA_SAMPLES, ()))
+
+
+def _opencv(data: bytes) -> np.ndarray | None:
+    """Decode a JPEG of one or three channels to uint8 [H, W, 3], RGB, as stored; None if OpenCV refuses it."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), _RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+
+
+def _deep(
+    data: bytes, look: _Look, extra: tuple[int, ...], key: tuple[int, int, int] | None = None
+) -> np.ndarray | None:
+    """Decode a PNG or TIFF of 16 bits to uint8 [H, W, 3], RGB; a TIFF comes upright. None if OpenCV refuses it.
+
+    A fourth sample is what `extra` says in TIFF's words; the colour `key` is transparent.
+    """
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
+        return None
+    colours = pixels[..., 2::-1]
+    shown = np.ascontiguousarray(look.narrow(colours))
+    if pixels.shape[2] > 3 and extra in (_PREMULTIPLIED, _STRAIGHT):
+        alpha = pixels[..., 3:].astype(np.float32) / 65535
+        opaque = shown * (alpha if extra == _STRAIGHT else np.float32(1))
+        shown = np.rint(opaque + look.backdrop * (1 - alpha)).clip(0, 255).astype(np.uint8)
+    elif isinstance(key, tuple):
+        shown[(colours == key).all(2)] = look.backdrop
+    return shown
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+_PICTURE = _Look(255, _scaled)
+_MASK = _Look(0, lambda samples: np.minimum(samples, 255).astype(np.uint8))

@@ -1,0 +1,215 @@
+"""From an upright picture to network input, and boxes led back to the picture's pixels."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastcam.models import ModelConfig, check_normalization, own_preprocessing
+from fastcam.pictures.containers import MAX_PIXELS, DecodeError
+from fastcam.pictures.decoding import to_rgb
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the network's square frame lies in the original picture.
+
+    Attributes:
+        original: (width, height) of the upright original in pixels.
+        resized: (width, height) of the whole picture after resizing.
+        offset: (left, top) of the frame in the resized picture.
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+
+    def to_original(self, boxes: np.ndarray) -> np.ndarray:
+        """Map boxes from the frame to the original.
+
+        Args:
+            boxes: [..., 4], xyxy in pixels of the frame, half-open.
+
+        Returns:
+            float32 [..., 4], xyxy in pixels of the original, half-open; boxes of no area become zeros.
+
+        Raises:
+            ValueError: the boxes' shape does not broadcast with [4].
+        """
+        boxes = np.asarray(boxes, np.float64)
+        mapped = (boxes + np.array(self.offset * 2)) * np.array(self.original * 2) / np.array(self.resized * 2)
+        empty = (boxes[..., 2:] <= boxes[..., :2]).any(-1, keepdims=True)
+        return np.where(empty, 0, mapped).astype(np.float32)
+
+    def spread(self, map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Lay a map of the frame over the whole picture, in another size.
+
+        Args:
+            map: float32 [H, W] over the frame, one value per pixel.
+            size: (width, height) to give the picture, in pixels, positive.
+
+        Returns:
+            float32 [height, width], interpolated linearly; zero where the frame did not reach.
+
+        Raises:
+            ValueError, cv2.error: the map is empty, not [H, W], or of a dtype that OpenCV cannot interpolate.
+        """
+        scale = np.array(self.resized) / np.array(size)
+        shift = scale / 2 - np.array(self.offset) - 0.5
+        affine = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        whole = cv2.warpAffine(map, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        for axis, (length, begin) in enumerate(zip(map.shape, self.offset[::-1], strict=True)):
+            centre = (np.arange(whole.shape[axis]) + 0.5) * scale[1 - axis] - begin
+            outside = (centre < 0) | (centre > length)
+            whole[outside if axis == 0 else (slice(None), outside)] = 0
+        return whole
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turns pictures into network input the way torchvision's transforms on PIL pictures do, to the bit.
+
+    Attributes:
+        size: side of the square frame in pixels.
+        resize: "squash": Resize((size, size)), which ignores the aspect ratio and keeps the whole picture; "crop":
+            Resize(round(size·256/224)) of the shorter side, then CenterCrop(size).
+        mean: per channel, subtracted from RGB/255.
+        std: per channel, divides the difference.
+
+    Raises:
+        ValueError: an unknown `resize`, a size that is no positive whole number, or mean and std that cannot be those
+            of colours in 0..1, see `fastcam.models.check_normalization`.
+    """
+
+    size: int = 224
+    resize: str = "squash"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.size, int) and 0 < self.size <= MAX_PIXELS**0.5):
+            most = int(MAX_PIXELS**0.5)
+            raise ValueError(f"`size` must be a positive whole number of pixels, at most {most}, got {self.size!r}")
+        if self.resize not in ("squash", "crop"):
+            raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
+        check_normalization(self.mean, self.std)
+
+    @classmethod
+    def of(cls, config: ModelConfig | None, model: nn.Module | None = None) -> Self:
+        """Return the preprocessing that a model's configuration asks for.
+
+        Args:
+            config: of which size, resize, mean and std are used.
+            model: the network to ask where there is no configuration: timm's know size, mean and std of their weights
+                (`pretrained_cfg`). For others it is that of ImageNet, at 224 pixels.
+
+        Returns:
+            The preprocessing.
+
+        Raises:
+            ValueError: one of them is out of range.
+        """
+        if config is None:
+            return cls(**({} if model is None else own_preprocessing(model)))
+        return cls(config.size, config.resize, tuple(config.mean), tuple(config.std))
+
+    def __call__(self, image: Image.Image | np.ndarray) -> tuple[Tensor, Geometry]:
+        """Prepare one picture.
+
+        Args:
+            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
+
+        Returns:
+            float32 [3, size, size], and the geometry that leads boxes back.
+
+        Raises:
+            TypeError: if the picture is neither PIL nor uint8.
+            ValueError: if an array is not [H, W, 3]; `DecodeError` if a very long picture would be resized to more
+                than `MAX_PIXELS` pixels, or a PIL picture has a mode without a rule (I, F, …).
+        """
+        frame, geometry = self.frame(image)
+        return self.normalize(torch.from_numpy(frame)[None])[0], geometry
+
+    def frame(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, Geometry]:
+        """Resize and crop one picture: `__call__` without `normalize`.
+
+        Args:
+            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
+
+        Returns:
+            uint8 [size, size, 3], RGB, and the geometry that leads boxes back.
+
+        Raises:
+            TypeError, ValueError: as in a call.
+        """
+        image = as_rgb(image)
+        geometry = self.geometry(image.size)
+        left, top = geometry.offset
+        image = image.resize(geometry.resized, Image.Resampling.BILINEAR)
+        return np.array(image.crop((left, top, left + self.size, top + self.size))), geometry
+
+    def geometry(self, size: tuple[int, int]) -> Geometry:
+        """Tell where the frame lies in a picture.
+
+        Args:
+            size: (width, height) of the upright picture in pixels.
+
+        Returns:
+            The geometry that leads boxes and maps back.
+
+        Raises:
+            DecodeError: a very long picture would be resized to more than `MAX_PIXELS` pixels.
+        """
+        if self.resize == "squash":
+            return Geometry(size, (self.size, self.size))
+        # torchvision's arithmetic: the longer side is truncated, the offset rounded half to even.
+        width, height = size
+        short, side = min(size), round(self.size * 256 / 224)
+        resized = int(side * width / short), int(side * height / short)
+        if resized[0] * resized[1] > MAX_PIXELS:
+            raise DecodeError("too_large", f"{width}x{height} becomes {resized[0]}x{resized[1]} before cropping")
+        return Geometry(size, resized, (round((resized[0] - self.size) / 2), round((resized[1] - self.size) / 2)))
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Scale to [0, 1], subtract the mean and divide by the standard deviation.
+
+        Args:
+            frames: uint8 [N, H, W, 3], on any device.
+
+        Returns:
+            float32 [N, 3, H, W], contiguous, on the same device.
+
+        Raises:
+            RuntimeError: the frames are not [N, H, W, 3].
+        """
+        mean, std = (frames.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
+        return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
+
+
+def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """Take a picture that comes as an object, wherever one may be given.
+
+    Args:
+        image: PIL picture of any mode, as it stands: its EXIF orientation is not looked at. Or uint8 [H, W, 3], RGB.
+
+    Returns:
+        PIL picture of mode RGB: what `fastcam.pictures.load_image` makes of the same picture in a file.
+
+    Raises:
+        TypeError: it is neither PIL nor a uint8 array.
+        ValueError: an array is not [H, W, 3]; `DecodeError` for a PIL picture of a mode without a rule (I, F, …).
+    """
+    if isinstance(image, Image.Image):
+        plain = image.mode == "RGB" and not (image.format and "transparency" in image.info)
+        return image if plain else to_rgb(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise TypeError(f"a picture must be a PIL image or a uint8 array [H, W, 3], got {kind}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"a picture must be [H, W, 3], got {list(image.shape)}")
+    return Image.fromarray(image)

@@ -1,0 +1,395 @@
+"""Training: one loop, from labelled pictures to a network, its checkpoints and its curve.
+
+The loop is here; settings.py says what can be chosen, loading.py how pictures become batches, network.py what a step
+does, group.py how processes share it, checkpoint.py how it goes on after a break, records.py what is told of it.
+"""
+
+import dataclasses
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fastcam import data as datasets, models
+from fastcam.data import Dataset
+from fastcam.models import ModelConfig
+from fastcam.pictures import Preprocess, quiet_pillow
+from fastcam.training import checkpoint, loading
+from fastcam.training.checkpoint import Place
+from fastcam.training.group import Group, joined
+from fastcam.training.loading import Key, Loader, Reader
+from fastcam.training.network import Trainee
+from fastcam.training.records import Clock, Records, means
+from fastcam.training.settings import Settings
+
+# Called after each test with the tested network in evaluation mode, its configuration and the data to test on; what it
+# gives joins the epoch's figures.
+Callback = Callable[[nn.Module, ModelConfig, Dataset], Mapping[str, float]]
+
+_LOOK = 20  # steps between looks at a GPU's sums, which wait for it
+_FILES = ("best.safetensors", "last.safetensors", "training.png", "metrics.jsonl", "state.pt")
+# Settings that may change when a training goes on: they do not alter its course.
+_FREE = ("workers", "worker_kind", "cache", "checkpoint_every", "tensorboard", "data", "test_data", "images", "weights")
+
+
+class TrainingResult(NamedTuple):
+    """What a training left behind.
+
+    Attributes:
+        best: checkpoint of the epoch that is best by the chosen figure.
+        last: checkpoint of the last epoch.
+        curve: the training graph, PNG.
+        metrics: one JSON object per epoch and line.
+        history: the same as dictionaries: epoch (from 1), step (optimizer steps done), learning_rate (at the epoch's
+            beginning), train_loss, train_accuracy, test_loss and test_accuracy (accuracies in [0, 1]; those of
+            training are means over the epoch, while weights change), what the callback gave, and the time: seconds
+            of the training steps, data_seconds of waiting for pictures in it, compute_seconds, images_per_second,
+            test_seconds with the callback.
+        config: the configuration in the checkpoints.
+        settings: the settings with all defaults resolved, TOML.
+        state: what `resume` goes on from.
+        ignored: files of the data sets that were passed over, by suffix.
+    """
+
+    best: Path
+    last: Path
+    curve: Path
+    metrics: Path
+    history: list[dict[str, float]]
+    config: ModelConfig
+    settings: Path
+    state: Path
+    ignored: Mapping[str, int] = {}
+
+
+def train(
+    data: str | os.PathLike[str] | tuple[Dataset, Dataset] | None = None,
+    settings: Settings | str | None = None,
+    *,
+    out: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    callback: Callback | None = None,
+    **values: Any,
+) -> TrainingResult:
+    """Train a network to classify pictures.
+
+    By default AdamW with a one-cycle learning rate; pictures are squashed to size x size and mirrored at random. After
+    each epoch the network is tested, and `out` gets last.safetensors, best.safetensors (the earlier where epochs tie),
+    metrics.jsonl, training.png and state.pt; settings.toml is there from the beginning. Each file is replaced in one
+    step. On a CPU, the same seed, number of threads and versions give the same weights to the bit, also when the
+    training was killed and resumed, whatever the number and kind of workers.
+
+    Under torchrun the processes share each batch; the first one writes. BatchNorm then sees each process's share: on
+    CPUs statistics are per process (the first one's running statistics are kept), on GPUs SyncBatchNorm joins them.
+
+    Args:
+        data: name or path of a data set (see `fastcam.data.load`), or a pair of data sets: to train on, to test on.
+            None takes `settings.data`.
+        settings: settings, or the name of one of `PRESETS`; by default those of `Settings`, for "shapes" the preset
+            of that name.
+        out: folder for the results.
+        device: where the network runs; by default on a CUDA device if there is one, else on the CPU.
+        resume: go on from `out`'s state, with its settings; where there is none, begin.
+        overwrite: replace an earlier training in `out`; by default that is an error.
+        progress: show progress bars where standard error is a terminal.
+        callback: called in the first process after each test with the tested network, its configuration and the data
+            to test on; the figures that it gives join the epoch's, and `best_by` may name one. For localization:
+            `fastcam.evaluation.localizer`.
+        **values: fields of `Settings` in place of those in `settings`.
+
+    Returns:
+        Paths and history.
+
+    Raises:
+        FileNotFoundError: no such data or weights.
+        FileExistsError: `out` has a training already, and neither `resume` nor `overwrite` is set.
+        TypeError: data of another kind.
+        ValueError: unknown network, preset or setting (similar names are listed), a value out of range, unfit data,
+            weights or state; `DecodeError` for a damaged picture, which is named.
+        FloatingPointError: the loss became infinite or NaN; the checkpoints before stay.
+        ImportError: TensorBoard is wanted and not installed.
+    """
+    if isinstance(data, str | os.PathLike):
+        values["data"] = data
+        data = None
+    with joined(device) as group, quiet_pillow(), checkpoint.random_untouched(group):
+        return _train(data, settings, values, Path(out), group, resume, overwrite, progress, callback)
+
+
+class _Run(NamedTuple):
+    """What the loop works with."""
+
+    out: Path
+    settings: Settings
+    config: ModelConfig
+    group: Group
+    trainee: Trainee
+    loader: Loader
+    records: Records
+    pictures: int  # to train on
+    test_data: Dataset
+    per_epoch: int  # steps
+    facts: dict[str, Any]  # what a state must have in common with the training that goes on from it
+    callback: Callback | None
+
+
+def _train(
+    data: tuple[Dataset, Dataset] | None,
+    base: Settings | str | None,
+    values: dict[str, Any],
+    out: Path,
+    group: Group,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    callback: Callback | None,
+) -> TrainingResult:
+    state, place = (checkpoint.load(out / "state.pt", group) if resume else None) or (None, Place())
+    settings = _resolve(base, values, state and state["settings"])
+    if group.rank == 0 and state is None and not overwrite:
+        for path in (out / "last.safetensors", out / "state.pt"):
+            if path.exists():
+                raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
+    train_data, test_data = _datasets(data, settings)
+    config = _config(settings, tuple(train_data.class_names))
+    per_epoch = loading.count_steps(len(train_data), settings, group.world)
+    _check(settings, group, per_epoch, callback)
+    total = settings.steps or settings.epochs * per_epoch
+    epochs = math.ceil(total / per_epoch)
+
+    torch.manual_seed(settings.seed)
+    trainee = Trainee(config, settings, group, per_epoch, total, state and frozenset(state["given"]))
+    facts = {
+        "settings": dataclasses.asdict(settings),
+        "config": config.to_json(),
+        "pictures": (len(train_data), len(test_data)),
+        "given": sorted(trainee.given),
+    }
+    if state is None:
+        checkpoint.seed_process(settings.seed, group, place)
+    else:
+        for name, what in (("config", "classes or another network"), ("pictures", "numbers of pictures")):
+            if state[name] != facts[name]:
+                raise ValueError(f"{out} was trained with other {what}: {state[name]}, now {facts[name]}")
+        trainee.load_state_dict(state)
+        checkpoint.restore_random(state, settings.seed, group, place)
+    if group.rank == 0:
+        _clear(out, everything=state is None)
+        settings.write(out / "settings.toml")
+        if state is not None:  # it may have been killed after the state was written and before this
+            models.save_checkpoint(out / "last.safetensors", trainee.tested, config)
+    done = (place.epoch - 1) * per_epoch + place.step
+    reader = Reader(train_data, test_data, settings, Preprocess.of(config))
+    with (
+        loading.opened(reader, group.device) as loader,
+        Records(out, group.rank == 0, progress, settings.tensorboard, done) as records,
+    ):
+        run = _Run(
+            out=out,
+            settings=settings,
+            config=config,
+            group=group,
+            trainee=trainee,
+            loader=loader,
+            records=records,
+            pictures=len(train_data),
+            test_data=test_data,
+            per_epoch=per_epoch,
+            facts=facts,
+            callback=callback,
+        )
+        for epoch in range(place.epoch, epochs + 1):
+            steps = min(per_epoch, total - (epoch - 1) * per_epoch)
+            ahead = (total - (epoch - 1) * per_epoch - steps) * settings.batch_size
+            done, whole = (min(count * settings.batch_size, len(train_data)) for count in (place.step, steps))
+            with records.epoch(epoch, epochs, done, whole, ahead):
+                entry = _train_epoch(run, place, steps) | _test(run)
+                place = _close_epoch(run, place, entry)
+        group.wait()
+    best, last, curve, metrics, state_path = (out / name for name in _FILES)
+    passed = [Counter(getattr(part, "ignored", ())) for part in (train_data, test_data)]
+    ignored = passed[0] if passed[0] == passed[1] else passed[0] + passed[1]  # of one folder that was divided, but once
+    written = best, last, curve, metrics, place.history, config, out / "settings.toml", state_path
+    return TrainingResult(*written, ignored)
+
+
+def _clear(out: Path, everything: bool) -> None:
+    """Remove what a killed process left half-written, and before a new training all of an earlier one."""
+    for name in (*_FILES, "settings.toml"):
+        for partial in out.glob(f".{name}.*.tmp"):
+            partial.unlink()
+    if everything:
+        for name in _FILES:
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
+
+
+def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
+    """Train for the rest of an epoch."""
+    settings, group, trainee = run.settings, run.group, run.trainee
+    if place.step == 0:
+        place.learning_rate = trainee.schedule.get_last_lr()[0]
+    plan = [
+        islice(loading.steps(place.epoch, run.pictures, settings, group.rank, group.world), place.step, steps)
+        for _ in range(2)  # the loader is ahead
+    ]
+    batches = run.loader.batches(part for _, parts in plan[0] for part in parts)
+    # The first process carries on the sums of all.
+    sums = (place.sums if group.rank == 0 else torch.zeros_like(place.sums)).to(group.device)
+    clock, unseen = Clock(group.device, place.spent), 0
+    trainee.train()
+    for step, (count, parts) in enumerate(plan[1], place.step + 1):
+        with clock.waiting():
+            ready = [next(batches) for _ in parts]
+        with clock.computing(count):
+            sums += trainee.step(ready, count)
+        unseen += count
+        saving = settings.checkpoint_every and step % settings.checkpoint_every == 0 and step < steps
+        if group.device.type == "cpu" or step % _LOOK == 0 or step == steps or saving:
+            loss, accuracy = means(sums)
+            rate = trainee.schedule.get_last_lr()[0]
+            _check_loss(loss, f"after {int(sums[2]) - unseen} pictures of an epoch, at learning rate {rate:.2g}")
+            run.records.step((place.epoch - 1) * run.per_epoch + step, unseen, loss, accuracy, rate)
+            unseen = 0
+        if saving:
+            _save(run, dataclasses.replace(place, step=step, sums=group.sum(sums).cpu(), spent=clock.spent))
+    seconds, data_seconds, compute_seconds, trained = clock.spent
+    loss, accuracy = means(group.sum(sums))
+    _check_loss(loss, "in another process")
+    return {
+        "epoch": place.epoch,
+        "step": (place.epoch - 1) * run.per_epoch + steps,
+        "learning_rate": place.learning_rate,
+        "train_loss": loss,
+        "train_accuracy": accuracy,
+        "seconds": seconds,
+        "data_seconds": data_seconds,
+        "compute_seconds": compute_seconds,
+        "images_per_second": trained / seconds,
+    }
+
+
+def _test(run: _Run) -> dict[str, float]:
+    """Test the network, and let the callback do so."""
+    start, group, settings = time.perf_counter(), run.group, run.settings
+    share = [Key(0, index) for index in range(group.rank, len(run.test_data), group.world)]
+    size = math.ceil(settings.batch_size / (group.world * settings.accumulate))
+    batches = run.loader.batches(share[first : first + size] for first in range(0, len(share), size))
+    loss, accuracy = means(group.sum(run.trainee.test(batches)))
+    _check_loss(loss, "in the test after an epoch")
+    figures = {"test_loss": loss, "test_accuracy": accuracy}
+    if run.callback is not None and group.rank == 0:
+        with checkpoint.random_untouched(group):
+            figures |= run.callback(run.trainee.tested, run.config, run.test_data)
+    group.wait()
+    return figures | {"test_seconds": time.perf_counter() - start}
+
+
+def _close_epoch(run: _Run, place: Place, entry: dict[str, float]) -> Place:
+    """Write an epoch's results; give the place after it."""
+    history, figure = [*place.history, entry], run.settings.best_by
+    if run.group.rank == 0:
+        if figure not in entry:
+            raise ValueError(f"`best_by` must be one of the epoch's figures, {', '.join(entry)}; got {figure!r}")
+        sign = -1 if figure.endswith("loss") else 1
+        if all(sign * entry[figure] > sign * past[figure] for past in place.history):
+            models.save_checkpoint(run.out / "best.safetensors", run.trainee.tested, run.config)
+        run.records.close_epoch(history)
+    place = Place(place.epoch + 1, history=history)
+    _save(run, place)
+    return place
+
+
+def _save(run: _Run, place: Place) -> None:
+    checkpoint.save(run.out / "state.pt", run.facts | run.trainee.state_dict(), place, run.group)
+    if run.group.rank == 0:
+        models.save_checkpoint(run.out / "last.safetensors", run.trainee.tested, run.config)
+
+
+def _check_loss(loss: float, when: str) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss} {when}: lower the learning rate; the checkpoints before stay")
+
+
+def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[str, Any] | None) -> Settings:
+    """The settings with all defaults in place; those of an earlier training may not change its course."""
+    earlier = None if saved is None else Settings.of(None, saved)
+    settings = Settings.of(base or earlier, values)
+    if settings.lr is None:
+        settings = dataclasses.replace(settings, lr=1e-3 if settings.weights is None else 1e-4)
+    settings = _with_colours(settings, values, earlier)
+    if earlier is not None:
+        free = _FREE + (("epochs", "steps") if settings.schedule in ("multistep", "constant") else ())
+        before, now = dataclasses.asdict(earlier), dataclasses.asdict(settings)
+        changed = [f"{name} {before[name]} to {now[name]}" for name in now if now[name] != before[name]]
+        wrong = [change for change in changed if change.split()[0] not in free]
+        if wrong:
+            raise ValueError(f"a training that is resumed keeps its settings; it would change {', '.join(wrong)}")
+    return settings
+
+
+def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings | None) -> Settings:
+    """Settings with the mean and std of the earlier training, or of the weights to start from, where none are given."""
+    usual = Settings()
+    given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
+    known = {}
+    if earlier is not None:
+        known = {"mean": earlier.mean, "std": earlier.std}
+    elif settings.weights is not None:
+        known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
+    taken = {name: known[name] for name in ("mean", "std") if name in known and name not in given}
+    return dataclasses.replace(settings, **taken)
+
+
+def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
+    fields = {name: getattr(settings, name) for name in ("output_stride", "size", "resize", "mean", "std")}
+    return ModelConfig(settings.arch, len(names), class_names=names, **fields)
+
+
+def _check(settings: Settings, group: Group, per_epoch: int, callback: Callback | None) -> None:
+    """Refuse what only shows beside data, processes and callback."""
+    least = 2 * group.world * settings.accumulate
+    if settings.batch_size < least:
+        raise ValueError(
+            f"`batch_size` must be at least {least}, two pictures for each of {settings.accumulate} parts in each of "
+            f"{group.world} processes, got {settings.batch_size}"
+        )
+    if per_epoch == 0:
+        raise ValueError(f"the data set to train on must have two pictures for each of {group.world} processes")
+    if callback is None and settings.best_by not in ("test_accuracy", "test_loss"):
+        raise ValueError(f"`best_by` must be test_accuracy or test_loss without a callback, got {settings.best_by!r}")
+
+
+def _datasets(data: tuple[Dataset, Dataset] | None, settings: Settings) -> tuple[Dataset, Dataset]:
+    if data is None:
+        if settings.data is None:
+            raise ValueError("`data` must tell what to train on: a name, a path or a pair of data sets")
+        place = {"format": settings.format, "images": settings.images}
+        if settings.test_data is None:
+            splits = (settings.train_split or "train", settings.test_split or "val")
+        else:
+            splits = (settings.train_split, settings.test_split)
+        sources = (settings.data, settings.test_data or settings.data)
+        data = tuple(datasets.load(source, split, **place) for source, split in zip(sources, splits, strict=True))
+    if not (isinstance(data, tuple) and len(data) == 2):
+        raise TypeError(f"`data` must be a name, a path or a pair of data sets, got {type(data).__name__}")
+    for name, part in zip(("train on", "test on"), data, strict=True):
+        if len(part) < 2:
+            raise ValueError(f"the data set to {name} must have at least two pictures, got {len(part)}")
+    if tuple(data[0].class_names) != tuple(data[1].class_names) or len(data[0].class_names) < 2:
+        raise ValueError(
+            "the data sets to train and to test on must have the same two or more classes, got "
+            f"{list(data[0].class_names)} and {list(data[1].class_names)}"
+        )
+    return data

@@ -1,0 +1,165 @@
+"""The benchmarks: contestants that compute the same, and commands that run; figures are not tested."""
+
+import re
+import subprocess
+import sys
+from itertools import repeat
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fastcam import cli, ops
+from fastcam.bench import baselines, table as bench
+
+ROOT = Path(__file__).resolve().parents[2]
+LEVELS = [int(255 * threshold) for threshold in baselines.EVALUATOR_THRESHOLDS]
+
+
+@pytest.fixture(autouse=True)
+def _memory_as_it_was(monkeypatch):
+    monkeypatch.setattr(bench, "keep_memory", lambda: None)
+
+
+def test_alternatives_give_what_fastcam_gives():
+    features, weights = bench.activations(6, 512, 7)
+    coarse = ops.class_map(features, weights)
+    torch.testing.assert_close(baselines.class_map(features, weights), coarse)
+    torch.testing.assert_close(baselines.heatmap(coarse, 224), ops.heatmap(coarse, 224))
+    bytes_apart = baselines.byte_heatmap(coarse, 224).int() - ops.heatmap(coarse, 224, dtype=torch.uint8).int()
+    assert bytes_apart.abs().max() <= 1
+    found = ops.boxes(coarse, 224).tolist()
+    assert [list(box) for box in baselines.boxes(coarse, 224)] == found
+    assert [list(box) for box in baselines.boxes_skimage(coarse, 224)] == found
+    assert [list(box) for box in baselines.class_boxes(features, weights, 224)] == found
+    nothing = -torch.ones(1, 7, 7)  # no pixel is above the threshold
+    assert baselines.boxes(nothing, 20) == baselines.boxes_skimage(nothing, 20) == [(0, 0, 0, 0)]
+
+
+def test_alternative_pictures_are_as_bright():
+    picture = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
+    found = ops.resize(picture, 32)
+    for alternative in (baselines.resize, baselines.resize_torch):
+        assert (alternative(picture, 32).int() - found.int()).abs().max() <= 1
+
+
+def test_alternative_components_are_as_many_and_as_large():
+    masks = bench.random_masks(5, 60)
+    _, areas, image = ops.components(masks)
+    for stats in (baselines.components(masks), baselines.components_16_bit(masks)):
+        for index, (count, _, table, _) in enumerate(stats):
+            assert sorted(table[1:count, 4]) == sorted(areas[image == index].tolist())
+    for index, regions in enumerate(baselines.components_skimage(masks)):
+        assert sorted(region.area for region in regions) == sorted(areas[image == index].tolist())
+
+
+def test_alternative_curves_are_equal_at_the_evaluators_thresholds():
+    maps = torch.cat([bench.noisy_maps(3, 60), torch.zeros(1, 60, 60)])
+    truths, owners = bench.truth_boxes(4, 60)
+    truths, owners = torch.cat([truths, truths[:1] / 2]), torch.cat([owners, owners[:1]])
+    expected = ops.box_curves(maps).numpy()
+    expected[3, 1:] = expected[3, :1]  # the highest level is 0, and so are all thresholds
+    np.testing.assert_array_equal(baselines.box_curves(maps), expected[:, LEVELS])
+    for contours in ("largest", "all"):
+        expected = ops.iou_curves(maps, truths, owners, contours=contours).numpy()
+        expected[3, 1:] = expected[3, :1]
+        np.testing.assert_array_equal(
+            baselines.iou_curves(maps, truths, owners, contours=contours), expected[:, LEVELS]
+        )
+    without = baselines.iou_curves(maps[:1], truths[:0], owners[:0], contours="all")
+    assert not without.any()
+
+
+def test_alternative_histograms_are_equal():
+    maps, masks = bench.noisy_maps(3, 60), bench.truth_masks(3, 60)
+    assert masks.unique().tolist() == [0, 1, 255]
+    for scores in (maps, maps.double()):
+        expected = ops.score_histograms(scores, masks)
+        assert expected[:, 1].sum() == (masks == 1).sum()
+        np.testing.assert_array_equal(baselines.score_histograms(scores, masks), expected.numpy())
+        assert torch.equal(baselines.score_histograms_torch(scores, masks), expected)
+
+
+def test_turns_are_interleaved_and_the_median_counts(monkeypatch):
+    order, now, waits = [], 0, iter([50, 3, 20, 1, 4])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    def turn(name, seconds):
+        nonlocal now
+        order.append(name)
+        now += seconds
+
+    contestants = {"slow": lambda: turn("slow", next(waits)), "fast": lambda: turn("fast", 2)}
+    medians = bench.interleaved(contestants, 0, 4, lambda name: turn(f"for {name}", 100))
+    assert order == ["for slow", "slow", "for fast", "fast"] * 5
+    assert medians == {"slow": 3.5, "fast": 2}
+    waits = repeat(98)
+    bench.interleaved(contestants, 7000, 1, lambda name: turn(f"for {name}", 100))
+    assert order.count("slow") == 5 + 1 + 24  # of 300 seconds each
+
+
+def test_command_prints_the_table_and_writes_it(tmp_path):
+    threads = torch.get_num_threads()
+    out = tmp_path / "table.md"
+    result = CliRunner().invoke(cli.app, ["bench", "--threads", "2", "--images", "2", "--quick", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert out.read_text(encoding="utf-8") == result.stdout
+    assert torch.get_num_threads() == threads
+    machine, _, _, _, header, rule, *rows = result.stdout.splitlines()
+    assert all(text in machine for text in (ops.build_info()["cpu_simd"], torch.__version__, "1 and 2 threads", "2 im"))
+    assert len({line.count("|") for line in (header, rule, *rows)}) == 1
+    assert len(rows) == 7
+    for row in rows:
+        figures = [float(text) for text in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)]
+        assert len(figures) == 7
+        assert figures[0] > 0
+
+
+def test_command_with_one_thread_has_no_other_columns():
+    result = CliRunner().invoke(cli.app, ["bench", "--threads", "1", "--images", "1", "--quick"])
+    assert result.exit_code == 0, result.output
+    assert "threads" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "none"], "--threads must be a positive number or all, got 'none'"),
+        (["--threads", "0"], "--threads must be"),
+        (["--out", "nowhere/table.md"], "there is no folder nowhere"),
+    ],
+)
+def test_command_refuses_what_it_cannot_do(arguments, message):
+    result = CliRunner().invoke(cli.app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_without_opencv_only_what_needs_none_is_measured(monkeypatch):
+    monkeypatch.setattr(baselines, "cv2", None)
+    lines = list(bench.table(threads=1, images=1, quick=True))
+    assert len([line for line in lines if line.startswith("| coarse")]) == 1
+    assert "OpenCV is not installed" in lines[-1]
+
+
+def test_table_refuses_no_images():
+    with pytest.raises(ValueError, match="got 1 and 0"):
+        next(bench.table(1, 0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_gpu_benchmark_says_that_there_is_no_gpu():
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "benchmarks.gpu: no GPU that torch can use"
+
+
+def test_the_suite_is_collected_when_asked_for_only():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    asked = subprocess.run([*command, "benchmarks"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert asked.returncode == 0, asked.stdout
+    assert "benchmarks/test_operators.py::test_speed" in asked.stdout

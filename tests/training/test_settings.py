@@ -1,0 +1,176 @@
+"""Settings of a training: presets, values, TOML, flags."""
+
+import dataclasses
+import inspect
+
+import pytest
+import typer
+
+from fastcam import training
+from fastcam.cli import train as command
+from fastcam.training import PRESETS, Settings, read_toml
+from tests.support.colours import TINY, Colours
+
+SEED = {  # the mission's seed, as the issue has it
+    "arch": "resnet18",
+    "weights": None,
+    "crop": "padded",
+    "padding": 4,
+    "flip": True,
+    "resize": "squash",
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 5e-4,
+    "schedule": "multistep",
+    "milestones": (60, 120, 160),
+    "gamma": 0.2,
+    "epochs": 200,
+}
+CATDOG = SEED | {"size": 224, "mean": (0.4876, 0.4544, 0.4165), "std": (0.2257, 0.2209, 0.2212)}
+RETHINKING = {
+    "arch": "vgg16-tap",
+    "resize": "crop",
+    "crop": "random",
+    "size": 224,
+    "batch_size": 40,
+    "optimizer": "sgd",
+    "lr": 0.003,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "conv_gradients": 0.1,
+    "schedule": "multistep",
+    "milestones": (60, 120, 180),
+    "gamma": 0.1,
+    "epochs": 200,
+}
+IMAGENET = {
+    "arch": "vgg16-gap",
+    "optimizer": "sgd",
+    "lr": 0.001,
+    "weight_decay": 5e-4,
+    "new_lr": 10.0,
+    "schedule": "multistep",
+    "milestones": (40_000, 80_000, 120_000),
+    "gamma": 0.1,
+    "steps": 160_000,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("catdog", CATDOG), ("stl10", SEED | {"size": 128}), ("cub-rethinking", RETHINKING), ("imagenet-gap", IMAGENET)],
+)
+def test_presets_have_their_sources_numbers(name, values) -> None:
+    preset = dataclasses.asdict(PRESETS[name])
+    assert {key: preset[key] for key in values} == values
+
+
+def test_the_catdog_preset_takes_two_steps(tmp_path) -> None:
+    result = training.train(
+        (Colours(8), Colours(4)), "catdog", out=tmp_path, epochs=1, batch_size=4, device="cpu", progress=False
+    )
+    assert (result.history[0]["step"], result.history[0]["learning_rate"]) == (2, 0.1)
+    assert (result.config.arch, result.config.size, result.config.num_classes) == ("resnet18", 224, 2)
+    assert result.config.mean == (0.4876, 0.4544, 0.4165)
+    kept = {key: value for key, value in CATDOG.items() if key not in ("epochs", "batch_size")}
+    written = dataclasses.asdict(Settings.of(None, read_toml(result.settings)))
+    assert {key: written[key] for key in kept} == kept
+
+
+@pytest.mark.parametrize("settings", [Settings(), *PRESETS.values(), Settings(data='a "b"\\c\n', ema=0.5, lr=1e-9)])
+def test_written_settings_are_read_again(settings, tmp_path) -> None:
+    settings.write(tmp_path / "settings.toml")
+    assert Settings.of(None, read_toml(tmp_path / "settings.toml")) == settings
+
+
+def test_defaults_are_resolved_beside_the_checkpoint(tmp_path) -> None:
+    result = training.train((Colours(8), Colours(4)), out=tmp_path, epochs=1, **TINY)
+    written = read_toml(result.settings)
+    assert written["lr"] == 1e-3  # of a start from random weights
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert set(written) <= names
+
+
+def test_the_shapes_bring_their_preset() -> None:
+    assert Settings.of(None, {"data": "shapes"}) == dataclasses.replace(PRESETS["shapes"], data="shapes")
+    assert Settings.of("catdog", {"data": "shapes"}).size == 224
+    assert Settings.of(None, {"data": "./shapes"}).size == 224
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 1.5}, "`epochs` must be a whole number of at least 1, got 1.5"),
+        ({"epochs": True}, "`epochs` must be a whole number"),
+        ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2, got 1"),
+        ({"lr": float("inf")}, "`lr` must be a finite number"),
+        ({"lr": 0}, "`lr` must be a positive number"),
+        ({"momentum": 1}, "`momentum` must be a finite number of at least 0 and below 1"),
+        ({"mean": (1, 2)}, "`mean` must be three numbers"),
+        ({"std": 0}, "`std` must be positive"),
+        ({"freeze": "everything"}, "`freeze` must be one of none, features"),
+        ({"freeze": "features"}, "needs `weights`"),
+        ({"flip": "yes"}, "`flip` must be true or false"),
+        ({"schedule": "multistep"}, "needs `milestones`"),
+        ({"milestones": [20, 10]}, "must ascend"),
+        ({"milestones": [1.5]}, "`milestones` must be whole numbers"),
+        ({"optimizer": "adam"}, "one of adamw, sgd"),
+        ({"nesterov": True, "momentum": 0}, "needs `momentum`"),
+        ({"cache": True, "worker_kind": "process"}, "`cache` needs"),
+        ({"learning_rate": 1}, "no setting 'learning_rate'"),
+        ({"epoch": 1}, "did you mean epochs"),
+    ],
+)
+def test_wrong_values_are_refused(values, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings.of(None, values)
+
+
+def test_an_unknown_preset_and_a_broken_file_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"no preset 'catdogs'; there are catdog"):
+        Settings.of("catdogs", {})
+    (tmp_path / "broken.toml").write_text("lr = ")
+    with pytest.raises(ValueError, match=r"broken\.toml is not a TOML file"):
+        read_toml(tmp_path / "broken.toml")
+
+
+def test_every_setting_has_a_flag() -> None:
+    assert {field.name for field in dataclasses.fields(Settings)} <= set(inspect.signature(command.train).parameters)
+
+
+def test_flags_go_before_the_file_and_this_before_the_preset(tmp_path, monkeypatch) -> None:
+    given = {}
+
+    def train(data, settings, **values) -> None:
+        given.update(data=data, settings=settings, **values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", train)
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "catdog"\nlr = 0.05\nepochs = 3\ndata = "there"\n')
+    with pytest.raises(typer.Exit):
+        command.train(config=file, epochs=7, mean="0.5", milestones="1,2", localization="cam")
+    wanted = {"data": "there", "settings": "catdog", "lr": 0.05, "epochs": 7, "mean": (0.5,) * 3, "milestones": (1, 2)}
+    assert {name: given[name] for name in wanted} == wanted
+    assert callable(given["callback"])
+    assert given["out"].parts == ("fastcam-train", "there-resnet18")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"source": "here", "data": "there"}, "told twice"),
+        ({"source": "here", "milestones": "1,x"}, "--milestones must be whole numbers"),
+        ({"source": "here", "mean": "1,2"}, "--mean must be one number or three"),
+        ({"preset": "catdog"}, "`data` must tell"),
+    ],
+)
+def test_wrong_flags_are_refused(flags, message, capsys) -> None:
+    with pytest.raises(typer.Exit) as left:
+        command.train(**flags)
+    assert left.value.exit_code == 2
+    assert message in capsys.readouterr().err
