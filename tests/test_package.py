@@ -25,10 +25,12 @@ LAYERS = [
     ["panels", "export"],
     ["drawing"],
     ["methods"],
+    ["data"],
+    ["pictures"],
     ["ops", "reference", "removal"],
     ["autograd"],
 ]
-LEAVES = {"models", "data", "pictures", "runs", "_files", "_version"}
+LEAVES = {"models", "runs", "_files", "_memory", "_version"}
 # All modules but those without functions for users: `reference` has the docstrings of `ops`.
 PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "bench", "demo")
 PUBLIC = sorted(
@@ -76,7 +78,7 @@ def test_every_name_in_texts_is_there_after_import_fastcam():
             if depth and inspect.ismodule(thing):
                 packages.setdefault(".".join(name.split(".")[: depth + 1]), set()).add(part)
     # A module within a package may be there only because one that is above it has imported it.
-    order = ["models", "pictures", "data", *(name for level in reversed(LAYERS) for name in level)]
+    order = ["models", *(name for level in reversed(LAYERS) for name in level)]
     ascending = sorted(packages, key=lambda package: order.index(package.split(".")[1]))
     lines = [f"{package}.{part}" for package in ascending for part in sorted(packages[package])]
     code = "\n".join(["import fastcam", *lines])
