@@ -28,9 +28,9 @@ LAYERS = [
     ["ops", "reference", "removal"],
     ["autograd"],
 ]
-LEAVES = {"models", "data", "pictures", "runs", "_files", "_version"}
+LEAVES = {"models", "data", "pictures", "runs", "_files", "_check", "_options", "_version"}
 # All modules but those without functions for users: `reference` has the docstrings of `ops`.
-PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "bench", "demo")
+PRIVATE = ("cli", "_options", "_check", "_files", "__main__", "_version", "reference", "autograd", "bench", "demo")
 PUBLIC = sorted(
     name
     for name in (
@@ -47,6 +47,15 @@ def test_public_names_exist():
     assert set(fastcam.__all__) <= set(dir(fastcam))
     with pytest.raises(AttributeError, match="no attribute 'GradCAMM'"):
         fastcam.GradCAMM  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [("decoding", "read"), ("distributed", "Rank"), ("outputs", "MapTable"), ("visualize", "overlay")],
+)
+def test_former_names_of_modules_lead_to_the_new_ones(former, name):
+    with pytest.warns(DeprecationWarning, match=f"fastcam.{former} is fastcam"):
+        assert hasattr(getattr(fastcam, former), name)
 
 
 def names_in_texts() -> dict[str, set[str]]:
