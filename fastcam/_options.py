@@ -10,7 +10,7 @@
     @accepts(LocalizeSettings)
     def localize(model, source, *, out, settings: LocalizeSettings) -> LocalizationSummary: ...
 
-`localize(model, source, out="run", top_k=3)` is what users write and what `help` shows; `fastcam.cli.generate` makes
+`localize(model, source, out="run", top_k=3)` is what users write and what `help` shows; cli/generate.py makes
 `--top-k` of the same field. So an option is added by a line in the dataclass and its use.
 """
 
