@@ -28,9 +28,9 @@ LAYERS = [
     ["ops", "reference", "removal"],
     ["autograd"],
 ]
-LEAVES = {"models", "data", "pictures", "runs", "_files", "_version"}
+LEAVES = {"models", "data", "pictures", "runs", "_check", "_files", "_version"}
 # All modules but those without functions for users: `reference` has the docstrings of `ops`.
-PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "bench", "demo")
+PRIVATE = ("cli", "__main__", "_check", "_version", "reference", "autograd", "bench", "demo")
 PUBLIC = sorted(
     name
     for name in (
