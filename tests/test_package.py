@@ -26,11 +26,10 @@ LAYERS = [
     ["drawing"],
     ["methods"],
     ["ops", "reference", "removal"],
-    ["autograd"],
 ]
 LEAVES = {"models", "data", "pictures", "runs", "_check", "_files", "_version"}
 # All modules but those without functions for users: `reference` has the docstrings of `ops`.
-PRIVATE = ("cli", "__main__", "_check", "_version", "reference", "autograd", "bench", "demo")
+PRIVATE = ("cli", "__main__", "_check", "_version", "reference", "bench", "demo")
 PUBLIC = sorted(
     name
     for name in (
