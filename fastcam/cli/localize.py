@@ -236,9 +236,9 @@ def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) ->
     """Refuse to write over sources, and over what no run has written."""
     from fastcam import export
     from fastcam.localization import Plan
-    from fastcam.localization.planning import refuse_own
+    from fastcam.runs.folder import RunFolder
 
-    refuse_own(sources, out)
+    RunFolder(out).refuse_sources(sources)
     try:
         Plan.load(out)
         ours = True

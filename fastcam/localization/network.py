@@ -1,6 +1,5 @@
 """Batches of pictures through the network, to rows."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from fastcam.methods.scores import Outputs, check_names, probabilities, recognis
 from fastcam.models import unwrap
 from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.pictures.resizing import frame as make_frame
-from fastcam.runs.schema import COMMENT, Row
+from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
+from fastcam.runs.schema import Row
 
 
 class Picture(NamedTuple):
@@ -311,10 +311,8 @@ class Network:
             np.array([row.x0, row.y0, row.x1, row.y1]) * scale,
             () if picture.truth is None else picture.truth * ([width, height] * 2),
         )
-        # The number keeps the names apart, so the rest may be cut and cleaned.
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
-        with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
-            Image.fromarray(panel).save(file, "JPEG", quality=90, comment=COMMENT)
+        with replacing(RunFolder(self.out).overlay(picture.index, picture.key)) as path, path.open("wb") as file:
+            Image.fromarray(panel).save(file, "JPEG", quality=90, comment=OVERLAY_COMMENT)
 
 
 @contextmanager
