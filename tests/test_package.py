@@ -29,7 +29,6 @@ LAYERS = [
     ["pictures"],
     ["models"],
     ["ops", "reference", "removal"],
-    ["autograd"],
     ["runs"],
     ["_options"],
     ["_check", "_files", "_memory", "_version"],
