@@ -9,6 +9,7 @@ from fastcam._version import __version__
 from fastcam.export import annotations as annotated, documents, rasters
 from fastcam.export.files import LeftOut, Options, check_free
 from fastcam.models import suggest
+from fastcam.runs.folder import EXPORTS
 from fastcam.runs.maps import CoarseMap, MapTable
 from fastcam.runs.table import Table
 
@@ -40,15 +41,17 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "coco": Format("coco.json", documents.coco, ("annotations", "categories"), beside=documents.coco_images),
-    "csv": Format("boxes.csv", documents.table),
-    "labelstudio": Format("labelstudio.json", documents.label_studio, ("url",), beside=documents.label_studio_setup),
-    "voc": Format("voc", annotated.voc, stored=True),
-    "yolo": Format("yolo", annotated.yolo),
-    "wsol": Format("wsol", annotated.wsol, stored=True),
-    "png": Format("maps-png", rasters.png, ("size",), maps=True, stored=True),
-    "npy": Format("maps-npy", rasters.npy, ("size",), maps=True, stored=True),
-    "wsss": Format("wsss", rasters.wsss, ("cuts",), maps=True, classes=rasters.CLASSES, stored=True),
+    "coco": Format(EXPORTS["coco"], documents.coco, ("annotations", "categories"), beside=documents.coco_images),
+    "csv": Format(EXPORTS["csv"], documents.table),
+    "labelstudio": Format(
+        EXPORTS["labelstudio"], documents.label_studio, ("url",), beside=documents.label_studio_setup
+    ),
+    "voc": Format(EXPORTS["voc"], annotated.voc, stored=True),
+    "yolo": Format(EXPORTS["yolo"], annotated.yolo),
+    "wsol": Format(EXPORTS["wsol"], annotated.wsol, stored=True),
+    "png": Format(EXPORTS["png"], rasters.png, ("size",), maps=True, stored=True),
+    "npy": Format(EXPORTS["npy"], rasters.npy, ("size",), maps=True, stored=True),
+    "wsss": Format(EXPORTS["wsss"], rasters.wsss, ("cuts",), maps=True, classes=rasters.CLASSES, stored=True),
 }
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 from fastcam.data.pictures import id_problem
 from fastcam.pictures import Header
-from fastcam.runs.schema import MARK
+from fastcam.runs.folder import EXPORT_MARK, is_export
 
 _TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
@@ -113,7 +113,7 @@ def check_free(path: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists already: choose another place, or `overwrite` it")
-    if path.is_dir() and not (path / MARK).is_file():
+    if path.is_dir() and not is_export(path):
         raise FileExistsError(f"{path} is a folder that this program has not written: choose another place")
 
 
@@ -145,7 +145,7 @@ def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[Folder]:
             shutil.rmtree(left)
     partial.mkdir(parents=True)
     try:
-        (partial / MARK).write_text(json.dumps(dict(info), sort_keys=True), encoding="utf-8")
+        (partial / EXPORT_MARK).write_text(json.dumps(dict(info), sort_keys=True), encoding="utf-8")
         yield Folder(partial)
         os.sync()  # once, since it would take long for each of many files
         if path.exists():

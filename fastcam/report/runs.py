@@ -20,6 +20,7 @@ from fastcam.report.pictures import Album
 from fastcam.report.statistics import Statistics, split_error
 from fastcam.report.tables import COLUMNS, Table
 from fastcam.report.truth import Classes, Truth
+from fastcam.runs.folder import RunFolder
 
 _SHOWN = 10  # rows of a picture on its card
 _LONG = 300  # characters of a note's value
@@ -104,7 +105,7 @@ def write_report(
         if not isinstance(number, int) or number < least:
             raise ValueError(f"`{name}` must be a whole number of at least {least}, got {number!r}")
     table = Table(run)
-    path = Path(table.folder, "report.html") if out is None else Path(out)
+    path = RunFolder(table.folder).report if out is None else Path(out)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"`out` must be an .html file, got {path}")
     if images is not None and not Path(images).is_dir():

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fastcam.data.pictures import Packed
+from fastcam.runs.folder import RunFolder
 
 COLUMNS = ("image_id", "width", "height", "rank", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
 COLUMNS += ("status", "error")
@@ -98,7 +99,7 @@ class Table:
         Returns:
             id → file, or part of a larger one, as far as the list tells; nothing if it is not this table's.
         """
-        path = self.folder / "inputs.parquet"
+        path = RunFolder(self.folder).inputs
         if self.earlier or not path.is_file() or (ids is not None and not ids):
             return {}
         chosen = None if ids is None else [("key", "in", list(ids))]
@@ -187,7 +188,7 @@ def starts(table: pa.Table) -> np.ndarray:
 def _planned(folder: Path) -> str | None:
     """The digest of the plan in a folder, None if there is none that can be read."""
     try:
-        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))["digest"]
+        return json.loads(RunFolder(folder).plan.read_text(encoding="utf-8"))["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -197,11 +198,11 @@ def _files(run: Path) -> tuple[list[Path], bool]:
         return [run], True
     if not run.exists():
         raise FileNotFoundError(f"no run at {run}")
-    for name, complete in (("boxes.parquet", True), ("boxes.partial.parquet", False)):
-        if (run / name).is_file():
-            return [run / name], complete
-    # A shard counts when its mark is there.
-    shards = [file for file in sorted(run.glob("shards/*.parquet")) if file.with_suffix(".json").is_file()]
+    folder = RunFolder(run)
+    for table, complete in ((folder.table, True), (folder.partial, False)):
+        if table.is_file():
+            return [table], complete
+    shards = folder.marked_parts()
     if not shards:
         raise FileNotFoundError(f"{run} has neither boxes.parquet nor finished shards: expected the --out of a run")
     return shards, False

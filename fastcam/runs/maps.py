@@ -20,6 +20,7 @@ import torch
 
 from fastcam import methods, ops
 from fastcam.pictures import MAX_PIXELS, Preprocess
+from fastcam.runs.folder import RunFolder
 
 _COLUMNS = (("cam", "cam_height", "cam_width"), ("map", "height", "width"))
 _BATCH = 256  # maps in memory at a time
@@ -220,7 +221,7 @@ def table_path(run: str | os.PathLike[str]) -> Path:
         FileNotFoundError: there is none.
     """
     path = Path(run)
-    path = path / "boxes.parquet" if path.is_dir() else path
+    path = RunFolder(path).table if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no table of boxes at {path}")
     return path

@@ -1,8 +1,6 @@
 """Columns of boxes.parquet: one row, its schema, and a table of rows."""
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,8 +61,6 @@ class Row(NamedTuple):
     cam_width: int | None = None
 
 
-MARK = "fastcam-export.json"  # in each folder that an export has written; tells that it may be replaced
-COMMENT = b"fastcam overlay"  # in each overlay
 CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of a table with maps
 SCHEMA = pa.schema(
     [
@@ -119,21 +115,3 @@ def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     values = zip(*rows, strict=True) if rows else [()] * len(columns)
     arrays = [pa.array(column, field.type) for column, field in zip(values, columns, strict=False)]
     return pa.Table.from_arrays(arrays, schema=columns)
-
-
-def is_overlay(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is a drawing of a run: overlays/NUMBER_NAME.jpg with its comment.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Whether it is; False if it cannot be read.
-    """
-    if not re.search(r"(^|/)overlays/\d{6,}_[^/]*\.jpg$", os.fspath(path)) or not os.path.isfile(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return COMMENT in file.read(64)
-    except OSError:
-        return False

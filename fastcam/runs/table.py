@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastcam.data.reading import MAX_CLASSES
 from fastcam.pictures import Header
+from fastcam.runs.folder import RunFolder
 from fastcam.runs.maps import decode_map, open_table, table_path, told
 from fastcam.runs.schema import SCHEMA
 
@@ -136,7 +137,7 @@ class Table:
                 name for name, kind in (_BOX | _HOW).items() if name in schema.names and schema.field(name).type == kind
             ]
             self._rows = file.metadata.num_rows
-        self.class_names = _planned_names(self.path.with_name("plan.json"), self.info.get("plan"))
+        self.class_names = _planned_names(RunFolder(self.path.parent).plan, self.info.get("plan"))
 
     def pictures(self, maps: bool = False, progress: bool = False) -> Iterator[Picture]:
         """Read all pictures. The rows of each stand together.

@@ -11,7 +11,7 @@ from fastcam.data.problems import Problems
 from fastcam.data.reading import HELD_OUT, Found, assemble
 from fastcam.pictures import SUFFIXES, find_pictures
 from fastcam.pictures.finding import absolute, hidden
-from fastcam.runs.schema import MARK
+from fastcam.runs.folder import RunFolder, is_export
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -116,9 +116,9 @@ def _class_folders(folder: Path) -> dict[str, str]:
 
 def _written(folder: Path) -> bool:
     """Whether a folder is no class, but what a run or an export has made here."""
-    if (folder / MARK).is_file():
+    if is_export(folder):
         return True
-    run = any((place / "plan.json").is_file() for place in (folder, folder.parent))
+    run = any(RunFolder(place).plan.is_file() for place in (folder, folder.parent))
     try:
         return run and not any(find_pictures([folder]))
     except ValueError:
