@@ -9,8 +9,8 @@ import numpy as np
 from fastcam.data.names import tidy
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.problems import Problems
+from fastcam.runs.schema import MAX_CLASSES
 
-MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
 HELD_OUT = ("val", "valid", "validation", "test")  # names of what is not trained on
 
 
