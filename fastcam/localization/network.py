@@ -19,7 +19,6 @@ from fastcam.methods.scores import Outputs, check_names, probabilities, recognis
 from fastcam.models import unwrap
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
-from fastcam.pictures.resizing import frame as make_frame
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
 from fastcam.runs.schema import Row
 
@@ -209,7 +208,7 @@ class Network:
     def _on_cpu(self, picture: Picture) -> Picture:
         try:
             found = read(picture.frame.data)
-            frame, geometry = make_frame(self.preprocess, found.pixels)
+            frame, geometry = self.preprocess.frame(found.pixels)
         except DecodeError as error:
             return Picture(picture.key, error=str(error), index=picture.index)
         return picture._replace(frame=frame, geometry=geometry, decoder=found.decoder)
