@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastcam import cli, data, models
-from fastcam.data.readers.catdog import make_catdog
+from fastcam.data.catdog import make_catdog
 from fastcam.models import ModelConfig
 from fastcam.pictures import find_pictures
 from fastcam.pictures.finding import hidden

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fastcam import data
 from fastcam.cli import app
-from fastcam.data.readers.catdog import make_catdog
+from fastcam.data.catdog import make_catdog
 from fastcam.pictures import DecodeError
 from tests.data.test_truth import MAKERS, picture, write
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from fastcam import cli
 from fastcam.data import Pictures
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.report import charts, choice, tables, write_report
 from fastcam.report.statistics import Statistics
 from fastcam.report.truth import Classes, Truth
