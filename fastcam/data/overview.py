@@ -74,7 +74,11 @@ class Info(NamedTuple):
     damaged: list[tuple[str, str]]
 
     def lines(self) -> list[str]:
-        """It in words, to print: all but `malformed` and `damaged`, of which only the numbers are there."""
+        """Put it in words.
+
+        Returns:
+            Lines to print: all but `malformed` and `damaged`, of which only the numbers are there.
+        """
         lines = [("pictures", str(self.pictures))]
         if self.classes:
             counts = Spread.of([count for _, count in self.classes if count])
@@ -99,7 +103,11 @@ class Info(NamedTuple):
         return [f"{name:<16}{text}" for name, text in lines]
 
     def to_dict(self) -> dict[str, Any]:
-        """It as JSON can hold it: the attributes, each `Spread` as a dictionary."""
+        """Put it in plain types.
+
+        Returns:
+            What JSON can hold: the attributes, each `Spread` as a dictionary.
+        """
         return {name: value._asdict() if isinstance(value, Spread) else value for name, value in self._asdict().items()}
 
 

@@ -128,18 +128,35 @@ class Pictures:
         return self._sample(index, image, Header(image.size, found.orientation))
 
     def truth(self, index: int, header: Header | None = None) -> Sample:
-        """What is known of one picture, which is not decoded: a sample with image None.
+        """What is known of one picture, which is not decoded.
 
-        Where the data set does not have sizes, the file's header (or `header`, if that is known already) does. Where it
-        does, and the file cannot be read, they are taken for those of the upright picture. Raises what the picture
-        itself does.
+        Args:
+            index: its place in `ids`.
+            header: the picture's, where it is known already.
+
+        Returns:
+            The sample with image None. Where the data set does not have sizes, the file's header does. Where it does,
+            and the file cannot be read, they are taken for those of the upright picture.
+
+        Raises:
+            DecodeError: the picture's header, or its mask, cannot be read; the message names the file.
+            ValueError: a box lies outside, or sizes do not fit.
+            IndexError: there is none of that index.
         """
         return self._sample(index, None, self._header(index) if header is None else header)
 
     def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
-        """Boxes of the upright picture, float32 [B, 4] or None, and the (width, height) that they refer to.
+        """The boxes of one picture, without its mask.
 
-        That is `truth` without masks; it raises the same.
+        Args:
+            index: its place in `ids`.
+            header: the picture's, where it is known already.
+
+        Returns:
+            Boxes, float32 [B, 4], or None, of the upright picture, and the (width, height) that they refer to.
+
+        Raises:
+            DecodeError, ValueError, IndexError: as `truth`.
         """
         header = self._header(index) if header is None else header
         boxes, told = _at(self.boxes, index), _at(self.sizes, index)
@@ -162,13 +179,27 @@ class Pictures:
         return None if boxes is None else turned, size
 
     def labelled(self) -> Self:
-        """The same pictures, of which nothing but the labels is known: no sizes, boxes and masks are looked at."""
+        """Leave out all that is known of the pictures but their labels.
+
+        Returns:
+            The same pictures, of which no sizes, boxes and masks are looked at.
+        """
         return type(self)(
             self.root, self.ids, self.files, labels=self.labels, class_names=self.class_names, ignored=self.ignored
         )
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """A data set of some of the pictures, in this order, by their places in `ids`."""
+        """Choose some of the pictures.
+
+        Args:
+            indices: their places in `ids`.
+
+        Returns:
+            A data set of these, in this order.
+
+        Raises:
+            IndexError: there is none of an index.
+        """
         places = list(indices)
         return type(self)(
             self.root,

@@ -60,5 +60,12 @@ class Collection(Dataset, Protocol):
         """Class index of each, or None where there are no classes."""
 
     def truth(self, index: int, /) -> Sample:
-        """All that is known of a picture; its image is None."""
+        """Give a sample with image None.
+
+        Args:
+            index: as for the sample itself.
+
+        Returns:
+            All else that is known.
+        """
         ...

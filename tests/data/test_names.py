@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 import fastcam
 from fastcam import cli, data, export, models
@@ -27,6 +26,8 @@ from fastcam.models import ModelConfig
 from fastcam.report.truth import Classes, Truth
 from fastcam.training import read_toml
 from tests.support import tables
+from tests.support.commands import run
+from tests.support.files import write
 
 TWELVE = tuple(map(str, range(12)))
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -36,16 +37,6 @@ def picture(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)).save(path)
     return path
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
