@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import typer
 
+from fastcam._memory import keep_memory
 from fastcam.bench import cpu, operators
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS, Evaluator
-from fastcam.pictures.stream import keep_memory
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

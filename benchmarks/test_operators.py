@@ -13,9 +13,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from fastcam._memory import keep_memory
 from fastcam.bench.cpu import set_threads
 from fastcam.bench.operators import OPERATORS, Alternative, Inputs, Work
-from fastcam.pictures.stream import keep_memory
 
 THREADS = sorted({1, torch.get_num_threads()})
 MOST_BYTES = 4 * 2**30

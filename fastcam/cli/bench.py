@@ -27,8 +27,8 @@ def bench(
     import torch
 
     from fastcam import ops
+    from fastcam._memory import keep_memory
     from fastcam.bench import cpu, gpu
-    from fastcam.pictures.stream import keep_memory
 
     keep_memory()
     table = cpu.table(None if threads == "all" else int(threads), images, seconds, quick)
