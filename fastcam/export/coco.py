@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastcam._check import listed
-from fastcam.data.names import Names, by_number, id_order, path_look
-from fastcam.data.places import plain_id
+from fastcam.data.names import Names, by_number, id_order, path_look, plain_id
 from fastcam.data.readers.coco import coco_root
 from fastcam.data.turning import INVERSE, Frame, Size, frame_of, turn_boxes
 from fastcam.export.files import Add, Job, JsonList, LeftOut, opened

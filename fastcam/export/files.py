@@ -13,7 +13,7 @@ from typing import IO, Any, Literal, NamedTuple
 from xml.sax.saxutils import escape
 
 from fastcam._files import replacing
-from fastcam.data.pictures import id_problem
+from fastcam.data.names import id_problem
 from fastcam.runs.folder import EXPORT_MARK, is_export
 from fastcam.runs.table import FoundPicture, RunTable
 

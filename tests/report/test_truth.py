@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastcam.data import Pictures
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.report import write_report
 from fastcam.report.cards import listed_places
 from fastcam.report.truth import Classes, Truth
