@@ -460,7 +460,7 @@ def test_zip_files_that_swell(tmp_path):
         for name in ("cat.0", "cat.1", "dog.0", "dog.1"):
             archive.writestr(f"train/{name}.jpg", bytes(1 << 20))
     with pytest.raises(ValueError, match=r"cat\.0\.jpg has 1048576 bytes, more than a picture"):
-        data.readers.catdog.make_catdog(tmp_path / "train.zip", tmp_path / "out")
+        data.catdog.make_catdog(tmp_path / "train.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

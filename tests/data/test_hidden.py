@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fastcam import data, models
-from fastcam.data.readers.catdog import make_catdog
+from fastcam.data.catdog import make_catdog
 from fastcam.models import ModelConfig
 from fastcam.pictures import find_pictures
 from fastcam.pictures.finding import hidden

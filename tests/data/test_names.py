@@ -19,8 +19,7 @@ from fastcam import cli, data, export, models
 from fastcam.cli.options import classes, lines, read_targets
 from fastcam.data import Pictures
 from fastcam.data.matching import by_name, in_classes, meet, warning
-from fastcam.data.names import Names, by_number, look, ordered, read_text, tidy
-from fastcam.data.places import plain_id
+from fastcam.data.names import Names, by_number, look, ordered, plain_id, read_text, tidy
 from fastcam.evaluation.sources import MapFolder
 from fastcam.evaluation.store import MapStore, MapWriter
 from fastcam.models import ModelConfig
@@ -369,7 +368,7 @@ READ = {
 def test_byte_order_marks(tmp_path, kind):
     content, is_read = READ[kind]
     path = tmp_path / ("x.csv" if kind == "list" else "x")
-    is_read = is_read or (lambda path: list(fastcam.data.problems.Problems().lines(path)) == [(1, "path")])
+    is_read = is_read or (lambda path: list(fastcam.data.reading.Problems().lines(path)) == [(1, "path")])
     assert is_read(write(path, content.encode(MARK)))
     assert is_read(write(path, content))
     with pytest.raises(ValueError, match=r"x.*: expected UTF-8, got UTF-16 by its byte order mark"):

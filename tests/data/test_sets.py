@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import datasets
 
 from fastcam import data
-from fastcam.data.readers.catdog import make_catdog
+from fastcam.data.catdog import make_catdog
 from fastcam.pictures import DecodeError
 from tests.support.commands import run
 from tests.support.files import shard, write

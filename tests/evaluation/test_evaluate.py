@@ -23,6 +23,7 @@ from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
 from fastcam.evaluation.gallery import choose_cases
 from fastcam.evaluation.network import Network, frame
+from fastcam.evaluation.settings import MapSettings
 from tests.support import oracle
 from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, evaluated, network, write_wsol
 
@@ -181,7 +182,7 @@ def test_methods_and_their_options(folder):
     data, model = datasets.load(folder), network()
 
     def maps(**options) -> tuple:
-        source = Network(data, model, CONFIG, protocol=PROTOCOL, **options)
+        source = Network(data, model, CONFIG, protocol=PROTOCOL, settings=MapSettings(**options))
         batch = source.finish([source.load(*job) for job in source.jobs(range(5))])
         assert batch.coarse
         return batch.maps.relu() if batch.relu else batch.maps, batch
@@ -227,7 +228,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"method": "saliency"}, "unknown method of maps"),
         ({"method": "gradcam", "clamp": True}, "`clamp` is for the method cam"),
         ({"smooth": ["augg"]}, '"aug" and "eigen"'),
-        ({"targets": "top"}, '"label" or "highest"'),
+        ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
         ({"protocol": "standart"}, "did you mean standard"),
