@@ -11,10 +11,13 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastcam import ops
+from fastcam._check import one_of
 from fastcam.evaluation.overlap import best_overlap, box_iou
+from fastcam.pictures.frame import resized
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -111,6 +114,26 @@ class Protocol(NamedTuple):
         y, x = (self.crop - height) // 2, (self.crop - width) // 2
         resized = cv2.resize(mask, (self.crop, self.crop), interpolation=cv2.INTER_NEAREST)
         return np.ascontiguousarray(resized[y : y + height, x : x + width])
+
+    def frame(self, image: Image.Image | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Show a picture as it is measured: whole and squashed, or the centre of that.
+
+        Args:
+            image: upright, PIL or RGB of uint8 [H, W, 3].
+            size: (height, width) to give the frame, in pixels; by default that of the maps.
+
+        Returns:
+            uint8 [height, width, 3].
+
+        Raises:
+            TypeError, ValueError: as `fastcam.pictures.as_rgb`.
+        """
+        height, width = size or self.size
+        if self.crop is None:
+            return resized(image, (width, height))
+        whole = round(width * self.crop / self.size[1]), round(height * self.crop / self.size[0])
+        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+        return resized(image, whole, (left, top, left + width, top + height))
 
     def reference(self, maps: Tensor, high: np.ndarray) -> np.ndarray:
         """What τ is relative to.
@@ -210,6 +233,21 @@ def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
         known = f"{thresholds[0]:g}" if len(thresholds) == 1 else "0, 0.001, …, 0.999"
         raise ValueError(f"`threshold` must be one of {known}, got {threshold!r}")
     return index
+
+
+def protocol_of(protocol: object) -> Protocol:
+    """A protocol by its name; or itself.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there is none of this name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if not isinstance(protocol, str):
+        raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
+    one_of("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol]
 
 
 def _quantised(values: np.ndarray) -> np.ndarray:
