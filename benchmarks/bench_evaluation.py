@@ -1,9 +1,9 @@
 """The evaluator beside the plain one, from finished maps to figures: ``python -m benchmarks.bench_evaluation``.
 
 The plain evaluator is OpenCV at each of 1000 thresholds (`fastcam.bench.baselines.iou_curves`) and NumPy's histograms
-picture by picture. Maps are 14x14 noise upsampled bicubically to 224x224. Contestants take turns, a few maps at a time where
-one takes tens of milliseconds each; medians are compared. fastcam's side is all of `Evaluator.add`: checks, ground
-truth, curves, sums; once without and once with 200 replicates for confidence intervals.
+picture by picture. Maps are 14x14 noise upsampled bicubically to 224x224. Contestants take turns, a few maps at a time
+where one takes tens of milliseconds each; medians are compared. fastcam's side is all of `Evaluator.add`: checks,
+ground truth, curves, sums; once without and once with 200 replicates for confidence intervals.
 """
 
 import resource

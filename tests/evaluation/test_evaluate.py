@@ -25,7 +25,7 @@ from fastcam.evaluation.gallery import choose_cases
 from fastcam.evaluation.network import Network, frame
 from fastcam.evaluation.settings import MapSettings
 from tests.support import oracle
-from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, network, write_wsol
+from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, evaluated, network, write_wsol
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,6 @@ def whole(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     evaluated(folder, out, save_maps="float32", cases=2)
     return out
-
-
-def evaluated(data, out, **options):
-    options = {"model": network(), "config": CONFIG} | options
-    options = {"protocol": PROTOCOL, "batch_size": 4, "bootstrap": 10, "cases": 0, "progress": False} | options
-    return fastcam.evaluate(data, out=out, **options)
 
 
 def told(out: Path) -> dict:
@@ -296,8 +290,7 @@ def test_thresholds_of_another_protocol_are_refused(folder, whole, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tests.support.evaluations import network
-from tests.evaluation.test_evaluate import evaluated
+from tests.support.evaluations import evaluated, network
 model, left = network(), [int(sys.argv[3])]
 
 def forward(module, inputs):

@@ -1,8 +1,8 @@
 """What CUDA and CPU must agree on, bit for bit from the coarse map on: random and adversarial inputs for each operator.
 
-``tests/ops/test_cuda.py`` runs these cases on a GPU, and so does ``python -m benchmarks.gpu`` before it measures. Run as
-``python -m tests.support.agreement`` it goes through a small set of them, for compute-sanitizer. Nothing is needed but
-torch and fastcam.
+``tests/ops/test_cuda.py`` runs these cases on a GPU, and so does ``python -m benchmarks.gpu`` before it measures. Run
+as ``python -m tests.support.agreement`` it goes through a small set of them, for compute-sanitizer. Nothing is needed
+but torch and fastcam.
 """
 
 import sys
