@@ -55,6 +55,22 @@ def count(maps: Tensor, masks: Tensor | Sequence[np.ndarray]) -> np.ndarray:
     return ops.score_histograms(maps, masks, BINS).cpu().numpy()
 
 
+def overlaps(maps: Tensor, masks: Sequence[np.ndarray], levels: np.ndarray) -> np.ndarray:
+    """IoU of the pixels that reach a level with a true mask.
+
+    Args:
+        maps: as for `count`.
+        masks: as for `count`.
+        levels: float64 [K], in [0, 1].
+
+    Returns:
+        float64 [N, K].
+    """
+    false, true = count(maps, masks)[..., ::-1].cumsum(-1)[..., ::-1].transpose(1, 0, 2)
+    iou = true / (false + true[:, :1])
+    return iou[:, np.ceil(levels * BINS).astype(int)]
+
+
 def curve(histograms: np.ndarray) -> PixelCurve:
     """Precision and recall at each threshold, and PxAP.
 

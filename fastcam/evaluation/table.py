@@ -11,7 +11,6 @@ from torch import Tensor
 from fastcam import drawing, panels
 from fastcam._files import replacing
 from fastcam.evaluation.gallery import boxes_at
-from fastcam.evaluation.network import frame
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Loaded
@@ -237,15 +236,15 @@ def draw_maps(
         DecodeError: a picture cannot be read.
         OSError: a picture cannot be read, or the file not be written.
     """
-    rows = []
+    rows: list[list[Cell]] = []
     for one, maps in pictures:
-        protocol = comparison.protocol
-        picture = frame(protocol, data[one.place].image, protocol.size)
-        truth = () if one.truth.boxes is None else protocol.frame_boxes(one.truth.boxes, one.truth.size)
+        protocol, (boxes, size) = comparison.protocol, (one.truth.boxes, one.truth.size)
+        picture = protocol.frame(data[one.place].image)
+        truth = () if boxes is None or size is None else protocol.frame_boxes(boxes, size)
         cells = [Cell(drawing.draw_boxes(picture, truth, drawing.TRUTH), "" if rows else "picture")]
         for entry, map in zip(comparison.entries, maps, strict=True):
             drawn = drawing.draw_boxes(drawing.overlay(picture, map.numpy()), truth, drawing.TRUTH)
-            boxes = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
-            cells.append(Cell(drawing.draw_boxes(drawn, boxes), "" if rows else entry.name))
+            found = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
+            cells.append(Cell(drawing.draw_boxes(drawn, found), "" if rows else entry.name))
         rows.append(cells)
     return panels.save(panels.grid(rows, [one.id for one, _ in pictures], side=1.6), path)
