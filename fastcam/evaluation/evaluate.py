@@ -134,14 +134,7 @@ def evaluate(
 
     problems = list(problems)
     data = opened(data, problems if settings.skip_bad else None, truth_only=model is None)
-    source: Source[Any, Any]
-    if model is not None:
-        source = _network(data, model, config, protocol, settings)
-    elif boxes is not None:
-        labelled = data.labels is not None and None not in data.labels
-        source = BoxTable(boxes, data, protocol, settings.targets if labelled else "highest")
-    else:
-        source = _stored(Path(maps), data, protocol)
+    source = _source(data, protocol, settings, maps, boxes, model, config)
     evaluator = partial(
         Evaluator,
         protocol,
@@ -153,7 +146,7 @@ def evaluate(
         skip_bad=settings.skip_bad,
     )
     ids = hashlib.blake2b("\n".join(source.data.ids).encode()).hexdigest()[:16]
-    run = {
+    run: dict[str, Any] = {
         "fastcam": __version__,
         "data": {"pictures": len(source.data.ids), "ids": ids},
         "source": dict(source.info),
@@ -201,16 +194,25 @@ def evaluate(
 # ---- open ------------------------------------------------------------------------------------------------------------
 
 
-def _network(
-    data: Collection, model: nn.Module, config: ModelConfig | None, protocol: Protocol, settings: EvaluateSettings
-) -> NetworkMaps:
-    if settings.targets == "label":
-        names, count = ((), None) if config is None else (config.class_names, config.num_classes)
-        data = in_classes(data, names, count)
-    return NetworkMaps(data, model, config, protocol, settings, settings.targets)
-
-
-def _stored(path: Path, data: Collection, protocol: Protocol) -> MapFolder | MapStore:
+def _source(
+    data: Collection,
+    protocol: Protocol,
+    settings: EvaluateSettings,
+    maps: str | os.PathLike[str] | None,
+    boxes: str | os.PathLike[str] | None,
+    model: nn.Module | None,
+    config: ModelConfig | None,
+) -> Source[Any, Any]:
+    """What gives maps, by the one of `maps`, `boxes` and `model` that is given."""
+    if model is not None:
+        if settings.targets == "label":
+            data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
+        return NetworkMaps(data, model, config, protocol, settings, settings.targets)
+    if boxes is not None:
+        labelled = data.labels is not None and None not in data.labels
+        return BoxTable(boxes, data, protocol, settings.targets if labelled else "highest")
+    assert maps is not None
+    path = Path(maps)
     if path.is_dir() and not (path / "maps.parquet").is_file():
         return MapFolder(path, data)
     return MapStore(path / "maps.parquet" if path.is_dir() else path, data, protocol.crop)
@@ -261,10 +263,9 @@ def _measure(source: Source[Any, Any], done: Progress, settings: EvaluateSetting
     positions, position = range(done.position, done.span.stop), done.position
     with (
         quiet_pillow(),
-        contextlib.closing(ahead(_batches(source, positions, settings.batch_size))) as batches,
         tqdm(total=len(positions), unit="picture", disable=None if progress else True) as bar,
     ):
-        for count, (maps, failed) in enumerate(batches, 1):
+        for count, (maps, failed) in enumerate(ahead(_batches(source, positions, settings.batch_size)), 1):
             for one in failed:
                 done.evaluator.reject(one.id, one.reason)
             if maps is not None:

@@ -150,7 +150,9 @@ def write_gallery(
 ) -> None:
     """Write the page of the cases, with figures and the files of plots by caption; see `fastcam.report.gallery`."""
     items = (
-        report.Item(case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit)
+        report.GalleryItem(
+            case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit
+        )
         for case in cases
     )
     report.gallery(path, items, title, {name: f"{value:.2f}" for name, value in percent.items()}, drawn)

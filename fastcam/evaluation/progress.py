@@ -154,8 +154,14 @@ class Progress:
             path = self.folder / "maps" / f"{self.position:012d}.parquet"
             self._maps = MapWriter(path, self._map_info, self._map_dtype)
             self._maps.__enter__()
-        classes, ranks = ([values and values[row] for row in rows] for values in (maps.classes, maps.ranks))
-        self._maps.write([maps.loaded[row].id for row in rows], maps.maps[list(rows)], classes, ranks)
+        nothing = [None] * len(maps.loaded)
+        classes, ranks = maps.classes or nothing, maps.ranks or nothing
+        self._maps.write(
+            [maps.loaded[row].id for row in rows],
+            maps.maps[list(rows)],
+            [classes[row] for row in rows],
+            [ranks[row] for row in rows],
+        )
 
     def save(self, position: int) -> None:
         """Make all that was done up to a position durable."""

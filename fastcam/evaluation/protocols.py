@@ -11,13 +11,12 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fastcam import ops
 from fastcam._check import one_of
 from fastcam.evaluation.overlap import best_overlap, box_iou
-from fastcam.pictures.frame import resized
+from fastcam.pictures.frame import Pixels, resized
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -77,7 +76,9 @@ class Protocol(NamedTuple):
         """
         return ops.heatmap(coarse.double(), self.size, relu=False, mode=self.mode)
 
-    def frame_boxes(self, boxes: np.ndarray, sizes: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
+    def frame_boxes(
+        self, boxes: np.ndarray, sizes: tuple[int, int] | Sequence[tuple[int, int]] | np.ndarray
+    ) -> np.ndarray:
         """True boxes in pixels of the maps.
 
         Args:
@@ -115,11 +116,11 @@ class Protocol(NamedTuple):
         resized = cv2.resize(mask, (self.crop, self.crop), interpolation=cv2.INTER_NEAREST)
         return np.ascontiguousarray(resized[y : y + height, x : x + width])
 
-    def frame(self, image: Image.Image | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    def frame(self, image: Pixels | None, size: tuple[int, int] | None = None) -> np.ndarray:
         """Show a picture as it is measured: whole and squashed, or the centre of that.
 
         Args:
-            image: upright, PIL or RGB of uint8 [H, W, 3].
+            image: upright, PIL or RGB of uint8 [H, W, 3]; None, which a sample without its picture has, is refused.
             size: (height, width) to give the frame, in pixels; by default that of the maps.
 
         Returns:
@@ -128,6 +129,8 @@ class Protocol(NamedTuple):
         Raises:
             TypeError, ValueError: as `fastcam.pictures.as_rgb`.
         """
+        if image is None:
+            raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got None")
         height, width = size or self.size
         if self.crop is None:
             return resized(image, (width, height))
