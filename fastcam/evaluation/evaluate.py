@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastcam._files import replacing
 from fastcam._options import accepts
 from fastcam._version import __version__
 from fastcam.data import Collection
@@ -24,7 +23,7 @@ from fastcam.data.matching import in_classes
 from fastcam.data.names import read_text
 from fastcam.evaluation import pixels
 from fastcam.evaluation.evaluator import Evaluator
-from fastcam.evaluation.outputs import write_outputs
+from fastcam.evaluation.outputs import write_metrics, write_outputs
 from fastcam.evaluation.progress import Progress, Span
 from fastcam.evaluation.protocols import Protocol, protocol_of, threshold_index
 from fastcam.evaluation.result import BOX_DELTAS, Result
@@ -183,9 +182,7 @@ def evaluate(
         records = done.records()
         write_outputs(out, source, result, figures, threshold, records, settings.cases, settings.batch_size)
         done.write_maps(out / "maps.parquet")
-    with replacing(out / "metrics.json") as path:
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in metrics.items())
-        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    write_metrics(out / "metrics.json", metrics)
     shutil.rmtree(done.folder)
     tell(source.cautions(result))
     return EvaluationSummary(out, max(result.counts.values()), metrics, tuple(table), bad, tuple(source.errors or ()))

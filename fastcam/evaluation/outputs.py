@@ -1,6 +1,7 @@
-"""What an evaluation writes beside its figures: the table of pictures, plots, and a gallery."""
+"""What an evaluation writes: metrics.json, the table of pictures, plots, and a gallery."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def write_outputs(
     at = f" at τ = {threshold:g}" if source.graded else ""
     draw_cases(chosen, out / "cases.png", f"boxes{at}: predicted red, true green")
     write_gallery(chosen, out / "gallery.html", f"Evaluation{what and ': '}{what}", figures.percent, drawn)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json, an entry a line; last of all, since it says that the evaluation is done."""
+    with replacing(path) as partial:
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in metrics.items())
+        partial.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def write_pictures(

@@ -206,31 +206,15 @@ class Protocol(NamedTuple):
 
 
 def columns(thresholds: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The level that each threshold stands for.
+    """The level that each of T thresholds stands for: int64 [N, T], into the last dimension of `Protocol.overlaps`.
 
-    Args:
-        thresholds: float64 [T].
-        reference: float64 [N], of `Protocol.reference`.
-
-    Returns:
-        int64 [N, T], indices into the last dimension of `Protocol.overlaps`.
+    `reference` is that of `Protocol.reference`, float64 [N].
     """
     return (thresholds * reference[:, None]).astype(np.int64)
 
 
 def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
-    """The place of a threshold among those of the curves.
-
-    Args:
-        thresholds: float64 [T], ascending.
-        threshold: one of them, up to rounding.
-
-    Returns:
-        Its index.
-
-    Raises:
-        ValueError: it is none of them.
-    """
+    """The place of a threshold among those of the curves, float64 [T], ascending; ValueError if it is none of them."""
     index = int(np.abs(thresholds - threshold).argmin())
     if not abs(thresholds[index] - threshold) < 1e-9:
         known = f"{thresholds[0]:g}" if len(thresholds) == 1 else "0, 0.001, …, 0.999"
