@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam import drawing, ops, panels, report
+from fastcam import drawing, ops, report
+from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
-from fastcam.panels import Cell
 
 _LETTERS = 20  # of a picture's name in the figure
 
@@ -103,7 +103,7 @@ def cases_figure(cases: Sequence[Case], path: str | os.PathLike[str], title: str
         name = PurePosixPath(case.id).stem
         name = name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
         rows.setdefault(case.kind, []).append(Cell(picture, f"{name}\n{case.text}"))
-    return panels.save(panels.grid(list(rows.values()), list(rows), title, side=1.8), path)
+    return drawing.save(drawing.grid(list(rows.values()), list(rows), title, side=1.8), path)
 
 
 def cases_gallery(
