@@ -25,7 +25,7 @@ class BoxTable(Source[None, np.ndarray]):
 
     It is that of the true class if the table has one, else that of the highest class; with `targets` "highest" labels
     are not looked at. Pictures with an error count as misses: one pixel in a corner. There are no thresholds, so that
-    only what one box tells is measured.
+    only what one box shows is measured.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is no such table.
     """
