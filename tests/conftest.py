@@ -29,6 +29,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole suite runs file by file on all processors, where pytest-xdist is installed; what is named does not."""
     whole, option = config.args_source is pytest.Config.ArgsSource.TESTPATHS, config.option
     busy = option.markexpr or option.collectonly or option.usepdb or option.capture == "no"
+    busy = busy or "FASTCAM_KILLS" in os.environ  # by which each process would draw other moments
     if whole and not busy and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # processes with several threads each share the processors
         option.numprocesses, option.dist = min(8, len(os.sched_getaffinity(0))), "loadfile"
