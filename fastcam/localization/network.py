@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from fastcam import drawing, methods
 from fastcam._files import replacing
-from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.localization.passes import Compiled, Run, observed
 from fastcam.methods.running import MixedPicturesError, check_rows
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import unwrap
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
+from fastcam.runs.maps import scaled
 from fastcam.runs.schema import Row
 
 
@@ -248,7 +249,7 @@ class Network:
             ranks = ranks_of(logits, classes)
         scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
-        cams = halved(run.coarse()) if self.settings["maps"] else None
+        cams = scaled(run.coarse().double().cpu().numpy()) if self.settings["maps"] else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastcam._files import replacing
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.methods.cautions import constant, tell
 from fastcam.runs.folder import RunFolder
-from fastcam.runs.parts import audit, merge
-from fastcam.runs.schema import Row, schema, to_table
+from fastcam.runs.schema import Row, merge, schema, write_rows
+from fastcam.runs.table import audit
 
 
 class Summary(NamedTuple):
@@ -207,7 +206,7 @@ class Plan:
         """
         part = self.part(shard)
         with replacing(part) as path:
-            pq.write_table(to_table(rows, self.columns()), path)
+            write_rows(rows, path, self.columns())
             content = path.read_bytes()
         mark = {
             "digest": self.digest,
@@ -270,7 +269,7 @@ class Plan:
             with replacing(self.table) as path:
                 merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
                 keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
-                counts = audit(path, keys)
+                counts = audit(path, keys)._asdict()
             if not self.listed:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
