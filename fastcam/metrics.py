@@ -109,7 +109,7 @@ def confidence_change(
         maps: [N, H, W], floating, in [0, 1].
         targets: as for a method's call, one for each picture; None is its highest class. Callables take logits.
         baseline: what shows where the map is zero: "zero" (the mean colour, since images are normalised), "blur"
-            (`fastcam.removal.blurred`), or a tensor that broadcasts to the images: (0 − mean)/std as [3, 1, 1] is
+            (`blurred`), or a tensor that broadcasts to the images: (0 − mean)/std as [3, 1, 1] is
             black.
         batch_size: pictures per forward pass.
 
@@ -229,7 +229,7 @@ def road(
 ) -> Road:
     """ROAD, remove and debias: the score after the most and after the least relevant pixels were imputed.
 
-    Missing pixels become the weighted mean of their neighbours (`fastcam.removal.impute`) with a little noise, so
+    Missing pixels become the weighted mean of their neighbours (`impute`) with a little noise, so
     that the shape of the hole tells the network nothing. Of n pixels, n − ceil((1 − f)·(n − 1)) go for a fraction f:
     with distinct values these are the pixels at or above the percentile 100·(1 − f).
 
