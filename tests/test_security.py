@@ -209,7 +209,7 @@ def test_no_module_can_run_what_is_in_a_file(path):
 
 
 def test_templates_escape_everything():
-    templates = [path for path in (PACKAGE / "templates").iterdir() if path.suffix in (".html", ".js")]
+    templates = [path for path in (PACKAGE / "report" / "templates").iterdir() if path.suffix in (".html", ".js")]
     assert len(templates) >= 3
     for path in templates:
         text = path.read_text("utf-8")
