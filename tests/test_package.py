@@ -22,7 +22,7 @@ LAYERS = [
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
-    ["panels", "export"],
+    ["export"],
     ["drawing"],
     ["methods"],
     ["data"],
