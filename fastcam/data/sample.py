@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fastcam.pictures.frame import Pixels
+from fastcam.pictures import Pixels
 
 
 class Sample(NamedTuple):
@@ -49,7 +49,7 @@ class Dataset(Protocol):
 
 
 class Collection(Dataset, Protocol):
-    """What `fastcam.data.load` gives: a data set that tells about its pictures without decoding them, too."""
+    """What `fastcam.data.load` gives: a data set that knows its pictures without decoding them, too."""
 
     @property
     def ids(self) -> Sequence[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastcam.runs.folder import EXPORT_MARK, OVERLAYS, is_overlay, is_own
 
 _READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl")  # pictures too: an error tells of them, silence would lose them
+_NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl")  # pictures too: an error names them, silence would lose them
 SUFFIXES = frozenset((*_READ, *_NOT_READ))  # what counts as a picture in a folder
 # Folders and files of systems and their tools, beside those whose names begin with a dot.
 _OF_SYSTEMS = frozenset(
@@ -70,27 +70,16 @@ def find_pictures(
 
 
 def hidden(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or the system's: a copy, preview or note that nobody put there.
+    """Whether a file or folder is hidden, or the system's: a copy, preview or note that nobody put there, by its name.
 
-    Args:
-        name: without the folders above.
-
-    Returns:
-        Whether it begins with a dot (.ipynb_checkpoints, ._a.jpg, .Trash) or is one of those that macOS, Windows and
-        storage servers make (__MACOSX, $RECYCLE.BIN, @eaDir, Thumbs.db).
+    It begins with a dot (.ipynb_checkpoints, ._a.jpg, .Trash) or is one of those that macOS, Windows and storage
+    servers make (__MACOSX, $RECYCLE.BIN, @eaDir, Thumbs.db).
     """
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _OF_SYSTEMS
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Make a path absolute, with `..` behind a link as the system has it: above where the link leads.
-
-    Args:
-        path: of a file or folder.
-
-    Returns:
-        The path.
-    """
+    """A path made absolute, with `..` behind a link as the system has it: above where the link leads."""
     plain, real = os.path.abspath(path), os.path.realpath(path)
     return plain if os.path.realpath(plain) == real else real
 
