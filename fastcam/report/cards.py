@@ -3,8 +3,8 @@
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +16,7 @@ from PIL import Image
 from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
-from fastcam.pictures.stream import in_order
+from fastcam.pictures.stream import batched, stream
 from fastcam.report.page import embed
 from fastcam.report.truth import Classes, Truth
 from fastcam.runs.maps import decode_map
@@ -229,8 +229,8 @@ class Thumbnails:
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:
         first = np.array([card.first for card in self._cards.values()], np.int64)
         rows = self._table.rows_at(first, np.ones_like(first), ("image_id", "width", "height", *CAM_COLUMNS))
-        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-report") as pool:
-            drawn = in_order(pool, self._draw, ((row,) for (row,) in rows), 32)
+        with quiet_pillow():
+            drawn = chain.from_iterable(stream(batched((row for (row,) in rows), 16), self._draw))
             for index, (picture, map) in zip(self._cards, drawn, strict=True):
                 self.number += picture is not None
                 yield index, picture, map
