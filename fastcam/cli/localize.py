@@ -130,7 +130,7 @@ def localize(
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
     from fastcam import data as datasets, export, localization
-    from fastcam.localization.engines import machines
+    from fastcam.localization import engines
     from fastcam.pictures.stream import keep_memory
 
     keep_memory()
@@ -144,7 +144,7 @@ def localize(
     device = _device(device or options.default_device())
     rank = None
     if engine is Engine.torchrun:
-        rank = machines.Rank.here()
+        rank = engines.Rank.here()
         device = rank.device(device)
 
     model, config = options.load(
@@ -198,7 +198,7 @@ def localize(
         if engine is Engine.local:
             summary = localization.localize(model.to(device), source, workers=workers or 1, **common)
         else:
-            summary = machines.localize(model.to(device), source, engine=engine.value, address=address, **common)
+            summary = engines.localize(model.to(device), source, engine=engine.value, address=address, **common)
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")

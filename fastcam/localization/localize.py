@@ -177,25 +177,21 @@ def localize(
     with ExitStack() as stack:
         plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
         if plan.finished() is not None:
-            return plan.finish().told()
+            return plan.finish().warned()
         bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
         if items is not None:
-            return _stream(plan, model, items, bar.update).told()
+            return _stream(plan, model, items, bar.update).warned()
         missing = plan.missing()
         bar.update(plan.pictures - sum(map(plan.size, missing)))
+        stack.enter_context(plan.resumable())
         while True:
-            try:
-                if workers > 1:
-                    run_workers(plan, model, missing, workers, bar.update)
-                else:
-                    with Worker(plan, model) as worker:
-                        worker.run(missing, on_pictures=bar.update)
-            except BaseException as error:
-                done = plan.shards - len(plan.missing())
-                error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
-                raise
+            if workers > 1:
+                run_workers(plan, model, missing, workers, bar.update)
+            else:
+                with Worker(plan, model) as worker:
+                    worker.run(missing, on_pictures=bar.update)
             if (summary := plan.finish()) is not None:
-                return summary.told()
+                return summary.warned()
             missing = plan.missing()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -46,15 +47,8 @@ class Summary(NamedTuple):
     outputs: str | None = None
     cautions: tuple[str, ...] = ()
 
-    def told(self) -> Self:
-        """Warn of the cautions, as if the caller of this did.
-
-        Returns:
-            The same summary.
-
-        Warns:
-            fastcam.methods.MapWarning: each of them.
-        """
+    def warned(self) -> Self:
+        """Itself, once the caller of its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
         tell(self.cautions, stacklevel=3)
         return self
 
@@ -247,14 +241,11 @@ class Plan:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def finish(self, alone: bool = True) -> Summary | None:
+    def finish(self) -> Summary | None:
         """Put the parts together, compare the table with the inputs, and clean up.
 
         For one process, when all shards are marked. Parts are discarded that no longer have the bytes they were marked
         with. Where the table is there already, what a process left that was killed while it cleaned up is removed.
-
-        Args:
-            alone: whether nobody else is at work in the folder, so that what killed ranks have left is removed, too.
 
         Returns:
             What was counted; None if shards are missing.
@@ -284,8 +275,19 @@ class Plan:
             known["cautions"] = [*dict.fromkeys(caution for caution in said if caution is not None)]
             known["bytes"] = self.table.stat().st_size
             write_json(self.files.audit, known)
-        self.files.remove_parts(alone)
+        self.files.remove_parts()
         return self.finished()
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Let errors within the block say how much is done, and that the rest needs but the same call."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(
+                f"{self.shards - len(self.missing())} of {self.shards} parts are done; the same call computes the rest"
+            )
+            raise
 
     def intact(self) -> bool:
         """Tell whether the finished table still has its size.
