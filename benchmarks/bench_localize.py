@@ -40,7 +40,6 @@ from fastcam.localization import Plan, localize
 from fastcam.localization.network import Network
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
-from fastcam.pictures.resizing import frame
 
 BATCH = 32
 CONFIG = ModelConfig("resnet18", 1000)
@@ -63,7 +62,7 @@ def parts(model: nn.Module, files: list[Path], threads: int, last: bool) -> Call
 
     def call() -> None:
         with quiet_pillow(), ThreadPoolExecutor(threads) as pool:
-            frames = list(pool.map(lambda file: frame(preprocess, read(file).pixels)[0], files))
+            frames = list(pool.map(lambda file: preprocess.frame(read(file).pixels)[0], files))
         model.to(memory_format=order)
         with torch.inference_mode():
             for at in range(0, len(frames), BATCH):

@@ -29,10 +29,9 @@ LAYERS = [
     ["pictures"],
     ["models"],
     ["ops", "reference", "removal"],
-    ["autograd"],
     ["runs"],
     ["_options"],
-    ["_check", "_files", "_version"],
+    ["_check", "_files", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
 FACES = ("", "data", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam._memory import keep_memory as keep_memory
 from fastcam.bench import baselines
-from fastcam.pictures.stream import keep_memory as keep_memory
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -130,8 +130,8 @@ def localize(
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
     from fastcam import data as datasets, export, localization
+    from fastcam._memory import keep_memory
     from fastcam.localization import engines
-    from fastcam.pictures.stream import keep_memory
 
     keep_memory()
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -12,8 +11,10 @@ from tqdm import tqdm
 from fastcam.data.formats import load
 from fastcam.data.sample import Collection
 from fastcam.pictures import quiet_pillow
+from fastcam.pictures.frame import size_of
+from fastcam.pictures.stream import batched, stream
 
-_AHEAD = 1024  # pictures in work at a time
+_BATCH = 64  # pictures
 _SHOWN = 10  # names in a printed line
 
 
@@ -144,16 +145,11 @@ def info(
     """
     malformed: list[tuple[str, str]] = []
     data = load(source, split, format, images, bad=malformed)
-    with (
-        quiet_pillow(),
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-info") as pool,
-        tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar,
-    ):
-        looked = []
-        for start in range(0, len(data), _AHEAD):
-            for one in pool.map(partial(_look, data, decode), range(start, min(start + _AHEAD, len(data)))):
-                looked.append(one)
-                bar.update()
+    looked: list[_Seen | tuple[str, str]] = []
+    with quiet_pillow(), tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar:
+        for batch in stream(batched(range(len(data)), _BATCH), partial(_look, data, decode)):
+            looked += batch
+            bar.update(len(batch))
     seen = [one for one in looked if isinstance(one, _Seen)]
     counts = dict.fromkeys(range(len(data.class_names)), 0)
     for one in seen:
@@ -195,7 +191,7 @@ def _look(data: Collection, decode: bool, index: int) -> _Seen | tuple[str, str]
         return data.ids[index], str(error)
     stored = sample.size
     if sample.image is not None:
-        stored = sample.image.shape[1::-1] if isinstance(sample.image, np.ndarray) else sample.image.size
+        stored = size_of(sample.image)
     boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes.astype(float)
     shares = (boxes[:, 2:] - boxes[:, :2]).prod(1) / np.prod(sample.size)
     mask = None if sample.mask is None else float(np.mean(sample.mask == 1))

@@ -1,6 +1,5 @@
 """Score maps straight from a network: one forward pass gives maps and logits."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,8 @@ from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d
+from fastcam.models.digest import digest
+from fastcam.models.ranking import ranks_of
 from fastcam.pictures import Preprocess, as_rgb
 
 
@@ -88,7 +89,7 @@ class Network(Source):
         self.order = range(len(data))
         self.info = {
             "arch": config and config.arch,
-            "weights": _digest(model),
+            "weights": digest(model),
             "method": method,
             "layers": list(self.cam.layers),
             "tap": tap,
@@ -159,7 +160,7 @@ class Network(Source):
         classes, logits, ranks = self.cam.targets, None, None
         if self.labelled:
             logits = self.cam.outputs.detach().float().cpu()
-            ranks = _ranks(logits, classes.cpu()).tolist()
+            ranks = ranks_of(logits, classes.cpu()[:, None])[:, 0].tolist()
         if self.cam.outputs.shape[1] == 1:  # a single class is always the highest, which says nothing
             logits, ranks = None, None
         self._classes = self.cam.outputs.shape[1]
@@ -195,23 +196,3 @@ def frame(protocol: Protocol, image: Image.Image | np.ndarray, size: tuple[int, 
     left, top = ((whole - side) // 2 for whole, side in zip(resized, width_height, strict=True))
     image = image.resize(resized, Image.Resampling.BILINEAR)
     return np.array(image.crop((left, top, left + width_height[0], top + width_height[1])))
-
-
-def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """Place of each label among its logits, 1 the highest; where logits tie, the lower index comes first."""
-    score = logits.gather(1, labels[:, None])
-    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    return 1 + ((logits > score) | ((logits == score) & lower)).sum(1)
-
-
-def _digest(model: nn.Module) -> str:
-    """Tell networks apart that differ in any weight."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> memoryview:
-    return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

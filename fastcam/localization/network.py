@@ -17,8 +17,8 @@ from fastcam.localization.passes import Compiled, Run, halved, observed
 from fastcam.methods.running import MixedPicturesError, check_rows
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import unwrap
+from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
-from fastcam.pictures.resizing import frame as make_frame
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
 from fastcam.runs.schema import Row
 
@@ -208,7 +208,7 @@ class Network:
     def _on_cpu(self, picture: Picture) -> Picture:
         try:
             found = read(picture.frame.data)
-            frame, geometry = make_frame(self.preprocess, found.pixels)
+            frame, geometry = self.preprocess.frame(found.pixels)
         except DecodeError as error:
             return Picture(picture.key, error=str(error), index=picture.index)
         return picture._replace(frame=frame, geometry=geometry, decoder=found.decoder)
@@ -242,11 +242,10 @@ class Network:
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
-        values = logits.gather(1, classes)
         if top_k:
             ranks = torch.arange(1, classes.shape[1] + 1, device=classes.device).expand_as(classes)
         else:
-            ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
+            ranks = ranks_of(logits, classes)
         scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
         cams = halved(run.coarse()) if self.settings["maps"] else None

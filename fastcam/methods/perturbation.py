@@ -10,6 +10,7 @@ from fastcam._check import one_of, whole
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.scores import Outputs, probabilities, recognise
+from fastcam.reference import min_max
 
 
 class PerturbationMethod(Method):
@@ -160,14 +161,9 @@ class ScoreCAM(PerturbationMethod):
             return self.ops.heatmap(coarse, size, False, self.normalize, "bilinear")
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         if self.normalize == "before":
-            coarse = _minmax(coarse)
+            coarse = min_max(coarse)
         masks = F.interpolate(coarse[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        return masks if self.normalize == "before" else _minmax(masks)
-
-
-def _minmax(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
+        return masks if self.normalize == "before" else min_max(masks)
 
 
 class AblationCAM(PerturbationMethod):

@@ -114,6 +114,26 @@ def test_protocols(folder, tmp_path, name):
     assert found["figures"] == pytest.approx(figures)
 
 
+def test_ranks_of_logits_that_tie_are_those_of_localize(folder, tmp_path):
+    """Classes 1, 2 and 4 always tie, and so do 0 and 5: only the first of them can be the network's own class."""
+    model = network()
+    for tied in ([1, 2, 4], [0, 5]):
+        model.classifier.weight.data[tied] = model.classifier.weight.data[tied[0]].clone()
+        model.classifier.bias.data[tied] = model.classifier.bias.data[tied[0]].clone()
+    evaluated(folder, tmp_path / "maps", model=model)
+    ranks = [row["rank"] for row in rows(tmp_path / "maps" / "pictures.parquet")]
+    assert len(set(ranks)) > 3
+    data = datasets.load(folder)
+    options = {"config": CONFIG, "batch_size": 4, "progress": False}
+    for name, wanted in (("given", {"targets": "label"}), ("all", {"top_k": CLASSES})):
+        run = fastcam.localize(model, data, out=tmp_path / name, **options, **wanted)
+        found = {(row["image_id"], row["class_id"]): row["rank"] for row in rows(run.path)}
+        assert [found[id, label] for id, label in zip(data.ids, data.labels, strict=True)] == ranks
+        boxes = evaluated(data, tmp_path / f"{name} boxes", model=None, config=None, boxes=run.path).metrics
+        for k in (1, 5):
+            assert boxes["figures"][f"Top-{k} Cls"] == told(tmp_path / "maps")["figures"][f"Top-{k} Cls"]
+
+
 def test_what_is_written(whole):
     names = {"metrics.json", "pictures.parquet", "box_accuracy.png", "cases.png", "gallery.html", "maps.parquet"}
     assert {path.name for path in whole.iterdir()} == names

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fastcam._memory import keep_memory
 from fastcam.localization.plan import Plan
 from fastcam.localization.worker import Worker
-from fastcam.pictures.stream import keep_memory
 
 _ATTEMPTS = 3  # pools in a row that break before a shard is done
 _INTERVAL = 0.2  # seconds between two looks at the pictures computed
