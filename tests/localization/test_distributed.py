@@ -134,10 +134,10 @@ def test_workers_that_die_as_they_begin(folder, tmp_path, monkeypatch):
 def test_variables_that_tell_the_rank():
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}
-    assert Rank.here(torchrun) == (5, 8, 1, 4)
-    assert Rank.here(slurm) == (2, 3, 0, 1)
-    assert Rank.here(slurm | torchrun) == (5, 8, 1, 4)  # torchrun within SLURM
-    assert Rank.here({"RANK": "0", "WORLD_SIZE": "1"}) == (0, 1, 0, 1)
+    assert Rank.here(torchrun) == Rank(5, 8, 1, 4)
+    assert Rank.here(slurm) == Rank(2, 3, 0, 1)
+    assert Rank.here(slurm | torchrun) == Rank(5, 8, 1, 4)  # torchrun within SLURM
+    assert Rank.here({"RANK": "0", "WORLD_SIZE": "1"}) == Rank(0, 1, 0, 1)
     for wrong in ({"RANK": "x", "WORLD_SIZE": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}, torchrun | {"LOCAL_RANK": "-1"}):
         with pytest.raises(ValueError, match="name no rank"):
             Rank.here(wrong)
@@ -246,7 +246,7 @@ def test_a_rank_must_have_the_plans_model_options_and_pictures(folder, tmp_path,
     assert f"{8 - len(left)} of 8 parts are done; the same call computes the rest" in caught.value.__notes__
     seen = str(folder / f"{8 * left[0]:03d}.png")
     assert first_visible(plan) == seen
-    check(plan, {"version": plan.settings["version"]}, seen)
+    check(plan, {"version": plan.settings.version}, seen)
     with pytest.raises(ValueError, match=r"weights on .* differs from that of the run's plan: rows"):
         check(plan, {"weights": "0"}, None)
     with pytest.raises(ValueError, match=r"version on .* \(.* there, 0.1 here\)"):
@@ -452,7 +452,7 @@ def test_what_tasks_ask_for(folder, tmp_path):
     assert ray._needs(plan, [{"CPU": 8.0}, {"CPU": 64.0}]) == {"num_cpus": 6}
     assert ray._needs(plan, [{"CPU": 4.0}, {}]) == {"num_cpus": 4}  # more than any machine has would wait for ever
     assert ray._needs(plan, [{}]) == {"num_cpus": 6}  # machines come when they are asked for
-    plan = dataclasses.replace(plan, settings={**plan.settings, "device": "cuda"})
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, device="cuda"))
     assert ray._needs(plan, [{"CPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}]) == {"num_cpus": 8, "num_gpus": 1}
     assert ray._needs(plan, [{"CPU": 2.0, "GPU": 4.0}]) == {"num_cpus": 1, "num_gpus": 1}
     assert ray._needs(plan, [{"CPU": 2.0}]) == {"num_cpus": 1, "num_gpus": 1}

@@ -20,7 +20,7 @@ from fastcam.data import Pictures
 from fastcam.data.pictures import Packed
 from fastcam.export import export
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
-from fastcam.localization.passes import halved
+from fastcam.localization.network import halved
 from fastcam.runs.parts import audit
 from tests.support.engine_run import CONFIG, OPTIONS, SIZE, Tiny
 from tests.support.processes import children, command_line, end

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fastcam.data import Sample
-from fastcam.localization import Worker, localize, planning, prepare
-from fastcam.localization.engines import machines
+from fastcam.localization import Worker, localize, prepare
+from fastcam.localization.engines import localize as localize_together
+from fastcam.localization.plan import _hold
 from tests.data.test_matching import Samples
 from tests.localization.test_engine import begin, children, marks, wait_for
 from tests.support.engine_run import OPTIONS, Tiny
@@ -178,7 +179,7 @@ def test_a_killed_process_holds_nothing_though_its_workers_live(folder, tmp_path
 
 def test_a_forked_process_holds_nothing(tmp_path):
     (ends, end), (begins, begin) = os.pipe(), os.pipe()
-    with planning._hold(tmp_path):
+    with _hold(tmp_path):
         child = os.fork()
         if child == 0:
             os.close(end)
@@ -186,9 +187,9 @@ def test_a_forked_process_holds_nothing(tmp_path):
             os.read(ends, 1)
             os._exit(0)
         assert os.read(begins, 1)
-        with pytest.raises(OSError, match="another process"), planning._hold(tmp_path):
+        with pytest.raises(OSError, match="another process"), _hold(tmp_path):
             pass
-    with planning._hold(tmp_path):  # the child lives
+    with _hold(tmp_path):  # the child lives
         pass
     os.close(end)
     assert os.waitpid(child, 0)[1] == 0
@@ -203,10 +204,10 @@ def test_the_driver_of_a_ray_run_holds_its_folder(folder, tmp_path, monkeypatch)
         return plan
 
     monkeypatch.setattr(machines, "run_tasks", run_tasks)
-    plan = machines.localize(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
+    plan = localize_together(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
     assert localize(Tiny(), folder, out=plan.folder, **OPTIONS).errors == 0
     with pytest.raises(TypeError, match="`source` must be picture files, got Samples"):
-        machines.localize(Tiny(), Samples(), out=tmp_path / "b", engine="ray", **OPTIONS)
+        localize_together(Tiny(), Samples(), out=tmp_path / "b", engine="ray", **OPTIONS)
     assert not (tmp_path / "b").exists()
 
 

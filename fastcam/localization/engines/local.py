@@ -20,6 +20,7 @@ from torch import nn
 from fastcam._memory import keep_memory
 from fastcam.localization.plan import Plan
 from fastcam.localization.worker import Worker
+from fastcam.pictures.stream import count_threads
 
 _ATTEMPTS = 3  # pools in a row that break before a shard is done
 _INTERVAL = 0.2  # seconds between two looks at the pictures computed
@@ -86,7 +87,7 @@ def _run_pool(
     context = get_context("spawn")
     lifeline, held = context.Pipe(duplex=False)
     shared = _Shared(lifeline, context.Value("q", 0), context.RawArray(c_int64, count))
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = count_threads(count)
     seen, pending, processes, others = 0, set[Future[None]](), set[BaseProcess](), set(active_children())
     with held, lifeline, ProcessPoolExecutor(count, context, _begin, (shared,)) as pool:
         try:

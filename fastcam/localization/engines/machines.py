@@ -15,34 +15,32 @@ computes the rest, by any engine.
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 from tqdm import tqdm
 
+from fastcam._options import accepts
 from fastcam.data import Pictures
 from fastcam.localization.engines.ray import run_tasks
 from fastcam.localization.engines.torchrun import Rank, run_ranks
-from fastcam.localization.plan import Plan, Summary
-from fastcam.localization.planning import planned
-from fastcam.localization.settings import settings_of
+from fastcam.localization.plan import LocalizationSummary, Plan, planned
+from fastcam.localization.settings import LocalizeSettings, decide
 from fastcam.models import ModelConfig
 
 
+@accepts(LocalizeSettings)
 def localize(
     model: nn.Module,
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Pictures,
     *,
     out: str | os.PathLike[str],
     engine: Literal["torchrun", "ray"],
+    settings: LocalizeSettings,
     address: str | None = None,
     config: ModelConfig | None = None,
-    shard_size: int = 1024,
-    hash_content: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
-    **options: Any,
-) -> Summary:
+) -> LocalizationSummary:
     """Do what `fastcam.localization.localize` does, on more than one machine.
 
     With "torchrun" every rank makes this call, with the same model and arguments; all return when the table is there.
@@ -61,13 +59,9 @@ def localize(
             is), or "ray".
         address: of the Ray cluster, "auto" for the one that this machine belongs to; by default as "auto", but where
             there is none, Ray is started on this machine.
-        config: as for `fastcam.localization.localize`, as all that follow.
-        shard_size: likewise.
-        hash_content: likewise.
-        overwrite: likewise.
-        progress: likewise; of the ranks, the first shows it.
-        **options: likewise: method, target_layers, threshold, relu, mode, top_k, targets, batch_size, backend,
-            overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
+        settings: as for `fastcam.localization.localize`.
+        config: as for `fastcam.localization.localize`.
+        progress: show a progress bar where standard error is a terminal; of the ranks, the first does.
 
     Returns:
         As `fastcam.localization.localize`, which also tells of its warnings; of the ranks, the first warns.
@@ -85,8 +79,7 @@ def localize(
 
     @contextlib.contextmanager
     def held() -> Iterator[Plan]:
-        place = {"out": folder, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-        with planned(model, source, config, options, **place) as (plan, _):
+        with planned(model, source, config, settings, folder) as (plan, _):
             yield plan
 
     if engine == "ray":
@@ -95,12 +88,6 @@ def localize(
     if engine != "torchrun":
         raise ValueError(f'`engine` must be "torchrun" or "ray", got {engine!r}')
     rank = Rank.here()
-
-    def settings() -> dict[str, Any]:
-        # None of these decides about rows but by the plan's value.
-        ours = settings_of(model, config, **options)
-        return {name: value for name, value in ours.items() if name not in ("threads", "batch_size")}
-
     with tqdm(unit="picture", disable=None if progress and rank.index == 0 else True) as bar:
-        summary = run_ranks(rank, folder, model, held, settings, bar)
+        summary = run_ranks(rank, folder, model, held, lambda: decide(model, config, settings), bar)
     return summary.warned() if rank.index == 0 else summary

@@ -5,6 +5,7 @@ hung when a node died.
 """
 
 import contextlib
+import logging
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
-from fastcam.localization.plan import Plan, Summary
+from fastcam.localization.plan import LocalizationSummary, Plan
 from fastcam.localization.settings import versions
 from fastcam.localization.worker import Worker
 
@@ -36,7 +37,7 @@ class _Job(NamedTuple):
     threads: int
 
 
-def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> Summary:
+def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> LocalizationSummary:
     """Compute all missing shards on a Ray cluster, and finish the run; `bar` counts pictures.
 
     Raises:
@@ -46,7 +47,7 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
         RuntimeError: the process of a shard died again and again.
     """
     missing = plan.missing()
-    bar.update(plan.pictures - sum(map(plan.size, missing)))
+    bar.update(plan.done())
     if (summary := plan.finished()) is not None:
         return summary
     with _cluster(address) as (ray, guest), plan.resumable():
@@ -64,9 +65,9 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
 
 def _needs(plan: Plan, machines: list[Mapping[str, float]]) -> dict[str, int]:
     """What Ray must set aside for a task: processors for the network's threads, or a GPU and its share of them."""
-    if plan.settings["device"] == "cpu":
+    if plan.settings.device == "cpu":
         most = max((int(machine.get("CPU", 0)) for machine in machines), default=0)
-        return {"num_cpus": min(plan.settings["threads"], most or plan.settings["threads"])}
+        return {"num_cpus": min(plan.settings.threads, most or plan.settings.threads)}
     shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
     return {"num_cpus": max(1, min(shares, default=1)), "num_gpus": 1}
 
@@ -92,8 +93,8 @@ def _worker(job: _Job) -> Worker:
     import ray
 
     plan = open_plan(job.folder, job.digest)
-    check(plan, versions(plan.settings["decoder"]), job.visible)
-    worker = Worker(plan, ray.get(job.model).to(plan.settings["device"]), decoding_threads=job.threads)
+    check(plan, versions(plan.settings.decoder), job.visible)
+    worker = Worker(plan, ray.get(job.model).to(plan.settings.device), decoding_threads=job.threads)
     return worker.__enter__()  # for the life of the process
 
 
@@ -101,7 +102,7 @@ def _run(
     ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list[int], bar: tqdm, *, cancel: bool
 ) -> None:
     """Run the tasks of shards; after an error `cancel` those that are left."""
-    waiting, pending = iter(shards), {}
+    waiting, pending = iter(shards), dict[Any, int]()  # Ray's reference of a task → shard
     try:
         while True:
             pending.update((submit(shard), shard) for shard in islice(waiting, _AHEAD - len(pending)))
@@ -147,7 +148,7 @@ def _cluster(address: str | None) -> Iterator[tuple[ModuleType, bool]]:
             socket.create_connection((place[1], int(place[2])), 10).close()
         except OSError as error:
             raise ConnectionError(f"there is no Ray cluster at {address}: {error}") from error
-    ray.init(address=address, logging_level="WARNING", include_dashboard=False)
+    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
     try:
         yield ray, False
     finally:

@@ -54,9 +54,10 @@ def check(plan: Plan, ours: Mapping[str, object], file: str | None) -> None:
         FileNotFoundError: the file is not seen here.
     """
     host = socket.gethostname()
+    theirs = plan.settings.to_json()
     for name, value in ours.items():
-        if value != plan.settings[name]:
-            what = "" if name == "weights" else f" ({plan.settings[name]} there, {value} here)"
+        if value != theirs[name]:
+            what = "" if name == "weights" else f" ({theirs[name]} there, {value} here)"
             raise ValueError(f"{name} on {host} differs from that of the run's plan{what}: rows would not be the same")
     if file is not None and not os.path.exists(file):
         raise FileNotFoundError(f"{host} does not see {file}: pictures must be on storage that all machines share")

@@ -12,7 +12,8 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,8 +21,10 @@ from torch import nn
 from tqdm import tqdm
 
 from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
-from fastcam.localization.plan import Plan, Summary
+from fastcam.localization.plan import LocalizationSummary, Plan
+from fastcam.localization.settings import RunSettings
 from fastcam.localization.worker import Worker
+from fastcam.pictures.stream import count_threads
 
 _START = datetime.timedelta(minutes=10)  # in which all ranks must have come
 _WORK = datetime.timedelta(days=1)  # that one may need longer than another, for a machine that is lost without a word
@@ -33,7 +36,8 @@ _VARIABLES = (  # rank, number of ranks, rank on its machine, ranks on that mach
 T = TypeVar("T")
 
 
-class Rank(NamedTuple):
+@dataclass(frozen=True)
+class Rank:
     """Which of several processes this is.
 
     Attributes:
@@ -93,9 +97,9 @@ def run_ranks(
     folder: str,
     model: nn.Module,
     planned: Callable[[], contextlib.AbstractContextManager[Plan]],
-    settings: Callable[[], Mapping[str, object]],
+    settings: Callable[[], RunSettings],
     bar: tqdm,
-) -> Summary:
+) -> LocalizationSummary:
     """Do this rank's share of a run.
 
     `planned` makes the plan on rank 0 and holds the folder; `settings` gives this rank's, to compare with the plan's;
@@ -114,10 +118,9 @@ def run_ranks(
         else:
             job = team.share(_Job())
             plan = open_plan(folder, job.digest)
-            check(plan, settings(), job.visible)
+            check(plan, _decisive(settings()), job.visible)
         bar.total = plan.pictures
-        threads = max(1, min(8, len(os.sched_getaffinity(0)) // rank.local_world))
-        worker = stack.enter_context(Worker(plan, model, decoding_threads=threads))
+        worker = stack.enter_context(Worker(plan, model, decoding_threads=count_threads(rank.local_world)))
         stack.enter_context(plan.resumable())
         while True:
             missing = team.share(plan.missing() if rank.index == 0 else [])
@@ -129,9 +132,14 @@ def run_ranks(
                 return summary
 
 
+def _decisive(settings: RunSettings) -> dict[str, Any]:
+    """What of a rank's settings decides about rows by its own value, not by the plan's."""
+    return {name: value for name, value in settings.to_json().items() if name not in ("threads", "batch_size")}
+
+
 def _show(bar: tqdm, plan: Plan) -> None:
     if not bar.disable:
-        bar.n = plan.pictures - sum(map(plan.size, plan.missing()))
+        bar.n = plan.done()
         bar.refresh()
 
 
@@ -178,6 +186,7 @@ def _together(rank: Rank) -> Iterator[_Team]:
         if opened:
             dist.init_process_group("gloo", meeting_point(), _START, rank.world, rank.index)
         group = dist.new_group(backend="gloo", timeout=_WORK)
+        assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
     except RuntimeError as error:
         raise RuntimeError(
             f"rank {rank.index} of {rank.world} has not met the others in {_START}: have all been started, and do "
