@@ -112,7 +112,7 @@ def accepts(record: type) -> Callable[[Callable[P, R]], Callable[..., R]]:
     """Let a function whose keyword `settings` is a record of options take these one by one.
 
     The signature has the options in the place of `settings`. In the docstring they take the place of the line
-    "settings:" under "Args:". Whoever has a record already can pass that.
+    "settings: …" under "Args:". Whoever has a record already can pass that.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[..., R]:
@@ -152,11 +152,15 @@ def accepts(record: type) -> Callable[[Callable[P, R]], Callable[..., R]]:
 def _documented(text: str, record: type) -> str:
     lines = []
     for line in text.splitlines():
-        if line.strip() == "settings:":
+        if line.strip().startswith("settings:"):
             indent = line[: len(line) - len(line.lstrip())]
             for name, known in options(record).items():
                 lines += textwrap.wrap(
-                    f"{name}: {known.help}.", 112, initial_indent=indent, subsequent_indent=indent + "    "
+                    f"{name}: {known.help}.",
+                    112,
+                    initial_indent=indent,
+                    subsequent_indent=indent + "    ",
+                    break_on_hyphens=False,
                 )
         else:
             lines.append(line)

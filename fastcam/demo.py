@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastcam import drawing, evaluation, methods, models, ops
 from fastcam._files import replacing
-from fastcam.data.readers.shapes import CLASS_NAMES, Shapes
+from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess

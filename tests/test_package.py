@@ -173,3 +173,18 @@ def test_imports_go_one_way(path):
 def test_only_ops_touches_the_extension():
     users = [p.name for p in PACKAGE.rglob("*.py") if "torch.ops.fastcam" in p.read_text(encoding="utf-8")]
     assert users == ["ops.py"]
+
+
+def test_tests_mirror_the_package_and_share_helpers_in_support_only():
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - {()}
+    assert {len(folder) for folder in folders} == {1}
+    for (name,) in folders:
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), f"no fastcam.{name} for tests/{name}"
+    for path in tests.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                assert parts[0] != "tests" or parts[1:2] == ["support"], f"{path} imports {name}"

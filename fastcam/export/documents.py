@@ -13,8 +13,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from fastcam._files import replacing
-from fastcam.data.names import Names, by_number, id_order, path_look
-from fastcam.data.places import plain_id
+from fastcam.data.names import Names, by_number, id_order, path_look, plain_id
 from fastcam.data.readers.coco import coco_root
 from fastcam.export.files import LeftOut, Options
 from fastcam.export.frames import Frames

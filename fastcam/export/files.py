@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-from fastcam.data.pictures import id_problem
+from fastcam.data.names import id_problem
 from fastcam.pictures import Header
 from fastcam.runs.folder import EXPORT_MARK, is_export
 

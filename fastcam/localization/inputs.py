@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from fastcam._check import listed
 from fastcam.data import Pictures, Sample
-from fastcam.data.names import Names, path_look
-from fastcam.data.pictures import id_problem
+from fastcam.data.names import Names, id_problem, path_look
 from fastcam.pictures import DecodeError, find_pictures
 
 Targets = Literal["label"] | Mapping[str, int] | None

@@ -17,6 +17,7 @@ from fastcam.models import ModelConfig, check_normalization, own_preprocessing
 from fastcam.pictures.containers import MAX_PIXELS, DecodeError
 from fastcam.pictures.decoding import to_rgb
 
+Pixels = Image.Image | np.ndarray  # PIL of any mode, or uint8 [H, W, 3], RGB; see `as_rgb`
 _MOST_CONVERTED = 2**23  # pixels of a PIL picture that becomes an array: of more that alone takes as long as resizing
 
 
@@ -124,7 +125,7 @@ class Preprocess:
             return cls(**({} if model is None else own_preprocessing(model)))
         return cls(config.size, config.resize, tuple(config.mean), tuple(config.std))
 
-    def __call__(self, image: Image.Image | np.ndarray) -> tuple[Tensor, Geometry]:
+    def __call__(self, image: Pixels) -> tuple[Tensor, Geometry]:
         """Prepare one picture.
 
         Args:
@@ -141,7 +142,7 @@ class Preprocess:
         frame, geometry = self.frame(image)
         return self.normalize(torch.from_numpy(frame)[None])[0], geometry
 
-    def frame(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, Geometry]:
+    def frame(self, image: Pixels) -> tuple[np.ndarray, Geometry]:
         """Resize and crop one picture: `__call__` without `normalize`.
 
         Args:
@@ -196,7 +197,7 @@ class Preprocess:
         return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
-def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+def as_rgb(image: Pixels) -> Image.Image:
     """Take a picture that comes as an object, wherever one may be given.
 
     Args:
@@ -213,7 +214,7 @@ def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
-def size_of(image: Image.Image | np.ndarray) -> tuple[int, int]:
+def size_of(image: Pixels) -> tuple[int, int]:
     """Width and height in pixels of a picture that comes as an object; raises as `as_rgb`."""
     if isinstance(image, Image.Image):
         return image.size
@@ -222,7 +223,7 @@ def size_of(image: Image.Image | np.ndarray) -> tuple[int, int]:
 
 
 def resized(
-    image: Image.Image | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
+    image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
 ) -> np.ndarray:
     """Resize a picture, and maybe cut a part out of it: `Image.resize(size, BILINEAR).crop(box)`, to the bit.
 
@@ -253,7 +254,7 @@ def resized(
     return np.array(whole if box is None else whole.crop(box))
 
 
-def _checked(image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+def _checked(image: Pixels) -> Image.Image | np.ndarray:
     """A PIL picture as RGB, or an array that is one."""
     if isinstance(image, Image.Image):
         plain = image.mode == "RGB" and not (image.format and "transparency" in image.info)

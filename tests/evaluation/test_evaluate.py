@@ -23,8 +23,9 @@ from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
 from fastcam.evaluation.gallery import choose_cases
 from fastcam.evaluation.network import Network, frame
+from fastcam.evaluation.settings import MapSettings
 from tests.support import oracle
-from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, network, write_wsol
+from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, evaluated, network, write_wsol
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,6 @@ def whole(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     evaluated(folder, out, save_maps="float32", cases=2)
     return out
-
-
-def evaluated(data, out, **options):
-    options = {"model": network(), "config": CONFIG} | options
-    options = {"protocol": PROTOCOL, "batch_size": 4, "bootstrap": 10, "cases": 0, "progress": False} | options
-    return fastcam.evaluate(data, out=out, **options)
 
 
 def told(out: Path) -> dict:
@@ -187,7 +182,7 @@ def test_methods_and_their_options(folder):
     data, model = datasets.load(folder), network()
 
     def maps(**options) -> tuple:
-        source = Network(data, model, CONFIG, protocol=PROTOCOL, **options)
+        source = Network(data, model, CONFIG, protocol=PROTOCOL, settings=MapSettings(**options))
         batch = source.finish([source.load(*job) for job in source.jobs(range(5))])
         assert batch.coarse
         return batch.maps.relu() if batch.relu else batch.maps, batch
@@ -233,7 +228,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"method": "saliency"}, "unknown method of maps"),
         ({"method": "gradcam", "clamp": True}, "`clamp` is for the method cam"),
         ({"smooth": ["augg"]}, '"aug" and "eigen"'),
-        ({"targets": "top"}, '"label" or "highest"'),
+        ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
         ({"protocol": "standart"}, "did you mean standard"),
@@ -295,8 +290,7 @@ def test_thresholds_of_another_protocol_are_refused(folder, whole, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tests.support.evaluations import network
-from tests.evaluation.test_evaluate import evaluated
+from tests.support.evaluations import evaluated, network
 model, left = network(), [int(sys.argv[3])]
 
 def forward(module, inputs):

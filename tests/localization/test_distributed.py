@@ -22,17 +22,17 @@ from ray.cluster_utils import Cluster
 
 from fastcam import models
 from fastcam.data import Pictures
-from fastcam.localization import Plan, localize, prepare
+from fastcam.localization import Plan, Worker, localize, prepare
 from fastcam.localization.engines import Rank, local, localize as localize_together, ray, sharing
 from fastcam.localization.engines.ray import _Job, compute
 from fastcam.localization.engines.sharing import check, first_visible
 from fastcam.localization.engines.torchrun import meeting_point
 from fastcam.models import ModelConfig
-from tests.cli.test_cli import refused, run as run_command
-from tests.localization.test_engine import STAGES, begun, check_finished, marks, moment, rows_of, seeds, stage
+from tests.support.commands import refused, run as run_command
 from tests.support.distributed_run import drive, run
 from tests.support.engine_run import OPTIONS, Tiny
 from tests.support.processes import child_ids, children, command_line, descendants, end
+from tests.support.runs import STAGES, check_finished, marks, moment, rows_of, seeds, stage
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
 DAMAGED = "007.png"
@@ -223,7 +223,9 @@ def ranks(context):
 
 def test_ranks_return_the_same_and_share_the_work(folder, undisturbed, tmp_path, ranks):
     """Also where an earlier start has left a part, a plan or a table: it misleads nobody."""
-    begun(folder, tmp_path)
+    plan = prepare(Tiny(), folder, out=tmp_path, **PLAN)
+    with Worker(plan, Tiny()) as worker:
+        worker.run([0])
     first, second = (rank.result(300) for rank in ranks(folder, tmp_path))
     assert first == second
     assert (first.pictures, first.codes) == (PICTURES, {"damaged": 1})

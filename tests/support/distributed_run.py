@@ -8,14 +8,14 @@ from pathlib import Path
 
 import ray
 
-from fastcam.localization import Summary, engines, localize
+from fastcam.localization import LocalizationSummary, engines, localize
 from fastcam.localization.engines import ray as tasks, torchrun
 from tests.support.engine_run import OPTIONS, Tiny
 
 
 def run(
     folder: str, out: str, engine: str, pause: str, options: dict | None = None, start: float | None = None, **more: str
-) -> Summary:
+) -> LocalizationSummary:
     """With `start`, ranks have so many seconds to come; `more` are variables of the environment."""
     os.environ.update(more)
     if start is not None:
@@ -27,7 +27,9 @@ def run(
     return engines.localize(Tiny(float(pause)), folder, out=out, engine=engine, **given)
 
 
-def drive(folder: Path, out: Path, pause: float, address: str, *, connected: bool = False, retries: int = 3) -> Summary:
+def drive(
+    folder: Path, out: Path, pause: float, address: str, *, connected: bool = False, retries: int = 3
+) -> LocalizationSummary:
     """A run by Ray, from a process that may be connected to the cluster already. It stays as it was."""
     tasks._RETRIES = retries
     if connected:
