@@ -192,6 +192,7 @@ class Inference:
     def _on_cpu(self, picture: Prepared, encoded: Encoded) -> Prepared | Row:
         try:
             found = read(encoded.data)
+            assert not isinstance(found.pixels, Encoded)  # which only `read_encoded` gives
             frame, geometry = self.preprocess.frame(found.pixels)
         except DecodeError as error:
             return failed(picture.key, str(error))

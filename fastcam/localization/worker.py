@@ -6,12 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from PIL import Image
 from torch import nn
 
-from fastcam.data import Sample
 from fastcam.localization.inputs import FileInput, Input
 from fastcam.localization.network import Drawn, Inference, Prepared, failed
 from fastcam.localization.plan import Mark, Plan
@@ -132,18 +132,21 @@ class Worker:
         settings, preprocess = self.plan.settings, self.inference.preprocess
         orientation = decoder = None
         try:
+            image: Image.Image | np.ndarray | Encoded | None
             if isinstance(entry, FileInput):
                 found = self._read(entry)
-                truth = None if entry.truth is None else np.reshape(entry.truth, (-1, 4))
-                sample = Sample(found.pixels, boxes=truth, size=entry.extent)
-                orientation, decoder = found.orientation, found.decoder
+                image, orientation, decoder = found.pixels, found.orientation, found.decoder
+                boxes, extent = None if entry.truth is None else np.reshape(entry.truth, (-1, 4)), entry.extent
             else:
                 sample = entry.read()
+                image, boxes, extent = sample.image, sample.boxes, sample.size
+            if image is None:
+                raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got NoneType")
             frame: np.ndarray | Encoded
-            if isinstance(sample.image, Encoded):  # the network's side goes on with it
-                frame, geometry = sample.image, preprocess.geometry(sample.image.size)
+            if isinstance(image, Encoded):  # the network's side goes on with it
+                frame, geometry = image, preprocess.geometry(image.size)
             else:
-                frame, geometry = preprocess.frame(sample.image)
+                frame, geometry = preprocess.frame(image)
         except DecodeError as error:
             return failed(entry.key, str(error), orientation, decoder)
         except OSError as error:
@@ -151,8 +154,11 @@ class Worker:
         picture = Prepared(entry.index, entry.key, frame, geometry, orientation, decoder, entry.target)
         if settings.top_k is None and entry.target is None:
             return picture.failed("no_target: no class is given for this picture")
-        if entry.index < settings.options.overlays:
-            return replace(picture, drawn=_drawn(sample, geometry.original))
+        if entry.index < settings.options.overlays and (thumbnail := _thumbnail(image)) is not None:
+            # The boxes may speak of a larger picture than the one that is stored.
+            sides = np.array([*(extent or geometry.original)] * 2)
+            truth = None if boxes is None else np.reshape(boxes, (-1, 4)) / sides
+            return replace(picture, drawn=Drawn(thumbnail, truth))
         return picture
 
     def _read(self, entry: FileInput) -> Decoded:
@@ -165,16 +171,7 @@ class Worker:
         return found
 
 
-def _drawn(sample: Sample, original: tuple[int, int]) -> Drawn | None:
-    """What an overlay needs of a picture; the boxes may speak of a larger picture than the one that is stored."""
-    thumbnail = _thumbnail(sample.image)
-    if thumbnail is None or sample.boxes is None:
-        return None if thumbnail is None else Drawn(thumbnail, None)
-    extent = np.array([*(sample.size or original)] * 2)
-    return Drawn(thumbnail, np.reshape(sample.boxes, (-1, 4)) / extent)
-
-
-def _thumbnail(image: Any) -> np.ndarray | None:
+def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:
     if isinstance(image, Encoded):
         try:
             image = decode(image.data)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fastcam.data import Sample
-from fastcam.localization import Worker, localize, prepare
+from fastcam.localization import LocalizationSummary, Worker, localize, prepare
 from fastcam.localization.engines import localize as localize_together, machines
 from fastcam.localization.plan import _hold
 from tests.support.colours import Colours
@@ -202,11 +202,11 @@ def test_the_driver_of_a_ray_run_holds_its_folder(folder, tmp_path, monkeypatch)
     def run_tasks(plan, *arguments):
         with pytest.raises(OSError, match="another process is at work in"):
             localize(Tiny(), folder, out=plan.folder, **OPTIONS)
-        return plan
+        return LocalizationSummary(plan.table, 0, 0, 0)
 
     monkeypatch.setattr(machines, "run_tasks", run_tasks)
-    plan = localize_together(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
-    assert localize(Tiny(), folder, out=plan.folder, **OPTIONS).errors == 0
+    localize_together(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
+    assert localize(Tiny(), folder, out=tmp_path / "out", **OPTIONS).errors == 0
     with pytest.raises(TypeError, match="`source` must be picture files, got Colours"):
         localize_together(Tiny(), Colours(3), out=tmp_path / "b", engine="ray", **OPTIONS)
     assert not (tmp_path / "b").exists()

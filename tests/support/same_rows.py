@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from fastcam import models
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.localization import Worker, engines, localize, prepare
 from fastcam.models import ModelConfig
 
