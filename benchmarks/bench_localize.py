@@ -38,7 +38,7 @@ from fastcam import methods, models
 from fastcam._memory import keep_memory
 from fastcam.bench import cpu
 from fastcam.localization import Plan, localize
-from fastcam.localization.network import Network
+from fastcam.localization.network import Inference
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
 

@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def target_of(name: str) -> str | None:
-    """The name of the file that one with this name is a temporary one of, as `replacing` names it, or None."""
+    """The name of the file that a temporary one of `replacing` is to become; None if it is no such file."""
     found = _TEMPORARY.fullmatch(name)
     return None if found is None else found[1]
 

@@ -17,10 +17,10 @@ import numpy as np
 from fastcam.data.names import check_utf8, id_problem, path_look, plain_id, tidy
 from fastcam.data.pictures import Masks, Packed, Pictures
 from fastcam.data.sample import Collection
+from fastcam.runs.schema import MAX_CLASSES
 
 T = TypeVar("T")
 
-MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
 HELD_OUT = ("val", "valid", "validation", "test")  # names of what is not trained on
 
 

@@ -121,7 +121,8 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
     centred = torch.cat([0.5 - shares / 2, 0.5 + shares / 2], 1)
     accuracy = 100 * (box_iou(centred[:, None], relative) >= iou).double().mean(1)
     best = int(accuracy.argmax())
-    return BestBox(*shares[best].tolist(), accuracy[best].item())
+    width, height = shares[best].tolist()
+    return BestBox(width, height, accuracy[best].item())
 
 
 def choose_threshold(

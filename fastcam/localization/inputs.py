@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 from fastcam._check import listed
 from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, id_problem, path_look
+from fastcam.localization.settings import Targets
 from fastcam.pictures import DecodeError, find_pictures
-
-Targets = Literal["label"] | Mapping[str, int] | None
 
 _COLUMNS = pa.schema(
     [

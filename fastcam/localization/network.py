@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastcam import drawing, methods
 from fastcam._files import replacing
 from fastcam.localization.plan import Findings
-from fastcam.localization.settings import RunSettings, make_method
+from fastcam.localization.run_settings import RunSettings, make_method
 from fastcam.methods.core import Method
 from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
@@ -23,6 +23,7 @@ from fastcam.models import unwrap
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, gpu, read
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
+from fastcam.runs.maps import scaled
 from fastcam.runs.schema import Row
 
 
@@ -232,7 +233,7 @@ class Inference:
             ranks = ranks_of(logits, classes)
         scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if options.boxes == "all" else self._largest(run)
-        cams = halved(run.coarse()) if options.maps else None
+        cams = scaled(run.coarse().double().cpu().numpy()) if options.maps else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
@@ -421,23 +422,6 @@ class CompiledCAM:
         self._stack.enter_context(evaluation_mode(model))
         self._stack.callback(self.layer.register_forward_hook(keep).remove)
         return torch.compile(forward, mode=self.mode, dynamic=False)
-
-
-def halved(maps: Tensor) -> np.ndarray:
-    """Give maps the type in which tables keep them, each multiplied by a power of two so that float16 loses little.
-
-    Args:
-        maps: [N, k, h, w], floating.
-
-    Returns:
-        float16 of the same shape; the largest magnitude of each map lies in [1, 2], or is zero. Maps that are not
-        finite keep their scale.
-    """
-    values = maps.double().cpu().numpy()
-    largest = np.abs(values).max((-2, -1), keepdims=True)
-    exponent = np.where(np.isfinite(largest) & (largest > 0), np.frexp(largest)[1] - 1, 0)
-    with np.errstate(over="ignore"):
-        return np.ldexp(values, -exponent).astype(np.float16)
 
 
 @contextmanager

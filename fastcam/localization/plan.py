@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import nn
 
 from fastcam._files import replacing
 from fastcam.data.matching import in_classes
 from fastcam.localization.inputs import FileInput, Files, SampleInput, Samples, open_source, read_listing
-from fastcam.localization.settings import LocalizeSettings, RunSettings, decide
+from fastcam.localization.run_settings import RunSettings, decide
+from fastcam.localization.settings import LocalizeSettings
 from fastcam.methods.cautions import constant, tell
 from fastcam.methods.scores import Outputs
 from fastcam.models import ModelConfig
 from fastcam.runs.folder import RunFolder
-from fastcam.runs.parts import audit, merge
-from fastcam.runs.schema import Row, schema, to_table
+from fastcam.runs.schema import Row, merge, schema, write_rows
+from fastcam.runs.table import Audit, audit
 
 
 class LocalizationSummary(NamedTuple):
@@ -110,7 +110,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Audit:
+class RunAudit:
     """What was counted in a finished table, as JSON beside it; names as in `Mark` and `LocalizationSummary`."""
 
     plan: str
@@ -237,7 +237,7 @@ class Plan:
         """
         part = self.part(shard)
         with replacing(part) as path:
-            pq.write_table(to_table(rows, self.columns()), path)
+            write_rows(rows, path, self.columns())
             content = path.read_bytes()
         mark = Mark(
             digest=self.digest,
@@ -257,10 +257,10 @@ class Plan:
         """The columns of this run's tables, with the settings in the metadata."""
         return schema(self.settings.options.maps, {**self.settings.to_json(), "plan": self.digest})
 
-    def audited(self) -> Audit | None:
+    def audited(self) -> RunAudit | None:
         """What was counted in the table; None if there is no table of this plan."""
         try:
-            found = Audit(**json.loads(self.files.audit.read_text(encoding="utf-8")))
+            found = RunAudit(**json.loads(self.files.audit.read_text(encoding="utf-8")))
             return found if found.plan == self.digest and self.table.exists() else None
         except (OSError, ValueError, TypeError):
             return None
@@ -306,17 +306,17 @@ class Plan:
         self.files.remove_parts()
         return self.finished()
 
-    def _audit(self, counts: dict[str, Any], marks: Sequence[Mark]) -> Audit:
+    def _audit(self, counts: Audit, marks: Sequence[Mark]) -> RunAudit:
         maps, empty = sum(mark.maps for mark in marks), sum(mark.empty for mark in marks)
         cautions = [caution for mark in marks for caution in mark.cautions]
         if self.settings.options.method != "cam":  # whose maps are constant where the picture is, whatever the layer
             grids = {name: grid for mark in marks for name, grid in mark.grids.items()}
             cautions.append(constant(empty, maps, grids))
-        return Audit(
+        return RunAudit(
             plan=self.digest,
-            pictures=counts["pictures"] if self.listed else sum(mark.pictures for mark in marks),
-            rows=counts["rows"],
-            errors=counts["errors"],
+            pictures=sum(mark.pictures for mark in marks) if counts.pictures is None else counts.pictures,
+            rows=counts.rows,
+            errors=counts.errors,
             ignored=self.ignored,
             smallest_batch=min((mark.batch for mark in marks), default=self.settings.batch_size),
             maps=maps,

@@ -222,9 +222,7 @@ def size_of(image: Pixels) -> tuple[int, int]:
     return width, height
 
 
-def resized(
-    image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
-) -> np.ndarray:
+def resized(image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> np.ndarray:
     """Resize a picture, and maybe cut a part out of it: `Image.resize(size, BILINEAR).crop(box)`, to the bit.
 
     `fastcam.ops.resize` does it in a quarter of the time that Pillow takes with arrays, as OpenCV decodes them, and in

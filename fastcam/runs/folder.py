@@ -1,14 +1,16 @@
 """The folder of a run: names, patterns and marks of its files, and which of them may be replaced or removed.
 
-plan.json                 what is to be done: settings, digest, number of inputs, pictures in a shard
-inputs.parquet            the inputs, one row each
-shards/NNNNNN.parquet     the rows of a shard, and NNNNNN.json, its mark, once they are on the disk
-boxes.parquet             all rows; the shards are removed then
-boxes.partial.parquet     the rows of a run that broke off and cannot be resumed
-audit.json                what was counted in the finished table
-overlays/NNNNNN_NAME.jpg  drawings, with a comment that marks them
-report.html               the page of `fastcam report`, and beside it what `fastcam export` wrote (`EXPORTS`);
-                          folders of these have a file that marks them
+In it are, some of them for a time only:
+
+    plan.json                 what is to be done: settings, digest, number of inputs, pictures in a shard
+    inputs.parquet            the inputs, one row each
+    shards/NNNNNN.parquet     the rows of a shard, and NNNNNN.json, its mark, once they are on the disk
+    boxes.parquet             all rows; the shards are removed then
+    boxes.partial.parquet     the rows of a run that broke off and cannot be resumed
+    audit.json                what was counted in the finished table
+    overlays/NNNNNN_NAME.jpg  drawings, with a comment that marks them
+    report.html               the page of `fastcam report`, and beside it what `fastcam export` wrote (`EXPORTS`);
+                              folders of these have a file that marks them
 """
 
 import os

@@ -25,7 +25,8 @@ from fastcam.data import Pictures
 from fastcam.localization.engines.ray import run_tasks
 from fastcam.localization.engines.torchrun import Rank, run_ranks
 from fastcam.localization.plan import LocalizationSummary, Plan, planned
-from fastcam.localization.settings import LocalizeSettings, decide
+from fastcam.localization.run_settings import decide
+from fastcam.localization.settings import LocalizeSettings
 from fastcam.models import ModelConfig
 
 

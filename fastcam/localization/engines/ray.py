@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
 from fastcam.localization.plan import LocalizationSummary, Plan
-from fastcam.localization.settings import versions
+from fastcam.localization.run_settings import versions
 from fastcam.localization.worker import Worker
 
 _RETRIES = 3  # of a task whose process or machine dies

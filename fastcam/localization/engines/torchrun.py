@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
 from fastcam.localization.plan import LocalizationSummary, Plan
-from fastcam.localization.settings import RunSettings
+from fastcam.localization.run_settings import RunSettings
 from fastcam.localization.worker import Worker
 from fastcam.pictures.stream import count_threads
 
