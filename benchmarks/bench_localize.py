@@ -137,7 +137,7 @@ def share(run: Callable[[], object]) -> float:
     spent: dict[str, float] = {}
     begin = time.perf_counter()
     with (
-        timed(Network, "rows", spent),
+        timed(Inference, "rows", spent),
         timed(methods, "observe", spent),
         timed(Preprocess, "normalize", spent),
         timed(Plan, "commit", spent),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fastcam.cli import options
+from fastcam.cli.errors import SOME_FAILED, plain_errors, say
 
 
 class Fuse(StrEnum):
@@ -16,7 +17,7 @@ class Fuse(StrEnum):
     max = "max"
 
 
-@options.plain_errors()
+@plain_errors()
 def explain(
     paths: options.Paths,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")],
@@ -104,6 +105,6 @@ def explain(
     print(f"{summary.pictures} pictures, {len(summary.files)} files in {out}")
     options.say_of_passed(summary.ignored, pictures=True)
     for id, reason in summary.errors:
-        options.say(f"fastcam: {id}: {reason}", error=True)
+        say(f"fastcam: {id}: {reason}", error=True)
     if summary.errors:
-        raise typer.Exit(3)
+        raise typer.Exit(SOME_FAILED)

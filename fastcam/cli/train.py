@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastcam.cli import options
+from fastcam.cli.errors import plain_errors
 
 if TYPE_CHECKING:
     from fastcam.training import TrainingResult
 
 
-@options.plain_errors()
+@plain_errors()
 def train(
     source: Annotated[
         str | None, typer.Argument(metavar="[DATA]", help="Data set, as --data.", show_default=False)
