@@ -162,7 +162,7 @@ class Evaluator:
             other: it; it stays as it is.
 
         Raises:
-            ValueError: its options differ; the message tells which.
+            ValueError: its options differ; the message says which.
         """
         self._same_options(other._options.to_dict(), "the other evaluator")
         for own, values in zip(self._tally.sums.arrays().values(), other._tally.sums.arrays().values(), strict=True):
@@ -190,7 +190,7 @@ class Evaluator:
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it is not such a file, or its options differ; the message tells which.
+            ValueError: it is not such a file, or its options differ; the message says which.
         """
         try:
             with safe_open(path, "np") as file:

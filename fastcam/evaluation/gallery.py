@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam import drawing, ops, panels, report
+from fastcam import drawing, ops, report
 from fastcam.data import Sample
+from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.evaluation.sources import Loaded, Source
-from fastcam.panels import Cell
 from fastcam.pictures import DecodeError
 from fastcam.pictures.stream import batched
 
@@ -142,7 +142,7 @@ def draw_cases(cases: Sequence[Case], path: Path, title: str) -> None:
         name = PurePosixPath(case.id).stem
         name = name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
         rows.setdefault(case.kind, []).append(Cell(picture, f"{name}\n{case.text}"))
-    panels.save(panels.grid(list(rows.values()), list(rows), title, side=1.8), path)
+    drawing.save(drawing.grid(list(rows.values()), list(rows), title, side=1.8), path)
 
 
 def write_gallery(

@@ -14,7 +14,7 @@ from fastcam.models import ranking
 _SLACK = 1.0  # pixels by which a true box may stick out: some data sets round, some count from 1
 
 
-class Packed(NamedTuple):
+class PackedBatch(NamedTuple):
     """The good pictures of a batch, n of them.
 
     Attributes:
@@ -41,7 +41,7 @@ class Packed(NamedTuple):
     label: np.ndarray
     rank: np.ndarray | None
 
-    def parts(self, most: int) -> Iterator["Packed"]:
+    def parts(self, most: int) -> Iterator["PackedBatch"]:
         """Divide it into parts of at most `most` pictures, in order; one, if there are no pictures."""
         if len(self.rows) <= most:
             yield self
@@ -49,7 +49,7 @@ class Packed(NamedTuple):
         ends = np.append(0, self.counts.cumsum())
         for start in range(0, len(self.rows), most):
             part = slice(start, min(start + most, len(self.rows)))
-            yield Packed(
+            yield PackedBatch(
                 self.rows[part],
                 self.ids[part],
                 self.maps[part],
@@ -72,7 +72,7 @@ def pack(
     logits: Any = None,
     labels: Any = None,
     ranks: Any = None,
-) -> tuple[Packed, list[tuple[str, str]]]:
+) -> tuple[PackedBatch, list[tuple[str, str]]]:
     """Check what `Evaluator.add` is given, and pack the good pictures; gives also id and reason of each bad one.
 
     Raises:
@@ -103,7 +103,7 @@ def pack(
         counts, boxes, sizes, label = counts[rows], boxes[keep], sizes[keep], label[rows]
         rank = None if rank is None else rank[rows]
     masks = [truths[row].mask for row in rows]
-    packed = Packed(
+    packed = PackedBatch(
         rows,
         [ids[row] for row in rows],
         stacked,

@@ -102,7 +102,7 @@ class Result:
         self._options = options
         self._hits = sums.hits.at(self.thresholds)
         self._iou = sums.iou.at(self.thresholds) / IOU_UNIT
-        self._pictures = sums.pictures
+        self._pictures = sums.pictures.copy()
         counts = {column: int(sums.pictures[:, column].sum()) for column in Count if column < OF_PICTURES}
         boxed, masked, scored = (counts[column] for column in (Count.BOXES, Count.MASKS, Count.SCORES))
         self.counts = {"with boxes": boxed, "with masks": masked, "with scores": scored}
@@ -175,7 +175,7 @@ class Result:
 
         Returns:
             For each class that has pictures a row: "class", its index, "pictures", how many it has, and the figures
-            that were measured and need no maximum over thresholds. No rows if the evaluator was not told how many
+            that were measured and need no maximum over thresholds. No rows if the evaluator does not know how many
             classes there are.
 
         Raises:

@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastcam import drawing, panels
+from fastcam import drawing
 from fastcam._files import replacing
 from fastcam.data import Collection
+from fastcam.drawing import Cell
 from fastcam.evaluation.gallery import boxes_at
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Loaded
-from fastcam.panels import Cell
 
 _FIGURES = ("Top-1 Cls", "Top-1 Loc", "GT-known Loc", "MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 _DRAWN = {"Top-1 Loc": "tab:red", "GT-known Loc": "tab:blue", "MaxBoxAccV2": "tab:green", "PxAP": "tab:purple"}
@@ -222,4 +222,4 @@ def draw_maps(
             found = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
             cells.append(Cell(drawing.draw_boxes(drawn, found), "" if rows else entry.name))
         rows.append(cells)
-    panels.save(panels.grid(rows, [one.id for one, _ in pictures], side=1.6), path)
+    drawing.save(drawing.grid(rows, [one.id for one, _ in pictures], side=1.6), path)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastcam.evaluation import bootstrap, pixels
-from fastcam.evaluation.packing import Packed
+from fastcam.evaluation.packing import PackedBatch
 from fastcam.evaluation.protocols import Protocol, columns, threshold_index
 
 MOST = 256  # pictures at once: sums of so many, 18 times each, are exact in floating point
@@ -203,12 +203,12 @@ class Tally:
         self._tight = None if tight is None else threshold_index(self._thresholds, tight)
         self.sums = Sums(options)
 
-    def add(self, batch: Packed) -> Scores:
+    def add(self, batch: PackedBatch) -> Scores:
         """Add a batch of at most `MOST` pictures; gives what was measured of each."""
         with torch.autocast("cpu", enabled=False):  # which would round sums
             return self._add(batch)
 
-    def _add(self, batch: Packed) -> Scores:
+    def _add(self, batch: PackedBatch) -> Scores:
         count, metrics = len(batch.rows), self._options.metrics
         boxed = np.flatnonzero(batch.counts)
         label = np.zeros(count, np.int64) if self._options.num_classes is None else batch.label
@@ -283,7 +283,7 @@ class Tally:
                 fixed[rows, Count.IOU] = units[:, column]
         return fixed[:, OF_PICTURES:]
 
-    def _add_pixels(self, batch: Packed, weights: np.ndarray) -> None:
+    def _add_pixels(self, batch: PackedBatch, weights: np.ndarray) -> None:
         masked = [row for row, mask in enumerate(batch.masks) if mask is not None]
         if not masked:
             return

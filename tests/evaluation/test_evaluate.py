@@ -125,6 +125,8 @@ def test_ranks_of_logits_that_tie_are_those_of_localize(folder, tmp_path):
         found = {(row["image_id"], row["class_id"]): row["rank"] for row in rows(run.path)}
         assert [found[id, label] for id, label in zip(data.ids, data.labels, strict=True)] == ranks
         boxes = evaluated(data, tmp_path / f"{name} boxes", model=None, config=None, boxes=run.path).metrics
+        plan = json.loads((tmp_path / name / "plan.json").read_text())
+        assert plan["settings"]["weights"] == told(tmp_path / "maps")["source"]["weights"]
         for k in (1, 5):
             assert boxes["figures"][f"Top-{k} Cls"] == told(tmp_path / "maps")["figures"][f"Top-{k} Cls"]
 

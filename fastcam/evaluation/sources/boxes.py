@@ -25,7 +25,7 @@ class BoxTable(Source[None, np.ndarray]):
 
     It is that of the true class if the table has one, else that of the highest class; with `targets` "highest" labels
     are not looked at. Pictures with an error count as misses: one pixel in a corner. There are no thresholds, so that
-    only what one box tells is measured.
+    only what one box shows is measured.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is no such table.
     """
@@ -161,28 +161,20 @@ class BoxTable(Source[None, np.ndarray]):
             self._kind[place] = _ERROR
             self.errors.append((row.image_id, row.error or "error"))
             return None
-        match row:
-            case Row(
-                width=int(width),
-                height=int(height),
-                rank=int(rank),
-                class_id=int(class_id),
-                x0=float(x0),
-                y0=float(y0),
-                x1=float(x1),
-                y1=float(y1),
-            ) if min(width, height) >= 1:
-                box, size = (x0, y0, x1, y1), (width, height)
-            case _:
-                return "a row with empty columns"
-        if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
+        if (
+            row.width is None or row.height is None or row.rank is None or row.class_id is None
+            or row.x0 is None or row.y0 is None or row.x1 is None or row.y1 is None or min(row.width, row.height) < 1
+        ):  # fmt: skip
+            return "a row with empty columns"
+        box, size = (row.x0, row.y0, row.x1, row.y1), (row.width, row.height)
+        if not (0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):  # nor NaN
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
         if not 1 <= (row.orientation or 1) <= 8:
             return f"orientation {row.orientation}, none of 1 to 8,"
-        self._listed[place] = max(self._listed[place], rank)
-        if self._labels is not None and class_id == self._labels[place]:
-            self._kind[place], self._rank[place] = _LABEL, rank
-        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and rank == 1):
+        self._listed[place] = max(self._listed[place], row.rank)
+        if self._labels is not None and row.class_id == self._labels[place]:
+            self._kind[place], self._rank[place] = _LABEL, row.rank
+        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and row.rank == 1):
             self._kind[place] = _HIGHEST
         else:
             return None

@@ -38,17 +38,9 @@ class MapWriter:
     """Writes the compact store, maps.parquet: coarse maps before ReLU, upsampling and normalisation.
 
     One row for each map: image_id, class_id, rank (place of the class among the logits, 1 the highest), height, width
-    and map (its values row by row, little-endian). Used in a `with` block, at whose end the file gets its name; if the
-    block raises, nothing stays.
-
-    Args:
-        path: the Parquet file to create or replace.
-        info: what made the maps; stored as JSON in the file's metadata under "fastcam".
-        dtype: "float32", or "float16" for half the size and a rounding of 0.05 %.
-
-    Raises:
-        ValueError: another dtype.
-        OSError: the file cannot be made (on entering the block) or written.
+    and map (its values row by row, little-endian, as "float32", or as "float16" for half the size and a rounding of
+    0.05 %). What made the maps is JSON in the file's metadata, under "fastcam". Used in a `with` block, at whose end
+    the file gets its name; if the block raises, nothing stays.
     """
 
     def __init__(
@@ -75,17 +67,9 @@ class MapWriter:
         classes: Sequence[int | None],
         ranks: Sequence[int | None] | None = None,
     ) -> None:
-        """Append maps; they are held back until they fill a row group, or the `with` block ends.
+        """Append maps [N, h, w]; they are held back until they fill a row group, or the `with` block ends.
 
-        Args:
-            ids: of N pictures.
-            maps: [N, h, w], floating.
-            classes: class index of each, or None.
-            ranks: place of the class among the logits of each, 1 the highest, or None.
-
-        Raises:
-            ValueError: N differs, or a value is too large for float16.
-            OSError: the file cannot be written.
+        Raises ValueError if N differs, or a value is too large for float16.
         """
         values = np.asarray(maps)
         height, width = values.shape[1:]
@@ -101,14 +85,7 @@ class MapWriter:
             self._flush()
 
     def copy(self, path: str | os.PathLike[str]) -> None:
-        """Append all maps of another store that was written with the same dtype.
-
-        Args:
-            path: its file.
-
-        Raises:
-            OSError: it cannot be read, or this one not be written.
-        """
+        """Append all maps of another store that was written with the same dtype."""
         self._flush()
         with pq.ParquetFile(path) as file:
             for group in file.iter_batches(_GROUP):
