@@ -57,10 +57,8 @@ def info(
     from fastcam import data
 
     source, format = (name, None) if path is None else (path, None if name == "auto" else name)
-    parts = {
-        part: data.info(source, part, format, images, decode=decode)
-        for part in ([split] if split else data.splits(source, format) or [None])
-    }
+    wanted: list[str | None] = [split] if split else [*data.splits(source, format)]
+    parts = {part: data.info(source, part, format, images, decode=decode) for part in wanted or [None]}
     if as_json:
         print(json.dumps({part or "all": found.to_dict() for part, found in parts.items()}, indent=2))
     for part, found in parts.items():

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -71,10 +71,10 @@ def left_out(done: "Exported") -> str:
     return f"{done.left_out} pictures left out, such as {id!r}: {reason}"
 
 
-def _read_size(text: str) -> int | str:
+def _read_size(text: str) -> int | Literal["picture"]:
     if text != "picture" and not text.isdecimal():
         raise ValueError(f"--size must be a number of pixels or picture, got {text!r}")
-    return text if text == "picture" else int(text)
+    return "picture" if text == "picture" else int(text)
 
 
 def _read_categories(path: Path) -> dict[int, int]:

@@ -93,7 +93,7 @@ def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option) 
     elif get_origin(kind) is tuple:
         taken = list[str]
         if get_args(kind)[0] is not str:
-            facts["metavar"] = "A,B,…" if get_args(kind)[-1] is Ellipsis else "A,B,C"
+            facts["metavar"] = "A,B,…" if get_args(kind)[-1] is Ellipsis else ",".join("ABC"[: len(get_args(kind))])
     elif kind in (int, float):
         facts["min"] = known.least
     elif kind not in (str, bool, Path):
@@ -129,11 +129,13 @@ def _read(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
         numbers = tuple(part(text) for text in parts)
     except ValueError:
         numbers = ()
-    if fixed and len(numbers) == 1:  # one stands for all
+    if fixed and count == 3 and len(numbers) == 1:  # one stands for all
         numbers *= count
     if not numbers or (fixed and len(numbers) != count):
         what = "whole numbers with commas, such as 60,120,160"
         if fixed:
+            what = "two numbers with a comma between, such as 0.7,0.5"
+        if fixed and count == 3:
             what = "one number or three with commas between, such as 0.5 or 0.4,0.5,0.6"
         raise ValueError(f"--{name.replace('_', '-')} must be {what}; got {','.join(value)!r}")
     return numbers

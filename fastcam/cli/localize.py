@@ -28,9 +28,7 @@ class EngineOptions:
         "local", "this machine; each rank that torchrun or srun has started; or a Ray cluster"
     )
     workers: int | None = option(None, "processes of the local engine [1]", least=1)
-    address: str | None = option(
-        None, "address of the Ray cluster [RAY_ADDRESS, else this machine's, else a new one]"
-    )
+    address: str | None = option(None, "address of the Ray cluster [RAY_ADDRESS, else this machine's, else a new one]")
 
     def __post_init__(self) -> None:
         check(self)
@@ -97,9 +95,10 @@ def localize(
     for path in paths if source is paths else ():
         if path.suffix.lower() in _DATA_SETS and path.is_file():
             raise ValueError(f"{path} is no picture; a data set needs --format {_DATA_SETS[path.suffix.lower()]}")
-    if targets is not None:
-        given = "label" if targets == "label" else options.read_targets(Path(targets))
-        settings = replace(settings, targets=given)
+    if targets == "label":
+        settings = replace(settings, targets="label")
+    elif targets is not None:
+        settings = replace(settings, targets=options.read_targets(Path(targets)))
     if engine.engine == "local":
         summary = localization.localize(
             model.to(device), source, out=out, config=config, settings=settings, workers=engine.workers or 1
@@ -135,9 +134,7 @@ def localize(
         raise typer.Exit(SOME_FAILED)
 
 
-def _data_set(
-    paths: list[Path], format: str | None, split: str | None, images: Path | None, *, labels: bool
-) -> Any:
+def _data_set(paths: list[Path], format: str | None, split: str | None, images: Path | None, *, labels: bool) -> Any:
     """Read a data set. What is wrong in what it says of its pictures matters only where labels are asked for."""
     from fastcam import data
 
