@@ -28,7 +28,7 @@ LAYERS = [
     ["data"],
     ["pictures"],
     ["models"],
-    ["ops", "reference", "removal"],
+    ["ops", "reference"],
     ["runs"],
     ["_options"],
     ["_check", "_files", "_lazy", "_memory", "_version"],

@@ -1,6 +1,6 @@
 """Mean and standard deviation of a network's input, as published weights want them."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torchvision
 from torch import nn
@@ -10,11 +10,20 @@ from torchvision.models.efficientnet import FusedMBConv
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import split_arch
 
-# What torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
-TRANSFORMED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+# Mean and std that torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
+HALF = (0.5, 0.5, 0.5)
 
 
-def published(arch: str) -> dict[str, Any]:
+class Published(TypedDict, total=False):
+    """Those fields of a `ModelConfig` that published weights decide."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    num_classes: int
+
+
+def published(arch: str) -> Published:
     """Look up what the published weights of an architecture are made for.
 
     Args:
@@ -22,7 +31,7 @@ def published(arch: str) -> dict[str, Any]:
 
     Returns:
         Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights; of timm's
-        networks what their `pretrained_cfg` says (that of the tag, or of the default one), with "size" and
+        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size" and
         "num_classes". Nothing for names of which no weights are published. GoogLeNet's and Inception v3's are 0.5,
         since torchvision's constructor gives their weights to networks that turn ImageNet's into these themselves
         (`transform_input`), and `build` to networks that do not.
@@ -32,26 +41,30 @@ def published(arch: str) -> dict[str, Any]:
     if split_arch(arch)[1] or arch not in torchvision.models.list_models(module=torchvision.models):
         return {}
     if arch in ("googlenet", "inception_v3"):
-        return dict(TRANSFORMED)
+        return {"mean": HALF, "std": HALF}
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
 
-def _timm(name: str) -> dict[str, Any]:
+def _timm(name: str) -> Published:
     try:
         from timm.models import get_pretrained_cfg
     except ImportError:
-        return {}  # `build` tells
+        return {}  # `build` raises
     try:
         config = get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that there is not: `build` tells
+    except RuntimeError:  # a tag that there is not: `build` raises
         config = None
     return {} if config is None else _fields(config.to_dict())
 
 
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
+def _fields(config: dict[str, Any]) -> Published:
     """Those of timm's `pretrained_cfg` that are fields of a configuration."""
-    fields = {name: tuple(config[name]) for name in ("mean", "std") if len(config.get(name) or ()) == 3}
+    fields: Published = {}
+    if len(config.get("mean") or ()) == 3:
+        fields["mean"] = tuple(config["mean"])
+    if len(config.get("std") or ()) == 3:
+        fields["std"] = tuple(config["std"])
     channels, *sides = config.get("input_size") or (0,)
     if channels == 3 and len(set(sides)) == 1:
         fields["size"] = sides[0]
@@ -60,8 +73,8 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def own_preprocessing(model: nn.Module) -> dict[str, Any]:
-    """Look up what a network says of its own input.
+def own_preprocessing(model: nn.Module) -> Published:
+    """Look up what a network declares of its own input.
 
     Args:
         model: the network, bare or wrapped.
@@ -71,19 +84,15 @@ def own_preprocessing(model: nn.Module) -> dict[str, Any]:
         others.
     """
     config = getattr(unwrap(model), "pretrained_cfg", None)
-    fields = _fields(config) if isinstance(config, dict) else {}
-    return {name: fields[name] for name in ("size", "mean", "std") if name in fields}
+    fields = _fields(config) if isinstance(config, dict) else Published()
+    fields.pop("num_classes", None)
+    return fields
 
 
 def wants_half(model: nn.Module) -> bool:
-    """Whether torchvision's published weights want another mean and std of this network than ImageNet's.
+    """Whether torchvision's published weights want mean and std 0.5 of this network, bare or wrapped.
 
-    Args:
-        model: the network, bare or wrapped.
-
-    Returns:
-        True for EfficientNetV2-L, and for GoogLeNet and Inception v3 without `transform_input`, if it has 1000 classes:
-        mean and std are 0.5.
+    True for EfficientNetV2-L, and for GoogLeNet and Inception v3 without `transform_input`, if it has 1000 classes.
     """
     model = unwrap(model)
     if isinstance(model, GoogLeNet | Inception3):
