@@ -16,7 +16,8 @@ from torch import Tensor
 from fastcam import ops
 from fastcam._check import one_of
 from fastcam.evaluation.overlap import best_overlap, box_iou
-from fastcam.pictures.frame import Pixels, resized
+from fastcam.pictures import Pixels
+from fastcam.pictures.frame import resized
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -129,8 +130,6 @@ class Protocol(NamedTuple):
         Raises:
             TypeError, ValueError: as `fastcam.pictures.as_rgb`.
         """
-        if image is None:
-            raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got None")
         height, width = size or self.size
         if self.crop is None:
             return resized(image, (width, height))

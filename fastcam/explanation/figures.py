@@ -148,7 +148,7 @@ def explain(
                 files.append(drawing.save(draw.panel(explained, sheet.id), sheet.panel))
             if sheet.number <= settings.num_results:
                 files.extend(draw.results(explained, out, sheet.number))
-    tell(network.cautions())
+    tell(network.cautions(), stacklevel=3)  # of whoever called: between is what takes the options one by one
     return Explanation(len(sheets), tuple(files), tuple(errors), ignored)
 
 

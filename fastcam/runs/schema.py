@@ -94,6 +94,19 @@ def schema(maps: bool, info: Mapping[str, object] | None = None) -> pa.Schema:
     return pa.schema(fields, {"fastcam": json.dumps(info or {}, sort_keys=True)})
 
 
+def split_error(error: str | None) -> tuple[str, str]:
+    """Take an error apart.
+
+    Args:
+        error: of a `Row`.
+
+    Returns:
+        Code and reason; "" for what is missing.
+    """
+    code, colon, message = (error or "").partition(": ")
+    return (code, message) if colon else ("", code)
+
+
 def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     """Make a table of rows.
 
