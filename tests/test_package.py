@@ -31,7 +31,7 @@ LAYERS = [
     ["ops", "reference"],
     ["runs"],
     ["_options"],
-    ["_check", "_files", "_memory", "_version"],
+    ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
 FACES = ("", "data", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")

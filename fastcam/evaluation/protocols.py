@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam._check import one_of
+from fastcam._check import suggest
 from fastcam.evaluation.overlap import best_overlap, box_iou
 from fastcam.pictures import Pixels
 from fastcam.pictures.frame import resized
@@ -232,7 +232,9 @@ def protocol_of(protocol: object) -> Protocol:
         return protocol
     if not isinstance(protocol, str):
         raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
-    one_of("protocol", protocol, PROTOCOLS)
+    if protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise ValueError(f"`protocol` must be one of {known}, got {protocol!r}{suggest(protocol, PROTOCOLS)}")
     return PROTOCOLS[protocol]
 
 

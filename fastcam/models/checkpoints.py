@@ -19,18 +19,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization
 from fastcam._files import replacing
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
-from fastcam.models.preprocessing import (
-    HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Published,
-    check_normalization,
-    published,
-    wants_half,
-)
+from fastcam.models.preprocessing import HALF, Published, published, wants_half
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 _METADATA_KEY = "fastcam"
