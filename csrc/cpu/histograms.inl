@@ -1,6 +1,12 @@
 // Histograms of scores: of each block of pixels first where they count, in loops that become vector code, then the
 // counting, one pixel at a time. Neighbouring pixels are often in one bin and would wait for each other's counter, so
 // that they have counters of their own, which are added up in the end.
+#pragma once
+
+#include "histograms.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
 
 template <class T>
 void score_histogram(const T* map, const uint8_t* mask, int64_t pixels, const Bins& bins, uint32_t* counters,
@@ -32,3 +38,8 @@ void score_histogram(const T* map, const uint8_t* mask, int64_t pixels, const Bi
     for (int32_t copy = 0; copy < kHistogramCopies; ++copy) out[i] += counters[copy * slots + 1 + i];
   }
 }
+
+constexpr HistogramsKernels histograms_kernels = {{score_histogram<float>, score_histogram<double>}};
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD

@@ -2,6 +2,13 @@
 // other, rounded to bytes between. Every output has the same number of taps, so that no branch depends on the place.
 // Along rows a pixel's three channels (and a fourth lane that nobody reads) are one vector, four rows at a time, which
 // share weights. The rounded weights of millions of samples can add up to more than one: hence the limit.
+#pragma once
+
+#include "resize.h"
+#include "simd.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
 
 constexpr int32_t kHalf = 1 << (kResizeBits - 1);
 constexpr int64_t kResizeRows = 4;
@@ -77,3 +84,8 @@ void resize_columns(const uint8_t* from, int64_t width, const Taps& taps, uint8_
     }
   }
 }
+
+constexpr ResizeKernels resize_kernels = {resize_rows, resize_columns};
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD

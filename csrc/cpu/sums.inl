@@ -1,4 +1,13 @@
 // Weighted sums over channels: class maps and gradient maps, for float, double and the half types.
+#pragma once
+
+#include <type_traits>
+
+#include "simd.h"
+#include "sums.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
 
 struct Half {
   uint16_t bits;
@@ -233,39 +242,28 @@ void elementwise_sum(const Features& f, const In* g, int64_t begin, int64_t end,
       out[z] = Term::term(Acc(value(a[k * f.Z + z])), Acc(value(g[k * f.Z + z])), out[z]);
 }
 
-// Calls run with null pointers of the element type and of the type of its sums.
-template <class Run>
-inline void with_types(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat: return run(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-    case DType::kDouble: return run(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    case DType::kHalf: return run(static_cast<Half*>(nullptr), static_cast<float*>(nullptr));
-    case DType::kBFloat16: return run(static_cast<BFloat16*>(nullptr), static_cast<float*>(nullptr));
-  }
-}
-
 void class_map(const Features& f, const void* weights, int64_t begin, int64_t end, void* out) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     weighted_sum<In>(f, static_cast<const Acc*>(weights), begin, end, static_cast<Acc*>(out));
   });
 }
 
 void gradient_weights(const Features& f, const void* gradients, Weighting weighting, double eps, int64_t begin,
                       int64_t end, void* sums, void* weights) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     channel_weights(f, static_cast<const In*>(gradients), weighting, static_cast<Acc>(eps), begin, end,
                     static_cast<Acc*>(sums), static_cast<Acc*>(weights));
   });
 }
 
 void product_map(const Features& f, const void* gradients, bool positive, int64_t begin, int64_t end, void* out) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     const In* g = static_cast<const In*>(gradients);
     if (positive)
       elementwise_sum<In, Acc, PositiveProducts>(f, g, begin, end, static_cast<Acc*>(out));
@@ -273,3 +271,8 @@ void product_map(const Features& f, const void* gradients, bool positive, int64_
       elementwise_sum<In, Acc, Products>(f, g, begin, end, static_cast<Acc*>(out));
   });
 }
+
+constexpr SumsKernels sums_kernels = {class_map, gradient_weights, product_map};
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD

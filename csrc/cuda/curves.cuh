@@ -10,7 +10,7 @@
 
 #include "../contour.h"
 #include "../iou.h"
-#include "nodes.cuh"
+#include "curves_nodes.cuh"
 
 namespace fastcam {
 

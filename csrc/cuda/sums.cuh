@@ -14,15 +14,13 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../lerp.h"
+#include "../exact.h"
+#include "../options.h"
 #include "block.cuh"
 
 namespace fastcam {
 
 constexpr int kPartials = 32;
-
-template <class In>
-using Accumulator = std::conditional_t<sizeof(In) == 8, double, float>;
 
 __device__ inline float value(float v) { return v; }
 __device__ inline double value(double v) { return v; }
