@@ -2,7 +2,7 @@
 
 This module loads the extension and is the only user of ``torch.ops.fastcam``. Each function validates its arguments,
 documents them, and calls one operator; shapes for ``torch.compile`` and gradients are in :mod:`fastcam.autograd`. The
-arithmetic from the coarse map onward is specified operation by operation (``csrc/lerp.h``), so that results
+arithmetic from the coarse map onward is specified operation by operation (``csrc/exact.h``), so that results
 do not depend on the batch size, the position in the batch, the number of threads, the instruction set or the device;
 :mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
 

@@ -1,6 +1,8 @@
-// From a coarse map to the box of its largest component: the bits of its mask, their components, and the choice among
-// these.
-// Bits of 64 pixels: lerp(w0, r0, w1, r1) >= cut.
+// From a coarse map to the box of its largest component: the bits of its mask, their components (components.inl), and
+// the choice among these. The picture is not made for it: most words of 64 pixels are all ones or all zeros by the
+// bounds of the two expanded rows that they lie between, and the others become bits as they are computed. A call does
+// one map, at some thresholds in turn. Traffic: the coarse map, and work space that stays in the cache. Bits have one
+// exact value, and all that follows is integers.
 #pragma once
 
 #include "../contour.h"
@@ -11,6 +13,7 @@
 namespace fastcam::FASTCAM_SIMD {
 namespace {
 
+// Bits of 64 pixels: lerp(w0, r0, w1, r1) >= cut. NaN is not.
 inline uint64_t mask_word(const float* r0, const float* r1, float w0, float w1, float cut) {
   uint64_t bits = 0;
 #if defined(FASTCAM_AVX512)
@@ -34,20 +37,23 @@ inline uint64_t mask_word(const float* r0, const float* r1, float w0, float w1, 
   return bits;
 }
 
+// Bits of a word's columns that are in the picture, not padding.
 inline uint64_t columns_in(int64_t W, int64_t word) {
   const int64_t left = W - 64 * word;
   return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
 }
 
+// The mask of pixels that reach the cut.
 void threshold(const Upsampling<float>& u, Surface<float>& s, Room& room, float cut) {
   for (int64_t y = 0; y < u.H; ++y) {
     uint64_t* row = room.mask + y * u.words;
-    if (u.bicubic) {
+    if (u.bicubic) {  // no bounds: a cubic may overshoot. The row is made and compared.
       output_row(u, s, y, 0, u.stride, s.line);
       for (int64_t word = 0; word < u.words; ++word)
         row[word] = mask_word(s.line + 64 * word, s.line + 64 * word, 1.0f, 0.0f, cut) & columns_in(u.W, word);
       continue;
     }
+    // Rounding is monotone, so that the mix of two upper bounds bounds every mix of what is below them.
     const int64_t a = u.y0[y] * u.words, b = u.y1[y] * u.words;
     const float w0 = u.wy0[y], w1 = u.wy1[y];
     for (int64_t word = 0; word < u.words; ++word) {
@@ -72,6 +78,7 @@ inline int64_t area2_bound(const Component& c) {
 // The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
 // followed only of components with holes, and only where more than one component can win.
 const Component* largest_contour(const Room& room, int64_t begun) {
+  // The winner has at least the largest area of all without what is inside their holes; mostly one can reach it.
   int64_t least = -1, candidates = 0;
   for (int64_t i = 0; i < begun; ++i)
     if (room.parent[i] == i) least = larger<int64_t>(room.components[i].contour2, least);
@@ -116,6 +123,7 @@ void largest_box(Room& room, Choice choice, int32_t* out) {
   out[3] = -corners[3];
 }
 
+// Zeros for a map that is constant or not finite, and where nothing is above the threshold.
 void boxes(const Upsampling<float>& u, Surface<float>& s, Room& room, const float* coarse, const float* levels,
            int64_t count, bool absolute, Choice choice, int32_t* out) {
   bool usable = load_coarse(u, s, coarse);

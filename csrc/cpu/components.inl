@@ -1,4 +1,6 @@
-// Components of a mask: runs of bits joined by union-find, their attributes summed on the roots in the end.
+// Components of a mask: runs of bits joined by union-find, their attributes summed on the roots in the end. A call does
+// one mask, row by row, with a few dozen operations a run and next to none for a row like the one above. Traffic: the
+// mask once; of components only what the rows at work touch. All integers, hence free of order.
 #pragma once
 
 #include "components.h"
@@ -40,13 +42,14 @@ inline void join(int32_t* parent, int32_t a, int32_t b) {
 
 inline int bit_count(uint64_t bits) { return __builtin_popcountll(bits); }
 
-// Returns how many edges the row has.
+// Lists where a row's bits change, which is where its runs start and end; returns how many such edges there are. Those
+// before each word are counted, for edges_before().
 inline int32_t find_runs(const uint64_t* row, int64_t words, Runs& runs) {
   int32_t count = 0;
   uint64_t carry = 0;
   for (int64_t word = 0; word < words; ++word) {
     const uint64_t m = row[word];
-    uint64_t edges = m ^ (m << 1 | carry);
+    uint64_t edges = m ^ (m << 1 | carry);  // bits unlike the one to their left
     carry = m >> 63;
     runs.bits[word] = edges;
     runs.before[word] = count;
@@ -61,6 +64,7 @@ inline int32_t find_runs(const uint64_t* row, int64_t words, Runs& runs) {
       edge += 2;
     }
   }
+  // A run that reaches the last bit ends behind it.
   runs.bits[words] = carry;
   runs.before[words] = count;
   runs.edge[count] = static_cast<int32_t>(64 * words);
@@ -81,6 +85,7 @@ int64_t label_mask(Room& room, int32_t reach) {
   Component* const components = room.components;
   int32_t *const parent = room.parent, *const joins = room.joins;
   Runs above = room.runs[0], here = room.runs[1];
+  // Above the first row there are no runs.
   for (int64_t word = 0; word <= room.words; ++word) above.bits[word] = 0, above.before[word] = 0;
   int32_t begun = 0;
   int32_t edges = 0;
@@ -89,7 +94,7 @@ int64_t label_mask(Room& room, int32_t reach) {
     const int32_t top = static_cast<int32_t>(y);
     uint64_t changed = y == 0;
     for (int64_t word = 0; word < room.words && y > 0; ++word) changed |= row[word] ^ row[word - room.words];
-    if (!changed) {
+    if (!changed) {  // the runs of the row above once more, each under itself
       for (int32_t i = 0; 2 * i < edges; ++i) {
         Component& c = components[above.component[i]];
         const int32_t length = above.edge[2 * i + 1] - above.edge[2 * i];
@@ -108,6 +113,7 @@ int64_t label_mask(Room& room, int32_t reach) {
       const int32_t touching = ((edges_before(above, end + reach) + 1) >> 1) - first;
       const int32_t fresh = touching <= 0, inherited = above.component[first];
       const int32_t own = (begun & -fresh) | (inherited & (fresh - 1));  // what is inherited by fresh ones is garbage
+      // A fresh component is written in any case, behind the last one, and counted only if the run begins it.
       components[begun] = {Corners{INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX}, 0, 0, 0, start};
       parent[begun] = begun;
       begun += fresh;
@@ -117,6 +123,7 @@ int64_t label_mask(Room& room, int32_t reach) {
       c.corners = corners < c.corners ? corners : c.corners;
       c.area += end - start;
       if (kContour) {
+        // The doubled area of the polygon between this row and a run above; pairs minus runs tell holes.
         int32_t contour2 = 0;
         for (int32_t j = first; j < first + touching; ++j) {
           const int32_t a = above.edge[2 * j], b = above.edge[2 * j + 1];
@@ -131,11 +138,13 @@ int64_t label_mask(Room& room, int32_t reach) {
         join_end[2 * j - 2] = own, join_end[2 * j - 1] = above.component[first + j];
       join_end += 2 * larger(touching - 1, 0);
     }
+    // Joined when the row is done: above.component says which label a run has, not which root.
     for (const int32_t* pair = joins; pair != join_end; pair += 2) join(parent, pair[0], pair[1]);
     const Runs swapped = above;
     above = here;
     here = swapped;
   }
+  // Backwards, so that a component is complete before it is added to its parent.
   for (int32_t i = begun - 1; i > 0; --i) {
     if (parent[i] == i) continue;
     const Component& from = components[i];
@@ -148,6 +157,7 @@ int64_t label_mask(Room& room, int32_t reach) {
   return begun;
 }
 
+// Bits of the bytes, then labels. The last word of a row may not read beyond it.
 int64_t components(Room& room, const uint8_t* mask, int connectivity) {
   for (int64_t y = 0; y < room.H; ++y) {
     for (int64_t word = 0; word < room.words; ++word) {

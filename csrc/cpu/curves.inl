@@ -3,7 +3,10 @@
 // eight neighbours alone. A neighbour is there already when it is brighter, or as bright and earlier in raster order,
 // so that all neighbourhoods are known beforehand, as bytes. Most pixels only grow the region of a neighbour: they take
 // over its label and add to that region's record, without asking which component the region has become part of. That is
-// settled once a level, for the regions that grew. The background's holes are found by the same pass upwards.
+// settled once a level, for the regions that grew. The background's holes are found by the same pass upwards. A call
+// does one map, with a dozen operations a pixel and some for each component at each level. Traffic: the map once, then
+// a few bytes a pixel of work space, in the order of levels and hence all over the place. Integers but for the IoU,
+// whose maximum is free of order.
 #pragma once
 
 #include "../contour.h"
@@ -66,6 +69,7 @@ constexpr Steps make_steps(int connectivity) {
 
 constexpr Steps kMaskSteps = make_steps(8), kBackgroundSteps = make_steps(4);
 
+// The same as a table of what a pass reads for every pixel: sums, and one neighbour's offset in pixel arrays.
 void growths(const Levels& l) {
   for (int i = 0; i < 2; ++i)
     for (int pattern = 0; pattern < 256; ++pattern) {
@@ -157,6 +161,8 @@ void add_pixels(const Levels& l, Regions& regions, const Word* pixels, int64_t c
   Region* const of = l.regions;
   int32_t grown_count = 0;
   for (int64_t i = 0; i < count; ++i) {
+    // Mostly a neighbour's region grows: its label, extents and sums, and once a level an entry in the list of those
+    // that grew, written in any case and counted if it is the first.
     const Pixel<Word> p{kDown ? pixels[i] : pixels[count - 1 - i]};
     const int64_t at = p.y() * pitch + p.x();
     const int pattern = kDown ? p.neighbours() : p.neighbours() ^ 0xff;
@@ -170,7 +176,7 @@ void add_pixels(const Levels& l, Regions& regions, const Word* pixels, int64_t c
     grown[grown_count] = own;
     grown_count += r.level != level;
     r.level = level;
-    if (g.groups > 1) {
+    if (g.groups > 1) {  // the pixel connects what was apart
       const Step& step = (kDown ? kMaskSteps : kBackgroundSteps).of[pattern];
       int32_t root = regions.root(own);
       for (int m = 1; m < step.groups; ++m) {
@@ -223,6 +229,7 @@ inline int32_t first_column(const Regions& regions, int32_t root, int level) {
 // followed only of components with holes, and only where more than one can win.
 int32_t largest_component(const Regions& regions, int level) {
   const Levels& l = regions.l;
+  // The winner has at least the largest area of all without what is inside their holes; mostly one can reach it.
   int64_t least = -1;
   for (int32_t i = 0; i < regions.living; ++i) least = larger(regions.of[l.live[i]].measure.size(), least);
   int32_t winner = -1, candidates = 0;
@@ -232,6 +239,7 @@ int32_t largest_component(const Regions& regions, int level) {
     ++candidates;
   }
   if (candidates == 1) return winner;
+  // First columns, which ties need within a row, are looked for only then.
   int64_t best = least;
   int32_t best_x = 0, best_y = -1;
   for (int32_t i = 0; i < regions.living; ++i) {
@@ -270,7 +278,7 @@ void sort_pixels(const Levels& l, const T* map) {
   const int64_t H = l.H, W = l.W, pitch = l.pitch, strip_rows = (H + kStrips - 1) / kStrips;
   uint8_t *const q = l.q, *const neighbours = l.neighbours;
   Word* const order = static_cast<Word*>(l.order);
-  int32_t next[kStrips][256] = {};
+  int32_t next[kStrips][256] = {};  // how many pixels of a level a strip has; then where its next one goes
   for (int64_t i = 0; i < pitch * (H + 2); ++i) q[i] = 0;
   for (int64_t y = 0; y < H; ++y) {
     uint8_t* __restrict row = q + (y + 1) * pitch + 1;
@@ -278,7 +286,9 @@ void sort_pixels(const Levels& l, const T* map) {
     for (int64_t x = 0; x < W; ++x) row[x] = quantised(from[x]);
   }
   for (int64_t y = 0; y < H; ++y) {
-    for (int64_t x = 0; x < W; x += 64) {  // beyond the row's end lies the padding
+    // Neighbours that are there before a pixel: those before it in raster order when they are as bright, those after it
+    // when they are brighter. 64 pixels at once; beyond the row's end lies the padding.
+    for (int64_t x = 0; x < W; x += 64) {
       const uint8_t* at = q + (y + 1) * pitch + 1 + x;
       Bytes64 here, there, bits{};
       __builtin_memcpy(&here, at, 64);
@@ -310,6 +320,7 @@ void sort_pixels(const Levels& l, const T* map) {
     }
   };
   in_strips([&](int64_t strip, int64_t, int64_t, int64_t at) __attribute__((always_inline)) { ++next[strip][q[at]]; });
+  // Where each level begins, the brightest first, and within it each strip.
   int32_t sum = 0;
   for (int v = 255; v >= 0; --v) {
     l.count[v] = -sum;
@@ -330,6 +341,7 @@ void sort_levels(const Levels& l, const T* map) {
   fits_narrow(l) ? sort_pixels<T, uint32_t>(l, map) : sort_pixels<T, uint64_t>(l, map);
 }
 
+// The largest component's box after each level's pixels; where a level has none it is the box of the level above.
 template <class Word>
 void curve_of(const Levels& l, int32_t* out) {
   Regions regions(l);
@@ -365,6 +377,7 @@ double best_iou_after(const Levels& l, Regions& regions, const Word* pixels, int
   return best;
 }
 
+// The best IoU of all components after each level's pixels, and of all holes.
 template <class Word>
 void contours_of(const Levels& l, const double* truths, int64_t truth_count, double* out) {
   const auto score = [&](Region& r, int32_t margin) {

@@ -1,6 +1,8 @@
 // Upsampling and heatmaps. The coarse rows are expanded along x once; the extremes of each expanded row, 64 columns at
 // a time, bound every pixel between two rows exactly, since rounding is monotone. The search for minimum and maximum
-// then looks only at what those bounds leave open, and thresholds do the same (components.inl).
+// then looks only at what those bounds leave open, and thresholds do the same (boxes.inl). A call does some rows of one
+// picture, with one multiplication and one fma a pixel. Traffic: the coarse map, whose expanded rows stay in the cache,
+// and the picture once. Every pixel has one exact value, and so have minimum and maximum.
 #pragma once
 
 #include "heatmap.h"
@@ -24,6 +26,7 @@ bool load_coarse(const Upsampling<T>& u, Surface<T>& s, const T* coarse) {
   return usable && low < high;
 }
 
+// The coarse rows as wide as the picture, padding included.
 template <class T>
 void expand_rows(const Upsampling<T>& u, Surface<T>& s) {
   for (int64_t r = 0; r < u.h; ++r) {
@@ -42,6 +45,7 @@ void expand_rows(const Upsampling<T>& u, Surface<T>& s) {
   }
 }
 
+// Least and greatest value of the expanded rows: of each 64 columns, and of each row.
 template <class T>
 void bound_rows(const Upsampling<T>& u, Surface<T>& s) {
   for (int64_t i = 0; i < u.h * u.words; ++i) {
@@ -92,7 +96,7 @@ inline void output_row(const Upsampling<T>& u, const Surface<T>& s, int64_t y, i
 // Exact minimum and maximum over every output pixel.
 template <class T>
 void extremes(const Upsampling<T>& u, Surface<T>& s, T& low, T& high) {
-  output_row(u, s, 0, 0, 1, s.line);
+  output_row(u, s, 0, 0, 1, s.line);  // any pixel will do to begin with
   low = high = s.line[0];
   const auto scan = [&](int64_t y, int64_t begin, int64_t end) __attribute__((always_inline)) {
     output_row(u, s, y, begin, end, s.line);
@@ -124,6 +128,7 @@ void extremes(const Upsampling<T>& u, Surface<T>& s, T& low, T& high) {
   }
   scan(y_high, 0, u.stride);
   scan(y_low, 0, u.stride);
+  // What no bound rules out: mostly a few words.
   for (int64_t y = 0; y < u.H; ++y) {
     const int64_t a = u.y0[y], b = u.y1[y];
     const T w0 = u.wy0[y], w1 = u.wy1[y];
@@ -137,6 +142,7 @@ void extremes(const Upsampling<T>& u, Surface<T>& s, T& low, T& high) {
   }
 }
 
+// Rows [begin, end) of the picture. Its extremes are those of all rows, whoever paints which.
 template <class T>
 void heatmap(const Upsampling<T>& u, Surface<T>& s, const T* coarse, Normalize normalize, bool as_bytes, int64_t begin,
              int64_t end, void* out) {
@@ -146,7 +152,7 @@ void heatmap(const Upsampling<T>& u, Surface<T>& s, const T* coarse, Normalize n
   T* floats = static_cast<T*>(out);
   bool usable = load_coarse(u, s, coarse);
   T low = 0, range = 1;
-  if (usable && before) {
+  if (usable && before) {  // the coarse map itself to [0, 1]
     T high = low = s.coarse[0];
     for (int64_t i = 0; i < u.h * u.w; ++i) {
       low = smaller(s.coarse[i], low);
@@ -163,7 +169,7 @@ void heatmap(const Upsampling<T>& u, Surface<T>& s, const T* coarse, Normalize n
     range = high - low;
     usable = finite(range) && range > T(0);
   }
-  if (!usable && normalize != Normalize::kNone) {
+  if (!usable && normalize != Normalize::kNone) {  // nothing to see: zeros
     if (as_bytes)
       for (int64_t i = begin * u.W; i < end * u.W; ++i) bytes[i] = 0;
     else

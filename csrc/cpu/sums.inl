@@ -1,4 +1,8 @@
-// Weighted sums over channels: class maps and gradient maps, for float, double and the half types.
+// Weighted sums over channels: class maps and gradient maps, for float, double and the half types. A call does some
+// positions, or some channels, of one image. Channels first, 64 positions at a time keep their sums in registers over
+// all channels, which are added in order; channels last, a position's channels are added in 16 interleaved lanes and
+// these by a fixed tree. So the order follows from the layout alone, and neither batch, threads nor processor change a
+// bit. Traffic: activations once, and gradients once or twice.
 #pragma once
 
 #include <type_traits>
@@ -9,6 +13,7 @@
 namespace fastcam::FASTCAM_SIMD {
 namespace {
 
+// The half types as they lie in memory; all arithmetic is in float.
 struct Half {
   uint16_t bits;
 };
@@ -158,6 +163,7 @@ void weighted_sum(const Features& f, const Acc* w, int64_t begin, int64_t end, A
       for (int64_t z = begin; z < end; ++z) out[z] = fused(w[k], Acc(value(a[k * f.Z + z])), out[z]);
     return;
   }
+  // Four vectors of positions at a time, or two at the end.
   for (int64_t z = begin; z < end; z += 4 * kLanes) {
     int64_t offset[4];  // what is beyond the end is done twice instead
     for (int v = 0; v < 4; ++v) offset[v] = smaller(z + v * kLanes, end - kLanes);
@@ -185,7 +191,7 @@ inline Acc ratio_base(Acc sum, Acc eps) {
   return base == Acc(0) ? Acc(1) : base;
 }
 
-// Weights of channels [begin, end).
+// Weights of channels [begin, end), each from what lies at all positions of its channel.
 template <class In, class Acc>
 void channel_weights(const Features& f, const In* g, Weighting weighting, Acc eps, int64_t begin, int64_t end,
                      Acc* __restrict sums, Acc* __restrict w) {

@@ -1,9 +1,9 @@
 // Boxes of the largest component above thresholds: a block finds those of one map, from its coarse samples or, with the
-// weighted sum before them, straight from the activations. The mask's bits (mask.cuh) and the runs in which labels.cuh
-// finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared memory has room
-// for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take turns. Traffic:
-// the coarse map, or the activations, once for each block of thresholds; nothing else. All that is found are integers:
-// the same for any block size and order of blocks.
+// weighted sum before them, straight from the activations. The mask's bits (boxes_mask.cuh) and the runs in which
+// boxes_runs.cuh finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared
+// memory has room for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take
+// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; nothing else. All that is
+// found are integers: the same for any block size and order of blocks.
 #pragma once
 
 #include "boxes_mask.cuh"
@@ -113,6 +113,7 @@ __device__ void search_map(const float* map, unsigned char* shared, int64_t m, c
   out += m * a.thresholds * 4;
   Surface<float, kBicubic> surface;
   bool usable = surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
+  // Relative thresholds become values that pixels must reach, a warp for each.
   if (usable && levels == nullptr) {
     float low, high;
     surface.template extremes<kThreads>(low, high);
@@ -126,6 +127,7 @@ __device__ void search_map(const float* map, unsigned char* shared, int64_t m, c
   const Cuts cut_of{levels ? levels + m * a.thresholds : nullptr, cuts, a.begin};
   Room<uint16_t> room;
   place(room, shared + a.map_bytes, a.size, a.capacity, a.choice.contour);
+  // One threshold after the other, in the same room. What does not fit is marked, and done at the end.
   bool left = false;
   for (int32_t t = first; t < a.end; t += step) {
     const float cut = usable ? cut_of(t) : INFINITY;  // which no pixel reaches

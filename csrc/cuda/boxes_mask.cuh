@@ -95,7 +95,7 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
       // And a column from here on, its pixels in the square's 32 rows.
       const int x = 32 * word + lane();
       const Linear<float> column = linear<float>(x < size.W ? x : size.W - 1, size.w, size.W);
-      uint32_t bits = 0;  // of this column, a bit for each row
+      uint32_t bits = 0;   // of this column, a bit for each row
       bool mixed = false;  // whether lanes have different bits somewhere
 #pragma unroll 1
       for (unsigned rest = cells; rest;) {
@@ -125,7 +125,7 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
           bits |= reached ? rows : 0;
         } else {
           // Where the line crosses the cut, as a share of the way from up to down, and how far off that may be, in
-          // the same unit (doubt) and in output rows (margin, with a quarter of a row for the taps' own rounding).
+          // the same unit (doubt) and in output rows (margin, with a quarter of a row to spare).
           const float share = 1.0f / rise, crossing = (cut - up) * share;
           const float doubt = a + b < 0x1p100f ? 2.0f * slack * (share < 0 ? -share : share) : INFINITY;
           const float margin = 0.25f + doubt * rows_apart;

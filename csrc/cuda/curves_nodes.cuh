@@ -1,12 +1,11 @@
-// The nodes of a merge tree (tree.cuh), which are its branches at each level, for a band of levels: doubled contour
-// area, Euler number and extents of the components. All are sums, minima or maxima of what single places add to one
-// node and hence to all below it, free of order. A 2x2 quad adds half a unit of area where its third pixel is set, and
-// where its fourth is. The Euler number of an 8-connected component is its number of quads with the upper left pixel
-// alone, minus those with the upper right and lower left but without the lower right. Columns and rows add extents
-// where they peak. Work: a lane has four columns and goes down them, some hundred warp instructions for 32 quads of each
-// column; then one step of a thread for each node. Traffic: the levels once more, and an atomic addition or two to the
-// nodes for each quad that is not inside or outside of everything, all in shared memory where there is room. Integers
-// only, so that the order of additions does not matter.
+// The nodes of a merge tree (curves_tree.cuh), which are its branches at each level, for a band of levels: doubled
+// contour area, Euler number and extents of the components. All are sums, minima or maxima of what single places add to
+// one node and hence to all below it, free of order. A 2x2 quad adds half a unit of area where its third pixel is set,
+// and where its fourth is. The Euler number of an 8-connected component is its number of quads with the upper left
+// pixel alone, minus those with the upper right and lower left but without the lower right. Columns and rows add
+// extents where they peak. Work: a lane has four columns and goes down them, some hundred warp instructions for 32
+// quads of each; then one step of a thread for each node. Traffic: the levels once more, and an atomic addition or two
+// for a quad, all in shared memory where there is room. Integers only, so that the order of additions does not matter.
 #pragma once
 
 #include "curves_tree.cuh"
@@ -24,8 +23,8 @@ __device__ __forceinline__ void count_components(const Tree<Size>& t, int branch
   __syncthreads();
 }
 
-// Gives each branch its nodes of the levels from low to high, empty. The nodes of a branch lie one behind the other, from
-// its highest level down, and `node` is such that level L has node - L; which branch comes first does not matter.
+// Gives each branch its nodes of the levels from low to high, empty. The nodes of a branch lie one behind the other,
+// from its highest level down, and `node` is such that level L has node - L; which branch comes first does not matter.
 template <int kThreads, class Size>
 __device__ __forceinline__ void place_nodes(const Tree<Size>& t, int branches, int low, int high) {
   __shared__ int placed;
@@ -93,7 +92,7 @@ __device__ __forceinline__ void measure(const Tree<Size>& t, int low, int high, 
     while (t.level_of(b.merge) >= level) b = t.branch[static_cast<Id>(b.merge)];
     if (level <= high) atomicAdd(t.count + (b.node - static_cast<uint32_t>(level)), value);
   };
-  // Warps take chunks of at least 8 rows, in strips of columns; the row above the first is read once more.
+  // Warps take chunks of at least 8 rows, in strips of columns; each reads one row of the next chunk.
   const int strips = (t.width + kColumns - 1) / kColumns, share = (t.height * strips + kWarps - 1) / kWarps;
   const int rows = share > 8 ? share : 8, chunks = (t.height + rows - 1) / rows;
   for (int i = warp(); i < strips * chunks; i += kWarps) {
@@ -121,8 +120,8 @@ __device__ __forceinline__ void measure(const Tree<Size>& t, int low, int high, 
         const int first = more_ab < more_cd ? more_cd : more_ab, fourth = less_ab < less_cd ? less_ab : less_cd;
         const int second = more_less < less_more ? less_more : more_less;
         const int third = more_less < less_more ? more_less : less_more;
-        // As the level falls: a is set alone at first; b and c are the first two, on a diagonal (both are odd); d comes
-        // last, to the other three.
+        // How the quad fills as the level falls: a alone at first; b and c, on a diagonal, before the others (both are
+        // odd); d last of all.
         const bool a_alone = first == a, b_and_c = first & second & 1, d_last = fourth == d;
         // The branch of a pixel that is set when the third one comes: all that are set then are connected.
         auto at = t.branch[a >= third ? upper.branch[k] : lower.branch[k + 1]];
@@ -131,7 +130,8 @@ __device__ __forceinline__ void measure(const Tree<Size>& t, int low, int high, 
           add(at, first >> 2, kEuler);
           if (second >> 2 >= lowest) add(at, second >> 2, Word{0} - kEuler);
         }
-        // One less while b and c are set without the others; then the third pixel sets this right.
+        // One less while b and c are set and d is not: from the second pixel on where these are the first two, else,
+        // below, from the third; until d comes.
         if (b_and_c && second >> 2 >= lowest) {
           auto at_b = t.branch[upper.branch[k + 1]];
           add(at_b, second >> 2, Word{0} - kEuler);
@@ -155,8 +155,8 @@ __device__ __forceinline__ void measure(const Tree<Size>& t, int low, int high, 
   __syncthreads();
 }
 
-// Adds to every node what is above it. A thread follows a branch down, after all that end in it: the deepest in the tree
-// first, a barrier after each depth. What a branch has at the lower end of the band is kept for the next band.
+// Adds to every node what is above it. A thread follows a branch down, after all that end in it: the deepest in the
+// tree first, a barrier after each depth. What a branch has at the lower end of the band is kept for the next band.
 template <int kThreads, class Size>
 __device__ __forceinline__ void sum_nodes(const Tree<Size>& t, int branches, int deepest, int low, int high) {
   using Id = typename Size::Id;

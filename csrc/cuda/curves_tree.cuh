@@ -154,8 +154,8 @@ __device__ __forceinline__ void extend(uint32_t* extents, uint32_t by) {
 }
 
 // Hills of all rows, a warp a row and a lane a column, 32 columns at a time; returns how many, which may be more than
-// there is room for. A hill begins in a column that rises after a fall, and its peak ends in the column before the first
-// fall after a rise; levels that stay the same are part of whatever came before.
+// there is room for. A row's first hill begins with it, the others in columns that rise after a fall; a peak ends in
+// the column before the first fall after a rise. Levels that stay the same are part of what came before.
 template <int kThreads, class Size>
 __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
   __shared__ int hills;
@@ -172,7 +172,8 @@ __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
       const int here = x <= t.width ? t.level(x, y) : 0, before = x <= t.width ? t.level(x - 1, y) : 0;
       const uint32_t up = __ballot_sync(kAllLanes, here > before), down = __ballot_sync(kAllLanes, here < before);
       // Columns whose last change before them was a fall: from behind each fall to the next change. Adding a seed to a
-      // run of columns that stay the same carries through the run, and the bits that flip are those it passed.
+      // run of columns that stay the same carries through the run: the bits that flip are the run and what is behind
+      // it.
       const uint32_t seeds = down << 1 | falls, still = ~(up | down);
       const uint32_t after_fall = ((still + (seeds & still)) ^ still) | seeds;
       if ((up | down) != 0) falls = down > up;
@@ -183,8 +184,7 @@ __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
       }
       begun += __popc(up & after_fall);
     }
-    // Rows take their numbers as they come, one more than they have hills: a row's first number stands for the pixels
-    // of level 0 before its first hill.
+    // Rows take their numbers as they come, for the hills that were counted and the first one.
     int first = 0;
     if (lane() == 0) first = atomicAdd(&hills, begun + 1);
     first = __shfl_sync(kAllLanes, first, 0);
