@@ -1,9 +1,9 @@
 """The evaluator beside the plain one, from finished maps to figures: ``python -m benchmarks.bench_evaluation``.
 
-The plain evaluator is OpenCV at each of 1000 thresholds (`fastcam.bench.baselines.iou_curves`) and NumPy's histograms
-picture by picture. Maps are 14x14 noise upsampled bicubically to 224x224. Contestants take turns, a few maps at a time where
-one takes tens of milliseconds each; medians are compared. fastcam's side is all of `Evaluator.add`: checks, ground
-truth, curves, sums; once without and once with 200 replicates for confidence intervals.
+The plain evaluator is OpenCV at each of 1000 thresholds (`opencv_iou_curves` in `fastcam.bench.operators`) and NumPy's
+histograms picture by picture. Maps are 14x14 noise upsampled bicubically to 224x224. Contestants take turns, a few maps
+at a time where one takes tens of milliseconds each; medians are compared. fastcam's side is all of `Evaluator.add`:
+checks, ground truth, curves, sums; once without and once with 200 replicates for confidence intervals.
 """
 
 import resource
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import typer
 
-from fastcam.bench import baselines, table as bench
+from fastcam._memory import keep_memory
+from fastcam.bench import cpu, operators
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS, Evaluator
 
@@ -29,8 +30,8 @@ class Contest:
         torch.manual_seed(0)
         self.images = images
         self.maps = PROTOCOLS["standard"].upsample(torch.randn(images, 14, 14)).to(dtype)
-        self.boxes, self.owner = bench.truth_boxes(images)
-        self.masks = bench.truth_masks(images)
+        self.boxes, self.owner = operators.truth_boxes(images)
+        self.masks = operators.truth_masks(images)
         self.ids = [f"{index}.jpg" for index in range(images)]
         size = (224, 224)
         self.boxed = [Sample(None, None, box[None].float().numpy(), None, size) for box in self.boxes]
@@ -50,7 +51,7 @@ class Contest:
         def call() -> None:
             part = slice(start := next(starts), start + some)
             for contours, deltas in rules.items():
-                curves = baselines.iou_curves(self.maps[part], self.boxes[part], self.owner[:some], contours)
+                curves = operators.opencv_iou_curves(self.maps[part], self.boxes[part], self.owner[:some], contours)
                 for delta in deltas:
                     hits[contours, delta] += (curves >= delta).sum(0)
 
@@ -63,7 +64,7 @@ class Contest:
 
         def call() -> None:
             part = slice(start := next(starts), start + some)
-            np.add(total, baselines.score_histograms(self.maps[part], self.masks[part]).sum(0), out=total)
+            np.add(total, operators.numpy_score_histograms(self.maps[part], self.masks[part]).sum(0), out=total)
 
         return call
 
@@ -86,7 +87,7 @@ def rows(images: int, some: int, seconds: float) -> list[str]:
             contest = Contest(images, dtype)
             plain = contest.plain_pixels(images) if rules is None else contest.plain_boxes(rules, some)
             calls = {"plain": plain, "off": contest.fastcam(metrics, 0), "on": contest.fastcam(metrics, 200)}
-            times = bench.interleaved(calls, seconds)
+            times = cpu.interleaved(calls, seconds)
             plain, off, on = (
                 1e6 * times[key] / (some if key == "plain" and rules is not None else images) for key in calls
             )
@@ -116,10 +117,10 @@ def main(
     threads: int = 1, images: int = 64, some: int = 4, seconds: float = 10.0, batches: int = 5, out: Path | None = None
 ) -> None:
     """Prints a row for each figure; ``--out`` writes the same table as Markdown."""
-    bench.set_threads(threads)
-    bench.keep_memory()
+    cpu.set_threads(threads)
+    keep_memory()
     lines = [
-        f"{bench.processor()}, {bench.versions()}; {threads} thread{'s' if threads > 1 else ''}, {images} pictures a "
+        f"{cpu.processor()}, {cpu.versions()}; {threads} thread{'s' if threads > 1 else ''}, {images} pictures a "
         "batch, microseconds a picture",
         "",
         *rows(images, some, seconds),

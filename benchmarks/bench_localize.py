@@ -35,12 +35,12 @@ from torch import nn
 from torchvision import transforms
 
 from fastcam import methods, models
-from fastcam.bench import table as bench
+from fastcam._memory import keep_memory
+from fastcam.bench import cpu
 from fastcam.localization import Plan, localize
 from fastcam.localization.network import Network
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
-from fastcam.pictures.resizing import frame
 
 BATCH = 32
 CONFIG = ModelConfig("resnet18", 1000)
@@ -63,7 +63,7 @@ def parts(model: nn.Module, files: list[Path], threads: int, last: bool) -> Call
 
     def call() -> None:
         with quiet_pillow(), ThreadPoolExecutor(threads) as pool:
-            frames = list(pool.map(lambda file: frame(preprocess, read(file).pixels)[0], files))
+            frames = list(pool.map(lambda file: preprocess.frame(read(file).pixels)[0], files))
         model.to(memory_format=order)
         with torch.inference_mode():
             for at in range(0, len(frames), BATCH):
@@ -232,7 +232,7 @@ def main(
         return
     torch.manual_seed(0)
     torch.set_num_threads(threads)
-    bench.keep_memory()
+    keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         if pictures is None:
             draw(Path(folder), count)
@@ -240,7 +240,7 @@ def main(
         if len(files) <= BATCH * threads:
             raise typer.BadParameter(f"at least {BATCH * threads + 1} pictures are needed, got {len(files)}")
         lines = [
-            f"{bench.processor()}, {bench.versions()}; {len(files)} pictures, {threads} threads, resnet18 at 224x224, "
+            f"{cpu.processor()}, {cpu.versions()}; {len(files)} pictures, {threads} threads, resnet18 at 224x224, "
             f"batches of {BATCH}, medians of {rounds} in turns",
             "",
             *speed(files, threads, rounds),

@@ -22,7 +22,7 @@ import typer
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.bench.table import interleaved, processor, versions
+from fastcam.bench.cpu import interleaved, processor, versions
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 

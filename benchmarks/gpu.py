@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from fastcam import ops
-from fastcam.bench import gpu as bench_gpu
+from fastcam.bench import gpu
 from tests.support import agreement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         sanitize(report, options.sanitizer_seconds)
     if not options.no_timing:
         report.add("", "## Speed", "")
-        for line in bench_gpu.table(bench_gpu.works(full=not options.quick), options.quick):
+        for line in gpu.table(gpu.works(full=not options.quick), options.quick):
             report.add(line)
         report.add("", f"Afterwards: {readings()}.")
     return 1 if report.failed else 0

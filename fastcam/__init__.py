@@ -69,6 +69,14 @@ _HOMES = {
     "show_cam_on_image": "drawing",
 }
 
+# Former names of modules, until 1.0.
+_MOVED = {
+    "decoding": "pictures",
+    "distributed": "localization.engines.machines",
+    "outputs": "export",
+    "visualize": "drawing",
+}
+
 __all__ = [
     "CAM",
     "AblationCAM",
@@ -112,6 +120,11 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(f"fastcam.{_HOMES[name]}"), name)
     if name in _modules():
         return import_module(f"fastcam.{name}")
+    if name in _MOVED:
+        from warnings import warn
+
+        warn(f"fastcam.{name} is fastcam.{_MOVED[name]} now", DeprecationWarning, stacklevel=2)
+        return import_module(f"fastcam.{_MOVED[name]}")
     raise AttributeError(f"module 'fastcam' has no attribute {name!r}")
 
 

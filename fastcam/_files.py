@@ -1,9 +1,12 @@
 """Files written so that a reader never sees half of one."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 
 
 @contextmanager
@@ -36,6 +39,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def target_of(name: str) -> str | None:
+    """The name of the file that a temporary one of `replacing` is to become; None if it is no such file."""
+    found = _TEMPORARY.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def _sync(path: Path) -> None:

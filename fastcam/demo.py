@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fastcam import drawing, evaluation, methods, models, ops
 from fastcam._files import replacing
-from fastcam.data.readers.shapes import CLASS_NAMES, Shapes
+from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess
-from fastcam.report import Item, gallery
+from fastcam.report import GalleryItem, gallery
 from fastcam.training import train
 
 _THRESHOLDS = [t / 100 for t in range(5, 95)]
@@ -146,7 +146,7 @@ def _maps(model: nn.Module, config: ModelConfig, data: Shapes) -> tuple[Tensor, 
     return torch.cat(logits), torch.cat(coarse)
 
 
-def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray) -> list[Item]:
+def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray) -> list[GalleryItem]:
     """The first pictures for the gallery."""
     maps = ops.heatmap(coarse[:_GALLERY], data.size, relu=False).numpy()
     items = []
@@ -156,11 +156,11 @@ def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray) -> l
         names = data.class_names
         caption = f"{names[sample.label]}\nfound: {names[predicted]}, {scores[predicted]:.0%}\nIoU {iou:.2f}"
         hit = predicted == sample.label and iou >= 0.5
-        items.append(Item(sample.image, map, boxes[index], sample.boxes, caption, hit))
+        items.append(GalleryItem(sample.image, map, boxes[index], sample.boxes, caption, hit))
     return items
 
 
-def _hero(items: list[Item], side: int = 192, gap: int = 8) -> np.ndarray:
+def _hero(items: list[GalleryItem], side: int = 192, gap: int = 8) -> np.ndarray:
     """Pictures, and below them map, found box (red) and true box (green): RGBA, uint8.
 
     Gaps and the round corners are transparent, so that it stands well on any background.

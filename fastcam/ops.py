@@ -1,10 +1,10 @@
 """The operators: activations to class maps, heatmaps and boxes, in fused C++ and CUDA kernels.
 
 This module loads the extension and is the only user of ``torch.ops.fastcam``. Each function validates its arguments,
-documents them, and calls one operator; shapes for ``torch.compile`` and gradients are in :mod:`fastcam.autograd`. The
-arithmetic from the coarse map onward is specified operation by operation (``csrc/exact.h``), so that results
-do not depend on the batch size, the position in the batch, the number of threads, the instruction set or the device;
-:mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
+documents them, and calls one operator; below it stand what ``torch.compile`` has to know of the operator's result, and
+its gradient if it has one. The arithmetic from the coarse map onward is specified operation by operation
+(``csrc/exact.h``), so that results do not depend on the batch size, the position in the batch, the number of threads,
+the instruction set or the device; :mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
 
 A coarse map that is constant, or holds NaN or infinity after ReLU, carries no location: it gives a zero map and a zero
 box on every device (a GPU kernel cannot raise without stopping the stream).
@@ -12,15 +12,16 @@ box on every device (a GPU kernel cannot raise without stopping the stream).
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastcam import autograd
+from fastcam._check import one_of
 
 Weighting = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"]
 Mode = Literal["bilinear", "bicubic"]
@@ -57,7 +58,6 @@ def _load_extension() -> Path:
 
 
 _LIBRARY = _load_extension()
-autograd.register()
 _ops = torch.ops.fastcam
 
 
@@ -94,16 +94,21 @@ def _same_device(first: str, a: Tensor, second: str, b: Tensor) -> None:
         raise ValueError(f"`{first}` and `{second}` must be on one device, got {a.device} and {b.device}")
 
 
-def _one_of(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+def _one_of(name: str, value: object, known: Iterable[object]) -> None:
+    one_of(name, value, known, repr)
+
+
+def _pair(size: object) -> tuple[int, int]:
+    """Height and width of one integer or two; (0, 0) of anything else."""
+    pair = [size, size] if isinstance(size, Integral) else list(size) if isinstance(size, Iterable) else []
+    sides = [int(side) for side in pair if isinstance(side, Integral)]
+    return (sides[0], sides[1]) if len(sides) == len(pair) == 2 else (0, 0)
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Iterable) else ()
-    if len(pair) != 2 or not all(isinstance(v, Integral) and v > 0 for v in pair):
+    height, width = _pair(size)
+    if min(height, width) < 1:
         raise ValueError(f"`size` must be a positive integer or (height, width), got {size!r}")
-    height, width = int(pair[0]), int(pair[1])
     _few_pixels("size", height, width)
     return height, width
 
@@ -157,10 +162,11 @@ def _levels(
         levels = threshold.detach().to(device, torch.float32)
         return levels.reshape(math.prod(lead), count), [], (*threshold.shape, 4)
     single = isinstance(threshold, Real)
-    values = [threshold] if single else list(threshold) if isinstance(threshold, Iterable) else [None]
-    if not all(isinstance(t, Real) and 0 <= t <= 1 for t in values):
+    given: list[object] = [threshold] if single else [*threshold] if isinstance(threshold, Iterable) else [None]
+    shares = [float(share) for share in given if isinstance(share, Real) and 0 <= float(share) <= 1]
+    if len(shares) < len(given):
         raise ValueError(f"`threshold` must be in [0, 1], relative to the map's range, got {threshold!r}")
-    return None, [float(t) for t in values], (*lead, 4) if single else (*lead, len(values), 4)
+    return None, shares, (*lead, 4) if single else (*lead, len(shares), 4)
 
 
 # Calls of torch that change nothing are left out: on a processor whose caches hold other things each costs as much as
@@ -234,6 +240,23 @@ def _true_boxes(boxes: Tensor, box_image: Tensor, maps: Tensor) -> tuple[Tensor,
 
 # ---- operators -------------------------------------------------------------------------------------------------------
 
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _fake(operator: str) -> Callable[[_Function], _Function]:
+    """Decorates what gives an operator's result by shape and dtype alone."""
+    return torch.library.register_fake(f"fastcam::{operator}")
+
+
+def _with_gradient(operator: str, save: Callable[..., None]) -> Callable[[_Function], _Function]:
+    """Decorates an operator's backward pass; `save` keeps what that needs of inputs and output."""
+
+    def register(backward: _Function) -> _Function:
+        torch.library.register_autograd(f"fastcam::{operator}", backward, setup_context=save)
+        return backward
+
+    return register
+
 
 def class_map(features: Tensor, weights: Tensor) -> Tensor:
     r"""Channel-weighted sum of activations, :math:`M(x, y) = \sum_k w_k A_k(x, y)`, without ReLU.
@@ -257,6 +280,27 @@ def class_map(features: Tensor, weights: Tensor) -> Tensor:
     x, w = _features_and_weights(features, weights)
     maps = _ops.class_map(x, w)
     return maps[:, 0] if weights.dim() == 2 else maps
+
+
+@_fake("class_map")
+def _(features: Tensor, weights: Tensor) -> Tensor:
+    return weights.new_empty(*weights.shape[:2], *features.shape[2:])
+
+
+def _save_class_map(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+@_with_gradient("class_map", _save_class_map)
+def _(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    features, weights = ctx.saved_tensors
+    to_features = to_weights = None
+    with torch.autocast(grad.device.type, enabled=False):  # which would sum in half precision
+        if ctx.needs_input_grad[0]:
+            to_features = torch.einsum("nck,nchw->nkhw", weights, grad).to(features.dtype)
+        if ctx.needs_input_grad[1]:
+            to_weights = torch.einsum("nchw,nkhw->nck", grad, features.to(grad.dtype))
+    return to_features, to_weights
 
 
 def gradient_map(
@@ -303,6 +347,11 @@ def gradient_map(
     return _ops.gradient_map(_as(features, features.dtype), _as(gradients, gradients.dtype), weighting, float(eps))
 
 
+@_fake("gradient_map")
+def _(features: Tensor, gradients: Tensor, weighting: str, eps: float) -> Tensor:
+    return features.new_empty(features.shape[0], *features.shape[2:], dtype=_accumulation_dtype(features))
+
+
 def heatmap(
     coarse: Tensor,
     size: int | Sequence[int],
@@ -342,6 +391,46 @@ def heatmap(
         maps = maps.to(wanted)
     out = _ops.heatmap(maps, height, width, relu, normalize or "none", mode, as_bytes)
     return _shaped(out, (*coarse.shape[:-2], height, width))
+
+
+@_fake("heatmap")
+def _(coarse: Tensor, height: int, width: int, relu: bool, normalize: str, mode: str, as_bytes: bool) -> Tensor:
+    return coarse.new_empty(coarse.shape[0], height, width, dtype=torch.uint8 if as_bytes else coarse.dtype)
+
+
+def _save_heatmap(ctx: Any, inputs: tuple[Tensor, int, int, bool, str, str, bool], output: Tensor) -> None:
+    coarse, height, width, relu, normalize, mode, _ = inputs
+    ctx.save_for_backward(coarse)
+    ctx.options = (height, width), relu, normalize, mode
+
+
+@_with_gradient("heatmap", _save_heatmap)
+def _(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # The gradient of the same chain in torch's operators, whose ties at minimum and maximum share equally.
+    (coarse,) = ctx.saved_tensors
+    size, relu, normalize, mode = ctx.options
+    if normalize != "none":  # maps that give zeros, whatever they are, have no gradient
+        rectified = (coarse.relu() if relu else coarse).flatten(1)
+        usable = (rectified.isfinite().all(1) & (rectified.amin(1) < rectified.amax(1)))[:, None, None]
+        coarse, grad = torch.where(usable, coarse, 0), torch.where(usable, grad, 0)
+
+    def chain(maps: Tensor) -> Tensor:
+        maps = maps.relu() if relu else maps
+        maps = _min_max(maps) if normalize in ("before", "both") else maps
+        # Torch's bicubic has OpenCV's kernel (A = -0.75) and edges.
+        maps = F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+        return _min_max(maps) if normalize in ("after", "both") else maps
+
+    with torch.enable_grad():
+        to_coarse = torch.func.vjp(chain, coarse)[1](grad)[0]
+    return to_coarse, None, None, None, None, None, None
+
+
+def _min_max(maps: Tensor) -> Tensor:
+    """Maps [M, H, W] in [0, 1], zeros where that is not defined, in operations whose gradient is never NaN."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    usable = (high - low).isfinite() & (high > low)
+    return torch.where(usable, (maps - low) / torch.where(usable, high - low, 1), 0)
 
 
 def boxes(
@@ -389,6 +478,22 @@ def boxes(
     return _shaped(_ops.boxes(maps, levels, thresholds, height, width, relu, mode, connectivity, largest), shape)
 
 
+@_fake("boxes")
+def _(
+    coarse: Tensor,
+    levels: Tensor | None,
+    thresholds: list[float],
+    height: int,
+    width: int,
+    relu: bool,
+    mode: str,
+    connectivity: int,
+    largest: str,
+) -> Tensor:
+    count = len(thresholds) if levels is None else levels.shape[1]
+    return coarse.new_empty(coarse.shape[0] * count, 4, dtype=torch.int32)
+
+
 def class_boxes(
     features: Tensor,
     weights: Tensor,
@@ -433,6 +538,23 @@ def class_boxes(
     return _shaped(found, shape)
 
 
+@_fake("class_boxes")
+def _(
+    features: Tensor,
+    weights: Tensor,
+    levels: Tensor | None,
+    thresholds: list[float],
+    height: int,
+    width: int,
+    relu: bool,
+    mode: str,
+    connectivity: int,
+    largest: str,
+) -> Tensor:
+    count = len(thresholds) if levels is None else levels.shape[1]
+    return weights.new_empty(weights.shape[0] * weights.shape[1] * count, 4, dtype=torch.int32)
+
+
 def box_curves(maps: Tensor) -> Tensor:
     """The standard WSOL evaluator's box at every 8-bit level of finished maps.
 
@@ -455,6 +577,11 @@ def box_curves(maps: Tensor) -> Tensor:
     """
     _finished_maps(maps)
     return _ops.box_curves(_as(maps, _accumulation_dtype(maps)))
+
+
+@_fake("box_curves")
+def _(maps: Tensor) -> Tensor:
+    return maps.new_empty(maps.shape[0], 256, 4, dtype=torch.int32)
 
 
 def iou_curves(
@@ -493,6 +620,11 @@ def iou_curves(
     return _ops.iou_curves(_as(maps, _accumulation_dtype(maps)), truths, starts, contours == "all")
 
 
+@_fake("iou_curves")
+def _(maps: Tensor, boxes: Tensor, starts: Tensor, all_contours: bool) -> Tensor:
+    return maps.new_empty(maps.shape[0], 256, dtype=torch.float64)
+
+
 def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
     """Scores of object and background, counted by bin: what precision and recall by pixels are made of.
 
@@ -523,9 +655,15 @@ def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
     _same_device("maps", maps, "masks", masks)
     if masks.shape != maps.shape:
         raise ValueError(f"`masks` must have the shape of `maps` {_shape(maps)}, got {_shape(masks)}")
-    if not isinstance(bins, Integral) or isinstance(bins, bool) or not 1 <= bins <= _MOST_BINS:
+    count = int(bins) if isinstance(bins, Integral) and not isinstance(bins, bool) else 0
+    if not 1 <= count <= _MOST_BINS:
         raise ValueError(f"`bins` must be an integer from 1 to {_MOST_BINS:,}, got {bins!r}")
-    return _ops.score_histograms(_as(maps, _accumulation_dtype(maps)), masks.contiguous().view(torch.uint8), int(bins))
+    return _ops.score_histograms(_as(maps, _accumulation_dtype(maps)), masks.contiguous().view(torch.uint8), count)
+
+
+@_fake("score_histograms")
+def _(maps: Tensor, masks: Tensor, bins: int) -> Tensor:
+    return maps.new_empty(maps.shape[0], 2, bins + 2, dtype=torch.int64)
 
 
 def resize(
@@ -562,13 +700,22 @@ def resize(
     if picture.device.type != "cpu":
         raise ValueError(f"`picture` must be on the CPU, got {picture.device}")
     _one_of("first", first, ("rows", "columns"))
-    height, width = (size, size) if isinstance(size, Integral) else size
+    height, width = _pair(size)
     if not 0 < min(height, width) <= max(height, width) < _MOST_PIXELS:
         raise ValueError(f"`size` must have sides from 1 to 2^30 - 1 pixels, got {size!r}")
     top, left, rows, columns = (0, 0, height, width) if crop is None else crop
     if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
-        raise ValueError(f"`crop` must be top, left, height, width within {height} x {width}, got {tuple(crop)}")
+        raise ValueError(
+            f"`crop` must be top, left, height, width within {height} x {width}, got {(top, left, rows, columns)}"
+        )
     return _ops.resize(picture, height, width, top, left, rows, columns, first == "columns")
+
+
+@_fake("resize")
+def _(
+    picture: Tensor, height: int, width: int, top: int, left: int, rows: int, columns: int, columns_first: bool
+) -> Tensor:
+    return picture.new_empty(rows, columns, 3)
 
 
 def components(
@@ -598,3 +745,13 @@ def components(
     if max_components is not None and max_components < 1:
         raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
     return _ops.components(masks.contiguous().view(torch.uint8), connectivity, max_components)
+
+
+@_fake("components")
+def _(masks: Tensor, connectivity: int, max_components: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(count, 4, dtype=torch.int32),
+        masks.new_empty(count, dtype=torch.int32),
+        masks.new_empty(count, dtype=torch.int64),
+    )

@@ -27,16 +27,6 @@ def class_map(features: Tensor, weights: Tensor) -> Tensor:
         return torch.einsum(equation, weights.to(dtype), features.to(dtype))
 
 
-def nonzero(denominator: Tensor) -> Tensor:
-    """Return the denominator of a quotient, with 1 where it is zero."""
-    return torch.where(denominator == 0, 1, denominator)
-
-
-def ratio_base(total: Tensor, eps: float) -> Tensor:
-    """Return what XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it."""
-    return nonzero(torch.where(total < 0, total - eps, total + eps))
-
-
 def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam", eps: float | None = None) -> Tensor:
     """Twin of :func:`fastcam.ops.gradient_map`: the gradient-weighted sum before ReLU, [N, h, w]."""
     dtype = _accumulation_dtype(features, gradients)
@@ -58,27 +48,14 @@ def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam"
     return (weights[:, :, None, None] * a).sum(1)
 
 
-def _resize(coarse: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Upsamples [M, h, w] to [M, H, W]: bilinear as torch, bicubic in float64 as OpenCV (A = −0.75, clamped edges)."""
-    if mode == "bilinear":
-        return F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    maps = [cv2.resize(m, size[::-1], interpolation=cv2.INTER_CUBIC) for m in coarse.double().cpu().numpy()]
-    return torch.from_numpy(np.stack(maps)).to(coarse)
+def nonzero(denominator: Tensor) -> Tensor:
+    """The denominator of a quotient, with 1 where it is zero."""
+    return torch.where(denominator == 0, 1, denominator)
 
 
-def _min_max(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
-
-
-def _usable(coarse: Tensor) -> Tensor:
-    """True for the maps [M, h, w] that have finite values and are not constant; the others give zero maps."""
-    flat = coarse.flatten(1)
-    return flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1))
-
-
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+def ratio_base(total: Tensor, eps: float) -> Tensor:
+    """What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it."""
+    return nonzero(torch.where(total < 0, total - eps, total + eps))
 
 
 def heatmap(
@@ -98,41 +75,38 @@ def heatmap(
         maps = maps.relu()
     usable = _usable(maps)[:, None, None]
     if normalize in ("before", "both"):
-        maps = torch.where(usable, _min_max(maps), 0)
+        maps = torch.where(usable, min_max(maps), 0)
     maps = _resize(maps, size, mode)
     if normalize in ("after", "both"):
-        maps = torch.where(usable, _min_max(maps), 0)
+        maps = torch.where(usable, min_max(maps), 0)
         maps = maps.nan_to_num(0.0, 0.0, 0.0)
     if dtype == torch.uint8:
         maps = (255 * maps).clamp(0, 255).to(torch.uint8)
     return maps.reshape(*coarse.shape[:-2], *size)
 
 
-def _component_stats(mask: np.ndarray, connectivity: int) -> list[tuple[int, tuple[int, int, int, int], int]]:
-    """(first pixel in raster order, xyxy box, area) of each component of a mask [H, W], in raster order."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    _, first = np.unique(labels, return_index=True)
-    if count > len(first):  # no background pixel: label 0 is absent
-        first = np.concatenate([[0], first])
-    found = []
-    for label in range(1, count):
-        x, y, w, h, area = (int(v) for v in stats[label])
-        found.append((int(first[label]), (x, y, x + w, y + h), area))
-    return sorted(found)
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _largest_by_pixels(mask: np.ndarray, connectivity: int) -> tuple[int, int, int, int]:
-    components = _component_stats(mask, connectivity)
-    return max(components, key=lambda c: (c[2], -c[0]))[1] if components else (0, 0, 0, 0)
+def _resize(coarse: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Upsamples [M, h, w] to [M, H, W]: bilinear as torch, bicubic in float64 as OpenCV (A = −0.75, clamped edges)."""
+    if mode == "bilinear":
+        return F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    maps = [cv2.resize(m, size[::-1], interpolation=cv2.INTER_CUBIC) for m in coarse.double().cpu().numpy()]
+    return torch.from_numpy(np.stack(maps)).to(coarse)
 
 
-def _largest_by_contour(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Bounding box of the contour with the largest cv2.contourArea; the first in OpenCV's list where areas tie."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-    if not contours:
-        return (0, 0, 0, 0)
-    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
-    return (x, y, x + w, y + h)
+def min_max(maps: Tensor) -> Tensor:
+    """Maps [M, H, W] scaled to [0, 1] by their minimum and maximum; NaN where they are constant."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+def _usable(coarse: Tensor) -> Tensor:
+    """True for the maps [M, h, w] that have finite values and are not constant; the others give zero maps."""
+    flat = coarse.flatten(1)
+    return flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1))
 
 
 def boxes(
@@ -165,23 +139,32 @@ def boxes(
     return torch.tensor(result, dtype=torch.int32, device=coarse.device).reshape(shape)
 
 
-def class_boxes(features: Tensor, weights: Tensor, size: int | Sequence[int], **options) -> Tensor:
+def _largest_by_pixels(mask: np.ndarray, connectivity: int) -> tuple[int, int, int, int]:
+    components = _component_stats(mask, connectivity)
+    return max(components, key=lambda c: (c[2], -c[0]))[1] if components else (0, 0, 0, 0)
+
+
+def _largest_by_contour(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Bounding box of the contour with the largest cv2.contourArea; the first in OpenCV's list where areas tie."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return (0, 0, 0, 0)
+    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
+    return (x, y, x + w, y + h)
+
+
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: str = "bilinear",
+    connectivity: int = 8,
+    largest: str = "pixels",
+) -> Tensor:
     """Twin of :func:`fastcam.ops.class_boxes`: :func:`class_map`, then :func:`boxes`."""
-    return boxes(class_map(features, weights), size, **options)
-
-
-def components(
-    masks: Tensor, connectivity: int = 8, max_components: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Twin of :func:`fastcam.ops.components`: boxes [M, 4], areas [M] and image index [M] of all components."""
-    found = []
-    for index, mask in enumerate(masks.cpu().numpy()):
-        stats = _component_stats(mask != 0, connectivity)
-        if max_components is not None:
-            stats = sorted(sorted(stats, key=lambda c: (-c[2], c[0]))[:max_components])
-        found += [(*box, area, index) for _, box, area in stats]
-    table = torch.tensor(found, dtype=torch.int64, device=masks.device).reshape(-1, 6)
-    return table[:, :4].int(), table[:, 4].int(), table[:, 5]
+    return boxes(class_map(features, weights), size, threshold, relu, mode, connectivity, largest)
 
 
 def box_curves(maps: Tensor) -> Tensor:
@@ -193,6 +176,17 @@ def box_curves(maps: Tensor) -> Tensor:
         for level in range(int(quantised.max())):
             box = np.array(_largest_by_contour(quantised > level))
             result[index, level] = [*box[:2], *np.minimum(box[2:], limit)]
+    return torch.from_numpy(result).to(maps.device)
+
+
+def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "largest") -> Tensor:
+    """Twin of :func:`fastcam.ops.iou_curves`: the best IoU with a true box at every 8-bit level, [N, 256]."""
+    result = np.zeros((len(maps), 256))
+    truths, owner = boxes.cpu().numpy(), box_image.cpu().numpy()
+    for index, values in enumerate(maps.cpu().numpy()):
+        quantised, truth = (255 * values).astype(np.uint8), truths[owner == index]
+        for level in range(256 if len(truth) else 0):
+            result[index, level] = _inclusive_iou(_contour_boxes(quantised > level, contours), truth).max()
     return torch.from_numpy(result).to(maps.device)
 
 
@@ -237,12 +231,28 @@ def resize(
     return torch.from_numpy(np.array(image.crop((left, top, left + columns, top + rows))))
 
 
-def iou_curves(maps: Tensor, boxes: Tensor, box_image: Tensor, contours: str = "largest") -> Tensor:
-    """Twin of :func:`fastcam.ops.iou_curves`: the best IoU with a true box at every 8-bit level, [N, 256]."""
-    result = np.zeros((len(maps), 256))
-    truths, owner = boxes.cpu().numpy(), box_image.cpu().numpy()
-    for index, values in enumerate(maps.cpu().numpy()):
-        quantised, truth = (255 * values).astype(np.uint8), truths[owner == index]
-        for level in range(256 if len(truth) else 0):
-            result[index, level] = _inclusive_iou(_contour_boxes(quantised > level, contours), truth).max()
-    return torch.from_numpy(result).to(maps.device)
+def components(
+    masks: Tensor, connectivity: int = 8, max_components: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of :func:`fastcam.ops.components`: boxes [M, 4], areas [M] and image index [M] of all components."""
+    found = []
+    for index, mask in enumerate(masks.cpu().numpy()):
+        stats = _component_stats(mask != 0, connectivity)
+        if max_components is not None:
+            stats = sorted(sorted(stats, key=lambda c: (-c[2], c[0]))[:max_components])
+        found += [(*box, area, index) for _, box, area in stats]
+    table = torch.tensor(found, dtype=torch.int64, device=masks.device).reshape(-1, 6)
+    return table[:, :4].int(), table[:, 4].int(), table[:, 5]
+
+
+def _component_stats(mask: np.ndarray, connectivity: int) -> list[tuple[int, tuple[int, int, int, int], int]]:
+    """(first pixel in raster order, xyxy box, area) of each component of a mask [H, W], in raster order."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    _, first = np.unique(labels, return_index=True)
+    if count > len(first):  # no background pixel: label 0 is absent
+        first = np.concatenate([[0], first])
+    found = []
+    for label in range(1, count):
+        x, y, w, h, area = (int(v) for v in stats[label])
+        found.append((int(first[label]), (x, y, x + w, y + h), area))
+    return sorted(found)

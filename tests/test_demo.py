@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastcam import demo, models
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 
 
 @pytest.fixture(scope="module")

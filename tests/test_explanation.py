@@ -11,7 +11,7 @@ import fastcam
 from fastcam import drawing, explanation, models, ops, panels, pictures
 from fastcam.methods import MapWarning
 from fastcam.models import ModelConfig
-from tests.cli.test_cli import refused, run
+from tests.support.commands import refused, run
 
 SIDE = 64
 STAGES = ["layer1", "layer2", "layer3", "layer4"]

@@ -14,7 +14,7 @@ import fastcam
 
 PACKAGE = Path(fastcam.__file__).parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-# Each module may import those to its right, and the leaves.
+# Each module may import those to its right or below.
 LAYERS = [
     ["__main__"],
     ["cli"],
@@ -25,20 +25,16 @@ LAYERS = [
     ["panels", "export"],
     ["drawing"],
     ["methods"],
+    ["data"],
+    ["pictures"],
+    ["models"],
     ["ops", "reference", "removal"],
-    ["autograd"],
+    ["runs"],
+    ["_options"],
+    ["_check", "_files", "_memory", "_version"],
 ]
-LEAVES = {"models", "data", "pictures", "runs", "_files", "_version"}
-# All modules but those without functions for users: `reference` has the docstrings of `ops`.
-PRIVATE = ("cli", "__main__", "_version", "reference", "autograd", "bench", "demo")
-PUBLIC = sorted(
-    name
-    for name in (
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        for path in PACKAGE.rglob("*.py")
-    )
-    if name.split(".")[0] not in (*PRIVATE, "__init__")
-)
+# What users call: their docstrings have the full form.
+FACES = ("", "data", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")
 
 
 def test_public_names_exist():
@@ -47,6 +43,15 @@ def test_public_names_exist():
     assert set(fastcam.__all__) <= set(dir(fastcam))
     with pytest.raises(AttributeError, match="no attribute 'GradCAMM'"):
         fastcam.GradCAMM  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [("decoding", "read"), ("distributed", "Rank"), ("outputs", "MapTable"), ("visualize", "overlay")],
+)
+def test_former_names_of_modules_lead_to_the_new_ones(former, name):
+    with pytest.warns(DeprecationWarning, match=f"fastcam.{former} is fastcam"):
+        assert hasattr(getattr(fastcam, former), name)
 
 
 def names_in_texts() -> dict[str, set[str]]:
@@ -76,7 +81,7 @@ def test_every_name_in_texts_is_there_after_import_fastcam():
             if depth and inspect.ismodule(thing):
                 packages.setdefault(".".join(name.split(".")[: depth + 1]), set()).add(part)
     # A module within a package may be there only because one that is above it has imported it.
-    order = ["models", "pictures", "data", *(name for level in reversed(LAYERS) for name in level)]
+    order = [name for level in reversed(LAYERS) for name in level]
     ascending = sorted(packages, key=lambda package: order.index(package.split(".")[1]))
     lines = [f"{package}.{part}" for package in ascending for part in sorted(packages[package])]
     code = "\n".join(["import fastcam", *lines])
@@ -108,47 +113,37 @@ def test_import_does_not_load_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
 
 
-def test_public_docstrings_state_what_goes_in_comes_out_and_is_raised():
-    functions = [f for _, f in inspect.getmembers(fastcam.ops, inspect.isfunction) if not f.__name__.startswith("_")]
-    for function in (
-        *functions,
-        fastcam.localize,
-        fastcam.explain,
-        fastcam.train,
-        fastcam.evaluate,
-        fastcam.overlay,
-        fastcam.show_cam_on_image,
-    ):
-        text = inspect.getdoc(function) or ""
-        parts = ["Returns:"] + (["Args:", "Raises:"] if inspect.signature(function).parameters else [])
-        for part in parts:
-            assert part in text, f"{function.__module__}.{function.__name__} lacks {part}"
+def faces():
+    """Names and functions that the faces of the package give to users; classes with their own methods."""
+    for face in FACES:
+        module = importlib.import_module(".".join(filter(None, ("fastcam", face))))
+        names = getattr(module, "__all__", None) or [
+            name
+            for name, item in vars(module).items()
+            if not name.startswith("_") and getattr(item, "__module__", None) == module.__name__
+        ]
+        for name in names:
+            item = getattr(module, name)
+            if inspect.isclass(item) and item.__module__.startswith("fastcam"):
+                for key, member in vars(item).items():
+                    inherited = any(hasattr(base, key) for base in item.__bases__)
+                    function = getattr(member, "__func__", member)  # of a classmethod
+                    if inspect.isfunction(function) and not key.startswith("_") and (function.__doc__ or not inherited):
+                        yield f"{module.__name__}.{name}.{key}", function
+            elif inspect.isfunction(item) and not item.__module__.startswith("fastcam._"):
+                yield f"{module.__name__}.{name}", item
 
 
-def public_functions(module):
-    """Public functions and methods that a module defines itself, with their names; overrides may do without a text."""
-    for name, item in vars(module).items():
-        if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
-            continue
-        if inspect.isclass(item):
-            for key, member in vars(item).items():
-                inherited = any(hasattr(base, key) for base in item.__bases__)
-                function = getattr(member, "__func__", member)  # of a classmethod
-                if inspect.isfunction(function) and not key.startswith("_") and (function.__doc__ or not inherited):
-                    yield f"{name}.{key}", function
-        elif inspect.isfunction(item):
-            yield name, item
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_all_public_functions_have_docstrings(name):
-    for function_name, function in public_functions(importlib.import_module(f"fastcam.{name}")):
+def test_docstrings_of_the_faces_state_what_goes_in_and_comes_out():
+    for name, function in faces():
         text, signature = inspect.getdoc(function) or "", inspect.signature(function)
-        assert text, f"{name}.{function_name} lacks a docstring"
+        assert text, f"{name} lacks a docstring"
         if set(signature.parameters) - {"self", "cls"}:
-            assert "Args:" in text, f"{name}.{function_name} lacks Args:"
+            assert "Args:" in text, f"{name} lacks Args:"
         if signature.return_annotation not in (None, "None"):
-            assert "Returns:" in text or "Yields:" in text, f"{name}.{function_name} lacks Returns: or Yields:"
+            assert "Returns:" in text or "Yields:" in text, f"{name} lacks Returns: or Yields:"
+        if name.startswith(("fastcam.ops.", "fastcam.data.load")) or name.count(".") == 1:
+            assert "Raises:" in text or not signature.parameters, f"{name} lacks Raises:"
 
 
 def imports_of(path: Path) -> set[str]:
@@ -168,13 +163,28 @@ def test_imports_go_one_way(path):
     home = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if home == "__init__":
         return
-    level = next((i for i, names in enumerate(LAYERS) if home in names), len(LAYERS))
-    for name in imports_of(path) - LEAVES - {home, "__version__"}:
-        target = next((i for i, names in enumerate(LAYERS) if name in names), None)
-        assert target is not None, f"{home} imports unknown {name}"
-        assert target > level, f"{home} imports {name}, which is not below it"
+    levels = {name: level for level, names in enumerate(LAYERS) for name in names}
+    assert home in levels, f"{home} has no place among LAYERS"
+    for name in imports_of(path) - {home, "__version__"}:
+        assert name in levels, f"{home} imports unknown {name}"
+        assert levels[name] > levels[home], f"{home} imports {name}, which is not below it"
 
 
 def test_only_ops_touches_the_extension():
     users = [p.name for p in PACKAGE.rglob("*.py") if "torch.ops.fastcam" in p.read_text(encoding="utf-8")]
     assert users == ["ops.py"]
+
+
+def test_tests_mirror_the_package_and_share_helpers_in_support_only():
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - {()}
+    assert {len(folder) for folder in folders} == {1}
+    for (name,) in folders:
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), f"no fastcam.{name} for tests/{name}"
+    for path in tests.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                assert parts[0] != "tests" or parts[1:2] == ["support"], f"{path} imports {name}"

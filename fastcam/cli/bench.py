@@ -27,14 +27,15 @@ def bench(
     import torch
 
     from fastcam import ops
-    from fastcam.bench import gpu as bench_gpu, table as bench
+    from fastcam._memory import keep_memory
+    from fastcam.bench import cpu, gpu
 
-    bench.keep_memory()
-    tables = bench.table(None if threads == "all" else int(threads), images, seconds, quick)
+    keep_memory()
+    table = cpu.table(None if threads == "all" else int(threads), images, seconds, quick)
     if torch.cuda.is_available() and ops.build_info()["cuda_built"]:
-        tables = chain(tables, [""], bench_gpu.table(bench_gpu.works(), quick))
+        table = chain(table, [""], gpu.table(gpu.works(), quick))
     lines = []
-    for line in tables:
+    for line in table:
         print(line, flush=True)
         lines.append(line)
     if out:

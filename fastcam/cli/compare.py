@@ -52,7 +52,8 @@ def compare(
     was something bad.
     """
     from fastcam import data as datasets
-    from fastcam.evaluation.compare import ROWS, compare
+    from fastcam.evaluation.compare import compare
+    from fastcam.evaluation.settings import ROWS
 
     begin = time.perf_counter()
     given = options.given(size, None, mean, std, class_names, num_classes, None)

@@ -29,7 +29,7 @@ def catdog(
 
     Of fewer, the first 80 % are to train on. Running it again adds what is missing; SRC is never changed.
     """
-    from fastcam.data.readers.catdog import make_catdog
+    from fastcam.data.catdog import make_catdog
 
     made = make_catdog(source, out, copy=copy)
     print(f"{made.train} pictures to train on, {made.test} to test on, in {out}; {made.added} were added")

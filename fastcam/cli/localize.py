@@ -130,8 +130,8 @@ def localize(
     gets 0). The same command in the same folder goes on after whatever stopped it.
     """
     from fastcam import data as datasets, export, localization
+    from fastcam._memory import keep_memory
     from fastcam.localization.engines import machines
-    from fastcam.pictures.stream import keep_memory
 
     keep_memory()
 
@@ -236,9 +236,9 @@ def _check_places(out: Path, formats: Sequence[str], sources: Sequence[Path]) ->
     """Refuse to write over sources, and over what no run has written."""
     from fastcam import export
     from fastcam.localization import Plan
-    from fastcam.localization.planning import refuse_own
+    from fastcam.runs.folder import RunFolder
 
-    refuse_own(sources, out)
+    RunFolder(out).refuse_sources(sources)
     try:
         Plan.load(out)
         ours = True

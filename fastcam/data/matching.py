@@ -3,25 +3,21 @@
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from fastcam.data.names import Names, by_number, whole
 from fastcam.data.pictures import Pictures
-from fastcam.data.sample import Sample
+from fastcam.data.sample import Collection, Sample
+
+T = TypeVar("T")
 
 
 def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """Find the classes of a network that labels are named like: to the letter, else alike (`fastcam.data.names.look`).
+    """The classes of a network that labels are named like: to the letter, else alike (`fastcam.data.names.look`).
 
-    Args:
-        names: of the labels, in the order of their numbers.
-        classes: names of the network's classes, likewise.
-
-    Returns:
-        The class of each label; None if a name is not there, or there are no names, or not each but once.
-
-    Raises:
-        ValueError: only some of the names are there, and at other numbers; or two labels look like the same class.
+    `names` are of the labels, in the order of their numbers, `classes` of the network's classes. None if a name is not
+    there, or there are no names, or not each but once. ValueError if only some of the names are there, and at other
+    numbers; or two labels look like the same class.
     """
     if not names or not classes or list(names) == list(classes[: len(names)]):
         return list(range(len(names))) if names and classes else None
@@ -62,36 +58,27 @@ def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
 
 
 def meet(names: Sequence[str], classes: Sequence[str], count: int | None = None) -> list[int] | None:
-    """Find the classes of a network that labels are: by name, else by number where all names are whole numbers.
+    """The classes of a network that labels are: by name, else by number where all names are whole numbers.
 
-    Args:
-        names: of the labels, in the order of their numbers.
-        classes: names of the network's classes, () if unknown.
-        count: of the network's classes, if known.
-
-    Returns:
-        The class of each label; None where nothing tells, so that labels are taken for the network's numbers.
-
-    Raises:
-        ValueError: as `by_name`.
+    `classes` is () and `count` None where they are unknown. None where nothing tells, so that labels are taken for the
+    network's numbers. Raises as `by_name`.
     """
     places = by_name(names, classes)
     return by_number(names, count or len(classes) or None) if places is None else places
 
 
+@overload
+def in_classes(data: Collection, classes: Sequence[str], count: int | None = None) -> Collection: ...
+
+
+@overload
+def in_classes(data: T, classes: Sequence[str], count: int | None = None) -> T: ...
+
+
 def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> Any:
-    """Give a data set's labels the numbers of a network's classes that they are.
+    """A data set with labels by the numbers of a network's classes, if the names of all are among these, see `meet`.
 
-    Args:
-        data: a data set, samples by index.
-        classes: names of the network's classes, () if unknown.
-        count: of the network's classes, if known.
-
-    Returns:
-        The data set, with other labels if the names of all are among the classes, or are their numbers, see `meet`.
-
-    Raises:
-        ValueError: as `by_name`.
+    `classes` is () and `count` None where they are unknown. Raises as `by_name`.
     """
     names = tuple(getattr(data, "class_names", None) or ())
     places = meet(names, classes, count)
@@ -100,25 +87,16 @@ def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> A
     known = tuple(classes) or tuple(map(str, range(count or 0)))
     if not isinstance(data, Pictures):
         return _Renumbered(data, places, known)
-    data = copy.copy(data)
-    data.class_names, labels = known, data.labels
-    data.labels = None if labels is None else [None if label is None else places[label] for label in labels]
-    return data
+    found = copy.copy(data)
+    found.class_names, labels = known, data.labels
+    found.labels = None if labels is None else [None if label is None else places[label] for label in labels]
+    return found
 
 
 def warning(names: Sequence[str], classes: Sequence[str], count: int) -> str | None:
-    """Tell of labels that may not be a network's classes, such as those of a few folders.
+    """A warning of labels that may not be a network's classes, such as those of a few folders.
 
-    Args:
-        names: of the labels.
-        classes: of the network, () if unknown.
-        count: of the network's classes.
-
-    Returns:
-        What to say; None if they meet by name, or nothing tells against their numbers.
-
-    Raises:
-        ValueError: as `by_name`.
+    None if they meet by name, or nothing tells against their numbers. Raises as `by_name`.
     """
     if by_name(names, classes) is not None or all(name == str(index) for index, name in enumerate(names)):
         return None

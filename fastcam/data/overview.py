@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from fastcam.data.formats import load
+from fastcam.data.loading import load
 from fastcam.data.sample import Collection
 from fastcam.pictures import quiet_pillow
+from fastcam.pictures.frame import size_of
+from fastcam.pictures.stream import batched, stream
 
-_AHEAD = 1024  # pictures in work at a time
+_BATCH = 64  # pictures
 _SHOWN = 10  # names in a printed line
 
 
@@ -32,14 +33,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Self | None:
-        """Summarise numbers.
-
-        Args:
-            values: the numbers.
-
-        Returns:
-            Their spread; None if there are none.
-        """
+        """The spread of numbers; None if there are none."""
         if len(values) == 0:
             return None
         return cls(*(float(value) for value in (np.min(values), np.median(values), np.max(values))))
@@ -53,7 +47,7 @@ class Info(NamedTuple):
         classes: name and number of pictures of each class; [] without classes. Names can come twice, as ILSVRC's do.
         width: of the pictures as stored, in pixels.
         height: likewise.
-        resized: pictures that are stored in another size than the data set tells.
+        resized: pictures that are stored in another size than the data set has it.
         boxed: pictures with boxes.
         boxes: number of boxes of each of these.
         box_share: share of the picture that a box covers, in [0, 1].
@@ -83,7 +77,7 @@ class Info(NamedTuple):
         """Put it in words.
 
         Returns:
-            Lines to print, all but `malformed` and `damaged`, of which only the numbers are told.
+            Lines to print: all but `malformed` and `damaged`, of which only the numbers are there.
         """
         lines = [("pictures", str(self.pictures))]
         if self.classes:
@@ -144,16 +138,11 @@ def info(
     """
     malformed: list[tuple[str, str]] = []
     data = load(source, split, format, images, bad=malformed)
-    with (
-        quiet_pillow(),
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-info") as pool,
-        tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar,
-    ):
-        looked = []
-        for start in range(0, len(data), _AHEAD):
-            for one in pool.map(partial(_look, data, decode), range(start, min(start + _AHEAD, len(data)))):
-                looked.append(one)
-                bar.update()
+    looked: list[_Seen | tuple[str, str]] = []
+    with quiet_pillow(), tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar:
+        for batch in stream(batched(range(len(data)), _BATCH), partial(_look, data, decode)):
+            looked += batch
+            bar.update(len(batch))
     seen = [one for one in looked if isinstance(one, _Seen)]
     counts = dict.fromkeys(range(len(data.class_names)), 0)
     for one in seen:
@@ -167,7 +156,7 @@ def info(
         classes=[(data.class_names[label], count) for label, count in counts.items()],
         width=Spread.of(sizes[:, 0]),
         height=Spread.of(sizes[:, 1]),
-        resized=sum(one.stored != one.told for one in seen),
+        resized=sum(one.stored != one.size for one in seen),
         boxed=len(boxed),
         boxes=Spread.of(boxed),
         box_share=Spread.of(np.concatenate([one.box_shares for one in seen]) if boxed else ()),
@@ -182,7 +171,7 @@ def info(
 class _Seen(NamedTuple):
     label: int | None
     stored: tuple[int, int]
-    told: tuple[int, int]
+    size: tuple[int, int]  # that boxes and masks refer to
     box_shares: np.ndarray
     mask_share: float | None
 
@@ -193,13 +182,14 @@ def _look(data: Collection, decode: bool, index: int) -> _Seen | tuple[str, str]
         sample = data[index] if decode else data.truth(index)
     except ValueError as error:  # DecodeError, or a box outside of a picture whose size no other file tells
         return data.ids[index], str(error)
-    stored = sample.size
-    if sample.image is not None:
-        stored = sample.image.shape[1::-1] if isinstance(sample.image, np.ndarray) else sample.image.size
+    stored = sample.size if sample.image is None else size_of(sample.image)
+    size = sample.size or stored
+    if size is None or stored is None:
+        return data.ids[index], "its size is not known"
     boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes.astype(float)
-    shares = (boxes[:, 2:] - boxes[:, :2]).prod(1) / np.prod(sample.size)
+    shares = (boxes[:, 2:] - boxes[:, :2]).prod(1) / np.prod(size)
     mask = None if sample.mask is None else float(np.mean(sample.mask == 1))
-    return _Seen(sample.label, stored, sample.size, shares, mask)
+    return _Seen(sample.label, stored, size, shares, mask)
 
 
 def _range(spread: Spread, percent: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What every reader of picture files gives: the files, and what is known of each."""
+"""Data sets of picture files: where they are, and what the data set's own files say about them."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ from typing import NamedTuple, Self, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from fastcam.data.names import id_problem
 from fastcam.data.sample import Sample
 from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
 from fastcam.pictures import DecodeError, Header, decode_mask, read, read_header, read_part
+from fastcam.pictures.frame import Pixels
 
 T = TypeVar("T")
 
-_ODD_PARTS = frozenset(("", ".", ".."))
 _MASK_SIDE = 224  # where the standard evaluator compares masks
 _MASK_RATIO = 1.05  # by which the proportions of a mask may differ from its picture's
 _looking = Lock()  # for what a data set has to say of its frame
@@ -42,6 +42,23 @@ class Packed(NamedTuple):
         return f"{self.path}: {self.name}"
 
 
+class Masks(NamedTuple):
+    """The mask files of a picture, in which everything that is not black counts.
+
+    Attributes:
+        objects: the parts of its object.
+        ignore: what is to be ignored, if there is such a file.
+    """
+
+    objects: Sequence[Path]
+    ignore: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [*self.objects, *([] if self.ignore is None else [self.ignore])]
+
+
 class Pictures:
     """Picture files in an order that never changes, with what a data set's own files say about them.
 
@@ -51,8 +68,7 @@ class Pictures:
         files: where each picture is, by default the path of `root` and id.
         labels: class index of each, or None where there are no classes.
         boxes: true boxes of each, float32 [B, 4], xyxy in pixels of its size, B may be 0; or None.
-        masks: for each the mask files of its object's parts (everything that is not black is object), and that of
-            what is to be ignored, or None; None where there is no mask.
+        masks: the mask files of each; None where there are none.
         sizes: (width, height) in pixels that boxes refer to; None where it is that of the file. Boxes, sizes and masks
             may speak of the stored picture where EXIF turns it: samples have them turned, see `fastcam.data.load`.
         class_names: names of the classes, () if unknown.
@@ -72,19 +88,19 @@ class Pictures:
         *,
         labels: Sequence[int | None] | None = None,
         boxes: Sequence[np.ndarray | None] | None = None,
-        masks: Sequence[tuple[Sequence[Path], Path | None] | None] | None = None,
+        masks: Sequence[Masks | None] | None = None,
         sizes: Sequence[tuple[int, int] | None] | None = None,
         class_names: tuple[str, ...] = (),
         ignored: Mapping[str, int] = MappingProxyType({}),
         resized: bool = True,
     ) -> None:
         self.root, self.ids = root, list(ids)
-        self.files = [root / id for id in self.ids] if files is None else list(files)
+        self.files: list[Path | Packed] = [root / id for id in self.ids] if files is None else list(files)
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
         self.class_names, self.ignored, self.resized = class_names, ignored, resized
         self._ambiguous: Frame | None = None  # what those are taken for whose size does not tell; None until one comes
-        for name in ("files", "labels", "boxes", "masks", "sizes"):
-            values = getattr(self, name)
+        columns = {"files": self.files, "labels": labels, "boxes": boxes, "masks": masks, "sizes": sizes}
+        for name, values in columns.items():
             if values is not None and len(values) != len(self.ids):
                 raise ValueError(
                     f"`{name}` must have one entry for each of {len(self.ids)} pictures, got {len(values)}"
@@ -100,13 +116,7 @@ class Pictures:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture.
-
-        Args:
-            index: its place in `ids`.
-
-        Returns:
-            PIL picture, upright RGB, with all that is known.
+        """Read one picture: a PIL picture, upright RGB, with all that is known.
 
         Raises:
             DecodeError: it, or its mask, cannot be read; the message names the file.
@@ -118,14 +128,14 @@ class Pictures:
         return self._sample(index, image, Header(image.size, found.orientation))
 
     def truth(self, index: int, header: Header | None = None) -> Sample:
-        """Tell what is known of one picture without decoding it.
+        """What is known of one picture, which is not decoded.
 
         Args:
             index: its place in `ids`.
             header: the picture's, where it is known already.
 
         Returns:
-            The sample with image None. Where the data set does not tell sizes, the file's header does. Where it does,
+            The sample with image None. Where the data set does not have sizes, the file's header does. Where it does,
             and the file cannot be read, they are taken for those of the upright picture.
 
         Raises:
@@ -136,7 +146,7 @@ class Pictures:
         return self._sample(index, None, self._header(index) if header is None else header)
 
     def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
-        """Tell the boxes of one picture, but not its mask.
+        """The boxes of one picture, without its mask.
 
         Args:
             index: its place in `ids`.
@@ -149,11 +159,12 @@ class Pictures:
             DecodeError, ValueError, IndexError: as `truth`.
         """
         header = self._header(index) if header is None else header
-        boxes, told = (None if values is None else values[index] for values in (self.boxes, self.sizes))
+        boxes, told = _at(self.boxes, index), _at(self.sizes, index)
         frame = self._frame(index, header)
         if frame == "neither":
             name, (width, height) = self.files[index], header.size
             if told is None:
+                assert boxes is not None  # without size and boxes all fits
                 box = ", ".join(f"{edge:g}" for edge in boxes[_outside(boxes, header.size).argmax()])
                 raise ValueError(f"{name}: box {box} lies outside the picture of {width}x{height}")
             stored = f", stored as {height}x{width}" if header.orientation >= 5 else ""
@@ -173,8 +184,9 @@ class Pictures:
         Returns:
             The same pictures, of which no sizes, boxes and masks are looked at.
         """
-        options = {"labels": self.labels, "class_names": self.class_names, "ignored": self.ignored}
-        return type(self)(self.root, self.ids, self.files, **options)
+        return type(self)(
+            self.root, self.ids, self.files, labels=self.labels, class_names=self.class_names, ignored=self.ignored
+        )
 
     def subset(self, indices: Iterable[int]) -> Self:
         """Choose some of the pictures.
@@ -188,13 +200,19 @@ class Pictures:
         Raises:
             IndexError: there is none of an index.
         """
-        chosen = list(indices)
-        parts = {
-            name: None if getattr(self, name) is None else [getattr(self, name)[i] for i in chosen]
-            for name in ("ids", "files", "labels", "boxes", "masks", "sizes")
-        }
-        options = {"class_names": self.class_names, "ignored": self.ignored, "resized": self.resized}
-        return type(self)(self.root, **parts, **options)
+        places = list(indices)
+        return type(self)(
+            self.root,
+            [self.ids[place] for place in places],
+            [self.files[place] for place in places],
+            labels=_chosen(self.labels, places),
+            boxes=_chosen(self.boxes, places),
+            masks=_chosen(self.masks, places),
+            sizes=_chosen(self.sizes, places),
+            class_names=self.class_names,
+            ignored=self.ignored,
+            resized=self.resized,
+        )
 
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)
@@ -203,27 +221,28 @@ class Pictures:
         try:
             return self._read(index, read_header)
         except DecodeError:
-            if self.sizes is None or self.sizes[index] is None:
+            if (size := _at(self.sizes, index)) is None:
                 raise
-            return Header(self.sizes[index], 1)
+            return Header(size, 1)
 
-    def _sample(self, index: int, image: Image.Image | None, header: Header) -> Sample:
-        label, masks = (None if values is None else values[index] for values in (self.labels, self.masks))
+    def _sample(self, index: int, image: Pixels | None, header: Header) -> Sample:
+        masks = _at(self.masks, index)
         boxes, size = self.located(index, header)
-        mask = None if masks is None else self._mask(index, *masks, header)
-        return Sample(image, label, boxes, mask, size, self.ids[index])
+        mask = None if masks is None else self._mask(index, Masks(*masks), header)
+        return Sample(image, _at(self.labels, index), boxes, mask, size, self.ids[index])
 
     def _frame(self, index: int, header: Header) -> Frame:
         """What size and boxes speak of; never "either"."""
         found = self._first_sight(index, header)
-        if self.boxes is None or self.boxes[index] is None or not len(self.boxes[index]):
+        boxes = _at(self.boxes, index)
+        if boxes is None or not len(boxes):
             return "stored" if found == "stored" else "upright"  # nothing depends on it where the size is the same
-        if found == "neither" and self.resized and self.sizes is not None and self.sizes[index] is not None:
+        if found == "neither" and self.resized and _at(self.sizes, index) is not None:
             found = "either"
         return self._decided(index, found, header)
 
     def _first_sight(self, index: int, header: Header) -> Frame:
-        boxes, told = (None if values is None else values[index] for values in (self.boxes, self.sizes))
+        boxes, told = _at(self.boxes, index), _at(self.sizes, index)
         if told is not None:
             return frame_of(told, *header)
         if boxes is None:
@@ -257,9 +276,8 @@ class Pictures:
                 header = self._read(index, read_header)
                 if header.orientation > 1:
                     seen.add(self._first_sight(index, header))
-                if header.orientation >= 5 and self.masks is not None and self.masks[index] is not None:
-                    objects, ignore = self.masks[index]
-                    masks = [_named(file, read_header) for file in (*objects, ignore) if file is not None]
+                if header.orientation >= 5 and (files := _at(self.masks, index)) is not None:
+                    masks = [_named(file, read_header) for file in Masks(*files).files]
                     seen |= {frame_of(mask.size, *header) for mask in masks if mask.orientation == 1}
             except DecodeError:
                 continue
@@ -274,15 +292,14 @@ class Pictures:
             )
         return "neither" if seen else "upright"
 
-    def _mask(self, index: int, objects: Sequence[Path], ignore: Path | None, header: Header) -> np.ndarray:
+    def _mask(self, index: int, masks: Masks, header: Header) -> np.ndarray:
         """One mask of several files: uint8 [h, w], 1 where any object is, else 255 where `ignore` is, else 0."""
-        files = list(objects) + ([] if ignore is None else [ignore])
-        layers = [self._layer(index, file, header) for file in files]
+        layers = [self._layer(index, file, header) for file in masks.files]
         if len({layer.shape for layer in layers}) > 1:  # together as the standard has them: each to its size, nearest
             side = (_MASK_SIDE, _MASK_SIDE)
             layers = [cv2.resize(layer.view(np.uint8), side, interpolation=cv2.INTER_NEAREST) > 0 for layer in layers]
-        mask = np.logical_or.reduce(layers[: len(objects)]).astype(np.uint8)
-        if ignore is not None:
+        mask = np.logical_or.reduce(layers[: len(masks.objects)]).astype(np.uint8)
+        if masks.ignore is not None:
             mask[layers[-1] & (mask == 0)] = 255
         return mask
 
@@ -307,25 +324,16 @@ class Pictures:
 
 def _outside(boxes: np.ndarray, size: Size) -> np.ndarray:
     """Which boxes stick out of a picture; one pixel is for rounding."""
-    return (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > np.array(size) + 1).any(1)
+    return np.logical_or((boxes[:, :2] < 0).any(1), (boxes[:, 2:] > np.array(size) + 1).any(1))
 
 
-def id_problem(id: str) -> str | None:
-    """Tell why a text cannot be the id of a picture: paths for results are built from ids.
+def _at(values: Sequence[T | None] | None, index: int) -> T | None:
+    """An entry of a column that may not be there."""
+    return None if values is None else values[index]
 
-    Args:
-        id: the text.
 
-    Returns:
-        None if it is a relative path of plain parts in UTF-8, else the reason.
-    """
-    if not _ODD_PARTS.isdisjoint(id.split("/")) or "\0" in id:
-        return 'an id must be a relative path with "/" and without "..", "." or empty parts'
-    try:
-        id.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    return None
+def _chosen(values: Sequence[T] | None, places: Sequence[int]) -> list[T] | None:
+    return None if values is None else [values[place] for place in places]
 
 
 def _named(file: Path | Packed, read: Callable[[Path | bytes], T]) -> T:

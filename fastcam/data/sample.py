@@ -1,9 +1,11 @@
 """What every data set gives: samples by index."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from fastcam.pictures.frame import Pixels
 
 
 class Sample(NamedTuple):
@@ -23,7 +25,7 @@ class Sample(NamedTuple):
         id: a name that is unique in the data set.
     """
 
-    image: Any
+    image: Pixels | None
     label: int | None = None
     boxes: np.ndarray | None = None
     mask: np.ndarray | None = None
@@ -35,30 +37,29 @@ class Dataset(Protocol):
     """What training needs of a data set: samples by index, and the names of their classes.
 
     Samples are read in several threads at once. One that cannot be read raises `fastcam.pictures.DecodeError`.
-
-    Attributes:
-        class_names: names of the classes, in the order of their indices.
     """
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 class Collection(Dataset, Protocol):
-    """What `fastcam.data.load` gives: a data set that tells about its pictures without decoding them, too.
+    """What `fastcam.data.load` gives: a data set that tells about its pictures without decoding them, too."""
 
-    Attributes:
-        ids: the pictures' ids.
-        labels: class index of each, or None where there are no classes.
-    """
+    @property
+    def ids(self) -> Sequence[str]:
+        """The pictures' ids."""
 
-    ids: Sequence[str]
-    labels: Sequence[int] | None
+    @property
+    def labels(self) -> Sequence[int | None] | None:
+        """Class index of each, or None where there are no classes."""
 
-    def truth(self, index: int) -> Sample:
+    def truth(self, index: int, /) -> Sample:
         """Give a sample with image None.
 
         Args:

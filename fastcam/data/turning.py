@@ -17,19 +17,13 @@ _MIRRORED = (2, 3, 6, 7), (3, 4, 7, 8)  # along x, along y, after the axes have 
 
 
 def frame_of(told: Size, upright: Size, orientation: int) -> Frame:
-    """Tell which picture a size is of.
+    """Which picture a size is of, by the size of the upright one and the orientation, 1 to 8, that it is stored in.
 
-    Args:
-        told: (width, height) that a data set tells.
-        upright: (width, height) of the upright picture.
-        orientation: how it is stored, 1 to 8.
-
-    Returns:
-        "stored" or "upright", if it is that of one of them only, or of its proportions to a rounded pixel, since
-        pictures are also kept smaller; "either" if both have it, "neither" if none has.
+    "stored" or "upright", if it is that of one of them only, or of its proportions to a rounded pixel, since pictures
+    are also kept smaller; "either" if both have it, "neither" if none has.
     """
     stored = upright[::-1] if orientation >= 5 else upright
-    for fits in (Size.__eq__, _proportional):
+    for fits in (_same, _proportional):
         found = fits(told, upright), fits(told, stored)
         if any(found):
             return "either" if all(found) else "upright" if found[0] else "stored"
@@ -37,15 +31,9 @@ def frame_of(told: Size, upright: Size, orientation: int) -> Frame:
 
 
 def turn_boxes(boxes: np.ndarray, size: Size, orientation: int) -> tuple[np.ndarray, Size]:
-    """Lead boxes from the stored picture to the upright one.
+    """Lead boxes [B, 4], xyxy, half-open, from the stored picture to the upright one; `INVERSE` leads back.
 
-    Args:
-        boxes: [B, 4], xyxy, half-open, in pixels of a picture of `size`.
-        size: (width, height) of the stored picture.
-        orientation: how it is stored, 1 to 8; `INVERSE` leads back.
-
-    Returns:
-        The boxes, [B, 4], of the same dtype, and (width, height) of the upright picture.
+    `size` is that of the stored picture; the boxes come with that of the upright one, of the same dtype.
     """
     corners = np.array(boxes).reshape(-1, 2, 2)  # box, corner, axis
     if orientation >= 5:
@@ -57,18 +45,14 @@ def turn_boxes(boxes: np.ndarray, size: Size, orientation: int) -> tuple[np.ndar
 
 
 def turn_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
-    """Lead a mask from the stored picture to the upright one.
-
-    Args:
-        mask: [h, w].
-        orientation: how the picture is stored, 1 to 8.
-
-    Returns:
-        [h, w], or [w, h] for a quarter turn, contiguous.
-    """
+    """Lead a mask [h, w] from the stored picture to the upright one: [w, h] for a quarter turn, contiguous."""
     mask = mask.T if orientation >= 5 else mask
     across, down = (-1 if orientation in mirrored else 1 for mirrored in _MIRRORED)
     return np.ascontiguousarray(mask[::down, ::across])
+
+
+def _same(one: Size, other: Size) -> bool:
+    return one == other
 
 
 def _proportional(one: Size, other: Size) -> bool:

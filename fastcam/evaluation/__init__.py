@@ -1,25 +1,48 @@
 """Localization metrics under the names and with the definitions of the field.
 
-`overlap` has what needs boxes alone: IoU, BoxAcc, baselines. `Evaluator` measures score maps against ground truth in a
-stream, by the standard evaluator's rules or those of another `Protocol`; `Result` is what came out.
+`evaluate` and `compare` open sources of maps, measure them and write what came out. They rest on `Evaluator`, which
+measures score maps against ground truth in a stream, by the standard evaluator's rules or those of another `Protocol`,
+and gives a `Result`. `overlap` has what needs boxes alone: IoU, BoxAcc, baselines.
 """
 
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from fastcam.evaluation.epochs import localizer
-from fastcam.evaluation.evaluator import Evaluator, Scores
-from fastcam.evaluation.overlap import (
-    BestBox,
-    BestThreshold,
-    best_center_box,
-    box_accuracy,
-    box_iou,
-    choose_threshold,
-    max_box_acc,
-)
-from fastcam.evaluation.protocols import PROTOCOLS, Protocol
-from fastcam.evaluation.result import METRICS, Result
+if TYPE_CHECKING:
+    from fastcam.evaluation.epochs import localizer
+    from fastcam.evaluation.evaluator import Evaluator
+    from fastcam.evaluation.overlap import (
+        BestBox,
+        BestThreshold,
+        best_center_box,
+        box_accuracy,
+        box_iou,
+        choose_threshold,
+        max_box_acc,
+    )
+    from fastcam.evaluation.protocols import PROTOCOLS, Protocol
+    from fastcam.evaluation.result import Result
+    from fastcam.evaluation.settings import METRICS
+    from fastcam.evaluation.tally import Scores
+
+# Imported when they are first used: the command line reads the options of `settings` without waiting for torch.
+_HOMES = {
+    "METRICS": "settings",
+    "PROTOCOLS": "protocols",
+    "BestBox": "overlap",
+    "BestThreshold": "overlap",
+    "Evaluator": "evaluator",
+    "Protocol": "protocols",
+    "Result": "result",
+    "Scores": "tally",
+    "best_center_box": "overlap",
+    "box_accuracy": "overlap",
+    "box_iou": "overlap",
+    "choose_threshold": "overlap",
+    "localizer": "epochs",
+    "max_box_acc": "overlap",
+}
 
 __all__ = [
     "METRICS",
@@ -40,7 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # The modules that run evaluations, which need more packages, when they are first used.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

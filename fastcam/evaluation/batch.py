@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastcam.data import Sample
 from fastcam.evaluation.protocols import Protocol
+from fastcam.models import ranking
 
 _SLACK = 1.0  # pixels by which a true box may stick out: some data sets round, some count from 1
 
@@ -247,7 +248,7 @@ def _labels(given: Sequence[Any], reasons: dict[int, str]) -> np.ndarray:
 def _ranks(
     logits: Any, ranks: Any, label: np.ndarray, classes: int | None, wanted: bool, reasons: dict[int, str]
 ) -> np.ndarray | None:
-    """Place of each label among the logits; where logits tie, the lower index comes first."""
+    """int64 [N]: the rank of each label, given or by the logits."""
     if logits is not None:
         logits = torch.as_tensor(logits).detach()
         if logits.dim() != 2 or not logits.is_floating_point():
@@ -269,6 +270,4 @@ def _ranks(
     if logits is None:
         return None
     index = torch.from_numpy(label.clip(0, classes - 1)).to(logits.device)[:, None]
-    score = logits.gather(1, index)
-    before = (logits > score) | (logits == score) & (torch.arange(classes, device=logits.device) < index)
-    return before.sum(1).add(1).cpu().numpy()
+    return ranking.ranks_of(logits, index)[:, 0].cpu().numpy()

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, by_number
@@ -15,11 +13,10 @@ from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
 from fastcam.pictures import Header
-from fastcam.runs.maps import told
-from fastcam.runs.schema import SCHEMA
+from fastcam.runs.schema import Row
+from fastcam.runs.table import RunTable
 
-_NAMES = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error")
-_ORIENTATION = "orientation"  # which older tables lack
+_COLUMNS = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error", "orientation")
 _NONE, _HIGHEST, _LABEL, _ERROR = range(4)
 
 
@@ -59,8 +56,10 @@ class BoxTable(Source):
         self.path, self.data, self._protocol = Path(path), data, protocol
         self._labels = data.labels if targets == "label" else None
         self.labelled = self._labels is not None
-        if not self.path.is_file():
+        if not self.path.is_file():  # a folder of a run is not taken
             raise FileNotFoundError(f"no table of boxes at {path}")
+        table = RunTable(path)
+        self._oriented = "orientation" in table.columns  # which older tables lack
         count = len(data.ids)
         self._kind = np.full(count, _NONE, np.int8)
         self._boxes, self._sizes = np.zeros((count, 4), np.float64), np.ones((count, 2), np.float64)
@@ -69,7 +68,8 @@ class BoxTable(Source):
         self.problems: list[tuple[str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self._bad: set[int] = set()
-        self._read(Places(data.ids))
+        self._rename(table)
+        self._read(table, Places(data.ids))
         found = self._kind != _NONE
         missing = [place for place in np.flatnonzero(~found).tolist() if place not in self._bad]
         self.problems += [(data.ids[place], f"no box in {path}") for place in missing]
@@ -123,46 +123,35 @@ class BoxTable(Source):
         width, height = map(int, self._sizes[place])
         return self.data.truth(place, Header((width, height), int(self._turned[place])))
 
-    def _read(self, places: Places) -> None:
-        try:
-            with pq.ParquetFile(self.path) as file:
-                self._rename(file)
-                wrong = [n for n in _NAMES if file.schema_arrow.field(n).type != SCHEMA.field(n).type]
-                if wrong:
-                    raise ValueError(f"expected {wrong[0]} to be {SCHEMA.field(wrong[0]).type}")
-                previous, classes = None, set()
-                more = [_ORIENTATION] if _ORIENTATION in file.schema_arrow.names else []
-                for batch in file.iter_batches(columns=[*_NAMES, *more]):
-                    for row in batch.to_pylist():
-                        id, class_id = row["image_id"], row["class_id"]
-                        place = places.get(id)
-                        again = class_id in classes if id == previous else self._seen(place)
-                        classes = classes | {class_id} if id == previous else {class_id}
-                        previous = id
-                        problem = self._take(place, row, again)
-                        if problem and place not in self._bad:
-                            self.problems.append((id, f"{problem} in {self.path}"))
-                        if problem and place is not None:
-                            self._bad.add(place)
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise ValueError(f"{self.path} is no table of boxes, as `fastcam localize` writes: {error}") from None
+    def _read(self, table: RunTable, places: Places) -> None:
+        previous: str | None = None
+        classes: set[int | None] = set()
+        for row in table.rows(_COLUMNS):
+            place = places.get(row.image_id)
+            again = row.class_id in classes if row.image_id == previous else self._seen(place)
+            classes = classes | {row.class_id} if row.image_id == previous else {row.class_id}
+            previous = row.image_id
+            problem = self._take(place, row, again)
+            if problem and place not in self._bad:
+                self.problems.append((row.image_id, f"{problem} in {self.path}"))
+            if problem and place is not None:
+                self._bad.add(place)
 
-    def _rename(self, file: pq.ParquetFile) -> None:
+    def _rename(self, table: RunTable) -> None:
         """Give labels the numbers of the run's classes that they are, if a name tells that these differ."""
         names = tuple(self.data.class_names)
-        if self._labels is None or len(set(names)) < len(names) or "class_name" not in file.schema_arrow.names:
+        if self._labels is None or len(set(names)) < len(names):
             return
-        pairs = file.read(["class_id", "class_name"]).group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
-        pairs = [pair for pair in pairs if pair["class_name"] is not None]
-        known = Names(pair["class_name"] for pair in pairs)
+        pairs = [(number, name) for number, name in table.classes() if name is not None]
+        known = Names(name for _, name in pairs)
         own = set(names)  # a class that is called like one of the labels is no other's that only looks like it
         places = [
             [place for place in known.places(name) if known.names[place] == name or known.names[place] not in own]
             for name in names
         ]
-        found = [pairs[place[0]]["class_id"] if len(place) == 1 else -1 for place in places]
+        found = [pairs[place[0]][0] if len(place) == 1 else -1 for place in places]
         if not any(places):
-            count = told(file).get("num_classes")
+            count = table.info.get("num_classes")
             found = by_number(names, count if isinstance(count, int) else None) or found
         if any(number not in (-1, label) for label, number in enumerate(found)):
             self._labels = [None if label is None else found[label] for label in self._labels]
@@ -170,33 +159,44 @@ class BoxTable(Source):
     def _seen(self, place: int | None) -> bool:
         return place is not None and self._kind[place] != _NONE
 
-    def _take(self, place: int | None, row: dict[str, Any], again: bool) -> str | None:
+    def _take(self, place: int | None, row: Row, again: bool) -> str | None:
         """Note what a row tells of a picture; gives what is wrong with it."""
         if place is None:
             return f"a row without a picture {elsewhere(self.data)},"
         if again:
-            return f"two rows of class {row['class_id']}" if row["status"] == "ok" else "two rows"
-        if row["status"] != "ok":
+            return f"two rows of class {row.class_id}" if row.status == "ok" else "two rows"
+        if row.status != "ok":
             self._kind[place] = _ERROR
-            self.errors.append((row["image_id"], row["error"] or "error"))
+            self.errors.append((row.image_id, row.error or "error"))
             return None
-        box, size = [row[edge] for edge in ("x0", "y0", "x1", "y1")], (row["width"], row["height"])
-        if None in (*box, *size, row["rank"], row["class_id"]) or min(size) < 1:
-            return "a row with empty columns"
+        match row:
+            case Row(
+                width=int(width),
+                height=int(height),
+                rank=int(rank),
+                class_id=int(class_id),
+                x0=float(x0),
+                y0=float(y0),
+                x1=float(x1),
+                y1=float(y1),
+            ) if min(width, height) >= 1:
+                box, size = (x0, y0, x1, y1), (width, height)
+            case _:
+                return "a row with empty columns"
         if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
-        if not 1 <= (row.get(_ORIENTATION) or 1) <= 8:
-            return f"orientation {row[_ORIENTATION]}, none of 1 to 8,"
-        self._listed[place] = max(self._listed[place], row["rank"])
-        if self._labels is not None and row["class_id"] == self._labels[place]:
-            self._kind[place], self._rank[place] = _LABEL, row["rank"]
-        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and row["rank"] == 1):
+        if not 1 <= (row.orientation or 1) <= 8:
+            return f"orientation {row.orientation}, none of 1 to 8,"
+        self._listed[place] = max(self._listed[place], rank)
+        if self._labels is not None and class_id == self._labels[place]:
+            self._kind[place], self._rank[place] = _LABEL, rank
+        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and rank == 1):
             self._kind[place] = _HIGHEST
         else:
             return None
         self._boxes[place], self._sizes[place] = box, size
-        if _ORIENTATION in row:  # of samples that were no files there is none: they were seen as they were given
-            self._turned[place] = row[_ORIENTATION] or 1
+        if self._oriented:  # samples that were no files have none: they were seen as they were given
+            self._turned[place] = row.orientation or 1
         return None
 
     def _map(self, place: int) -> np.ndarray:

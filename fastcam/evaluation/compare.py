@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from fastcam import methods as all_methods
 from fastcam._files import replacing
+from fastcam._options import accepts
 from fastcam._version import __version__
 from fastcam.data.matching import in_classes
 from fastcam.evaluation.evaluate import opened
-from fastcam.evaluation.evaluator import METRICS, Evaluator
+from fastcam.evaluation.evaluator import Evaluator
 from fastcam.evaluation.network import Network
-from fastcam.evaluation.protocols import Protocol
+from fastcam.evaluation.settings import CompareSettings, MapSettings
 from fastcam.evaluation.sources import Batch, Loaded
 from fastcam.evaluation.table import Comparison, Entry, draw_figure, draw_maps
 from fastcam.methods.cautions import constant, quiet_methods, tell
@@ -30,7 +31,6 @@ from fastcam.models import ModelConfig, ThresholdedAvgPool2d, suggest
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import batches, in_order
 
-ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")
 _SUFFIXES = ("tap", "clamp", "pas", "eigen", "aug")
 
 
@@ -88,25 +88,15 @@ class Row(NamedTuple):
         return "+".join([self.method, *(suffix for suffix in _SUFFIXES if getattr(self, suffix))])
 
 
+@accepts(CompareSettings)
 def compare(
     model: nn.Module,
     data: Any,
     *,
+    settings: CompareSettings,
     out: str | os.PathLike[str] | None = None,
-    methods: Sequence[str] = ROWS,
     config: ModelConfig | None = None,
-    target_layers: Any = None,
-    protocol: str | Protocol = "standard",
-    threshold: float | None = None,
-    pas_percentile: float = 90.0,
-    metrics: Sequence[str] = METRICS,
-    bootstrap: int = 200,
-    seed: int = 0,
-    skip_bad: bool = False,
     problems: Sequence[tuple[str, str]] = (),
-    pictures: int = 6,
-    batch_size: int = 32,
-    overwrite: bool = False,
     progress: bool = True,
 ) -> Comparison:
     """Measure several methods' maps of the true classes on one network and data set.
@@ -123,21 +113,9 @@ def compare(
         data: a data set with labels and boxes or masks, samples by index; or the path of one that `fastcam.data.load`
             recognises.
         out: folder for the results; None for none.
-        methods: rows of the table, each `method[+tap][+clamp][+pas][+eigen][+aug]` (see `Row`), `method` one of
-            `fastcam.methods.METHODS`.
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
-        target_layers: modules or dotted names, for all methods; by default the model's last stage.
-        protocol: a name in `fastcam.evaluation.PROTOCOLS`, or a `Protocol`.
-        threshold: τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc.
-        pas_percentile: what τ is relative to in rows with "+pas", in [0, 100].
-        metrics: see `Evaluator`.
-        bootstrap: see `Evaluator`.
-        seed: see `Evaluator`.
-        skip_bad: list what cannot be measured instead of stopping at the first.
+        settings: all of them, or one by one.
         problems: what reading the data set has left out, to be listed with it.
-        pictures: how many pictures, evenly spread over the data set, are drawn with all maps; 0 for none.
-        batch_size: pictures in a forward pass.
-        overwrite: replace the results that `out` has; by default that is an error.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
@@ -155,31 +133,33 @@ def compare(
         OSError: the results cannot be written.
         RuntimeError: the network failed.
     """
-    if isinstance(methods, str):
-        raise TypeError(f"`methods` must be a list of names, got the string {methods!r}")
-    rows = [Row.parse(name) for name in methods]
+    rows = [Row.parse(name) for name in settings.methods]
     if not rows or len(set(rows)) < len(rows):
         twice = next((row.name for row in rows if rows.count(row) > 1), None)
         raise ValueError(f"`methods` has {twice} twice" if twice else "`methods` must name at least one row, got none")
-    for name, number, least in (("batch_size", batch_size, 1), ("pictures", pictures, 0)):
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be a whole number of at least {least}, got {number!r}")
-    if not 0 <= pas_percentile <= 100:
-        raise ValueError(f"`pas_percentile` must be in [0, 100], got {pas_percentile!r}")
-    if out is not None and (existing := Path(out, "compare.json")).exists() and not overwrite:
+    if not 0 <= settings.pas_percentile <= 100:
+        raise ValueError(f"`pas_percentile` must be in [0, 100], got {settings.pas_percentile!r}")
+    if out is not None and (existing := Path(out, "compare.json")).exists() and not settings.overwrite:
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
     names, count = () if config is None else config.class_names, config and config.num_classes
-    data = in_classes(opened(data, problems if skip_bad else None), names, count)
-    options = {"metrics": metrics, "threshold": threshold, "bootstrap": bootstrap, "seed": seed, "skip_bad": skip_bad}
+    data = in_classes(opened(data, problems if settings.skip_bad else None), names, count)
+    options = {
+        "metrics": settings.metrics,
+        "threshold": settings.threshold,
+        "bootstrap": settings.bootstrap,
+        "seed": settings.seed,
+        "skip_bad": settings.skip_bad,
+    }
     classes = config and config.num_classes
-    rule = Evaluator(protocol, num_classes=classes, **options).protocol
+    rule = Evaluator(settings.protocol, num_classes=classes, **options).protocol
     if rule.boxes == "every" and (row := next((row for row in rows if row.pas), None)):
         raise ValueError(f"protocol {rule.name} has no percentile, as {row.name} wants: its τ is of the map's maximum")
     if rule.class_mean:  # else nobody asks for a table by class, and it is large
         options["num_classes"] = classes
     evaluators = {
-        row: Evaluator(rule._replace(percentile=pas_percentile) if row.pas else rule, **options) for row in rows
+        row: Evaluator(rule._replace(percentile=settings.pas_percentile) if row.pas else rule, **options)
+        for row in rows
     }
     for evaluator in evaluators.values():
         for id, reason in problems:
@@ -190,15 +170,17 @@ def compare(
             model,
             config,
             protocol=rule,
-            method=row.method,
-            target_layers=target_layers,
-            clamp=row.clamp,
-            smooth=[name for name in ("aug", "eigen") if getattr(row, name)],
+            settings=MapSettings(
+                method=row.method,
+                target_layers=settings.target_layers,
+                clamp=row.clamp,
+                smooth=tuple(name for name in ("aug", "eigen") if getattr(row, name)),
+            ),
         )
         for row in dict.fromkeys(_map_of(row) for row in rows)
     }
     work = _Shared(model, sources)
-    chosen = set(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int).tolist())
+    chosen = set(np.linspace(0, len(data) - 1, min(settings.pictures, len(data))).round().astype(int).tolist())
     shown: dict[int, tuple[Loaded, dict[Row, Tensor]]] = {}
     reader = next(iter(sources.values()))
     with (
@@ -208,8 +190,8 @@ def compare(
         tqdm(total=len(data), unit="picture", disable=None if progress else True) as bar,
     ):
         # The network waits while maps are measured: its seconds are then its own.
-        loaded = in_order(pool, reader.load, reader.jobs(range(len(data))), 2 * batch_size)
-        for items in batches(loaded, batch_size):
+        loaded = in_order(pool, reader.load, reader.jobs(range(len(data))), 2 * settings.batch_size)
+        for items in batches(loaded, settings.batch_size):
             for one in (one for one in items if one.error is not None):
                 for evaluator in evaluators.values():
                     evaluator.reject(one.id, one.error)
@@ -235,7 +217,7 @@ def compare(
         found += [*cam.cautions, said and f"{entry.name}: {said}"]
     shared = {part: seconds for part, seconds in work.seconds.items() if isinstance(part, str)}
     bad = tuple(dict.fromkeys(entry for evaluator in evaluators.values() for entry in evaluator.bad))
-    comparison = Comparison(tuple(entries), shared, rule, threshold, pas_percentile, bad)
+    comparison = Comparison(tuple(entries), shared, rule, settings.threshold, settings.pas_percentile, bad)
     if out is not None:
         left_out = {id for id, _ in bad}
         drawn = [

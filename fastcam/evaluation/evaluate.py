@@ -1,6 +1,7 @@
 """From a data set and maps, boxes or a network to metrics.json, a table, plots and a gallery."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 from tqdm import tqdm
 
 from fastcam import data as datasets
+from fastcam._check import suggest
 from fastcam._files import replacing
+from fastcam._options import accepts
 from fastcam._version import __version__
 from fastcam.data import Sample
 from fastcam.data.matching import in_classes
@@ -28,17 +31,18 @@ from fastcam.evaluation.evaluator import Evaluator
 from fastcam.evaluation.network import Network
 from fastcam.evaluation.outputs import write_outputs
 from fastcam.evaluation.protocols import PROTOCOLS, Protocol, threshold_index
-from fastcam.evaluation.result import BOX_DELTAS, METRICS, Result
+from fastcam.evaluation.result import BOX_DELTAS, Result
+from fastcam.evaluation.settings import EvaluateSettings, MapSettings
 from fastcam.evaluation.sources import Batch, Loaded, MapFolder, Source
 from fastcam.evaluation.state import Span, State
 from fastcam.evaluation.store import MapStore
 from fastcam.methods.cautions import constant, quiet_methods, tell
-from fastcam.models import ModelConfig, suggest
+from fastcam.models import ModelConfig
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batches, in_order
 
 
-class Summary(NamedTuple):
+class EvaluationSummary(NamedTuple):
     """What an evaluation gave.
 
     Attributes:
@@ -58,34 +62,19 @@ class Summary(NamedTuple):
     missed: tuple[tuple[str, str], ...] = ()
 
 
+@accepts(EvaluateSettings)
 def evaluate(
     data: Any,
     *,
     out: str | os.PathLike[str],
+    settings: EvaluateSettings,
     maps: str | os.PathLike[str] | None = None,
     boxes: str | os.PathLike[str] | None = None,
     model: nn.Module | None = None,
     config: ModelConfig | None = None,
-    targets: Literal["label", "highest"] = "label",
-    protocol: str | Protocol = "standard",
-    threshold: float | None = None,
-    threshold_from: str | os.PathLike[str] | None = None,
-    metrics: Sequence[str] = METRICS,
-    bootstrap: int = 200,
-    seed: int = 0,
-    skip_bad: bool = False,
     problems: Sequence[tuple[str, str]] = (),
-    cases: int = 6,
-    save_maps: Literal["float32", "float16"] | None = None,
-    resume: bool = False,
-    part: tuple[int, int] | None = None,
-    merge: Sequence[str | os.PathLike[str]] = (),
-    save_every: int = 100,
-    batch_size: int = 32,
-    overwrite: bool = False,
     progress: bool = True,
-    **network: Any,
-) -> Summary:
+) -> EvaluationSummary:
     """Measure how well maps or boxes find the objects of a data set, by the standard evaluator's rules or others'.
 
     The maps come from exactly one of `maps`, `boxes` and `model`. In `out` there are then metrics.json,
@@ -101,26 +90,9 @@ def evaluate(
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
         model: network from [N, 3, size, size] to logits [N, C].
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
-        targets: which class's map or box of each picture counts: "label", the true one, or "highest". Labels are not
-            looked at then. Labels meet the classes of a network, or of boxes, by name where all names are known.
-        protocol: a name in `fastcam.evaluation.PROTOCOLS`, or a `Protocol`.
-        threshold: τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's.
-        threshold_from: metrics.json of another split: its best threshold is taken.
-        metrics: see `Evaluator`.
-        bootstrap: see `Evaluator`.
-        seed: see `Evaluator`.
-        skip_bad: count and list what cannot be measured instead of stopping at the first.
+        settings: all of them, or one by one.
         problems: what reading the data set has left out (see `fastcam.data.load`), to be listed with it.
-        cases: how many pictures of each kind the gallery has; 0 for none.
-        save_maps: write the network's coarse maps to `out`/maps.parquet, in this dtype.
-        resume: go on with the run that was broken off in `out`, if there is one; the results are the same.
-        part: (i, n): do the i-th of n parts of the work only, from 1; `merge` makes the whole of them.
-        merge: folders of all parts, in any order; everything else as it was for them.
-        save_every: batches between saves of the state that `resume` needs.
-        batch_size: pictures in a batch.
-        overwrite: replace the results, or the broken-off run, that `out` has; by default that is an error.
         progress: show a progress bar where standard error is a terminal.
-        **network: `method` and other keywords of `fastcam.evaluation.network.Network`.
 
     Returns:
         The figures, and what was left out.
@@ -142,53 +114,56 @@ def evaluate(
     given = [name for name, value in (("maps", maps), ("boxes", boxes), ("model", model)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"exactly one of `maps`, `boxes` and `model` must be given, got {', '.join(given) or 'none'}")
-    if model is None and (network or save_maps):
-        raise ValueError(f"{', '.join([*network, *['save_maps'] * bool(save_maps)])}: for maps of a `model` only")
-    for name, number, least in (("batch_size", batch_size, 1), ("save_every", save_every, 1), ("cases", cases, 0)):
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be a whole number of at least {least}, got {number!r}")
-    if (out / "metrics.json").exists() and not overwrite:
+    names = [*(field.name for field in dataclasses.fields(MapSettings)), "save_maps"]
+    changed = [name for name in names if getattr(settings, name) != getattr(EvaluateSettings, name)]
+    if model is None and changed:
+        raise ValueError(f"{', '.join(changed)}: for maps of a `model` only")
+    if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
-    rule = PROTOCOLS.get(protocol, protocol) if isinstance(protocol, str) else protocol
+    rule = PROTOCOLS.get(settings.protocol) if isinstance(settings.protocol, str) else settings.protocol
     if not isinstance(rule, Protocol):
-        raise ValueError(f"unknown protocol {protocol!r}{suggest(str(protocol), list(PROTOCOLS))}")
+        raise ValueError(f"unknown protocol {settings.protocol!r}{suggest(str(settings.protocol), PROTOCOLS)}")
     if not 0 <= rule.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {rule.percentile!r}")
-    before = None if threshold_from is None else _read_thresholds(Path(threshold_from), rule)
-    if before is not None and threshold is not None:
+    before = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), rule)
+    if before is not None and settings.threshold is not None:
         raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
-    fixed = threshold if before is None else before["MaxBoxAcc"]
+    fixed = settings.threshold if before is None else before["MaxBoxAcc"]
     problems = list(problems)
-    data = opened(data, problems if skip_bad else None, truth_only=model is None)
-    if model is not None and targets == "label":
+    data = opened(data, problems if settings.skip_bad else None, truth_only=model is None)
+    if model is not None and settings.targets == "label":
         data = in_classes(data, () if config is None else config.class_names, config and config.num_classes)
-    source, classes = _source(data, rule, maps, boxes, model, config, targets, network)
-    options = {"metrics": ["MaxBoxAcc"] if boxes is not None else metrics, "bootstrap": bootstrap, "seed": seed}
-    make = partial(Evaluator, rule, num_classes=classes, threshold=fixed, skip_bad=skip_bad, **options)
+    source, classes = _source(data, rule, maps, boxes, model, config, settings)
+    options = {
+        "metrics": ["MaxBoxAcc"] if boxes is not None else settings.metrics,
+        "bootstrap": settings.bootstrap,
+        "seed": settings.seed,
+    }
+    make = partial(Evaluator, rule, num_classes=classes, threshold=fixed, skip_bad=settings.skip_bad, **options)
     run = {
         "fastcam": __version__,
         "data": {"pictures": len(data.ids), "ids": hashlib.blake2b("\n".join(data.ids).encode()).hexdigest()[:16]},
         "source": dict(source.info),
     }
-    span = _span(len(source.order), part, batch_size)
-    same = run | {"batch_size": batch_size, "save_maps": save_maps}
-    state = State(out / "state", same, span, make, save_maps, source.info)
-    if state.saved and not (overwrite or (resume and not merge)):
+    span = _span(len(source.order), settings.part, settings.batch_size)
+    same = run | {"batch_size": settings.batch_size, "save_maps": settings.save_maps}
+    state = State(out / "state", same, span, make, settings.save_maps, source.info)
+    if state.saved and not (settings.overwrite or (settings.resume and not settings.merge)):
         raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or `overwrite` it")
     with contextlib.closing(state):
-        if merge:
-            state.join([Path(folder) / "state" for folder in merge])
-        elif not (resume and state.resume()):
+        if settings.merge:
+            state.join([Path(folder) / "state" for folder in settings.merge])
+        elif not (settings.resume and state.resume()):
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 state.evaluator.reject(id, reason)
             state.begin()
         with quiet_methods():
-            _work(source, state, batch_size, save_every, progress)
+            _work(source, state, settings.batch_size, settings.save_every, progress)
         cam = source.cam if isinstance(source, Network) else None
         bad = tuple(state.evaluator.bad)
-        if part is not None:
+        if settings.part is not None:
             tell(cam.cautions if cam else ())
-            return Summary(out, span.stop - span.start, None, bad=bad)
+            return EvaluationSummary(out, span.stop - span.start, None, bad=bad)
         result = state.evaluator.result()
         told, table = run | result.to_dict(), result.table()
         told["data"] = {"root": str(getattr(data, "root", "")) or None} | told["data"]
@@ -202,9 +177,11 @@ def evaluate(
             table = _table(told)
         if before is not None and {"BoxAcc 50 all", "MaxBoxAccV2 50"} <= result.curves.keys() | before.keys():
             told["BoxAccV2"] = _at_thresholds(result, before)
-            table.append(f"{'BoxAccV2':<14}{told['BoxAccV2']:7.2f}  at the thresholds of {threshold_from}")
-        write_outputs(out, source, data, result, told["figures"], fixed, state.records(), cases, batch_size)
-        if save_maps:
+            table.append(f"{'BoxAccV2':<14}{told['BoxAccV2']:7.2f}  at the thresholds of {settings.threshold_from}")
+        write_outputs(
+            out, source, data, result, told["figures"], fixed, state.records(), settings.cases, settings.batch_size
+        )
+        if settings.save_maps:
             state.write_maps(out / "maps.parquet")
     with replacing(out / "metrics.json") as path:
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
@@ -213,7 +190,9 @@ def evaluate(
     if boxes is None:  # of these a run has told already
         said = constant(result.maps[1], result.maps[0], cam.grids if cam else {})
         tell([*(cam.cautions if cam else ()), said])
-    return Summary(out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ())))
+    return EvaluationSummary(
+        out, max(result.counts.values()), told, tuple(table), bad, tuple(getattr(source, "errors", ()))
+    )
 
 
 class _Samples:
@@ -266,17 +245,16 @@ def _source(
     boxes: Any,
     model: nn.Module | None,
     config: ModelConfig | None,
-    targets: Literal["label", "highest"],
-    network: dict[str, Any],
+    settings: EvaluateSettings,
 ) -> tuple[Source, int | None]:
     """What gives maps, and the number of classes that labels are of."""
     labelled = data.labels is not None and all(label is not None for label in data.labels)
     classes = max(len(data.class_names), max(data.labels) + 1) if labelled else None
     if model is not None:
-        source = Network(data, model, config, protocol=protocol, targets=targets, **network)
-        return source, config and config.num_classes if targets == "label" else None
+        source = Network(data, model, config, protocol=protocol, targets=settings.targets, settings=settings)
+        return source, config and config.num_classes if settings.targets == "label" else None
     if boxes is not None:
-        return BoxTable(boxes, data, protocol, targets if labelled else "highest"), classes
+        return BoxTable(boxes, data, protocol, settings.targets if labelled else "highest"), classes
     path = Path(maps)
     if path.is_dir() and not (path / "maps.parquet").is_file():
         return MapFolder(path, data), classes

@@ -16,7 +16,8 @@ from fastcam._files import replacing
 from fastcam.data import Sample
 from fastcam.evaluation.batch import pack
 from fastcam.evaluation.protocols import PROTOCOLS, Protocol
-from fastcam.evaluation.result import METRICS, Result
+from fastcam.evaluation.result import Result
+from fastcam.evaluation.settings import METRICS
 from fastcam.evaluation.tally import MOST, Scores, Tally
 
 _FORMAT = 1  # of saved files

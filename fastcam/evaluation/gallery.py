@@ -129,7 +129,9 @@ def cases_gallery(
         OSError: a figure cannot be read, or the file not be written.
     """
     items = (
-        report.Item(case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit)
+        report.GalleryItem(
+            case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit
+        )
         for case in cases
     )
     return report.gallery(path, items, title, summary, figures)

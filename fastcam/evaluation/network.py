@@ -1,6 +1,5 @@
 """Score maps straight from a network: one forward pass gives maps and logits."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -12,10 +11,13 @@ from torch import Tensor, nn
 from fastcam import methods, models
 from fastcam.data import Sample
 from fastcam.evaluation.protocols import Protocol
+from fastcam.evaluation.settings import MapSettings
 from fastcam.evaluation.sources import Batch, Loaded, Source, attempt
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
 from fastcam.models import ModelConfig, ThresholdedAvgPool2d
+from fastcam.models.digest import digest
+from fastcam.models.ranking import ranks_of
 from fastcam.pictures import Preprocess, as_rgb
 
 
@@ -28,13 +30,7 @@ class Network(Source):
         config: of which size, mean, std and the number of classes are used; by default 224 pixels and ImageNet's mean
             and std, or what timm's networks know of themselves. How pictures are resized is the protocol's affair.
         protocol: it.
-        method: a key of `fastcam.methods.METHODS`.
-        target_layers: modules or dotted names; by default the model's last stage.
-        tap: the network's global pooling is replaced by thresholded average pooling, with its weights as they are.
-        clamp: for "cam": count negative weights as zero in the maps.
-        relu: clip coarse maps at zero; by default as the method has it (CAM: no).
-        smooth: any of "aug", the average over six views of each picture, and "eigen", the first principal component
-            of the weighted channels.
+        settings: method, target layers and their options.
         targets: "label" for maps of the true class; "highest" for maps of each picture's highest class.
 
     Attributes:
@@ -57,26 +53,20 @@ class Network(Source):
         config: ModelConfig | None = None,
         *,
         protocol: Protocol,
-        method: str = "cam",
-        target_layers: Any = None,
-        tap: bool = False,
-        clamp: bool = False,
-        relu: bool | None = None,
-        smooth: Sequence[str] = (),
+        settings: MapSettings,
         targets: Literal["label", "highest"] = "label",
     ) -> None:
+        method, clamp, smooth = settings.method, settings.clamp, settings.smooth
         if method not in methods.METHODS:
             raise ValueError(f"unknown method of maps {method!r}{models.suggest(method, list(methods.METHODS))}")
         if clamp and method != "cam":
             raise ValueError(f"`clamp` is for the method cam, whose weights are the classifier's; got {method}")
-        if targets not in ("label", "highest"):
-            raise ValueError(f'`targets` must be "label" or "highest", got {targets!r}')
         if wrong := [name for name in smooth if name not in ("aug", "eigen")]:
             raise ValueError(f'`smooth` may have "aug" and "eigen", got {wrong[0]!r}')
-        options = {"relu": relu, "mode": protocol.mode} | ({"clamp": True} if clamp else {})
+        options = {"relu": settings.relu, "mode": protocol.mode} | ({"clamp": True} if clamp else {})
         self.data, self.labelled, self._protocol = data, targets == "label", protocol
-        self.cam = methods.create(method, model, target_layers=target_layers, **options)
-        self._pooled = [methods.CAM(model)] if tap else []
+        self.cam = methods.create(method, model, target_layers=settings.target_layers, **options)
+        self._pooled = [methods.CAM(model)] if settings.tap else []
         self._aug, self._eigen = "aug" in smooth, "eigen" in smooth
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
         self._whole = self._aug or len(self.cam.layers) > 1
@@ -88,10 +78,10 @@ class Network(Source):
         self.order = range(len(data))
         self.info = {
             "arch": config and config.arch,
-            "weights": _digest(model),
+            "weights": digest(model),
             "method": method,
             "layers": list(self.cam.layers),
-            "tap": tap,
+            "tap": settings.tap,
             "clamp": clamp,
             "relu": self._relu,
             "smooth": sorted(smooth),
@@ -159,7 +149,7 @@ class Network(Source):
         classes, logits, ranks = self.cam.targets, None, None
         if self.labelled:
             logits = self.cam.outputs.detach().float().cpu()
-            ranks = _ranks(logits, classes.cpu()).tolist()
+            ranks = ranks_of(logits, classes.cpu()[:, None])[:, 0].tolist()
         if self.cam.outputs.shape[1] == 1:  # a single class is always the highest, which says nothing
             logits, ranks = None, None
         self._classes = self.cam.outputs.shape[1]
@@ -195,23 +185,3 @@ def frame(protocol: Protocol, image: Image.Image | np.ndarray, size: tuple[int, 
     left, top = ((whole - side) // 2 for whole, side in zip(resized, width_height, strict=True))
     image = image.resize(resized, Image.Resampling.BILINEAR)
     return np.array(image.crop((left, top, left + width_height[0], top + width_height[1])))
-
-
-def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """Place of each label among its logits, 1 the highest; where logits tie, the lower index comes first."""
-    score = logits.gather(1, labels[:, None])
-    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    return 1 + ((logits > score) | ((logits == score) & lower)).sum(1)
-
-
-def _digest(model: nn.Module) -> str:
-    """Tell networks apart that differ in any weight."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> memoryview:
-    return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

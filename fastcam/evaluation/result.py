@@ -9,7 +9,6 @@ from fastcam.evaluation import pixels
 from fastcam.evaluation.bootstrap import interval
 from fastcam.evaluation.protocols import Protocol, columns, threshold_index
 
-METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 BOX_DELTAS = (30, 50, 70)  # of IoU, in percent
 IOU_UNIT = 2.0**40  # sums of IoU are whole numbers of 2^-40
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from fastcam._files import replacing
 from fastcam.data import Sample
 from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
+from fastcam.runs.maps import decode_map
+from fastcam.runs.table import read_info
 
 _GROUP = 512  # maps of a row group; what a reader holds at a time
 _DTYPES = ("float32", "float16")
@@ -147,8 +149,7 @@ class MapStore(Source):
         try:
             with pq.ParquetFile(self.path) as file:
                 schema = file.schema_arrow
-                made = json.loads((schema.metadata or {}).get(b"fastcam", b"{}"))
-                self._dtype = np.dtype({name: name for name in _DTYPES}[made["dtype"]]).newbyteorder("<")
+                made = read_info(file)
                 missing = [field.name for field in SCHEMA if schema.field(field.name).type != field.type]
                 self._starts = np.cumsum(
                     [0] + [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -212,11 +213,7 @@ class MapStore(Source):
         truth, shape = self.data.truth(place), (row["height"], row["width"])
         if shape != self._shape:
             raise ValueError(f"its map in {self.path} is {list(shape)}, others are {list(self._shape)}")
-        if len(row["map"]) != shape[0] * shape[1] * self._dtype.itemsize:
-            raise ValueError(
-                f"its map in {self.path} must be {list(shape)} {self._dtype.name}, got {len(row['map'])} bytes"
-            )
+        values = decode_map(row["map"], *shape)
         if self.labelled and truth.label is not None and row["class_id"] != truth.label:
             raise ValueError(f"its map in {self.path} is of class {row['class_id']}, its label is {truth.label}")
-        map = np.frombuffer(row["map"], self._dtype).reshape(shape).astype(np.float32)
-        return truth, (map, row["class_id"], row["rank"])
+        return truth, (values, row["class_id"], row["rank"])

@@ -1,26 +1,31 @@
-"""Folders of results that appear whole or not at all, with files named after pictures."""
+"""What formats share: the job, files and folders that appear whole or not at all, and names as texts can hold them."""
 
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
+from xml.sax.saxutils import escape
 
-from fastcam.data.pictures import id_problem
-from fastcam.pictures import Header
-from fastcam.runs.schema import MARK
+from fastcam._files import replacing
+from fastcam.data.names import id_problem
+from fastcam.runs.folder import EXPORT_MARK, is_export
+from fastcam.runs.table import FoundPicture, RunTable
 
 _TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class LeftOut(Exception):
     """A picture that a format cannot express; the message says why."""
 
 
-class Options(NamedTuple):
+class ExportOptions(NamedTuple):
     """What the caller wants of a format; None is its own default.
 
     Attributes:
@@ -29,9 +34,6 @@ class Options(NamedTuple):
         size: side of square maps in pixels, or "picture" for each picture's size.
         cuts: two thresholds in [0, 1): up to the lower one a pixel is background, above the higher one it is object.
         url: goes before each image_id to make an address of it.
-        class_names: class index → name, as far as the run tells; not the caller's, as all that follows.
-        headers: gives id, size and orientation of the pictures that EXIF turns.
-        notes: where a format tells what its readers may stumble over.
     """
 
     annotations: Path | None = None
@@ -39,37 +41,37 @@ class Options(NamedTuple):
     size: int | Literal["picture"] | None = None
     cuts: tuple[float, float] | None = None
     url: str | None = None
-    class_names: Mapping[int, str] | None = None
-    headers: Callable[[], Iterable[tuple[str, Header]]] | None = None
-    notes: list[str] | None = None
 
 
-class Folder:
-    """A new folder with files named after pictures.
+@dataclass(frozen=True)
+class Job:
+    """What a format gets: the file or folder to write, the run, what goes into it about its making, and options.
 
-    Args:
-        path: where it is.
+    In `notes` it says what its readers may stumble over.
     """
+
+    path: Path
+    table: RunTable
+    info: Mapping[str, Any]
+    options: ExportOptions
+    notes: list[str]
+
+
+Add = Callable[[FoundPicture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut
+Write = Callable[[Job], AbstractContextManager[Add]]  # what a format is
+
+
+class NewFolder:
+    """A new folder with files named after pictures."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def create(self, id: str, suffix: str, *, within: str = "", stem: bool = False) -> IO[bytes]:
-        """Open a new file under a picture's relative path.
+        """Open a new file under a picture's relative path, with a suffix behind its id, or (`stem`) instead of its own.
 
-        Args:
-            id: the picture.
-            suffix: goes behind the id.
-            within: folder that the ids are relative to.
-            stem: the suffix replaces the picture's, as some formats want it.
-
-        Returns:
-            The file, open for writing bytes.
-
-        Raises:
-            ValueError: the id is absolute, or has "..", "." or empty parts.
-            LeftOut: another picture has the name already, or it is too long for the disk.
-            OSError: it cannot be written.
+        Raises ValueError for an id that could lead out of the folder; LeftOut if another picture has the name already,
+        or it is too long for the disk.
         """
         check_id(id)
         path = self.path / within / f"{os.path.splitext(id)[0] if stem else id}{suffix}"
@@ -86,54 +88,28 @@ class Folder:
 
 
 def check_id(id: str) -> None:
-    """Refuse ids that could lead out of a folder.
-
-    Args:
-        id: the picture.
-
-    Raises:
-        ValueError: it is absolute, or has "..", "." or empty parts.
-    """
+    """Refuse ids that could lead out of a folder: absolute ones, and those with "..", "." or empty parts."""
     problem = id_problem(id)
     if problem:
         raise ValueError(f"picture {id!r}: {problem}")
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse to write over what is there.
-
-    Args:
-        path: a file or folder to write.
-        overwrite: replace a file, or a folder that has been written here.
-
-    Raises:
-        FileExistsError: there is something.
-    """
+    """Refuse to write over what is there, and with `overwrite`, over a folder that no export has written."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists already: choose another place, or `overwrite` it")
-    if path.is_dir() and not (path / MARK).is_file():
+    if path.is_dir() and not is_export(path):
         raise FileExistsError(f"{path} is a folder that this program has not written: choose another place")
 
 
 @contextmanager
-def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[Folder]:
-    """Fill a folder beside its place, and put it there at the end, all on the disk.
+def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[NewFolder]:
+    """Fill a folder beside its place, and put it there at the end, all on the disk, marked with `info`.
 
     What is at `path` is replaced; see `check_free`. If the block raises, it stays as it was and nothing else does. What
     a killed process has left is removed.
-
-    Args:
-        path: the folder.
-        info: what it is, written to it as JSON.
-
-    Yields:
-        The folder to fill.
-
-    Raises:
-        FileExistsError: there is a file at `path`.
-        OSError: it cannot be written.
     """
     partial, former = (path.with_name(f".{path.name}.{word}") for word in ("partial", "former"))
     if path.exists() and not path.is_dir():
@@ -145,8 +121,8 @@ def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[Folder]:
             shutil.rmtree(left)
     partial.mkdir(parents=True)
     try:
-        (partial / MARK).write_text(json.dumps(dict(info), sort_keys=True), encoding="utf-8")
-        yield Folder(partial)
+        (partial / EXPORT_MARK).write_text(json.dumps(dict(info), sort_keys=True), encoding="utf-8")
+        yield NewFolder(partial)
         os.sync()  # once, since it would take long for each of many files
         if path.exists():
             os.replace(path, former)
@@ -154,3 +130,49 @@ def new_folder(path: Path, info: Mapping[str, Any]) -> Iterator[Folder]:
     finally:
         for left in (partial, former):
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[str]]:
+    """A text file to write, which gets its name at the end."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+class JsonList:
+    """A JSON list, written element by element."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._separator = file, "[\n"
+
+    def append(self, element: Mapping[str, Any]) -> None:
+        """Write one more."""
+        self._file.write(self._separator + json.dumps(element, allow_nan=False))
+        self._separator = ",\n"
+
+    def __bool__(self) -> bool:
+        return self._separator != "[\n"
+
+    def close(self) -> None:
+        """Write the end; the file stays open."""
+        self._file.write("\n]" if self else "[]")
+
+
+def all_names(names: Mapping[int, str]) -> list[str]:
+    """A name of one line for each index from 0 to the highest, for unknown ones the number."""
+    return [" ".join(names.get(index, "").split()) or str(index) for index in range(max(names, default=-1) + 1)]
+
+
+def printable(text: str) -> str:
+    """With U+FFFD for what XML 1.0 cannot hold, such as most control characters."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def xml_text(text: str) -> str:
+    """Escape text that is `printable` for an element of XML, so that it is read back to the letter."""
+    return escape(text, {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"})
+
+
+def yaml_text(text: str) -> str:
+    """Quote text as a scalar of YAML: what is not printable, quotes and backslashes as escapes of eight digits."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text) + '"'

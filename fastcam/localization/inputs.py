@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data import Pictures, Sample
-from fastcam.data.names import Names, path_look
-from fastcam.data.pictures import id_problem
+from fastcam.data.names import Names, id_problem, path_look
 from fastcam.pictures import DecodeError, find_pictures
 
 _SHOWN = 3  # names in a warning

@@ -1,6 +1,5 @@
 """Batches of pictures through the network, to rows."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,13 +13,15 @@ from torch import Tensor, nn
 
 from fastcam import drawing, methods
 from fastcam._files import replacing
-from fastcam.localization.passes import Compiled, Run, halved, observed
+from fastcam.localization.passes import Compiled, Run, observed
 from fastcam.methods.running import MixedPicturesError, check_rows
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import unwrap
+from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
-from fastcam.pictures.resizing import frame as make_frame
-from fastcam.runs.schema import COMMENT, Row
+from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
+from fastcam.runs.maps import scaled
+from fastcam.runs.schema import Row
 
 
 class Picture(NamedTuple):
@@ -208,7 +209,7 @@ class Network:
     def _on_cpu(self, picture: Picture) -> Picture:
         try:
             found = read(picture.frame.data)
-            frame, geometry = make_frame(self.preprocess, found.pixels)
+            frame, geometry = self.preprocess.frame(found.pixels)
         except DecodeError as error:
             return Picture(picture.key, error=str(error), index=picture.index)
         return picture._replace(frame=frame, geometry=geometry, decoder=found.decoder)
@@ -242,14 +243,13 @@ class Network:
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
-        values = logits.gather(1, classes)
         if top_k:
             ranks = torch.arange(1, classes.shape[1] + 1, device=classes.device).expand_as(classes)
         else:
-            ranks = 1 + (logits[:, None] > values[..., None]).sum(-1)
+            ranks = ranks_of(logits, classes)
         scores = probabilities(logits, self.outputs).gather(1, classes)
         found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
-        cams = halved(run.coarse()) if self.settings["maps"] else None
+        cams = scaled(run.coarse().double().cpu().numpy()) if self.settings["maps"] else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
@@ -311,10 +311,8 @@ class Network:
             np.array([row.x0, row.y0, row.x1, row.y1]) * scale,
             () if picture.truth is None else picture.truth * ([width, height] * 2),
         )
-        # The number keeps the names apart, so the rest may be cut and cleaned.
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", picture.key)[-80:]
-        with replacing(self.out / "overlays" / f"{picture.index:06d}_{name}.jpg") as path, path.open("wb") as file:
-            Image.fromarray(panel).save(file, "JPEG", quality=90, comment=COMMENT)
+        with replacing(RunFolder(self.out).overlay(picture.index, picture.key)) as path, path.open("wb") as file:
+            Image.fromarray(panel).save(file, "JPEG", quality=90, comment=OVERLAY_COMMENT)
 
 
 @contextmanager

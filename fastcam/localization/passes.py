@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,23 +59,6 @@ def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | N
         lambda: cam.coarse(run),
         lambda: run.linear is not None,
     )
-
-
-def halved(maps: Tensor) -> np.ndarray:
-    """Give maps the type in which tables keep them, each multiplied by a power of two so that float16 loses little.
-
-    Args:
-        maps: [N, k, h, w], floating.
-
-    Returns:
-        float16 of the same shape; the largest magnitude of each map lies in [1, 2], or is zero. Maps that are not
-        finite keep their scale.
-    """
-    values = maps.double().cpu().numpy()
-    largest = np.abs(values).max((-2, -1), keepdims=True)
-    exponent = np.where(np.isfinite(largest) & (largest > 0), np.frexp(largest)[1] - 1, 0)
-    with np.errstate(over="ignore"):
-        return np.ldexp(values, -exponent).astype(np.float16)
 
 
 class Compiled:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastcam._files import replacing
 from fastcam.localization.inputs import Item, read_listing
 from fastcam.methods.cautions import constant, tell
-from fastcam.runs.parts import audit, merge
-from fastcam.runs.schema import Row, is_overlay, schema, to_table
+from fastcam.runs.folder import RunFolder
+from fastcam.runs.schema import Row, merge, schema, write_rows
+from fastcam.runs.table import audit
 
 
 class Summary(NamedTuple):
@@ -97,7 +96,7 @@ class Plan:
             FileNotFoundError: there is none.
             ValueError: it is not what this version writes.
         """
-        path = Path(folder, "plan.json")
+        path = RunFolder(Path(folder)).plan
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(known["settings"], dict) and known["shard_size"] > 0):
@@ -107,9 +106,14 @@ class Plan:
             raise ValueError(f"{path} is no plan that this version of fastcam can read") from error
 
     @property
+    def files(self) -> RunFolder:
+        """Where its files are."""
+        return RunFolder(self.folder)
+
+    @property
     def table(self) -> Path:
         """Where the rows go."""
-        return self.folder / "boxes.parquet"
+        return self.files.table
 
     @property
     def shards(self) -> int:
@@ -130,7 +134,7 @@ class Plan:
     @property
     def inputs(self) -> Path:
         """Where the list of inputs is."""
-        return self.folder / "inputs.parquet"
+        return self.files.inputs
 
     def part(self, shard: int) -> Path:
         """Tell where the rows of a shard go.
@@ -141,7 +145,7 @@ class Plan:
         Returns:
             A Parquet file.
         """
-        return self.folder / "shards" / f"{shard:06d}.parquet"
+        return self.files.part(shard)
 
     def mark(self, shard: int) -> dict[str, Any] | None:
         """Read the mark of a shard.
@@ -156,7 +160,7 @@ class Plan:
         """
         part = self.part(shard)
         try:
-            mark = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
+            mark = json.loads(self.files.mark(shard).read_text(encoding="utf-8"))
             return mark if mark["digest"] == self.digest and part.stat().st_size == mark["bytes"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -202,7 +206,7 @@ class Plan:
         """
         part = self.part(shard)
         with replacing(part) as path:
-            pq.write_table(to_table(rows, self.columns()), path)
+            write_rows(rows, path, self.columns())
             content = path.read_bytes()
         mark = {
             "digest": self.digest,
@@ -215,7 +219,7 @@ class Plan:
             "bytes": len(content),
             "blake2b": digest_of(content),
         }
-        write_json(part.with_suffix(".json"), mark)
+        write_json(self.files.mark(shard), mark)
         return mark
 
     def columns(self) -> pa.Schema:
@@ -233,7 +237,7 @@ class Plan:
             What the audit counted; None if there is none of this plan, or no table.
         """
         try:
-            audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
+            audit = json.loads(self.files.audit.read_text(encoding="utf-8"))
             if audit["plan"] != self.digest or not self.table.exists():
                 return None
             errors, ignored = dict(audit["errors"]), dict(audit["ignored"])
@@ -265,7 +269,7 @@ class Plan:
             with replacing(self.table) as path:
                 merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
                 keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
-                counts = audit(path, keys)
+                counts = audit(path, keys)._asdict()
             if not self.listed:
                 counts["pictures"] = sum(mark["pictures"] for mark in marks)
             smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
@@ -278,8 +282,8 @@ class Plan:
                 said.append(constant(known["empty"], known["maps"], grids))
             known["cautions"] = [*dict.fromkeys(caution for caution in said if caution is not None)]
             known["bytes"] = self.table.stat().st_size
-            write_json(self.folder / "audit.json", known)
-        remove_parts(self.folder, alone)
+            write_json(self.files.audit, known)
+        self.files.remove_parts(alone)
         return self.finished()
 
     def intact(self) -> bool:
@@ -291,7 +295,7 @@ class Plan:
         Raises:
             OSError: there is no table, or no audit.
         """
-        audit = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
+        audit = json.loads(self.files.audit.read_text(encoding="utf-8"))
         return audit.get("bytes") == self.table.stat().st_size
 
     def salvage(self) -> tuple[Path, int]:
@@ -303,13 +307,13 @@ class Plan:
         Raises:
             OSError: it cannot be written.
         """
-        path = self.table.with_suffix(".partial.parquet")
+        path = self.files.partial
         rows = sum(mark["rows"] for _, mark in self._marks())
         if not rows:
             return path, 0
         with replacing(path) as temporary:
             merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
-        remove_parts(self.folder)
+        self.files.remove_parts()
         return path, rows
 
     def discard(self) -> list[int]:
@@ -320,7 +324,7 @@ class Plan:
         """
         changed = [i for i, mark in self._marks() if digest_of(self.part(i).read_bytes()) != mark["blake2b"]]
         for shard in changed:
-            self.part(shard).with_suffix(".json").unlink()
+            self.files.mark(shard).unlink()
         return changed
 
     def _marks(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -329,50 +333,6 @@ class Plan:
         while (mark := self.mark(shard)) is not None:
             yield shard, mark
             shard += 1
-
-
-def own_files(folder: Path) -> Iterator[Path]:
-    """Find the files that a run writes, but for its parts' temporary ones and the ranks'.
-
-    Args:
-        folder: of the run; it needs not exist.
-
-    Yields:
-        Those of such names that are there, whoever wrote them; of drawings those with a run's mark.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    for name in ("plan.json", "inputs.parquet", "audit.json", "boxes.parquet", "boxes.partial.parquet"):
-        if (folder / name).exists():
-            yield folder / name
-    for name in ("shards", "overlays"):
-        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            if is_overlay(path) if name == "overlays" else re.fullmatch(r"\d{6,}\.(parquet|json)", path.name):
-                yield path
-
-
-def remove_parts(folder: Path, ranks: bool = False) -> None:
-    """Remove parts and marks, and what was left half-written by processes that were killed.
-
-    Args:
-        folder: of the run.
-        ranks: whether the files go, too, by which ranks of `fastcam.localization.engines` speak.
-
-    Raises:
-        OSError: something cannot be removed.
-    """
-    for path in folder.iterdir():
-        if re.fullmatch(r"\.(plan|audit|inputs|boxes|boxes\.partial)\.(json|parquet)\.\d+\.tmp", path.name):
-            path.unlink(missing_ok=True)
-    for name, files in (("shards", r"\d{6,}\.(parquet|json)"), *([("ranks", r"\d+\.json")] if ranks else [])):
-        if not (folder / name).is_dir():
-            continue
-        for path in (folder / name).iterdir():
-            if re.fullmatch(rf"{files}|\.({files})\.\d+\.tmp", path.name):
-                path.unlink(missing_ok=True)
-        if not any((folder / name).iterdir()):  # others may have put something there
-            (folder / name).rmdir()
 
 
 def digest_of(content: bytes) -> str:

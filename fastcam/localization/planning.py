@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from torch import nn
 from fastcam._files import replacing
 from fastcam.data.matching import in_classes
 from fastcam.localization.inputs import Files, Item, open_source, read_listing, state_of
-from fastcam.localization.plan import Plan, digest_of, own_files, remove_parts, write_json
+from fastcam.localization.plan import Plan, digest_of, write_json
 from fastcam.localization.settings import settings_of
 from fastcam.models import ModelConfig
+from fastcam.runs.folder import RunFolder
 
 _held: set[int] = set()  # folders that this process holds
 # Not those that it forks, which may outlive it.
@@ -73,28 +74,12 @@ def planned(
     if files is not None:
         next(iter(files), None)  # what is wrong from the start is told before anything is touched
         if isinstance(files.source, list | tuple):
-            refuse_own(files.source, folder)
+            RunFolder(folder).refuse_sources(files.source)
     with _hold(folder):
         plan = _plan(folder, settings, names, files, count, shard_size, hash_content, overwrite)
         if files is not None and files.asked is not None:
             files.asked.warn(3)
         yield plan, items
-
-
-def refuse_own(sources: Iterable[str | os.PathLike[str]], folder: Path) -> None:
-    """Refuse sources that a run would replace or remove, since it writes files of these names.
-
-    Args:
-        sources: files and folders.
-        folder: the run's.
-
-    Raises:
-        ValueError: one of them is such a file.
-    """
-    own = {path.resolve() for path in (*own_files(folder), *(folder / "ranks").glob("*.json"))}
-    for path in map(Path, sources):
-        if path.resolve() in own:
-            raise ValueError(f"{path} is a source, and a file that a run in {folder} writes: choose another `out`")
 
 
 @contextlib.contextmanager
@@ -135,7 +120,7 @@ def _plan(
         old = Plan.load(folder)
     except (OSError, ValueError):
         old = None
-    if old is None and (foreign := next(own_files(folder), None)) is not None:
+    if old is None and (foreign := next(RunFolder(folder).own_files(), None)) is not None:
         raise FileExistsError(
             f"{foreign} is there, and no plan of this version of fastcam that tells of it: choose another `out`"
         )
@@ -166,20 +151,21 @@ def _plan(
             what = f"{old.table} exists already" if old.table.exists() else f"{folder} has an unfinished run"
             why = "" if same else f", made by another plan ({_difference(old, made, files, content)})"
             raise FileExistsError(f"{what}{why}: choose another folder, or `overwrite` it")
-    _clear(folder)
+    with _writing(folder):
+        RunFolder(folder).clear()
     if files is None:
         made = plan("samples", pictures)
         _write(made)
     else:
         # The plan before the list: without a plan, nothing in the folder counts as fastcam's.
-        with replacing(folder / "inputs.parquet") as path:
+        with replacing(RunFolder(folder).inputs) as path:
             made = plan(*files.listing(path, shard_size, content))
             _write(made)
     return made
 
 
 def _write(plan: Plan) -> None:
-    write_json(plan.folder / "plan.json", {name: value for name, value in vars(plan).items() if name != "folder"})
+    write_json(plan.files.plan, {name: value for name, value in vars(plan).items() if name != "folder"})
 
 
 def _moved(old: Plan, files: Files) -> bool:
@@ -225,15 +211,6 @@ def _changed(old: Plan, files: Files, content: bool) -> str:
         if differ:
             return f"{' and '.join(differ)} of {here.key}"
     return "pictures"
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left in its folder, but the table, and the plan, which tells whose files these are."""
-    with _writing(folder):
-        remove_parts(folder)
-        for path in own_files(folder):
-            if path.name not in ("plan.json", "boxes.parquet"):
-                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

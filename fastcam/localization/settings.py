@@ -1,7 +1,5 @@
 """What decides about rows, as JSON."""
 
-import hashlib
-import re
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -15,6 +13,7 @@ from fastcam import methods
 from fastcam._version import __version__
 from fastcam.localization.inputs import Targets
 from fastcam.models import ModelConfig
+from fastcam.models.digest import digest
 from fastcam.pictures import Preprocess, choose_decoder, gpu
 
 
@@ -111,7 +110,7 @@ def settings_of(
         **versions(decoder),
         "arch": None if config is None else config.arch,
         "num_classes": None if config is None else config.num_classes,
-        "weights": _digest(model),
+        "weights": digest(model),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(preprocess).items()},
         "method": method,
         "target_layers": list(cam.layers),
@@ -148,14 +147,3 @@ def versions(decoder: str) -> dict[str, str]:
     if decoder == "nvjpeg":
         decoders += f", torchvision {metadata.version('torchvision')}"
     return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}
-
-
-def _digest(model: nn.Module) -> str:
-    """Digest weights and structure: 32 hexadecimal digits."""
-    # A module may print where in memory a function of it is.
-    digest = hashlib.blake2b(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode(), digest_size=16)
-    for name, tensor in model.state_dict().items():
-        values = tensor.detach().cpu().contiguous()
-        digest.update(repr((name, values.dtype, tuple(values.shape))).encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

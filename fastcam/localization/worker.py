@@ -17,7 +17,6 @@ from fastcam.localization.network import Network, Picture
 from fastcam.localization.plan import Plan
 from fastcam.methods.cautions import quiet_methods
 from fastcam.pictures import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
-from fastcam.pictures.resizing import frame as make_frame
 from fastcam.pictures.stream import in_order
 from fastcam.runs.schema import Row
 
@@ -158,7 +157,7 @@ class Worker:
             if isinstance(sample.image, Encoded):  # the network's side goes on with it
                 frame, geometry = sample.image, self.network.preprocess.geometry(sample.image.size)
             else:
-                frame, geometry = make_frame(self.network.preprocess, sample.image)
+                frame, geometry = self.network.preprocess.frame(sample.image)
         except DecodeError as error:
             return picture._replace(error=str(error))
         except OSError as error:

@@ -4,13 +4,13 @@ from typing import Any
 
 from torch import nn
 
+from fastcam._check import suggest
 from fastcam.methods.activation import CAM, EigenCAM
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
-from fastcam.models import suggest
 
 # Maps [N, H, W] in [0, 1], and boxes.
 METHODS: dict[str, type[Method]] = {
@@ -74,5 +74,5 @@ def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
     """
     known = METHODS | ATTRIBUTIONS
     if name not in known:
-        raise ValueError(f"unknown method {name!r}{suggest(name, list(known))}")
+        raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     return known[name](model, **options)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import merge_views, projection
@@ -94,14 +95,10 @@ class Method:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-        for name, value, known in (
-            ("order", order, ("fastcam", "grad-cam")),
-            ("mode", mode, ("bilinear", "bicubic")),
-            ("backend", backend, tuple(_BACKENDS)),
-            ("fuse", fuse, ("mean", "max")),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+        one_of("order", order, ("fastcam", "grad-cam"))
+        one_of("mode", mode, ("bilinear", "bicubic"))
+        one_of("backend", backend, _BACKENDS)
+        one_of("fuse", fuse, ("mean", "max"))
         self.model = model
         names = {module: name for name, module in unwrap(model).named_modules()}
         wanted = default_target_layer(model) if target_layers is None else target_layers

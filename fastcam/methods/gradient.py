@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fastcam._check import one_of
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
@@ -248,8 +249,7 @@ class GradCAMPlusPlus(GradientMethod):
         **options: Any,
     ) -> None:
         super().__init__(model, target_layers, **options)
-        if variant not in ("paper", "author"):
-            raise ValueError(f"`variant` must be one of paper, author, got {variant!r}")
+        one_of("variant", variant, ("paper", "author"))
         self.eps, self.variant = _checked(eps), variant
 
     def _sums(self, features: Tensor, gradients: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastcam._check import one_of
 from fastcam.methods.cautions import saturated
 from fastcam.methods.forward import Forward
 from fastcam.methods.gradient import GradCAM
@@ -146,8 +147,7 @@ class GuidedGradCAM(GuidedBackprop):
         reshape_transform: Any = None,
     ) -> None:
         super().__init__(model)
-        if mode not in ("bilinear", "bicubic", "nearest"):
-            raise ValueError(f"`mode` must be one of bilinear, bicubic, nearest, got {mode!r}")
+        one_of("mode", mode, ("bilinear", "bicubic", "nearest"))
         self.mode = mode
         whole = GradCAM(model, target_layers, reshape_transform=reshape_transform)
         self.cams = [GradCAM(model, [layer], reshape_transform=reshape_transform) for layer in whole.layers]

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam._check import one_of, whole
 from fastcam.methods.core import Method, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.scores import Outputs, probabilities, recognise
+from fastcam.reference import min_max
 
 
 class PerturbationMethod(Method):
@@ -39,8 +41,8 @@ class PerturbationMethod(Method):
     ) -> None:
         super().__init__(model, target_layers, **options)
         for name, value in (("batch_size", batch_size), ("top_channels", top_channels)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+            if value is not None:
+                whole(name, value, 1)
         self.batch_size, self.top_channels = batch_size, top_channels
 
     def _packs(self, features: Tensor, alive: Tensor) -> tuple[Tensor, ...]:
@@ -100,12 +102,8 @@ class ScoreCAM(PerturbationMethod):
         **options: Any,
     ) -> None:
         super().__init__(model, target_layers, **options)
-        for name, value, known in (
-            ("score", score, ("logit", "probability")),
-            ("normalize", normalize, ("after", "before")),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+        one_of("score", score, ("logit", "probability"))
+        one_of("normalize", normalize, ("after", "before"))
         self.score, self.softmax, self.baseline = score, softmax, baseline
         self.normalize, self.align_corners = normalize, align_corners
         self._outputs: Outputs | None = None  # what probabilities are made of
@@ -163,14 +161,9 @@ class ScoreCAM(PerturbationMethod):
             return self.ops.heatmap(coarse, size, False, self.normalize, "bilinear")
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         if self.normalize == "before":
-            coarse = _minmax(coarse)
+            coarse = min_max(coarse)
         masks = F.interpolate(coarse[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        return masks if self.normalize == "before" else _minmax(masks)
-
-
-def _minmax(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
+        return masks if self.normalize == "before" else min_max(masks)
 
 
 class AblationCAM(PerturbationMethod):

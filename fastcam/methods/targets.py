@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastcam.models.ranking import highest
+
 
 class Targets(NamedTuple):
     """What the maps are to explain, one or several scores for each picture.
@@ -113,9 +115,9 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
             raise ValueError("pass `targets` or `top_k`, not both")
         if not isinstance(top_k, int) or not 1 <= top_k <= classes:
             raise ValueError(f"`top_k` must be an int in 1 … {classes} (the number of classes), got {top_k!r}")
-        return Targets(logits.topk(top_k, dim=1).indices, None, ranked=True)
+        return Targets(highest(logits, top_k), None, ranked=True)
     if targets is None:
-        return Targets(logits.argmax(1, keepdim=True), None, ranked=False)
+        return Targets(highest(logits, 1), None, ranked=False)
     if callable(targets):
         return Targets(None, [targets] * count, ranked=False)
     if isinstance(targets, list | tuple) and any(callable(target) for target in targets):

@@ -1,5 +1,6 @@
 """Networks: built by name, their weights and checkpoints, the layers and heads that maps are taken from."""
 
+from fastcam._check import suggest
 from fastcam.models.checkpoints import (
     ModelConfig,
     load_checkpoint,
@@ -15,7 +16,6 @@ from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
     default_target_layer,
     resolve_layers,
-    suggest,
     swin_reshape,
     unwrap,
     vit_reshape,

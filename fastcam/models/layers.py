@@ -1,10 +1,11 @@
 """Layers that maps are taken from: their names, the usual one of each family, and the shape of what they give."""
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torch import Tensor, nn
+
+from fastcam._check import listed, suggest
 
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
 _LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
@@ -42,7 +43,7 @@ def default_target_layer(model: nn.Module) -> str:
         stages = [name for name, child in children.items() if next(child.parameters(), None) is not None]
         raise ValueError(
             f"no default target layer is known for {type(model).__name__}: pass `target_layers`, names of the "
-            f"last layers with a spatial map; its parts are {first(stages, 12)}"
+            f"last layers with a spatial map; its parts are {listed(stages, 12)}"
         )
     inner = list(children[name].named_children())
     while inner and isinstance(inner[-1][1], nn.MaxPool2d):
@@ -146,30 +147,3 @@ def swin_reshape(tokens: Tensor) -> Tensor:
     if tokens.dim() != 4:
         raise ValueError(f"a layer of a Swin transformer gives [N, h, w, K], got {list(tokens.shape)}")
     return tokens.permute(0, 3, 1, 2)
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """Name what an unknown name may have meant, as the end of an error message.
-
-    Args:
-        name: the unknown name.
-        known: the names that there are.
-
-    Returns:
-        "; did you mean …?" with up to five similar names, or "; known are …" with the first twelve.
-    """
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else f"; known are {first(list(known), 12)}"
-
-
-def first(names: list[str], limit: int = 5) -> str:
-    """Join names for a message.
-
-    Args:
-        names: the names.
-        limit: at most so many are shown.
-
-    Returns:
-        The names, with commas, and "…" for what was left out.
-    """
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

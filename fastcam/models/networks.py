@@ -9,8 +9,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import VGG, AlexNet, DenseNet, GoogLeNet, MNASNet, MobileNetV2
 
+from fastcam._check import one_of, suggest
 from fastcam.models.heads import Pool, ThresholdedAvgPool2d
-from fastcam.models.layers import suggest, unwrap
+from fastcam.models.layers import unwrap
 
 # Names beside torchvision's: a network, a pooling, and for "alexnet*" two more convolutions, as in the CAM paper.
 _VARIANT = re.compile(r"(?P<arch>\w+?)(?P<star>\*?)-(?P<pool>gap|gmp|tap)")
@@ -173,8 +174,7 @@ def to_gap(
     Raises:
         ValueError: an unknown pooling, a size that is not positive, or a network of another family.
     """
-    if pool not in _POOLS:
-        raise ValueError(f"`pool` must be one of {', '.join(_POOLS)}, got {pool!r}")
+    one_of("pool", pool, _POOLS)
     for name, sizes in (("units", [units]), ("extra", extra), ("num_classes", [num_classes or 1])):
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"`{name}` must be positive, got {extra if name == 'extra' else sizes[0]!r}")

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastcam.models.layers import first, unwrap
+from fastcam._check import listed
+from fastcam.models.layers import unwrap
 
 # What wrappers put into names, wherever they stand: DataParallel and DistributedDataParallel, torch.compile, FSDP and
 # activation checkpointing.
@@ -84,7 +85,7 @@ def find_state(content: Any, path: Path) -> State:
         parts = [f"{key} ({type(value).__name__})" for key, value in found[""].items()] if "" in found else []
         raise ValueError(
             f"{path} must hold a state_dict (names and tensors), on its own or under a key; "
-            + (f"it holds {first(parts, 12)}" if parts else f"it holds a {type(content).__name__}")
+            + (f"it holds {listed(parts, 12)}" if parts else f"it holds a {type(content).__name__}")
         )
     if len(keys) > 1:
         shapes = {key: Counter(value.shape for value in held[key].values() if value.dim()) for key in keys}
@@ -192,7 +193,7 @@ def load_state(model: nn.Module, state: State) -> None:
         # Names that the modules did not know are the file's.
         known = {own.get(name, name): names[begin + name] for name in _under(begin, tensors)}
         problems = {what: [known.get(name, name) for name in named] for what, named in failed[begin].items()}
-        found = "; ".join(f"{len(named)} {what}: {first(named)}" for what, named in problems.items() if named)
+        found = "; ".join(f"{len(named)} {what}: {listed(named)}" for what, named in problems.items() if named)
         raise ValueError(f"{state} do not fit {type(model).__name__}: {found}")
     begin = (
         next(iter(fits))
@@ -205,10 +206,10 @@ def load_state(model: nn.Module, state: State) -> None:
     if layers := [name for name, value in rest.items() if value.dim() > 1 and value.is_floating_point()]:
         raise ValueError(
             f"{state} are those of a larger network, of which {type(model).__name__} is the part {begin!r} only; "
-            f"{len(layers)} others: {first(layers)}"
+            f"{len(layers)} others: {listed(layers)}"
         )
     if rest:
-        warnings.warn(f"{state} that do not begin with {begin!r} are left out: {first(list(rest))}", stacklevel=3)
+        warnings.warn(f"{state} that do not begin with {begin!r} are left out: {listed(list(rest))}", stacklevel=3)
     model.load_state_dict(fits[begin], strict=False)
 
 

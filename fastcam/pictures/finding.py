@@ -1,12 +1,11 @@
 """Picture files found in folders."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fastcam.runs.schema import MARK, is_overlay
+from fastcam.runs.folder import EXPORT_MARK, OVERLAYS, is_overlay, is_own
 
 _READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl")  # pictures too: an error tells of them, silence would lose them
@@ -14,9 +13,6 @@ SUFFIXES = frozenset((*_READ, *_NOT_READ))  # what counts as a picture in a fold
 # Folders and files of systems and their tools, beside those whose names begin with a dot.
 _OF_SYSTEMS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db")
-)
-_OWN = re.compile(  # a run's files, and what it is just writing
-    r".*/(plan\.json|audit\.json|(inputs|boxes|boxes\.partial)\.parquet|\..+\.\d+\.tmp)|(shards|ranks)/\d+\.(json|parquet)"
 )
 
 
@@ -116,10 +112,10 @@ def _walk(root: Path, passed: Counter[str], reals: list[str], linked: set[str]) 
 
     home = os.path.realpath(root)
     for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        if MARK in names and parent != os.fspath(root):
+        if EXPORT_MARK in names and parent != os.fspath(root):
             folders.clear()
             continue
-        drawn = os.path.basename(parent) == "overlays"
+        drawn = os.path.basename(parent) == OVERLAYS
         for name in filter(hidden, folders):
             passed.update(_unseen(os.path.join(parent, name)))
         folders[:] = sorted(name for name in folders if not hidden(name) and new(os.path.join(parent, name)))
@@ -128,7 +124,7 @@ def _walk(root: Path, passed: Counter[str], reals: list[str], linked: set[str]) 
             if suffix in SUFFIXES and not hidden(name):
                 if not (drawn and is_overlay(os.path.join(parent, name))):
                     yield Path(parent, name)
-            elif not _OWN.fullmatch(f"{os.path.basename(parent)}/{name}"):
+            elif not is_own(parent, name):
                 passed[f"hidden {suffix}" if suffix in SUFFIXES else suffix] += 1
 
 
@@ -136,11 +132,11 @@ def _unseen(folder: str) -> Counter[str]:
     """Count the files in a hidden folder, but not in what an export is just writing."""
     counts: Counter[str] = Counter()
     for parent, folders, names in os.walk(folder):
-        if MARK in names:
+        if EXPORT_MARK in names:
             folders.clear()
             continue
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
-            if not _OWN.fullmatch(f"{os.path.basename(parent)}/{name}"):
+            if not is_own(parent, name):
                 counts[f"{suffix} in {os.path.basename(folder)}" if suffix in SUFFIXES else suffix] += 1
     return counts

@@ -1,52 +1,84 @@
-"""Work ahead of those who wait for it, in order; and memory for those who work long."""
+"""Reading ahead: pictures are decoded and resized in threads while the network is busy with those before them.
 
-import ctypes
+    for loaded in stream(batched(range(len(data)), 32), load):
+        ...
+
+is the loop of everything that goes through many pictures. `load` does the work of one item, in a thread; what it raises
+is raised here when the item's batch is due, what it returns (an error, too, where one picture must not stop the rest)
+is in the batch. A batch may have any number of items, so that whoever makes the batches decides where they end.
+"""
+
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
+_MOST_THREADS = 8  # more of them decode no faster, they wait for memory and for Python
+
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[..., T], jobs: Iterable[tuple[object, ...]], ahead: int
-) -> Iterator[T]:
-    """Run jobs in a pool of threads and give their results in the order of the jobs.
+def count_threads(processes: int | None = None) -> int:
+    """How many threads prepare pictures in one process: one for each processor that it may use, at most 8.
+
+    `processes` share the machine, by default as many as torchrun's LOCAL_WORLD_SIZE says.
+    """
+    if processes is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // processes))
+
+
+def stream(
+    batches: Iterable[Iterable[S]], prepare: Callable[[S], T], *, prefetch: int = 2, threads: int | None = None
+) -> Iterator[list[T]]:
+    """Prepare items in threads, ahead of whoever uses them, and give them batch by batch in their order.
+
+    Used directly in a `for`, it lets go of its threads when the loop ends, also by `break`, `return` or an error.
 
     Args:
-        pool: the threads.
-        work: what to do with each job's parts.
-        jobs: the arguments of each call; taken when their turn comes.
-        ahead: how many results may be finished or in work beyond the one that is given, at least 1.
+        batches: the items of each batch, taken in the caller's thread when their turn comes. If that fails, the batches
+            before come first.
+        prepare: does the work of one item, in a thread; inside `quiet_pillow` if it decodes.
+        prefetch: batches in work or ready while one is used, so that `prefetch` + 1 are in memory.
+        threads: by default `count_threads()`.
 
     Yields:
-        The results; an exception of a job is raised in its turn.
+        What `prepare` returned for the items of each batch.
+
+    Raises:
+        Exception: what `prepare` or `batches` raised, when that batch is due.
     """
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[list[Future[T]]] = deque()
+    source, failure = iter(batches), None
+    pool = ThreadPoolExecutor(threads or count_threads(), "fastcam-read")
     try:
-        for job in jobs:
-            waiting.append(pool.submit(work, *job))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+        while True:
+            try:
+                batch = next(source)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+                break
+            # Waits before the next is begun: the one that is used, those ahead, and no more are in memory.
+            due = [future.result() for future in waiting.popleft()] if len(waiting) == prefetch else None
+            waiting.append([pool.submit(prepare, item) for item in batch])
+            if due is not None:
+                yield due
+                del due
         while waiting:
-            yield waiting.popleft().result()
+            yield [future.result() for future in waiting.popleft()]
+        if failure is not None:
+            raise failure
     finally:
-        for future in waiting:
-            future.cancel()
+        pool.shutdown(cancel_futures=True)
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut a stream into lists.
-
-    Args:
-        items: the stream.
-        size: of each list, at least 1; the last may be shorter.
-
-    Yields:
-        The lists, none of them empty.
-    """
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut a stream into lists of `size` items, at least 1; the last may be shorter."""
     batch: list[T] = []
     for item in items:
         batch.append(item)
@@ -60,32 +92,40 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """Take a stream in another thread, one item ahead, so that making the next and using this one overlap.
 
-    Args:
-        items: the stream; if it is a generator, it is closed at the end.
-
-    Yields:
-        Its items; an exception of the stream is raised in its turn.
+    An exception of the stream is raised in its turn; if it is a generator, it is closed at the end.
     """
-    end = object()
-    stream = iter(items)
+    source = iter(items)
+
+    def following() -> list[T]:
+        return list(islice(source, 1))
+
     try:
         with ThreadPoolExecutor(1, "fastcam-ahead") as thread:
-            following = thread.submit(next, stream, end)
-            while (item := following.result()) is not end:
-                following = thread.submit(next, stream, end)
-                yield item
+            future = thread.submit(following)
+            while item := future.result():
+                future = thread.submit(following)
+                yield item[0]
     finally:
-        if isinstance(stream, Generator):
-            stream.close()
+        if isinstance(source, Generator):
+            source.close()
 
 
-def keep_memory() -> None:
-    """Have the C library keep what is freed, from now on, in the whole process.
+# Until all have moved to `stream`:
+batches = batched
 
-    Else a tensor of some megabytes may or may not be made of fresh pages, which cost more than most operators and, of a
-    network's forward pass, a tenth. Which of both depends on what the process allocated before.
-    """
-    with suppress(OSError, AttributeError):  # no glibc
-        library = ctypes.CDLL(None)
-        library.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
-        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[..., T], jobs: Iterable[tuple[object, ...]], ahead: int
+) -> Iterator[T]:
+    """As `stream`, one by one, in a pool that is there."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, *job))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

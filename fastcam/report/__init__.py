@@ -1,6 +1,10 @@
-"""Self-contained HTML pages: galleries of pictures and maps, and the report of a run."""
+"""Self-contained HTML pages: galleries of pictures and maps, and the report of a run.
 
-from fastcam.report.galleries import Item, gallery
-from fastcam.report.runs import Summary, write_report
+`gallery` (gallery.py) is of any pictures. `write_report` (report.py) reads a run: statistics.py counts, truth.py knows
+labels and boxes, cards.py chooses pictures and shows them. page.py fills the templates of both.
+"""
 
-__all__ = ["Item", "Summary", "gallery", "write_report"]
+from fastcam.report.gallery import GalleryItem, gallery
+from fastcam.report.report import ReportSummary, write_report
+
+__all__ = ["GalleryItem", "ReportSummary", "gallery", "write_report"]

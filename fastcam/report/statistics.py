@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastcam.report.choice import Choice, entries
-from fastcam.report.tables import COLUMNS, Table, starts
+from fastcam.report.cards import Choice, entries, split_error
 from fastcam.report.truth import Classes, Truth
+from fastcam.runs.schema import COLUMNS, EDGES
+from fastcam.runs.table import RunTable, first_rows
 
 BINS = 20
 _EXAMPLES = 5  # of each error code
-_EDGES = ("x0", "y0", "x1", "y1")
 
 
 class Statistics:
@@ -37,16 +37,16 @@ class Statistics:
         scores: int64 [3, BINS], pictures by score in [0, 1]: wrong, right, without label.
         areas: int64 [BINS], boxes by their share of the picture's area, of all rows.
         empty: rows whose map had no box.
-        confusion: (label, class) → pictures, places in `classes.names`; class -1: another one than the table tells,
+        confusion: (label, class) → pictures, places in `classes.names`; class -1: another one than the table has,
             where boxes were asked for given classes.
-        decoders: decoder → pictures, where the table tells.
-        turned: pictures that the EXIF orientation turned, where the table tells.
+        decoders: decoder → pictures, where the table has them.
+        turned: pictures that the EXIF orientation turned, where the table has them.
         ious: float64, IoU of each picture that has true boxes.
         second: whether the table has a second class of any picture.
         ranked: what quality is: "iou", "label" or "score".
     """
 
-    def __init__(self, table: Table, classes: Classes, truth: Truth | None, choice: Choice) -> None:
+    def __init__(self, table: RunTable, classes: Classes, truth: Truth | None, choice: Choice) -> None:
         self.pictures = self.rows = self.empty = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, list[tuple[str, str]]] = {}
@@ -61,12 +61,12 @@ class Statistics:
         self._classes, self._truth, self._choice = classes, truth, choice
         self._codes: dict[str, int] = {}
         ious = [np.zeros(0)]
-        ious += [self._add(batch) for batch in table.batches([*COLUMNS, *table.extra("decoder", "orientation")])]
+        ious += [self._add(batch) for batch in table.batches((*COLUMNS, "decoder", "orientation"))]
         self.ious = np.concatenate(ious)
 
     def _add(self, table: pa.Table) -> np.ndarray:
         """Count the rows of some pictures, and offer them; returns their IoUs where there are true boxes."""
-        begins = starts(table)
+        begins = first_rows(table)
         counts = np.diff(np.append(begins, table.num_rows))
         heads = table.take(pa.array(begins))
         ids = heads.column("image_id").to_pylist()
@@ -125,9 +125,7 @@ class Statistics:
         result = np.full(len(ids), np.nan)
         if self._truth is None or not self._truth.boxes:
             return result
-        found, size = (
-            np.stack([_numbers(heads, name) for name in names], 1) for names in (_EDGES, ("width", "height"))
-        )
+        found, size = (np.stack([_numbers(heads, name) for name in names], 1) for names in (EDGES, ("width", "height")))
         turned = _numbers(heads, "orientation") if "orientation" in heads.column_names else [None] * len(ids)
         for index in np.flatnonzero(ok & np.isfinite(found).all(1)):
             truth = self._truth.boxes_in(ids[index], size[index], turned[index])
@@ -148,24 +146,11 @@ class Statistics:
         return np.array([self._codes[split_error(row["error"])[0]] for row in rows], np.int64)
 
     def _count_boxes(self, table: pa.Table) -> None:
-        x0, y0, x1, y1, width, height = (_numbers(table, name) for name in (*_EDGES, "width", "height"))
+        x0, y0, x1, y1, width, height = (_numbers(table, name) for name in (*EDGES, "width", "height"))
         with np.errstate(invalid="ignore", divide="ignore"):
             share = (x1 - x0) * (y1 - y0) / (width * height)
         self.empty += int((share == 0).sum())
         np.add.at(self.areas, _bin(share[np.isfinite(share) & (share > 0)]), 1)
-
-
-def split_error(error: str | None) -> tuple[str, str]:
-    """Tell code and message of an error apart.
-
-    Args:
-        error: "code: message".
-
-    Returns:
-        Code and message, empty if there is none.
-    """
-    code, colon, message = (error or "").partition(": ")
-    return (code, message) if colon else ("", code)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,8 @@ from fastcam.data.names import by_number
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.pictures import Header
 
-_Located = Callable[[Header | None], tuple[np.ndarray, tuple[int, int] | None]]
+_Boxes = tuple[np.ndarray | None, tuple[int, int] | None]  # true boxes, and the size that they refer to
+_Located = Callable[[Header | None], _Boxes]
 _TRIED = 1000  # ids, about, whose partner is looked for where those of run and data set are relative to other folders
 
 
@@ -65,18 +66,18 @@ class Truth:
                 truth.boxes[id] = located
             if file is not None:
                 truth.files[id] = file
-        known = truth.labels or truth.boxes or truth.files
+        known = list(truth.labels or truth.boxes or truth.files)
         lying = {_place(file): id for id, file in truth.files.items()} if places else {}
-        same = {id: lying.get(_place(place)) for id, place in places.items()} if lying else {}
-        if not any(same.values()):
+        same = {id: lying[place] for id, file in (places or {}).items() if (place := _place(file)) in lying}
+        if not same:
             run = list(ids)
-            if any(id in known for id in run):
+            if not {*known}.isdisjoint(run):
                 return truth
             add, drop = _prefixes(run, known)
             same = {drop + id.removeprefix(add): id for id in known if id.startswith(add)}
-        for name in ("labels", "boxes", "files"):
-            values = getattr(truth, name)
-            setattr(truth, name, {id: values[other] for id, other in same.items() if other in values})
+        truth.labels = {id: truth.labels[other] for id, other in same.items() if other in truth.labels}
+        truth.boxes = {id: truth.boxes[other] for id, other in same.items() if other in truth.boxes}
+        truth.files = {id: truth.files[other] for id, other in same.items() if other in truth.files}
         return truth
 
     @classmethod
@@ -117,10 +118,12 @@ class Truth:
         if located is None:
             return np.zeros((0, 4))
         width, height = map(int, size)
-        turned = int(orientation) if orientation in range(1, 9) else 1
+        turned = int(orientation) if orientation is not None and orientation in range(1, 9) else 1
         try:
             boxes, frame = located(None if orientation is None else Header((width, height), turned))
         except ValueError:
+            boxes = None
+        if boxes is None:
             return np.zeros((0, 4))
         scale = np.ones(2) if frame is None else np.asarray(size) / np.array(frame)
         return boxes.astype(np.float64) * np.tile(scale, 2)
@@ -160,8 +163,10 @@ class Classes:
             name = names[label] if 0 <= label < len(names) else None
             if numbers is not None and name is not None:
                 place = self.of_class.get(numbers[label])
+            elif by_name:
+                place = None if name is None else named.get(name)
             else:
-                place = named.get(name) if by_name else self.of_class.get(label)
+                place = self.of_class.get(label)
             self.of_label[label] = self._add(name, label) if place is None else place
 
     def _add(self, name: str | None, number: int) -> int:
@@ -184,22 +189,23 @@ def _meet_by_name(found: Mapping[int, str | None], truth: Truth) -> bool:
     return shared == len(found) or 2 * agree < len(found)
 
 
-def _samples(data: Any) -> Iterable[tuple[str, int | None, _Located | None, Path | Packed | None]]:
+def _samples(data: Dataset) -> Iterator[tuple[str, int | None, _Located | None, Path | Packed | None]]:
     """Id, label, boxes and file of each picture; without decoding it where the data set can."""
     if not isinstance(data, Pictures):
         for index in range(len(data)):
             sample = data.truth(index) if hasattr(data, "truth") else data[index]
-            boxed = sample.boxes is not None and len(sample.boxes)
-            located = partial(_as_told, sample.boxes, sample.size) if boxed else None
+            given = None if sample.boxes is None or not len(sample.boxes) else (sample.boxes, sample.size)
+            located = None if given is None else partial(_as_given, given)
             yield str(index) if sample.id is None else sample.id, sample.label, located, None
         return
-    labels, boxes = ([None] * len(data) if part is None else part for part in (data.labels, data.boxes))
-    for index, (id, label, found, file) in enumerate(zip(data.ids, labels, boxes, data.files, strict=True)):
-        yield id, label, partial(data.located, index) if found is not None and len(found) else None, file
+    for index, (id, file) in enumerate(zip(data.ids, data.files, strict=True)):
+        label = None if data.labels is None else data.labels[index]
+        boxes = None if data.boxes is None else data.boxes[index]
+        yield id, label, partial(data.located, index) if boxes is not None and len(boxes) else None, file
 
 
-def _as_told(boxes: np.ndarray, size: tuple[int, int] | None, header: Header | None) -> tuple[np.ndarray, Any]:
-    return boxes, size
+def _as_given(boxes: _Boxes, header: Header | None) -> _Boxes:
+    return boxes
 
 
 def _place(file: Path | Packed) -> tuple[str, int | None]:

@@ -1,92 +1,83 @@
-"""Columns of boxes.parquet: one row, its schema, and a table of rows."""
+"""Columns of boxes.parquet, each written once, in `Row`; and the tables that are made of rows.
+
+A new column is a line of `Row`, and a value where `fastcam.localization` makes rows.
+"""
 
 import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, NamedTuple, get_args, get_type_hints
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+MAX_CLASSES = 1 << 20  # a class index in a file is trusted with no more memory than this many names take
+_GROUP = 8192  # rows of a row group
+
+_Text = Annotated[str | None, pa.string()]
+_Int = Annotated[int | None, pa.int32()]
+_Float = Annotated[float | None, pa.float32()]
 
 
 class Row(NamedTuple):
-    """One line of boxes.parquet: one box of one class of one picture, or the reason why a picture has none.
+    """One line of boxes.parquet: one box of one class of one picture, or the reason why a picture has none."""
 
-    Attributes:
-        image_id: path relative to the folder, with "/"; the sample's id for a data set.
-        width: width of the upright original in pixels; None if it could not be read.
-        height: height likewise.
-        rank: place of the class among all by score, 1 for the highest; None for an error, as all that follow up to
-            status.
-        class_id: index of the class.
-        class_name: its name, None if unknown.
-        score: probability of the class: the softmax of the network's logits, the sigmoid of a single one, or what the
-            network gives if these are probabilities (`fastcam.methods.scores`).
-        x0: left edge of the box in pixels of the upright original. The box is half-open; all four are 0 if
-            the map is constant or not finite, and so has no box.
-        y0: top edge.
-        x1: right edge, exclusive.
-        y1: bottom edge, exclusive.
-        status: "ok" or "error".
-        error: "code: reason" with a code of `fastcam.localization.ERRORS`, None if all went well.
-        box: number of the box within its class, 1 for the largest.
-        box_score: score of the box: that of its class times the map's highest value within the box, where several
-            boxes of a class were asked for; that of its class where only the largest was.
-        orientation: how the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file.
-        decoder: who gave the pixels, see `fastcam.pictures.Decoded`, or "nvjpeg"; None likewise, or if nobody did.
-        cam: the map before ReLU and upsampling, multiplied by a power of two that brings its largest magnitude into
-            [1, 2], float16 [cam_height, cam_width], row by row, little-endian; with the first box of a class, and only
-            if maps were asked for.
-        cam_height: rows of cam.
-        cam_width: columns of cam.
-    """
-
-    image_id: str
-    width: int | None = None
-    height: int | None = None
-    rank: int | None = None
-    class_id: int | None = None
-    class_name: str | None = None
-    score: float | None = None
-    x0: float | None = None
-    y0: float | None = None
-    x1: float | None = None
-    y1: float | None = None
-    status: str = "ok"
-    error: str | None = None
-    box: int | None = None
-    box_score: float | None = None
-    orientation: int | None = None
-    decoder: str | None = None
-    cam: bytes | None = None
-    cam_height: int | None = None
-    cam_width: int | None = None
+    image_id: Annotated[str, pa.string()]
+    """Path relative to the folder, with "/"; the sample's id for a data set."""
+    width: _Int = None
+    """Of the upright original in pixels; None if it could not be read."""
+    height: _Int = None
+    """As width."""
+    rank: _Int = None
+    """Place of the class among all by score, 1 for the highest; None for an error, as all that follow up to status."""
+    class_id: _Int = None
+    """Index of the class."""
+    class_name: _Text = None
+    """Its name; None if unknown."""
+    score: _Float = None
+    """Probability of the class: the softmax of the network's logits, the sigmoid of a single one, or what the network
+    gives if these are probabilities (`fastcam.methods.scores`)."""
+    x0: _Float = None
+    """Left edge of the box in pixels of the upright original. The box is half-open; all four are 0 if the map is
+    constant or not finite, and so has no box."""
+    y0: _Float = None
+    """Top edge."""
+    x1: _Float = None
+    """Right edge, exclusive."""
+    y1: _Float = None
+    """Bottom edge, exclusive."""
+    status: Annotated[str, pa.string()] = "ok"
+    """"ok" or "error"."""
+    error: _Text = None
+    """"code: reason" with a code of `fastcam.localization.ERRORS`; None if all went well."""
+    box: _Int = None
+    """Number of the box within its class, 1 for the largest."""
+    box_score: _Float = None
+    """Score of the box: that of its class times the map's highest value within the box, where several boxes of a class
+    were asked for; that of its class where only the largest was."""
+    orientation: Annotated[int | None, pa.int8()] = None
+    """How the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file."""
+    decoder: _Text = None
+    """What decoded the file, see `fastcam.pictures.Decoded`, or "nvjpeg"; None as orientation, or if nothing could."""
+    cam: Annotated[bytes | None, pa.binary()] = None
+    """The map before ReLU and upsampling as `fastcam.runs.maps` keeps it, float16 [cam_height, cam_width]; with the
+    first box of a class, and only if maps were asked for."""
+    cam_height: _Int = None
+    """Rows of cam."""
+    cam_width: _Int = None
+    """Columns of cam."""
 
 
-MARK = "fastcam-export.json"  # in each folder that an export has written; tells that it may be replaced
-COMMENT = b"fastcam overlay"  # in each overlay
-CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of a table with maps
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("rank", pa.int32()),
-        pa.field("class_id", pa.int32()),
-        pa.field("class_name", pa.string()),
-        pa.field("score", pa.float32()),
-        *(pa.field(edge, pa.float32()) for edge in ("x0", "y0", "x1", "y1")),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("box", pa.int32()),
-        pa.field("box_score", pa.float32()),
-        pa.field("orientation", pa.int8()),
-        pa.field("decoder", pa.string()),
-        pa.field("cam", pa.binary()),
-        pa.field("cam_height", pa.int32()),
-        pa.field("cam_width", pa.int32()),
-    ]
-)
+def _field(name: str, hint: object) -> pa.Field:
+    kind, stored = get_args(hint)
+    return pa.field(name, stored, nullable=NoneType in get_args(kind))
+
+
+SCHEMA = pa.schema([_field(name, hint) for name, hint in get_type_hints(Row, include_extras=True).items()])
+COLUMNS = Row._fields[: Row._fields.index("error") + 1]  # of every table; earlier versions had no more
+CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of tables with maps
+EDGES = ("x0", "y0", "x1", "y1")
 
 
 def schema(maps: bool, info: Mapping[str, object] | None = None) -> pa.Schema:
@@ -121,19 +112,30 @@ def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
-def is_overlay(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is a drawing of a run: overlays/NUMBER_NAME.jpg with its comment.
+def write_rows(rows: Sequence[Row], path: Path, columns: pa.Schema) -> None:
+    """Write a part of a table: the rows of a shard."""
+    pq.write_table(to_table(rows, columns), path)
+
+
+def merge(parts: Iterable[Path], path: Path, columns: pa.Schema) -> None:
+    """Write the rows of all parts, in order, in row groups that do not depend on the parts' size.
 
     Args:
-        path: the file.
+        parts: Parquet files of the same columns.
+        path: the file to write.
+        columns: its schema.
 
-    Returns:
-        Whether it is; False if it cannot be read.
+    Raises:
+        OSError: a file cannot be read or written.
     """
-    if not re.search(r"(^|/)overlays/\d{6,}_[^/]*\.jpg$", os.fspath(path)) or not os.path.isfile(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return COMMENT in file.read(64)
-    except OSError:
-        return False
+    pending, rows = [], 0
+    with pq.ParquetWriter(path, columns) as writer:
+        for part in parts:
+            pending.append(pq.read_table(part).cast(columns))
+            rows += len(pending[-1])
+            while rows >= _GROUP:
+                table = pa.concat_tables(pending)
+                writer.write_table(table.slice(0, _GROUP))
+                pending, rows = [table.slice(_GROUP)], rows - _GROUP
+        if rows:
+            writer.write_table(pa.concat_tables(pending))

@@ -1,14 +1,11 @@
 """Pictures to batches: decoded ahead in threads or processes, augmented alike whoever does it, in whatever order."""
 
 import multiprocessing
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastcam.data import Dataset, Pictures
-from fastcam.pictures import Preprocess, as_rgb
+from fastcam.pictures import Preprocess
+from fastcam.pictures.frame import resized, size_of
+from fastcam.pictures.stream import count_threads, stream
 from fastcam.training.settings import Settings
 
-_AHEAD = 2  # batches
 # Streams of random numbers: what is drawn for one purpose never tells about another.
 _ORDER, _AUGMENTATION = 1, 2
 
@@ -137,12 +135,11 @@ class Reader:
 
     def _larger(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """The whole picture as it is before a part of it is chosen."""
-        image = as_rgb(image)
         side = width = height = round(self.settings.size * 256 / 224)
         if self.settings.resize == "crop":
-            short = min(image.size)
-            width, height = (int(side * length / short) for length in image.size)
-        return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+            short = min(size := size_of(image))
+            width, height = (int(side * length / short) for length in size)
+        return resized(image, (width, height))
 
     def _augmented(self, frame: np.ndarray, key: Key) -> np.ndarray:
         settings = self.settings
@@ -154,29 +151,81 @@ class Reader:
         return frame[:, ::-1] if settings.flip and random.random() < 0.5 else frame
 
 
-class Loader:
-    """Gives batches in the order of a plan, `_AHEAD` of them read ahead. Made by `opened`."""
-
-    def __init__(self, reader: Reader, pin: bool, pool: ThreadPoolExecutor | None, loader: DataLoader | None) -> None:
-        self._reader, self._pin, self._pool, self._loader = reader, pin, pool, loader
+class Loader(Protocol):
+    """Gives batches in the order of a plan, two of them read ahead. Made by `opened`."""
 
     def batches(self, plan: Iterable[list[Key]]) -> Iterator[Batch]:
-        """Read batches.
+        """Read the batches of these keys, into pinned memory where the network is on a GPU.
 
-        Args:
-            plan: the keys of each.
-
-        Yields:
-            The batches, in pinned memory where the network is on a GPU.
-
-        Raises:
-            Exception: whatever the data set raises for a picture, such as `DecodeError` for a damaged one.
+        What the data set raises for a picture, such as `DecodeError` for a damaged one, is raised in its batch's turn.
         """
-        if self._loader is None:
-            source = self._threaded(plan)
-        else:
-            self._loader.batch_sampler.plan = plan
-            source = iter(self._loader)
+        ...
+
+
+@contextmanager
+def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
+    """Start the threads or processes that read for a network on `device`, for the time of a `with` block."""
+    settings, pin = reader.settings, device.type == "cuda"
+    workers = settings.workers or count_threads()
+    if settings.worker_kind == "thread":
+        yield _Threads(reader, workers, pin)
+        return
+    processes = _Processes(reader, workers, pin)
+    try:
+        yield processes
+    finally:
+        processes.close()
+
+
+class _Threads:
+    def __init__(self, reader: Reader, workers: int, pin: bool) -> None:
+        self._reader, self._workers, self._pin = reader, workers, pin
+
+    def batches(self, plan: Iterable[list[Key]]) -> Iterator[Batch]:
+        side, frames = self._reader.settings.size, deque[Tensor]()
+
+        def places() -> Iterator[Iterable[tuple[np.ndarray, Key]]]:
+            for keys in plan:
+                frames.append(torch.empty((len(keys), side, side, 3), dtype=torch.uint8, pin_memory=self._pin))
+                yield zip(frames[-1].numpy(), keys, strict=True)
+
+        for labels in stream(places(), self._read, threads=self._workers):
+            yield Batch(frames.popleft(), torch.tensor(labels))
+
+    def _read(self, place: tuple[np.ndarray, Key]) -> int:
+        """Fill a picture's place in its batch; the label."""
+        frame, key = place
+        item = self._reader[key]
+        if isinstance(item, Exception):
+            raise item
+        frame[:], label = item
+        return label
+
+
+class _Processes:
+    def __init__(self, reader: Reader, workers: int, pin: bool) -> None:
+        # Not forked from this process: it has threads, whose locks a copy would inherit. They are forked from one that
+        # has imported what they need and done nothing.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._plan = _Plan()
+        self._loader: DataLoader[Batch | Exception] | None = DataLoader(
+            reader,
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=context,
+            generator=torch.Generator(),  # the network's dropout has the global one to itself
+            prefetch_factor=2,
+            persistent_workers=True,
+        )
+
+    def batches(self, plan: Iterable[list[Key]]) -> Iterator[Batch]:
+        self._plan.plan = plan
+        assert self._loader is not None, "closed"
+        source = iter(self._loader)
         try:
             for batch in source:
                 if isinstance(batch, Exception):
@@ -186,79 +235,8 @@ class Loader:
             del source  # else the error's traceback would keep the processes alive
 
     def close(self) -> None:
-        """Let go of the processes; threads are the pool's affair."""
+        """Let go of the processes."""
         self._loader = None
-
-    def _threaded(self, plan: Iterable[list[Key]]) -> Iterator[Batch | Exception]:
-        ahead: deque[tuple[Tensor, list[Future]]] = deque()
-        for keys in chain(plan, [None] * _AHEAD):
-            if keys is not None:
-                ahead.append(self._submit(keys))
-            if ahead and (keys is None or len(ahead) > _AHEAD):
-                frames, futures = ahead.popleft()
-                labels = [future.result() for future in futures]
-                error = _first_error(labels)
-                yield Batch(frames, torch.tensor(labels)) if error is None else error
-
-    def _submit(self, keys: list[Key]) -> tuple[Tensor, list[Future]]:
-        """Let the threads fill a batch's frames; they give the labels."""
-        side = self._reader.settings.size
-        frames = torch.empty((len(keys), side, side, 3), dtype=torch.uint8, pin_memory=self._pin)
-        rows = frames.numpy()
-
-        def read(row: int, key: Key) -> int | Exception:
-            item = self._reader[key]
-            if isinstance(item, Exception):
-                return item
-            rows[row], label = item
-            return label
-
-        return frames, [self._pool.submit(read, row, key) for row, key in enumerate(keys)]
-
-
-@contextmanager
-def opened(reader: Reader, device: torch.device) -> Iterator[Loader]:
-    """Start the threads or processes that read, for the time of a `with` block.
-
-    Args:
-        reader: what they read with.
-        device: where the batches go.
-
-    Yields:
-        The loader.
-    """
-    settings, pin = reader.settings, device.type == "cuda"
-    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = settings.workers or max(1, min(8, share))
-    if settings.worker_kind == "thread":
-        with ThreadPoolExecutor(workers, "fastcam-read") as pool:
-            try:
-                yield Loader(reader, pin, pool, None)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return
-    # Not forked from this process: it has threads, whose locks a copy would inherit. They are forked from one that has
-    # imported what they need and done nothing.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    processes = DataLoader(
-        reader,
-        batch_sampler=_Plan(),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-        multiprocessing_context=context,
-        generator=torch.Generator(),  # the network's dropout has the global one to itself
-        prefetch_factor=_AHEAD,
-        persistent_workers=True,
-    )
-    loader = Loader(reader, pin, None, processes)
-    del processes
-    try:
-        yield loader
-    finally:
-        loader.close()
 
 
 class _Plan:

@@ -1,5 +1,6 @@
 """The benchmarks: contestants that compute the same, and commands that run; figures are not tested."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,80 +13,83 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fastcam import cli, ops
-from fastcam.bench import baselines, table as bench
+from fastcam import _memory, cli, ops, reference
+from fastcam.bench import cpu, gpu, operators
 
 ROOT = Path(__file__).resolve().parents[2]
-LEVELS = [int(255 * threshold) for threshold in baselines.EVALUATOR_THRESHOLDS]
+LEVELS = [int(255 * threshold) for threshold in operators.EVALUATOR_THRESHOLDS]
 
 
 @pytest.fixture(autouse=True)
 def _memory_as_it_was(monkeypatch):
-    monkeypatch.setattr(bench, "keep_memory", lambda: None)
+    monkeypatch.setattr(_memory, "keep_memory", lambda: None)
 
 
 def test_alternatives_give_what_fastcam_gives():
-    features, weights = bench.activations(6, 512, 7)
+    features, weights = operators.activations(6, 512, 7)
     coarse = ops.class_map(features, weights)
-    torch.testing.assert_close(baselines.class_map(features, weights), coarse)
-    torch.testing.assert_close(baselines.heatmap(coarse, 224), ops.heatmap(coarse, 224))
-    bytes_apart = baselines.byte_heatmap(coarse, 224).int() - ops.heatmap(coarse, 224, dtype=torch.uint8).int()
+    torch.testing.assert_close(operators.einsum_class_map(features, weights), coarse)
+    torch.testing.assert_close(operators.torch_heatmap(coarse, 224), ops.heatmap(coarse, 224))
+    bytes_apart = (
+        operators.torch_heatmap(coarse, 224, dtype=torch.uint8).int()
+        - ops.heatmap(coarse, 224, dtype=torch.uint8).int()
+    )
     assert bytes_apart.abs().max() <= 1
     found = ops.boxes(coarse, 224).tolist()
-    assert [list(box) for box in baselines.boxes(coarse, 224)] == found
-    assert [list(box) for box in baselines.boxes_skimage(coarse, 224)] == found
-    assert [list(box) for box in baselines.class_boxes(features, weights, 224)] == found
+    assert [list(box) for box in operators.opencv_boxes(coarse, 224)] == found
+    assert [list(box) for box in operators.skimage_boxes(coarse, 224)] == found
+    assert [list(box) for box in operators.opencv_class_boxes(features, weights, 224)] == found
     nothing = -torch.ones(1, 7, 7)  # no pixel is above the threshold
-    assert baselines.boxes(nothing, 20) == baselines.boxes_skimage(nothing, 20) == [(0, 0, 0, 0)]
+    assert operators.opencv_boxes(nothing, 20) == operators.skimage_boxes(nothing, 20) == [(0, 0, 0, 0)]
 
 
 def test_alternative_pictures_are_as_bright():
     picture = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
     found = ops.resize(picture, 32)
-    for alternative in (baselines.resize, baselines.resize_torch):
+    for alternative in (operators.pillow_resize, operators.torch_resize):
         assert (alternative(picture, 32).int() - found.int()).abs().max() <= 1
 
 
 def test_alternative_components_are_as_many_and_as_large():
-    masks = bench.random_masks(5, 60)
+    masks = operators.random_masks(5, 60)
     _, areas, image = ops.components(masks)
-    for stats in (baselines.components(masks), baselines.components_16_bit(masks)):
+    for stats in (operators.opencv_components(masks), operators.opencv_components_16_bit(masks)):
         for index, (count, _, table, _) in enumerate(stats):
             assert sorted(table[1:count, 4]) == sorted(areas[image == index].tolist())
-    for index, regions in enumerate(baselines.components_skimage(masks)):
+    for index, regions in enumerate(operators.skimage_components(masks)):
         assert sorted(region.area for region in regions) == sorted(areas[image == index].tolist())
 
 
 def test_alternative_curves_are_equal_at_the_evaluators_thresholds():
-    maps = torch.cat([bench.noisy_maps(3, 60), torch.zeros(1, 60, 60)])
-    truths, owners = bench.truth_boxes(4, 60)
+    maps = torch.cat([operators.noisy_maps(3, 60), torch.zeros(1, 60, 60)])
+    truths, owners = operators.truth_boxes(4, 60)
     truths, owners = torch.cat([truths, truths[:1] / 2]), torch.cat([owners, owners[:1]])
     expected = ops.box_curves(maps).numpy()
     expected[3, 1:] = expected[3, :1]  # the highest level is 0, and so are all thresholds
-    np.testing.assert_array_equal(baselines.box_curves(maps), expected[:, LEVELS])
+    np.testing.assert_array_equal(operators.opencv_box_curves(maps), expected[:, LEVELS])
     for contours in ("largest", "all"):
         expected = ops.iou_curves(maps, truths, owners, contours=contours).numpy()
         expected[3, 1:] = expected[3, :1]
         np.testing.assert_array_equal(
-            baselines.iou_curves(maps, truths, owners, contours=contours), expected[:, LEVELS]
+            operators.opencv_iou_curves(maps, truths, owners, contours=contours), expected[:, LEVELS]
         )
-    without = baselines.iou_curves(maps[:1], truths[:0], owners[:0], contours="all")
+    without = operators.opencv_iou_curves(maps[:1], truths[:0], owners[:0], contours="all")
     assert not without.any()
 
 
 def test_alternative_histograms_are_equal():
-    maps, masks = bench.noisy_maps(3, 60), bench.truth_masks(3, 60)
+    maps, masks = operators.noisy_maps(3, 60), operators.truth_masks(3, 60)
     assert masks.unique().tolist() == [0, 1, 255]
     for scores in (maps, maps.double()):
         expected = ops.score_histograms(scores, masks)
         assert expected[:, 1].sum() == (masks == 1).sum()
-        np.testing.assert_array_equal(baselines.score_histograms(scores, masks), expected.numpy())
-        assert torch.equal(baselines.score_histograms_torch(scores, masks), expected)
+        np.testing.assert_array_equal(operators.numpy_score_histograms(scores, masks), expected.numpy())
+        assert torch.equal(operators.torch_score_histograms(scores, masks), expected)
 
 
 def test_turns_are_interleaved_and_the_median_counts(monkeypatch):
     order, now, waits = [], 0, iter([50, 3, 20, 1, 4])
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(cpu, "time", SimpleNamespace(perf_counter=lambda: now))
 
     def turn(name, seconds):
         nonlocal now
@@ -93,11 +97,11 @@ def test_turns_are_interleaved_and_the_median_counts(monkeypatch):
         now += seconds
 
     contestants = {"slow": lambda: turn("slow", next(waits)), "fast": lambda: turn("fast", 2)}
-    medians = bench.interleaved(contestants, 0, 4, lambda name: turn(f"for {name}", 100))
+    medians = cpu.interleaved(contestants, 0, 4, lambda name: turn(f"for {name}", 100))
     assert order == ["for slow", "slow", "for fast", "fast"] * 5
     assert medians == {"slow": 3.5, "fast": 2}
     waits = repeat(98)
-    bench.interleaved(contestants, 7000, 1, lambda name: turn(f"for {name}", 100))
+    cpu.interleaved(contestants, 7000, 1, lambda name: turn(f"for {name}", 100))
     assert order.count("slow") == 5 + 1 + 24  # of 300 seconds each
 
 
@@ -139,15 +143,35 @@ def test_command_refuses_what_it_cannot_do(arguments, message):
 
 
 def test_without_opencv_only_what_needs_none_is_measured(monkeypatch):
-    monkeypatch.setattr(baselines, "cv2", None)
-    lines = list(bench.table(threads=1, images=1, quick=True))
+    for module in (cpu, operators):
+        monkeypatch.setattr(module, "has", lambda library: library != "cv2")
+    lines = list(cpu.table(threads=1, images=1, quick=True))
     assert len([line for line in lines if line.startswith("| coarse")]) == 1
     assert "OpenCV is not installed" in lines[-1]
 
 
 def test_table_refuses_no_images():
     with pytest.raises(ValueError, match="got 1 and 0"):
-        next(bench.table(1, 0))
+        next(cpu.table(1, 0))
+
+
+def test_the_table_has_every_operator_and_runs_each_of_its_contestants():
+    names = [operator.call.__name__ for operator in operators.OPERATORS]
+    assert names == [name for name in vars(reference) if name in names] == operator_names()
+    for operator in operators.OPERATORS:
+        assert operator.cpu
+        for work in [operator.cpu[0], *operator.gpu[: operator.brief]]:
+            inputs = work.inputs(1, "cpu")
+            work.ours()(*inputs)
+            for other in [*work.others(), *work.twins()]:
+                other.call(*inputs)
+    assert len(gpu.works()) < len(gpu.works(full=True))
+
+
+def operator_names() -> list[str]:
+    """Functions of `fastcam.ops` that call an operator, in their order."""
+    made = [name for name, item in vars(ops).items() if getattr(item, "__module__", "") == ops.__name__]
+    return [name for name in made if not name.startswith("_") and name != "build_info"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -160,6 +184,8 @@ def test_gpu_benchmark_says_that_there_is_no_gpu():
 
 def test_the_suite_is_collected_when_asked_for_only():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    asked = subprocess.run([*command, "benchmarks"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    options = {"cwd": ROOT, "env": alone, "capture_output": True, "text": True, "timeout": 300, "check": False}
+    asked = subprocess.run([*command, "benchmarks"], **options)
     assert asked.returncode == 0, asked.stdout
     assert "benchmarks/test_operators.py::test_speed" in asked.stdout

@@ -13,26 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import fastcam
-from fastcam import cli, models
+from fastcam import models
 from fastcam.models import ModelConfig
-
-
-def run(*arguments):
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def refused(*arguments, code=2) -> str:
-    """What a run that must fail says: one line, no traceback."""
-    result = run(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.stderr.startswith("fastcam: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+from tests.support.commands import refused, run
 
 
 @pytest.fixture(scope="module")

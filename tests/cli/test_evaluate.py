@@ -10,8 +10,8 @@ import torch
 
 from fastcam import data as datasets, models
 from fastcam.models import ModelConfig
-from tests.cli.test_cli import refused, run
 from tests.support import oracle
+from tests.support.commands import refused, run
 from tests.support.evaluations import CLASSES, write_wsol
 
 

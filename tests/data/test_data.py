@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fastcam.data.readers.folder import read_folder
-from fastcam.data.readers.shapes import CLASS_NAMES, Shapes
+from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.pictures import DecodeError
 
 

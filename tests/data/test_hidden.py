@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from fastcam import cli, data, models
-from fastcam.data.readers.catdog import make_catdog
+from fastcam import data, models
+from fastcam.data.catdog import make_catdog
 from fastcam.models import ModelConfig
 from fastcam.pictures import find_pictures
 from fastcam.pictures.finding import hidden
+from tests.support.commands import run
+from tests.support.files import shard, write
 
 APPLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(40)
 
@@ -27,26 +28,6 @@ def png(seed: int = 0, size: tuple[int, int] = (32, 32)) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write(path: Path, content: str | bytes = b"") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def shard(path: Path, members: dict[str, bytes], **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

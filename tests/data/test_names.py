@@ -13,21 +13,21 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 import fastcam
 from fastcam import cli, data, export, models
 from fastcam.cli.options import classes, lines, read_targets
 from fastcam.data import Pictures
 from fastcam.data.matching import by_name, in_classes, meet, warning
-from fastcam.data.names import Names, by_number, look, ordered, read_text, tidy
-from fastcam.data.places import plain_id
+from fastcam.data.names import Names, by_number, look, ordered, plain_id, read_text, tidy
 from fastcam.evaluation.sources import MapFolder
 from fastcam.evaluation.store import MapStore, MapWriter
 from fastcam.models import ModelConfig
 from fastcam.report.truth import Classes, Truth
 from fastcam.training import read_toml
 from tests.support import tables
+from tests.support.commands import run
+from tests.support.files import write
 
 TWELVE = tuple(map(str, range(12)))
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -37,16 +37,6 @@ def picture(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)).save(path)
     return path
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +368,7 @@ READ = {
 def test_byte_order_marks(tmp_path, kind):
     content, is_read = READ[kind]
     path = tmp_path / ("x.csv" if kind == "list" else "x")
-    is_read = is_read or (lambda path: list(fastcam.data.problems.Problems().lines(path)) == [(1, "path")])
+    is_read = is_read or (lambda path: list(fastcam.data.reading.Problems().lines(path)) == [(1, "path")])
     assert is_read(write(path, content.encode(MARK)))
     assert is_read(write(path, content))
     with pytest.raises(ValueError, match=r"x.*: expected UTF-8, got UTF-16 by its byte order mark"):

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torchvision import datasets
-from typer.testing import CliRunner
 
 from fastcam import data
-from fastcam.cli import app
-from fastcam.data.readers.catdog import make_catdog
+from fastcam.data.catdog import make_catdog
 from fastcam.pictures import DecodeError
-from tests.data.test_truth import MAKERS, picture, write
+from tests.support.commands import run
+from tests.support.files import shard, write
+from tests.support.layouts import MAKERS, picture
 
 
 def jpeg(side: int = 8, **options: object) -> bytes:
@@ -329,16 +329,6 @@ def test_malformed_parquet(tmp_path) -> None:
             data.load(path)
 
 
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
 GOOD = {
     "./n/a.jpg": jpeg(10),
     "./n/a.cls": b"2\n",
@@ -480,17 +470,13 @@ def test_torchvision_reads_the_same(tmp_path, monkeypatch) -> None:
         assert tuple(theirs.classes) == ours.class_names
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["data", *map(str, arguments)])
-
-
 def test_catdog_on_the_command_line(tmp_path) -> None:
     catdog(tmp_path / "src/train")
     for added in (15, 0):
-        result = run("catdog", tmp_path / "src", tmp_path / "out")
+        result = run("data", "catdog", tmp_path / "src", tmp_path / "out")
         assert result.exit_code == 0, result.output
         assert f"12 pictures to train on, 3 to test on, in {tmp_path / 'out'}; {added} were added" in result.stdout
-    result = run("catdog", tmp_path / "nowhere", tmp_path / "out")
+    result = run("data", "catdog", tmp_path / "nowhere", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stderr.startswith("fastcam: ")
     assert result.stderr.count("\n") == 1
@@ -498,22 +484,22 @@ def test_catdog_on_the_command_line(tmp_path) -> None:
 
 def test_info_on_the_command_line(tmp_path) -> None:
     MAKERS["cub"](tmp_path)
-    result = run("info", "cub", tmp_path)
+    result = run("data", "info", "cub", tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("train:\npictures        1\n")
     assert "test:\npictures        2\n" in result.stdout
-    lines = run("info", tmp_path, "--split", "test").stdout.splitlines()
-    assert run("info", "auto", tmp_path, "--split", "val").stdout.splitlines() == ["val:", *lines[1:]]
+    lines = run("data", "info", tmp_path, "--split", "test").stdout.splitlines()
+    assert run("data", "info", "auto", tmp_path, "--split", "val").stdout.splitlines() == ["val:", *lines[1:]]
     (tmp_path / "images/001.Auk/a.jpg").write_bytes(b"no picture")
-    result = run("info", "cub", tmp_path, "--json")
+    result = run("data", "info", "cub", tmp_path, "--json")
     assert result.exit_code == 3
     assert "fastcam: 001.Auk/a.jpg: unsupported: " in result.stderr
     told = json.loads(result.stdout)
     assert (told["test"]["pictures"], told["test"]["height"]["most"]) == (2, 30)
-    result = run("info", "wsol", tmp_path)
+    result = run("data", "info", "wsol", tmp_path)
     assert result.exit_code == 2
     assert "does not look like wsol: image_ids.txt" in result.stderr
-    assert run("info", "shapes", "--split", "val", "--no-decode").exit_code == 0
+    assert run("data", "info", "shapes", "--split", "val", "--no-decode").exit_code == 0
 
 
 MAKERS = MAKERS | {

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from fastcam import cli, models
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
-from fastcam.evaluation.compare import ROWS, Row, compare
+from fastcam.evaluation.compare import Row, compare
 from fastcam.evaluation.evaluate import evaluate
+from fastcam.evaluation.settings import ROWS
 from fastcam.methods import METHODS
 from fastcam.models import ModelConfig, to_gap
 

@@ -23,8 +23,9 @@ from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
 from fastcam.evaluation.gallery import choose_cases
 from fastcam.evaluation.network import Network, frame
+from fastcam.evaluation.settings import MapSettings
 from tests.support import oracle
-from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, network, write_wsol
+from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, evaluated, network, write_wsol
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,6 @@ def whole(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     evaluated(folder, out, save_maps="float32", cases=2)
     return out
-
-
-def evaluated(data, out, **options):
-    options = {"model": network(), "config": CONFIG} | options
-    options = {"protocol": PROTOCOL, "batch_size": 4, "bootstrap": 10, "cases": 0, "progress": False} | options
-    return fastcam.evaluate(data, out=out, **options)
 
 
 def told(out: Path) -> dict:
@@ -114,6 +109,26 @@ def test_protocols(folder, tmp_path, name):
     assert found["figures"] == pytest.approx(figures)
 
 
+def test_ranks_of_logits_that_tie_are_those_of_localize(folder, tmp_path):
+    """Classes 1, 2 and 4 always tie, and so do 0 and 5: only the first of them can be the network's own class."""
+    model = network()
+    for tied in ([1, 2, 4], [0, 5]):
+        model.classifier.weight.data[tied] = model.classifier.weight.data[tied[0]].clone()
+        model.classifier.bias.data[tied] = model.classifier.bias.data[tied[0]].clone()
+    evaluated(folder, tmp_path / "maps", model=model)
+    ranks = [row["rank"] for row in rows(tmp_path / "maps" / "pictures.parquet")]
+    assert len(set(ranks)) > 3
+    data = datasets.load(folder)
+    options = {"config": CONFIG, "batch_size": 4, "progress": False}
+    for name, wanted in (("given", {"targets": "label"}), ("all", {"top_k": CLASSES})):
+        run = fastcam.localize(model, data, out=tmp_path / name, **options, **wanted)
+        found = {(row["image_id"], row["class_id"]): row["rank"] for row in rows(run.path)}
+        assert [found[id, label] for id, label in zip(data.ids, data.labels, strict=True)] == ranks
+        boxes = evaluated(data, tmp_path / f"{name} boxes", model=None, config=None, boxes=run.path).metrics
+        for k in (1, 5):
+            assert boxes["figures"][f"Top-{k} Cls"] == told(tmp_path / "maps")["figures"][f"Top-{k} Cls"]
+
+
 def test_what_is_written(whole):
     names = {"metrics.json", "pictures.parquet", "box_accuracy.png", "cases.png", "gallery.html", "maps.parquet"}
     assert {path.name for path in whole.iterdir()} == names
@@ -167,7 +182,7 @@ def test_methods_and_their_options(folder):
     data, model = datasets.load(folder), network()
 
     def maps(**options) -> tuple:
-        source = Network(data, model, CONFIG, protocol=PROTOCOL, **options)
+        source = Network(data, model, CONFIG, protocol=PROTOCOL, settings=MapSettings(**options))
         batch = source.finish([source.load(*job) for job in source.jobs(range(5))])
         assert batch.coarse
         return batch.maps.relu() if batch.relu else batch.maps, batch
@@ -213,7 +228,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"method": "saliency"}, "unknown method of maps"),
         ({"method": "gradcam", "clamp": True}, "`clamp` is for the method cam"),
         ({"smooth": ["augg"]}, '"aug" and "eigen"'),
-        ({"targets": "top"}, '"label" or "highest"'),
+        ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
         ({"protocol": "standart"}, "did you mean standard"),
@@ -275,8 +290,7 @@ def test_thresholds_of_another_protocol_are_refused(folder, whole, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tests.support.evaluations import network
-from tests.evaluation.test_evaluate import evaluated
+from tests.support.evaluations import evaluated, network
 model, left = network(), [int(sys.argv[3])]
 
 def forward(module, inputs):

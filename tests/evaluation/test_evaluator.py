@@ -6,7 +6,6 @@ import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,45 +15,8 @@ from safetensors.numpy import save_file
 
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS, Evaluator, Result, bootstrap
-from tests.evaluation.test_pixels import evaluator as pixel_ap
 from tests.support import oracle
-
-SIZE, CLASSES = (13, 16), 7
-PICTURE = (32, 26)  # (width, height) that the maps' frame is half of
-
-
-class Pictures(NamedTuple):
-    """Pictures with everything that the evaluator takes, N of them."""
-
-    ids: list[str]
-    maps: torch.Tensor
-    truths: list[Sample]
-    logits: torch.Tensor
-    boxes: list[list[oracle.Box]]  # in pixels of the maps
-
-    def take(self, rows) -> dict:
-        rows = list(rows)
-        some = ([values[row] for row in rows] for values in (self.ids, self.truths))
-        ids, truths = some
-        return {"ids": ids, "maps": self.maps[rows], "truths": truths, "logits": self.logits[rows]}
-
-
-def pictures(count: int, seed: int = 0, size: tuple[int, int] = SIZE) -> Pictures:
-    rng = np.random.default_rng(seed)
-    maps = [values for _, values in oracle.maps(seed, count, size)]
-    boxes = [oracle.truth_boxes(rng, values) for values in maps]
-    labels = rng.integers(0, CLASSES - 1, count).tolist()  # the last class has no pictures
-    scores = rng.integers(-2, 3, (count, CLASSES)) + 2.0 * np.eye(CLASSES)[labels]  # with ties
-    ids = [f"val/{seed}/{number}.jpg" for number in range(count)]
-    truths = [
-        Sample(None, label, 2 * np.array(box, np.float32), None, PICTURE, id)
-        for id, label, box in zip(ids, labels, boxes, strict=True)
-    ]
-    return Pictures(ids, torch.from_numpy(np.stack(maps)), truths, torch.from_numpy(scores), boxes)
-
-
-def protocol(name: str = "standard"):
-    return PROTOCOLS[name]._replace(size=SIZE, crop=None)
+from tests.support.streams import CLASSES, SIZE, STREAM, Pictures, pictures, protocol
 
 
 def evaluated(data: Pictures, name: str = "standard", **options) -> Result:
@@ -257,10 +219,10 @@ def test_pxap_is_the_standard_evaluators(dtype: torch.dtype) -> None:
     result = evaluators[0].result()
     assert same(result, evaluators[2].result())
     masks = np.stack([truth.mask[::2, ::2] for truth in truths])  # the nearest pixels
-    assert result.figures["PxAP"] == pixel_ap(maps.numpy(), masks)
+    assert result.figures["PxAP"] == oracle.pixel_precision(maps.numpy(), masks)
     assert 50 < result.figures["PxAP"] < 95
     weights = bootstrap.weights(data.ids, 25, 3).astype(int)
-    drawn = [pixel_ap(*(np.repeat(v, w, 0) for v in (maps.numpy(), masks))) for w in weights.T]
+    drawn = [oracle.pixel_precision(*(np.repeat(v, w, 0) for v in (maps.numpy(), masks))) for w in weights.T]
     assert result.intervals["PxAP"] == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-9)
     recall, precision = result.curves["recall"], result.curves["precision"]
     assert len(recall) == len(precision) == len(result.pixel_thresholds)
@@ -391,7 +353,6 @@ def test_report() -> None:
 
 # ---- order, merging, saving ------------------------------------------------------------------------------------------
 
-STREAM = pictures(24, 9)
 WHOLE = {name: evaluated(STREAM, name, bootstrap=8).to_dict() for name in ("standard", "rethinking", "bas", "notebook")}
 
 
@@ -486,7 +447,8 @@ def test_files_that_are_no_state(tmp_path: Path) -> None:
 
 HALF = """
 import sys
-from tests.evaluation.test_evaluator import CLASSES, STREAM, Evaluator, protocol
+from fastcam.evaluation import Evaluator
+from tests.support.streams import CLASSES, STREAM, protocol
 half = int(sys.argv[1])
 evaluator = Evaluator(protocol(), num_classes=CLASSES, bootstrap=8)
 for row in range(half, 24, 2):

@@ -5,20 +5,7 @@ import pytest
 import torch
 
 from fastcam.evaluation import pixels
-
-
-def evaluator(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The standard's PxAP written down plainly: float sums of numpy's histograms, picture by picture."""
-    edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
-    positive, negative = np.zeros(1002), np.zeros(1002)
-    for scores, mask in zip(maps, masks, strict=True):
-        positive += np.histogram(scores[mask == 1], bins=edges)[0]
-        negative += np.histogram(scores[mask == 0], bins=edges)[0]
-    tp, fp = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
-    with np.errstate(invalid="ignore"):
-        precision, recall = tp / (tp + fp), tp / positive.sum()
-    counted = (tp + fp)[1:] != 0
-    return 100 * (precision[1:] * (recall[1:] - recall[:-1]))[counted].sum()
+from tests.support import oracle
 
 
 def scenes(count: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +32,7 @@ def test_average_precision_is_the_evaluators_to_the_last_bit(kind, dtype):
     maps = maps.astype(dtype)
     histograms = pixels.count(torch.from_numpy(maps), masks)
     assert histograms.shape == (6, 2, 1002)
-    expected = evaluator(maps, masks)
+    expected = oracle.pixel_precision(maps, masks)
     assert 0 < expected < 100
     assert pixels.curve(histograms.sum(0)).average_precision == expected
     halves = (
@@ -54,7 +41,9 @@ def test_average_precision_is_the_evaluators_to_the_last_bit(kind, dtype):
     )
     assert pixels.curve(sum(half.sum(0) for half in halves)).average_precision == expected
     each = pixels.average_precision(np.stack([histograms[:2], histograms[2:4]]))
-    assert each.tolist() == [[evaluator(maps[i : i + 1], masks[i : i + 1]) for i in pair] for pair in ((0, 1), (2, 3))]
+    assert each.tolist() == [
+        [oracle.pixel_precision(maps[i : i + 1], masks[i : i + 1]) for i in pair] for pair in ((0, 1), (2, 3))
+    ]
 
 
 def test_a_perfect_map_has_100_and_a_constant_one_the_share_of_the_object():

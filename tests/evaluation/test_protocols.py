@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastcam import ops
-from fastcam.bench import baselines
+from fastcam.bench import operators
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS, Evaluator, Protocol, box_iou
 from fastcam.evaluation.protocols import columns
@@ -183,7 +183,7 @@ def test_the_benchmarks_contestant_is_the_oracle() -> None:
     owner = torch.repeat_interleave(torch.tensor([len(found) for found in truths]))
     expected = np.stack([oracle.iou_curves("standard", one, found) for one, found in zip(values, truths, strict=True)])
     for rule, contours in enumerate(("largest", "all")):
-        found = baselines.iou_curves(torch.from_numpy(np.stack(values)), boxes, owner, contours)
+        found = operators.opencv_iou_curves(torch.from_numpy(np.stack(values)), boxes, owner, contours)
         assert (found == expected[:, rule]).all()
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from fastcam import cli, data, export as exports
 from fastcam.export import FORMATS, check_formats, export
-from fastcam.export.text import printable, xml_text, yaml_text
+from fastcam.export.files import printable, xml_text, yaml_text
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
 from tests.support import tables

@@ -19,7 +19,7 @@ from fastcam import data
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.store import MapWriter
 from fastcam.export import MapTable, check_formats, export
-from fastcam.runs.maps import Upsampling
+from fastcam.export.maps import Upsampler
 from tests.support import tables
 from tests.support.tables import INFO, error, row
 
@@ -287,4 +287,4 @@ def test_what_a_folder_says_of_itself(run):
     mark = json.loads((export(run, "npy").path / "fastcam-export.json").read_text())
     assert (mark["format"], mark["arch"], mark["threshold"]) == ("npy", "tiny", 0.2)
     check_formats(["npy"], maps=True)
-    assert Upsampling.of(INFO) == Upsampling(False, "bilinear", None)
+    assert Upsampler.of(INFO) == Upsampler(False, "bilinear", None)

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
-from fastcam import cli, export
+from fastcam import cli
 from fastcam.export import FORMATS, export
 from tests.support import tables
 from tests.support.tables import error, row
@@ -206,7 +206,7 @@ def test_yolo_s_trainers_find_the_labels_of_linked_files(tmp_path, names):
         Image.new("RGB", (60, 40), (number, 0, 0)).save(path)
     rows = [row(name, (number, 0, 60, 40), number, f"class {number}", WIDE) for number, name in enumerate(names)]
     done = export(tables.write(tmp_path / "run", rows), "yolo")
-    assert 'cp -rsT "$(realpath PICTURES)" EXPORT/images' in (export.annotated.yolo.__doc__ or "")
+    assert 'cp -rsT "$(realpath PICTURES)" EXPORT/images' in (FORMATS["yolo"].write.__doc__ or "")
     command = f'cp -rsT "$(realpath "{tmp_path}/photos")" "{done.path}/images"'
     subprocess.run(["bash", "-c", command], check=True)
     root = (done.path / "images").resolve()  # as check_det_dataset makes it of `train: images`

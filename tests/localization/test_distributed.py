@@ -29,11 +29,11 @@ from fastcam.localization.engines.checks import check, witness
 from fastcam.localization.engines.ray import _Job, compute
 from fastcam.localization.engines.torchrun import Rank, Roster
 from fastcam.models import ModelConfig
-from tests.cli.test_cli import refused, run as run_command
-from tests.localization.test_engine import STAGES, check_finished, marks, moment, rows_of, seeds, stage
+from tests.support.commands import refused, run as run_command
 from tests.support.distributed_run import drive, run
 from tests.support.engine_run import OPTIONS, Tiny
 from tests.support.processes import children, command_line, descendants, end
+from tests.support.runs import STAGES, check_finished, marks, moment, rows_of, seeds, stage
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last of 8 shards has 5
 DAMAGED = "007.png"

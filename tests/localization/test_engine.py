@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from fastcam.data import Pictures
 from fastcam.data.pictures import Packed
 from fastcam.export import export
 from fastcam.localization import ERRORS, Plan, Worker, localize, prepare
-from fastcam.localization.passes import halved
-from fastcam.runs.parts import audit
+from fastcam.runs.table import audit
 from tests.support.engine_run import CONFIG, OPTIONS, SIZE, Tiny
-from tests.support.processes import children, command_line, end
+from tests.support.processes import children, command_line
+from tests.support.runs import STAGES, begin, check_finished, error_of, moment, rows_of, seeds, stage, wait_for
 
 PICTURES = 61  # with batches of 4 and shards of 8: the last shard has 5, its last batch one
 DAMAGED = {"01/001.png", "02/002.png"}
@@ -45,10 +43,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def rows_of(out: Path) -> list[dict]:
-    return pq.read_table(out / "boxes.parquet").to_pylist()
-
-
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
@@ -64,75 +58,6 @@ def whole(folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(whole) -> list[dict]:
     return rows_of(whole)
-
-
-def check_finished(out: Path, whole: Path) -> None:
-    """The rows, and the file, of an undisturbed run, and nothing left behind."""
-    assert rows_of(out) == rows_of(whole)
-    assert (out / "boxes.parquet").read_bytes() == (whole / "boxes.parquet").read_bytes()
-    assert {path.name for path in out.iterdir()} == {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
-
-
-def seeds(count: int) -> range:
-    """FASTCAM_KILLS=20 asks for another number, and for other moments each time; 1:4711 repeats the one named so."""
-    number, _, first = os.environ.get("FASTCAM_KILLS", f"{count}:0").partition(":")
-    start = int(first) if first else random.randrange(10**6)
-    return range(start, start + int(number))
-
-
-def begin(folder: Path, out: Path, workers: int = 1, pause: float = 0.0, limit: int | None = None) -> subprocess.Popen:
-    arguments = [folder, out, workers, pause, *([] if limit is None else [limit])]
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.engine_run", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
-
-
-def marks(out: Path) -> int:
-    return len(list((out / "shards").glob("*.json"))) if (out / "shards").is_dir() else 0
-
-
-PARTS = (f"{part} of 8 parts" for part in range(1, 9))
-STAGES = ("begin", "listing", "planned", *PARTS, "merge", "table", "audit", "end")
-
-
-def stage(out: Path) -> int:
-    """How far a run of 8 shards is, by what is in its folder: an index into `STAGES`."""
-    try:
-        names = set(os.listdir(out))
-    except FileNotFoundError:
-        return 0
-    if "audit.json" in names:
-        return 13 if "shards" in names else 14
-    if "boxes.parquet" in names:
-        return 12
-    if any(name.startswith(".boxes.parquet.") for name in names):
-        return 11
-    if "plan.json" in names:
-        return 2 + marks(out)
-    return int("inputs.parquet" in names or any(name.startswith(".inputs.parquet.") for name in names))
-
-
-def moment(rng: random.Random, stages: range) -> tuple[int, float]:
-    """A stage, and seconds after it was reached."""
-    reached = rng.choice(stages)
-    return reached, rng.random() * (0.1 if 2 <= reached < 10 else 0.01)
-
-
-def error_of(process: subprocess.Popen) -> str:
-    """What it has said, once it has ended."""
-    try:
-        return process.communicate(timeout=300)[1]
-    finally:
-        end(process)
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, error_of(process)
-        if time.monotonic() > limit:
-            process.send_signal(signal.SIGABRT)  # it tells where it is
-            pytest.fail(error_of(process))
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("shard_size", [1, 8, 20, 1000])
@@ -363,7 +288,7 @@ def test_the_audit_finds_what_is_missing_doubled_or_mixed(folder, undisturbed, t
     table = pq.read_table(tmp_path / "boxes.parquet")
     keys = list(dict.fromkeys(row["image_id"] for row in undisturbed))
     counts = audit(tmp_path / "boxes.parquet", iter(keys))
-    assert counts == {"pictures": PICTURES, "rows": len(table), "errors": {"damaged": 2}}
+    assert counts == (PICTURES, len(table), {"damaged": 2})
     assert json.loads((tmp_path / "audit.json").read_text())["errors"] == {"damaged": 2}
     failed = next(i for i, row in enumerate(undisturbed) if row["status"] == "error")
     order = np.arange(len(table))
@@ -487,22 +412,6 @@ def test_maps_are_kept_before_relu_and_normalisation(folder, undisturbed):
     assert 1 <= np.abs(kept).max() <= 2
     scale = 2.0 ** np.floor(np.log2(np.abs(cam.numpy()).max()))
     assert np.abs(kept * scale - cam.numpy()).max() < 2e-3 * np.abs(cam.numpy()).max()
-
-
-@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-30, 1.0, 2.0**100])
-def test_maps_keep_their_digits_at_any_scale(scale):
-    rng = np.random.default_rng(0)
-    maps = rng.normal(0, 1, (3, 2, 7, 7)) * scale
-    maps[0, 0] = 0
-    maps = torch.from_numpy(maps.astype(np.float32))
-    kept = halved(maps).astype(np.float64)
-    assert not kept[0, 0].any()
-    for ours, theirs in list(zip(kept.reshape(-1, 49), maps.double().numpy().reshape(-1, 49), strict=True))[1:]:
-        assert 1 <= np.abs(ours).max() <= 2
-        power = np.log2(theirs[0] / ours[0]).round()
-        assert np.abs(ours - theirs / 2**power).max() <= 2**-11  # half a step of float16 below 2
-    poor = torch.tensor([[[[torch.nan, 1e6]], [[torch.inf, 1.0]]]])
-    assert np.array_equal(halved(poor), np.float16([[[[np.nan, np.inf]], [[np.inf, 1.0]]]]), equal_nan=True)
 
 
 def test_every_error_has_a_code_that_is_documented():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from fastcam import data, models
 from fastcam.cli import app
+from tests.support.files import shard, write
 
 
 def jpeg(seed: int = 0) -> bytes:
@@ -21,22 +21,6 @@ def jpeg(seed: int = 0) -> bytes:
     small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     Image.fromarray(small).resize((40, 30), Image.Resampling.BICUBIC).save(out, "JPEG")
     return out.getvalue()
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture(scope="module")

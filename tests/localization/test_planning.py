@@ -15,9 +15,10 @@ from PIL import Image
 from fastcam.data import Sample
 from fastcam.localization import Worker, localize, planning, prepare
 from fastcam.localization.engines import machines
-from tests.data.test_matching import Samples
-from tests.localization.test_engine import begin, children, marks, wait_for
+from tests.support.colours import Colours
 from tests.support.engine_run import OPTIONS, Tiny
+from tests.support.processes import children
+from tests.support.runs import begin, marks, wait_for
 
 PLANNED = {name: value for name, value in OPTIONS.items() if name != "progress"}
 
@@ -205,8 +206,8 @@ def test_the_driver_of_a_ray_run_holds_its_folder(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(machines, "run_tasks", run_tasks)
     plan = machines.localize(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
     assert localize(Tiny(), folder, out=plan.folder, **OPTIONS).errors == 0
-    with pytest.raises(TypeError, match="`source` must be picture files, got Samples"):
-        machines.localize(Tiny(), Samples(), out=tmp_path / "b", engine="ray", **OPTIONS)
+    with pytest.raises(TypeError, match="`source` must be picture files, got Colours"):
+        machines.localize(Tiny(), Colours(3), out=tmp_path / "b", engine="ray", **OPTIONS)
     assert not (tmp_path / "b").exists()
 
 

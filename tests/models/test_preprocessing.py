@@ -8,13 +8,14 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 import fastcam
-from fastcam import cli, models, training
+from fastcam import models, training
 from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, build, load_network, load_weights, published
 from fastcam.pictures import Preprocess
 from fastcam.training import Settings, read_toml
+from fastcam.training.train import _resolve
+from tests.support.commands import run
 
 HALF = (0.5, 0.5, 0.5)
 CAFFE_MEAN, CAFFE_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -45,12 +46,6 @@ LEGAL = [
     ((1, 1, 1), (1, 1, 1)),
     ((0.02, 0.02, 0.02), (0.05, 0.05, 0.05)),  # dark pictures
 ]
-
-
-def run(*arguments):
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture
@@ -221,7 +216,7 @@ class TestPublished:
 class TestTraining:
     @staticmethod
     def settings(base=None, saved=None, **values) -> Settings:
-        return training._resolve(base, values, saved)
+        return _resolve(base, values, saved)
 
     @pytest.fixture
     def checkpoint(self, tmp_path):

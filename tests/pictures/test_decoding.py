@@ -15,14 +15,7 @@ from PIL import Image
 from torchvision import transforms
 
 from fastcam.pictures import DecodeError, Geometry, Preprocess, find_pictures, load_image
-
-
-def noise(height=24, width=40, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def smooth(height, width) -> np.ndarray:
-    return np.array(Image.fromarray(noise(4, 5)).resize((width, height), Image.Resampling.BICUBIC))
+from tests.support.files import STORED, noise, smooth
 
 
 @pytest.mark.parametrize(
@@ -40,19 +33,6 @@ def test_jpeg_gives_what_pillow_gives(tmp_path):
     Image.fromarray(smooth(50, 70)).save(tmp_path / "a.jpg", quality=90)
     with Image.open(tmp_path / "a.jpg") as image:
         assert np.array_equal(load_image(tmp_path / "a.jpg"), np.array(image))
-
-
-# By the EXIF standard: where row 0 and column 0 of the stored picture belong in the upright one.
-STORED = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),
-    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
-    8: lambda upright: upright[::-1].swapaxes(0, 1),
-}
 
 
 def rotated(path: Path, upright: np.ndarray, orientation: int) -> Path:

@@ -19,7 +19,7 @@ from fastcam.localization import localize
 from fastcam.pictures import DecodeError, Preprocess, as_rgb, decode_mask, load_image, read
 from fastcam.training.loading import Key, Reader
 from fastcam.training.settings import Settings
-from tests.pictures.test_files import chunk, png, tiff
+from tests.support.files import chunk, png, tiff
 
 SIDE = 32
 

@@ -52,7 +52,7 @@ def odd(data: bytes, seed: int, begin: int) -> bytes:
 
 def checked(data: bytes) -> bytes:
     """A PNG with the checksums that belong to its chunks, so that only its decoder can find out."""
-    from tests.pictures.test_files import chunk
+    from tests.support.files import chunk
 
     parts, at = [data[:8]], 8
     while at < len(data):

@@ -16,7 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from fastcam import drawing
 from fastcam.report import write_report
-from tests.report.test_page import EVIL, failed, photos, row, with_maps, write_run
+from tests.support.reports import EVIL, failed, photos, row, with_maps, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

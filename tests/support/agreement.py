@@ -1,24 +1,26 @@
-"""What CUDA and CPU must agree on, bit for bit from the coarse map on: random and adversarial inputs for each operator.
+"""What CUDA and CPU must agree on, bit for bit from the coarse map on: each operator on adversarial inputs of its kind.
 
-``tests/ops/test_cuda.py`` runs these cases on a GPU, and so does ``python -m benchmarks.gpu`` before it measures. Run as
-``python -m tests.support.agreement`` it goes through a small set of them, for compute-sanitizer. Nothing is needed but
-torch and fastcam.
+The operators, and the keywords that choose a path through each, are those of `fastcam.bench.operators`; here are the
+inputs, by kind. ``tests/ops/test_cuda.py`` runs these cases on a GPU, and so does ``python -m benchmarks.gpu`` before
+it measures. Run as ``python -m tests.support.agreement`` it goes through a small set of them, for compute-sanitizer.
+Nothing is needed but torch and fastcam.
 """
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.bench.operators import HEATMAP, OPERATORS, WEIGHTINGS as WEIGHTINGS, Inputs, Operator
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-WEIGHTINGS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -27,6 +29,14 @@ class Case(NamedTuple):
 
     name: str
     check: Callable[[torch.device], None]
+
+
+class Situation(NamedTuple):
+    """Inputs of one kind, made on the CPU when they are needed, and keywords that belong to them."""
+
+    name: str
+    make: Callable[[], Inputs]
+    options: dict[str, Any]
 
 
 def same(actual: Tensor, expected: Tensor, what: object = "") -> None:
@@ -47,13 +57,13 @@ def same(actual: Tensor, expected: Tensor, what: object = "") -> None:
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def _random(*shape: int, seed: int = 0) -> Tensor:
+def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def coarse_maps(h: int, w: int) -> Tensor:
     """Coarse maps [N, h, w], float32, ordinary and nasty ones."""
-    noise = _random(4, h, w)
+    noise = random(4, h, w)
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     peak = torch.zeros(h, w)
     peak[h // 2, w // 2] = 1.0
@@ -71,7 +81,7 @@ def coarse_maps(h: int, w: int) -> Tensor:
     maps = [
         *noise,
         torch.exp(-((x - 0.6 * w) ** 2 + (y - 0.3 * h) ** 2) / (0.1 * h * w)),
-        _random(h, w, seed=1).mul(1.5).round(),  # plateaus
+        random(h, w, seed=1).mul(1.5).round(),  # plateaus
         ((x + y) % 2).float(),
         ((x + y) % 2).float() - 0.5,
         peak,
@@ -130,7 +140,7 @@ def masks(height: int, width: int) -> Tensor:
 
 def finished_maps(height: int, width: int) -> Tensor:
     """Maps [N, height, width] in [0, 1], float32, and some that are not."""
-    noise = _random(2, 14, 14, seed=3)
+    noise = random(2, 14, 14, seed=3)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     levels = torch.rand(height, width, generator=torch.Generator().manual_seed(4))
     outside = 3 * levels - 1
@@ -168,119 +178,189 @@ def truth_boxes(images: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return boxes[order], torch.arange(images).repeat_interleave(counts)[order]
 
 
-def _activations(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, seed: int) -> Tensor:
-    return _random(*shape, seed=seed).to(dtype, memory_format=layout)
+def activations(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, seed: int) -> Tensor:
+    return random(*shape, seed=seed).to(dtype, memory_format=layout)
 
+
+# ---- situations ------------------------------------------------------------------------------------------------------
+
+SUMS = [(3, 512, 7, 7), (2, 2048, 7, 7), (5, 37, 5, 9), (1, 3, 1, 1), (2, 64, 14, 14), (2, 19, 28, 28), (1, 8, 56, 57)]
+TO_BOXES = [*zip(SUMS[:3], [(224, 224)] * 3, strict=True)]
+TO_BOXES += [(SUMS[4], (448, 448)), (SUMS[5], (65, 130)), (SUMS[0], (1024, 1024)), (SUMS[6], (100, 99))]
+COARSE = [((7, 7), (224, 224)), ((14, 14), (224, 224)), ((28, 28), (448, 448)), ((7, 7), (1024, 1024))]
+COARSE += [((5, 9), (65, 130)), ((1, 7), (31, 33)), ((7, 1), (64, 63)), ((1, 1), (5, 5)), ((14, 14), (7, 5))]
+COARSE += [((2, 2), (1, 70)), ((56, 40), (100, 37)), ((7, 7), (1700, 2100)), ((64, 96), (256, 384))]
+PICTURES = [(224, 224), (33, 65), (1, 70), (70, 1), (1, 1), (31, 32), (64, 63), (448, 448), (1024, 1024), (1300, 2100)]
+SMALL_SUMS = [(2, 37, 7, 7), (1, 5, 3, 9), (1, 4, 14, 14)]
+SMALL_TO_BOXES = [*zip(SMALL_SUMS, ((33, 64), (20, 40), (64, 64)), strict=True)]
+SMALL_COARSE = [((7, 7), (64, 65)), ((3, 5), (33, 20)), ((1, 1), (3, 3))]
+SMALL_PICTURES = [(33, 65), (1, 7), (20, 32)]
+
+
+def by(*sides: int) -> str:
+    return "x".join(map(str, sides))
+
+
+def for_sums(small: bool) -> Iterator[Situation]:
+    for shape, (kind, dtype), (name, layout) in product(SMALL_SUMS if small else SUMS, DTYPES.items(), LAYOUTS.items()):
+        features = partial(activations, shape, dtype, layout, 6)
+        for weights in ((shape[0], 3, shape[1]), shape[:2]):  # of several classes, or of one
+            make = partial(lambda features, weights: (features(), random(*weights, seed=7)), features, weights)
+            yield Situation(f"{by(*shape)}-{kind}-{name}-{by(*weights)}", make, {})
+
+
+def for_gradients(small: bool) -> Iterator[Situation]:
+    for shape, (kind, dtype), (name, layout) in product(SMALL_SUMS if small else SUMS, DTYPES.items(), LAYOUTS.items()):
+        features, gradients = (partial(activations, shape, dtype, layout, seed) for seed in (8, 9))
+        make = partial(lambda features, gradients: (features().relu(), gradients()), features, gradients)
+        yield Situation(f"{by(*shape)}-{kind}-{name}", make, {})
+
+
+def for_boxes(small: bool) -> Iterator[Situation]:
+    """The first image has a constant map, and the last a value that is not finite."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format) -> Inputs:
+        features = activations(shape, dtype, layout, 10)
+        features[0] = 0
+        features[-1, 0, 0, 0] = float("nan")
+        return features, random(shape[0], 2, shape[1], seed=11)
+
+    shapes = SMALL_TO_BOXES if small else TO_BOXES
+    for (shape, size), (kind, dtype), (name, layout) in product(shapes, DTYPES.items(), LAYOUTS.items()):
+        title = f"{by(*shape)}-{by(*size)}-{kind}-{name}"
+        yield Situation(title, partial(make, shape, dtype, layout), {"size": size})
+
+
+def for_coarse(small: bool) -> Iterator[Situation]:
+    for (shape, size), mode in product(SMALL_COARSE if small else COARSE, ("bilinear", "bicubic")):
+        for kind in ("float32", "float64") if math.prod(size) <= 2**20 else ("float32",):
+            make = partial(lambda shape, dtype: (coarse_maps(*shape).to(dtype),), shape, DTYPES[kind])
+            yield Situation(f"{by(*shape)}-{by(*size)}-{mode}-{kind}", make, {"size": size, "mode": mode})
+
+
+def for_maps(small: bool, kinds: Iterable[str] = DTYPES) -> Iterator[Situation]:
+    for size, kind in product(SMALL_PICTURES if small else PICTURES, kinds):
+        make = partial(lambda size, dtype: (finished_maps(*size).to(dtype),), size, DTYPES[kind])
+        yield Situation(f"{by(*size)}-{kind}", make, {})
+
+
+def for_maps_and_boxes(small: bool) -> Iterator[Situation]:
+    def make(maps: Callable[[], Inputs]) -> Inputs:
+        (found,) = maps()
+        return found, *truth_boxes(*found.shape)
+
+    for name, maps, _ in for_maps(small, ("float32", "float64")):
+        yield Situation(name, partial(make, maps), {})
+
+
+def for_scores(small: bool) -> Iterator[Situation]:
+    """Scores, and such as lie on the edges of bins; masks of 1 and 0, with or without pixels that are neither."""
+
+    def make(maps: Callable[[], Inputs], bins: int, kind: str) -> Inputs:
+        (scores,) = maps()
+        masks = torch.randint(0, 4, scores.shape, generator=torch.Generator().manual_seed(16), dtype=torch.uint8)
+        edges = torch.randint(0, bins + 1, scores.shape, generator=torch.Generator().manual_seed(17)) * (1 / bins)
+        masks = torch.cat([masks, masks])
+        return torch.cat([scores, edges.to(scores)]), masks == 1 if kind == "bool" else masks
+
+    for (name, maps, _), bins, kind in product(for_maps(small, ("float32", "float64")), (1000, 49), ("bool", "uint8")):
+        yield Situation(f"{name}-{bins}-{kind}", partial(make, maps, bins, kind), {"bins": bins})
+
+
+def for_masks(small: bool) -> Iterator[Situation]:
+    for size in SMALL_PICTURES if small else PICTURES:
+        yield Situation(f"{by(*size)}-bool", partial(lambda size: (masks(*size),), size), {})
+        yield Situation(f"{by(*size)}-uint8", partial(lambda size: (255 * masks(*size).to(torch.uint8),), size), {})
+
+
+SITUATIONS: dict[str, Callable[[bool], Iterator[Situation]]] = {
+    "activations": for_sums,
+    "gradients": for_gradients,
+    "activations to boxes": for_boxes,
+    "coarse": for_coarse,
+    "maps": for_maps,
+    "maps and boxes": for_maps_and_boxes,
+    "scores and masks": for_scores,
+    "masks": for_masks,
+}
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _close(actual: Tensor, expected: Tensor, bound: Tensor, what: object) -> None:
+class Trial(NamedTuple):
+    """One call of an operator, here on the CPU and there on a device."""
+
+    call: Callable[..., Any]
+    here: Inputs
+    options: dict[str, Any]
+    there: Inputs
+    options_there: dict[str, Any]
+
+    def expected(self) -> Any:
+        return self.call(*self.here, **self.options)
+
+    def actual(self) -> Any:
+        return self.call(*self.there, **self.options_there)
+
+
+def check(operator: Operator, situation: Situation, device: torch.device) -> None:
+    """Compare all ways through an operator, on the same inputs here and there."""
+    here = situation.make()
+    there = tuple(tensor.to(device) for tensor in here)
+    for variant in operator.variants:
+        options, options_there = (
+            situation.options | {name: value(*inputs) if callable(value) else value for name, value in variant.items()}
+            for inputs in (here, there)
+        )
+        COMPARISONS.get(operator.call, same_results)(Trial(operator.call, here, options, there, options_there))
+
+
+def same_results(trial: Trial) -> None:
+    actual, expected = trial.actual(), trial.expected()
+    if isinstance(expected, Tensor):
+        return same(actual, expected, trial.options)
+    for index, pair in enumerate(zip(actual, expected, strict=True)):
+        same(*pair, (index, trial.options))
+
+
+def close(trial: Trial, bound: Tensor) -> None:
     """Sums may differ in their order: `bound` is what rounding may add up to."""
-    actual = actual.cpu()
-    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), (what, actual.shape, actual.dtype)
+    actual, expected = trial.actual().cpu(), trial.expected()
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), (actual.shape, actual.dtype)
     excess = (actual.double() - expected.double()).abs() - bound
-    assert not (excess > 0).any(), f"{what}: off by {excess.max():.3g} more than allowed"
+    assert not (excess > 0).any(), f"{trial.options}: off by {excess.max():.3g} more than allowed"
 
 
-def check_class_map(dtype: torch.dtype, layout: torch.memory_format, shapes: list, device: torch.device) -> None:
-    for n, k, h, w in shapes:
-        features, weights = _activations((n, k, h, w), dtype, layout, 6), _random(n, 3, k, seed=7)
-        expected = ops.class_map(features, weights)
-        scale = torch.einsum("nck,nkhw->nchw", weights.double().abs(), features.double().abs())
-        bound = scale * (1e-14 if dtype == torch.float64 else 2e-6)
-        actual = ops.class_map(features.to(device), weights.to(device))
-        _close(actual, expected, bound, (n, k, h, w))
-        _close(ops.class_map(features.to(device), weights[:, 1].to(device)), expected[:, 1], bound[:, 1], "one class")
+def close_sums(trial: Trial) -> None:
+    features, weights = trial.here
+    scale = torch.einsum("n...k,nkhw->n...hw", weights.double().abs(), features.double().abs())
+    close(trial, scale * (1e-14 if features.dtype == torch.float64 else 2e-6))
 
 
-def check_gradient_map(
-    weighting: str, dtype: torch.dtype, layout: torch.memory_format, shapes: list, device: torch.device
-) -> None:
-    for shape in shapes:
-        features, gradients = (_activations(shape, dtype, layout, seed) for seed in (8, 9))
-        features = features.relu()
-        expected = ops.gradient_map(features, gradients, weighting)
-        largest = expected.double().abs().amax((1, 2), keepdim=True)
-        bound = largest.expand(expected.shape) * (1e-10 if dtype == torch.float64 else 1e-4)
-        _close(ops.gradient_map(features.to(device), gradients.to(device), weighting), expected, bound, shape)
+def close_weighted_sums(trial: Trial) -> None:
+    expected = trial.expected()
+    largest = expected.double().abs().amax((1, 2), keepdim=True).expand(expected.shape)
+    close(trial, largest * (1e-10 if trial.here[0].dtype == torch.float64 else 1e-4))
 
 
-def check_heatmap(
-    shape: tuple[int, int], size: tuple[int, int], mode: str, dtype: torch.dtype, device: torch.device
-) -> None:
-    coarse = coarse_maps(*shape).to(dtype)
-    for relu, normalize, out in product((True, False), ("after", "before", "both", None), (None, torch.uint8)):
-        options = {"relu": relu, "normalize": normalize, "mode": mode, "dtype": out}
-        same(ops.heatmap(coarse.to(device), size, **options), ops.heatmap(coarse, size, **options), options)
+def same_from_the_sums_on(trial: Trial) -> None:
+    """From the device's own coarse maps on, whose sums it may take in another order; for one class as for several."""
+    features, weights = trial.there
+    actual = trial.actual()
+    same(actual, ops.boxes(ops.class_map(features, weights).cpu(), **trial.options), trial.options)
+    same(trial.call(features, weights[:, 1], **trial.options_there), actual[:, 1], "one class")
 
 
-def check_boxes(shape: tuple[int, int], size: tuple[int, int], mode: str, device: torch.device) -> None:
-    coarse = coarse_maps(*shape)
-    absolute = torch.stack([coarse.amax((1, 2)) * share for share in (0.0, 0.2, 0.9)], 1)
-    for relu, (connectivity, largest) in product((True, False), ((8, "pixels"), (4, "pixels"), (8, "contour"))):
-        options = {"relu": relu, "mode": mode, "connectivity": connectivity, "largest": largest}
-        for threshold in ([0.0, 0.1, 0.2, 0.5, 0.999, 1.0], absolute):
-            there = threshold.to(device) if isinstance(threshold, Tensor) else threshold
-            expected = ops.boxes(coarse, size, threshold, **options)
-            same(ops.boxes(coarse.to(device), size, there, **options), expected, options)
-
-
-def check_class_boxes(dtype: torch.dtype, layout: torch.memory_format, shapes: list, device: torch.device) -> None:
-    """From the device's own coarse maps on, whose sums it may take in another order."""
-    for (n, k, h, w), size in shapes:
-        features, weights = _activations((n, k, h, w), dtype, layout, 10), _random(n, 2, k, seed=11)
-        features[0] = 0  # a constant map
-        features[-1, 0, 0, 0] = float("nan")
-        features, weights = features.to(device), weights.to(device)
-        coarse = ops.class_map(features, weights).cpu()
-        for options in (
-            {},
-            {"threshold": [0.1, 0.2, 0.7], "relu": False, "largest": "contour"},
-            {"threshold": 0.4, "mode": "bicubic", "connectivity": 4},
-        ):
-            actual = ops.class_boxes(features, weights, size, **options)
-            same(actual, ops.boxes(coarse, size, **options), ((n, k, h, w), size, options))
-            if not isinstance(options.get("threshold"), list):
-                same(ops.class_boxes(features, weights[:, 1], size, **options), actual[:, 1], "one class")
-
-
-def check_box_curves(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-    maps = finished_maps(*size).to(dtype)
-    same(ops.box_curves(maps.to(device)), ops.box_curves(maps))
-
-
-def check_iou_curves(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-    maps = finished_maps(*size).to(dtype)
-    boxes, owners = truth_boxes(len(maps), *size)
-    for contours in ("largest", "all"):
-        there = ops.iou_curves(maps.to(device), boxes.to(device), owners.to(device), contours=contours)
-        same(there, ops.iou_curves(maps, boxes, owners, contours=contours), contours)
-
-
-def check_score_histograms(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-    maps = finished_maps(*size).to(dtype)
-    kinds = torch.randint(0, 4, maps.shape, generator=torch.Generator().manual_seed(16), dtype=torch.uint8)
-    for bins in (1000, 49):
-        edges = torch.randint(0, bins + 1, maps.shape, generator=torch.Generator().manual_seed(17)) * (1 / bins)
-        for scores in (maps, edges.to(dtype)):
-            for given in (kinds, kinds == 1):
-                there = ops.score_histograms(scores.to(device), given.to(device), bins)
-                same(there, ops.score_histograms(scores, given, bins), (bins, given.dtype))
-
-
-def check_components(size: tuple[int, int], device: torch.device) -> None:
-    batch = masks(*size)
-    for connectivity, most, kind in ((8, None, torch.bool), (4, None, torch.uint8), (8, 3, torch.bool)):
-        given = batch if kind == torch.bool else 255 * batch.to(kind)
-        there, here = (ops.components(m, connectivity, most) for m in (given.to(device), given))
-        for name, actual, expected in zip(("boxes", "areas", "image"), there, here, strict=True):
-            same(actual, expected, (name, connectivity, most))
+COMPARISONS: dict[Callable[..., object], Callable[[Trial], None]] = {
+    ops.class_map: close_sums,
+    ops.gradient_map: close_weighted_sums,
+    ops.class_boxes: same_from_the_sums_on,
+}
 
 
 def check_large(size: tuple[int, int], device: torch.device) -> None:
     """One mask of each kind that is too large for shared memory, or has too many runs for it."""
-    coarse = _random(1, 7, 7, seed=15)
+    coarse = random(1, 7, 7, seed=15)
     same(ops.boxes(coarse.to(device), size), ops.boxes(coarse, size), "smooth")
     maps = ops.heatmap(coarse, size)
     same(ops.box_curves(maps.to(device)), ops.box_curves(maps), "smooth")
@@ -294,12 +374,12 @@ def check_large(size: tuple[int, int], device: torch.device) -> None:
 
 def check_many_images(images: int, device: torch.device) -> None:
     """More images than a grid's second dimension can have blocks."""
-    coarse = _random(images, 2, 3, seed=12)
+    coarse = random(images, 2, 3, seed=12)
     same(ops.boxes(coarse.to(device), (8, 9)), ops.boxes(coarse, (8, 9)))
     maps = ops.heatmap(coarse, (8, 9))
     same(ops.heatmap(coarse.to(device), (8, 9)), maps)
-    features = _random(images, 4, 2, 2, seed=13)
-    there, weights = features.to(device), _random(images, 4, seed=14).to(device)
+    features = random(images, 4, 2, 2, seed=13)
+    there, weights = features.to(device), random(images, 4, seed=14).to(device)
     expected = ops.boxes(ops.class_map(there, weights).cpu(), (8, 9))
     same(ops.class_boxes(there, weights, (8, 9)), expected)
     masks = maps > 0.5
@@ -310,52 +390,14 @@ def check_many_images(images: int, device: torch.device) -> None:
 
 # ---- the list --------------------------------------------------------------------------------------------------------
 
-SUMS = [(3, 512, 7, 7), (2, 2048, 7, 7), (5, 37, 5, 9), (1, 3, 1, 1), (2, 64, 14, 14), (2, 19, 28, 28), (1, 8, 56, 57)]
-COARSE = [((7, 7), (224, 224)), ((14, 14), (224, 224)), ((28, 28), (448, 448)), ((7, 7), (1024, 1024))]
-COARSE += [((5, 9), (65, 130)), ((1, 7), (31, 33)), ((7, 1), (64, 63)), ((1, 1), (5, 5)), ((14, 14), (7, 5))]
-COARSE += [((2, 2), (1, 70)), ((56, 40), (100, 37)), ((7, 7), (1700, 2100)), ((64, 96), (256, 384))]
-PICTURES = [(224, 224), (33, 65), (1, 70), (70, 1), (1, 1), (31, 32), (64, 63), (448, 448), (1024, 1024), (1300, 2100)]
-SMALL_SUMS = [(2, 37, 7, 7), (1, 5, 3, 9), (1, 4, 14, 14)]
-SMALL_COARSE = [((7, 7), (64, 65)), ((3, 5), (33, 20)), ((1, 1), (3, 3))]
-SMALL_PICTURES = [(33, 65), (1, 7), (20, 32)]
-
 
 def cases(small: bool = False) -> Iterator[Case]:
-    """All comparisons.
-
-    Args:
-        small: few and small ones that still run every kernel, for a sanitizer or a machine without a GPU.
-
-    Yields:
-        Named cases.
-    """
-    sums = SMALL_SUMS if small else SUMS
-    for (dtype_name, dtype), (layout_name, layout) in product(DTYPES.items(), LAYOUTS.items()):
-        suffix = f"{dtype_name}-{layout_name}"
-        yield Case(f"class_map-{suffix}", partial(check_class_map, dtype, layout, sums))
-        for weighting in WEIGHTINGS:
-            yield Case(
-                f"gradient_map-{weighting}-{suffix}", partial(check_gradient_map, weighting, dtype, layout, sums)
-            )
-        fused = list(zip(sums[:3], ((33, 64), (20, 40), (64, 64)) if small else ((224, 224),) * 3, strict=True))
-        if not small:
-            fused += [(sums[4], (448, 448)), (sums[5], (65, 130)), (sums[0], (1024, 1024)), (sums[6], (100, 99))]
-        yield Case(f"class_boxes-{suffix}", partial(check_class_boxes, dtype, layout, fused))
-    for (shape, size), mode in product(SMALL_COARSE if small else COARSE, ("bilinear", "bicubic")):
-        name = f"{'x'.join(map(str, shape))}-{'x'.join(map(str, size))}-{mode}"
-        yield Case(f"boxes-{name}", partial(check_boxes, shape, size, mode))
-        for dtype in (torch.float32, torch.float64) if size[0] * size[1] <= 2**20 else ():
-            kind = str(dtype).removeprefix("torch.")
-            yield Case(f"heatmap-{name}-{kind}", partial(check_heatmap, shape, size, mode, dtype))
-    for size in SMALL_PICTURES if small else PICTURES:
-        name = "x".join(map(str, size))
-        for dtype_name, dtype in DTYPES.items():
-            yield Case(f"box_curves-{name}-{dtype_name}", partial(check_box_curves, size, dtype))
-        for dtype_name in ("float32", "float64"):
-            yield Case(f"iou_curves-{name}-{dtype_name}", partial(check_iou_curves, size, DTYPES[dtype_name]))
-            check = partial(check_score_histograms, size, DTYPES[dtype_name])
-            yield Case(f"score_histograms-{name}-{dtype_name}", check)
-        yield Case(f"components-{name}", partial(check_components, size))
+    """All comparisons, by name; `small` gives few and small ones that still run every kernel, for a sanitizer."""
+    for operator in OPERATORS:
+        for situation in SITUATIONS[operator.takes](small) if operator.takes else ():
+            if operator is HEATMAP and math.prod(situation.options["size"]) > 2**20:
+                continue  # each of its results is as large as all maps
+            yield Case(f"{operator.call.__name__}-{situation.name}", partial(check, operator, situation))
     yield Case("dense", partial(check_large, (224, 224)))
     yield Case("large", partial(check_large, (1300, 2100)))
     if not small:

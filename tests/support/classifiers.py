@@ -1,8 +1,9 @@
 """Every family of torchvision's classifiers, wrapped and changed as people do, against autograd and formulas by hand.
 
 `python -m tests.support.classifiers` runs all and prints a table; `tests/methods/test_networks.py` runs a few. A map is
-equal to what is computed here from hooks and autograd, to 1e-5 of its largest value, or the method refuses. None is silently
-something else. Ablation-CAM, a small difference of large numbers, is compared in float64, the others in float32.
+equal to what is computed here from hooks and autograd, to 1e-5 of its largest value, or the method refuses. None is
+silently something else. Ablation-CAM, a small difference of large numbers, is compared in float64, the others in
+float32.
 """
 
 import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from fastcam.localization import Summary, localize
-from fastcam.localization.engines import machines, ray
+from fastcam.localization.engines import machines, ray as tasks
 from tests.support.engine_run import OPTIONS, Tiny
 
 
@@ -23,7 +23,7 @@ def run(folder: str, out: str, engine: str, pause: str, patience: str, **variabl
 
 def drive(folder: Path, out: Path, pause: float, address: str, *, connected: bool = False, retries: int = 3) -> Summary:
     """A run by Ray, from a process that may be connected to the cluster already. It stays as it was."""
-    ray._RETRIES = retries
+    tasks._RETRIES = retries
     if connected:
         ray.init(address, logging_level="ERROR")
     try:

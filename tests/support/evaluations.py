@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import fastcam
 from fastcam.evaluation import PROTOCOLS
 from fastcam.models import ModelConfig
 from fastcam.models.networks import GlobalPoolNet
@@ -47,3 +48,10 @@ def write_wsol(root: Path, count: int = 20, seed: int = 0) -> Path:
         (root / f"{name}.txt").write_text("\n".join(rows) + "\n")
     (root / "classes.txt").write_text("ant\nbee\ncat\ndog\nelk\nfox\n")
     return root
+
+
+def evaluated(data, out, **options):
+    """`fastcam.evaluate` of the tiny network, unless options say otherwise."""
+    options = {"model": network(), "config": CONFIG} | options
+    options = {"protocol": PROTOCOL, "batch_size": 4, "bootstrap": 10, "cases": 0, "progress": False} | options
+    return fastcam.evaluate(data, out=out, **options)

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from fastcam import models
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.localization import Worker, localize, prepare
 from fastcam.localization.engines import machines
 from fastcam.models import ModelConfig

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from fastcam import evaluation, methods, models, ops, training
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.pictures import Preprocess
 from fastcam.training import records
 from tests.support.colours import TINY, Colours

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastcam import models, training
 from fastcam.data import Sample
-from fastcam.data.readers.shapes import Shapes
+from fastcam.data.shapes import Shapes
 from fastcam.pictures import DecodeError, Preprocess
 from tests.support.colours import TINY, Colours, figures
 

@@ -2,151 +2,45 @@
 
 import os
 import re
-import shutil
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
-from fastcam.data.names import read_text
 from fastcam.data.pictures import Pictures
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble
+from fastcam.data.reading import Format, Found, Problems, Request, assemble
 from fastcam.pictures import SUFFIXES
 from fastcam.pictures.finding import hidden
 
 CLASSES = ("dog", "cat")  # in the order of their labels
-_NAME = re.compile(r"(cat|dog)\.(0|[1-9][0-9]{0,8})\.jpg")
+NAME = re.compile(r"(cat|dog)\.(0|[1-9][0-9]{0,8})\.jpg")
 _COUNT, _TRAIN = 12500, 10000  # pictures of each class in all, and to train on
-_MAX_BYTES = 1 << 26  # of one picture in the zip file
-_MAX_RATIO, _SMALL = 16, 1 << 16  # JPEGs hardly shrink when they are packed; only files of some bytes do
-_LIST = "classes.txt"
-# What zipfile raises on damaged files; RuntimeError is encryption and, derived from it, what it cannot read.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 
 
-class CatDog(NamedTuple):
-    """What `make_catdog` made.
+def read(request: Request) -> Pictures:
+    """Read the pictures where they are, in the split of `fastcam.data.catdog.make_catdog`, or all; ids are their names.
 
-    Attributes:
-        train: pictures to train on.
-        test: pictures to test on.
-        added: those of them that were not there before.
+    They must be there, since nothing else has their labels.
     """
-
-    train: int
-    test: int
-    added: int
-
-
-def make_catdog(source: str | os.PathLike[str], out: str | os.PathLike[str], *, copy: bool = False) -> CatDog:
-    """Make class folders of dogs-vs-cats, which `fastcam.data.load` and `fastcam train` read.
-
-    `out` gets train/dog, train/cat, test/dog, test/cat, and classes.txt, by which dog is class 0 and cat is class 1.
-    Of all 12,500 pictures of each class, 0 to 9,999 are to train on; of fewer, the first 80 % by their numbers.
-    Running it again adds what is missing. `source` is never changed.
-
-    Args:
-        source: folder with train/ or train.zip, the zip file, or the folder of the pictures itself.
-        out: folder to make, outside of `source`.
-        copy: copy the pictures; by default they are symbolic links, unless they come from a zip file.
-
-    Returns:
-        How many pictures there are.
-
-    Raises:
-        FileNotFoundError: no such source.
-        FileExistsError: `out` has other pictures, or other files under these names.
-        ValueError: names that are not Kaggle's, a class with less than two pictures, a damaged zip file, `out` inside
-            of `source`.
-        OSError: `out` cannot be written.
-    """
-    source, out = Path(source), Path(out)
-    place = _place(source)
-    with ExitStack() as stack:
-        if place.is_dir():
-            archive, names = None, os.listdir(place)
-        else:
-            try:
-                archive = stack.enter_context(zipfile.ZipFile(place))
-            except _DAMAGED as error:
-                raise ValueError(f"{place}: {error}") from error
-            members = _members(archive, place)
-            names = list(members)
-        parts = _divide(_numbered(names, place, Problems()), place)
-        targets = {name: out / part / name.partition(".")[0] / name for part, names in parts.items() for name in names}
-        _check_out(source, out, set(targets.values()))
-        added = 0
-        for name, target in targets.items():
-            size = members[name].file_size if archive else (place / name).stat().st_size
-            if target.exists():
-                if target.stat().st_size != size:
-                    raise FileExistsError(f"{target} is another file: choose another folder, or remove it")
-                continue
-            added += 1
-            partial = target.with_name(f".{name}.tmp")
-            partial.unlink(missing_ok=True)
-            if archive:
-                _extract(archive, members[name], partial)
-            elif copy:
-                shutil.copyfile(place / name, partial)
-            else:
-                partial.symlink_to(os.path.abspath(place / name))
-            os.replace(partial, target)
-    (out / _LIST).write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-    return CatDog(len(parts["train"]), len(parts["test"]), added)
-
-
-def read_catdog(
-    folder: Path, split: str | None = None, *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
-) -> Pictures:
-    """Read the pictures where they are, in the split of `make_catdog`.
-
-    Args:
-        folder: with train/, or the folder of the pictures itself.
-        split: "train" or "test"; None for both.
-        truth_only: changes nothing: the pictures are all there is.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids their names, by label and number.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another split, names that are not Kaggle's, a class with less than two pictures.
-    """
+    folder, split, problems = request.path, request.split, request.problems
     if split not in (None, "train", "test"):
         raise ValueError(f'`split` must be "train" or "test", or None for both, got {split!r}')
-    place = _place(folder)
+    place = place_of(folder)
     if not place.is_dir():
         raise ValueError(f"{place} has to be unpacked first: fastcam data catdog {folder} FOLDER")
-    problems = Problems(bad)
-    parts = _divide(_numbered(os.listdir(place), place, problems), place)
+    parts = divide(numbered(os.listdir(place), place, problems), place)
     names = parts[split] if split else sorted(parts["train"] + parts["test"], key=_order)
     found = [Found(str(place / name), name, place / name, _order(name)[0]) for name in names]
-    return assemble(problems, place, place, found, CLASSES, truth_only=truth_only)
+    return assemble(request, place, found, CLASSES, source=place)
 
 
-def fits(path: Path) -> bool:
-    """Tell whether a path looks like dogs-vs-cats.
-
-    Args:
-        path: a folder or a file.
-
-    Returns:
-        Whether it is a source of `make_catdog`.
-    """
+def _fits(path: Path) -> bool:
     try:
-        place = _place(path)
+        place = place_of(path)
     except FileNotFoundError:
         return False
-    return place.suffix == ".zip" or any(_NAME.fullmatch(name) for name in os.listdir(place))
+    return place.suffix == ".zip" or any(NAME.fullmatch(name) for name in os.listdir(place))
 
 
-def _place(source: Path) -> Path:
+def place_of(source: Path) -> Path:
     """The folder of the pictures, or the zip file."""
     for path in (source / "train", source / "train.zip", source):
         if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
@@ -162,21 +56,22 @@ def _order(name: str) -> tuple[int, int]:
     return CLASSES.index(kind), int(number)
 
 
-def _numbered(names: Iterable[str], place: Path, problems: Problems) -> list[str]:
+def numbered(names: Iterable[str], place: Path, problems: Problems) -> list[str]:
     """Those of the names that are pictures, by label and number."""
     pictures = []
     for name in names:
         suffix = os.path.splitext(name)[1].lower()
         if hidden(name):
             problems.ignored.update([f"hidden {suffix}"] if suffix in SUFFIXES else [])
-        elif _NAME.fullmatch(name):
+        elif NAME.fullmatch(name):
             pictures.append(name)
         elif suffix in SUFFIXES:
             problems.refuse(str(place), f"expected names such as cat.0.jpg and dog.0.jpg, got {name!r}", name)
     return sorted(pictures, key=_order)
 
 
-def _divide(names: list[str], place: Path) -> dict[str, list[str]]:
+def divide(names: list[str], place: Path) -> dict[str, list[str]]:
+    """Names to train and to test on, by the numbers of each class."""
     parts: dict[str, list[str]] = {"train": [], "test": []}
     for label, kind in enumerate(CLASSES):
         members = [name for name in names if _order(name)[0] == label]
@@ -191,42 +86,11 @@ def _divide(names: list[str], place: Path) -> dict[str, list[str]]:
     return parts
 
 
-def _check_out(source: Path, out: Path, targets: set[Path]) -> None:
-    """Make the folders, after a look at what is there."""
-    folders = sorted({target.parent for target in targets})
-    for folder in (out, *folders) if source.is_dir() else ():
-        if folder.resolve().is_relative_to(source.resolve()):
-            raise ValueError(f"{out} must be outside of {source}, which stays as it is")
-    listed = out / _LIST
-    if listed.exists() and tuple(read_text(listed).split()) != CLASSES:
-        raise FileExistsError(f"{listed} lists other classes than {' and '.join(CLASSES)}: choose another folder")
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in os.listdir(folder):
-            if not name.startswith(".") and folder / name not in targets:
-                raise FileExistsError(f"{folder / name} is none of the pictures of {source}: choose another folder")
-
-
-def _members(archive: zipfile.ZipFile, place: Path) -> dict[str, zipfile.ZipInfo]:
-    """The pictures by name; nothing else is ever unpacked."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        name = info.filename.rpartition("/")[2]
-        if os.path.splitext(name)[1].lower() not in SUFFIXES or any(map(hidden, info.filename.split("/"))):
-            continue
-        if info.filename not in (name, f"train/{name}") or not _NAME.fullmatch(name):
-            raise ValueError(f"{place}: expected members such as train/cat.0.jpg, got {info.filename!r}")
-        if name in members:
-            raise ValueError(f"{place}: {name} comes twice")
-        if info.file_size > min(_MAX_BYTES, _MAX_RATIO * info.compress_size + _SMALL):
-            raise ValueError(f"{place}: {name} has {info.file_size} bytes, more than a picture has that is packed so")
-        members[name] = info
-    return members
-
-
-def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    try:
-        content = archive.read(info)
-    except _DAMAGED as error:
-        raise ValueError(f"{archive.filename}: {info.filename}: {error}") from error
-    target.write_bytes(content)
+FORMAT = Format(
+    "train/ with cat.0.jpg, dog.0.jpg and so on, or the folder of these itself",
+    fits=_fits,
+    splits=lambda path: ["train", "test"],
+    read=read,
+    whole=lambda path: True,
+    complete=True,
+)

@@ -4,52 +4,28 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from fastcam.data.names import id_order, read_text, tidy
+from fastcam.data.names import id_order, plain_id, read_text, tidy
 from fastcam.data.pictures import Pictures
-from fastcam.data.places import find_root, plain_id
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, strongest
+from fastcam.data.reading import Format, Found, Request, assemble, find_root, strongest
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _FAR = 1e9  # pixels, beyond any picture
 _SLACK = 1  # pixels; the files round coordinates
 
 
-def read_coco(
-    path: Path,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
+def read(request: Request) -> Pictures:
     """Read a file of instances.
 
-    A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
-    Annotations of crowds (iscrowd 1) are left out, and so are pictures without any other, unless `bad` is a `Faults`;
-    nor need the file have annotations then. Classes are numbered by their category ids in sorted order. Ids are whole
-    numbers or texts; annotations need none.
-
-    Args:
-        path: the JSON file.
-        images: folder that file names are relative to; by default the file's folder, or one near it that has one of the
-            first pictures: of its split's name ("instances_val2017.json": val2017) or "images".
-        truth_only: the pictures need not be there.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids as the file names them (`fastcam.data.places.plain_id`); boxes x, y, w, h made x, y, x + w,
-        y + h.
-
-    Raises:
-        FileNotFoundError: the file or a picture is missing.
-        ValueError: it is no such JSON, an id comes twice or is referred to but missing, a box is not finite or lies
-            outside its picture, no picture has an object.
+    A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class; x,
+    y, w, h become x, y, x + w, y + h. Annotations of crowds (iscrowd 1) are left out, and so are pictures without any
+    other, unless `bad` is a `Faults`; nor need the file have annotations then. Classes are numbered by their category
+    ids in sorted order. Ids are whole numbers or texts; annotations need none.
     """
-    problems = Problems(bad)
+    path, problems = _files(request.path)[request.part], request.problems
     document = _document(path)
     categories: dict[int | str, str] = {}
     for where, entry in _entries(path, document, "categories", problems.refuse, problems.lenient):
@@ -59,36 +35,35 @@ def read_coco(
         categories[key] = tidy(name)
     classes = {key: index for index, key in enumerate(sorted(categories, key=id_order))}
 
-    root = images or coco_root(path, document.get("images"))
+    root = request.images or coco_root(path, document.get("images"))
     pictures: dict[int | str, tuple[str, str, tuple[int, int] | None]] = {}
     refused: set[int | str] = set()
     for where, entry in _entries(path, document, "images", problems.refuse):
-        key, id, size = entry.get("id"), entry.get("file_name"), (entry.get("width"), entry.get("height"))
-        sized = all(_is_whole(side) and side > 0 for side in size)
-        if not (_is_id(key) and isinstance(id, str) and (sized or problems.lenient)):
+        key, id, size = entry.get("id"), entry.get("file_name"), _size(entry)
+        if not (_is_id(key) and isinstance(id, str) and (size or problems.lenient)):
             problems.refuse(where, f"expected `id`, `file_name`, `width` and `height`, got {_shown(entry)}")
             refused.update([key] if _is_id(key) else [])
         elif key in pictures:
             problems.refuse(where, f"id {key} comes twice", plain_id(id, root))
         else:
-            pictures[key] = where, plain_id(id, root), size if sized else None
+            pictures[key] = where, plain_id(id, root), size
 
     objects: dict[int | str, list[tuple[int, list[float]]]] = {}
     seen: set[int | str] = set()
-    for where, entry in _entries(path, document, "annotations", problems.doubt, problems.lenient):
+    for where, entry in _entries(path, document, "annotations", problems.fault, problems.lenient):
         key, picture, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
         if not _is_id(picture) or picture not in pictures:
             if not _is_id(picture) or picture not in refused:
-                problems.doubt(where, f"there is no image {picture!r}")
+                problems.fault(where, f"there is no image {picture!r}")
             continue
         id, corners = pictures[picture][1], _corners(entry.get("bbox"))
         if key is not None and (not _is_id(key) or key in seen):
-            problems.doubt(where, f"expected a new `id`, a whole number or text, or none, got {key!r}", id)
+            problems.fault(where, f"expected a new `id`, a whole number or text, or none, got {key!r}", id)
         elif not _is_id(category) or category not in classes:
-            problems.doubt(where, f"there is no category {category!r}", id)
+            problems.fault(where, f"there is no category {category!r}", id)
         elif corners is None:
-            got = _shown(entry.get("bbox"))
-            problems.doubt(where, f"expected `bbox` x, y, width, height, finite, sides not negative; got {got}", id)
+            expected = "expected `bbox` x, y, width, height, finite, sides not negative"
+            problems.fault(where, f"{expected}; got {_shown(entry.get('bbox'))}", id)
         else:
             seen.update([] if key is None else [key])
             if entry.get("iscrowd", 0) != 1:
@@ -102,18 +77,14 @@ def read_coco(
         elif problems.lenient:
             found.append(Found(where, id, root / id))
     names = [categories[key] for key in classes]
-    return assemble(problems, path, root, found, names, truth_only=truth_only, slack=_SLACK)
+    return assemble(request, root, found, names, source=path, slack=_SLACK)
 
 
 def coco_root(path: Path, entries: object) -> Path:
-    """Find the folder that file names are relative to.
+    """The folder that file names of a JSON file are relative to, by its entries of images.
 
-    Args:
-        path: the JSON file.
-        entries: its images.
-
-    Returns:
-        That folder, as `read_coco` has it by default.
+    The file's folder, or one near it that has one of the first pictures: of its split's name ("instances_val2017.json":
+    val2017) or "images".
     """
     told = entries if isinstance(entries, list) else ()
     names = (entry.get("file_name") for entry in told if isinstance(entry, dict))
@@ -122,6 +93,12 @@ def coco_root(path: Path, entries: object) -> Path:
     near = [path.parent, path.parent.parent]
     candidates = [folder / name for folder in near for name in ("", split, "images", f"images/{split}")]
     return find_root(candidates, ids) or near[-1] / split
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Files of annotations by split: instances_val2017.json is that of "val"."""
+    files = [path] if path.suffix.lower() == ".json" else sorted([*path.glob("annotations/instances_*.json")])
+    return {file.stem.removeprefix("instances_").rstrip("0123456789"): file for file in files}
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -137,7 +114,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _entries(
     path: Path, document: dict[str, Any], name: str, refuse: Callable[[str, str], None], optional: bool = False
-) -> Iterator[tuple[str, dict]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     entries = document.get(name)
     if optional and not entries:  # files of test pictures have none
         return
@@ -151,12 +128,18 @@ def _entries(
             refuse(where, f"expected an object, got {_shown(entry)}")
 
 
-def _is_whole(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[int | str]:
+    return _is_whole(value) or (isinstance(value, str) and value != "")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
     return type(value) is int and abs(value) < 1 << 63
 
 
-def _is_id(value: object) -> bool:
-    return _is_whole(value) or (isinstance(value, str) and value != "")
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of a picture; None if it has none that can be."""
+    width, height = entry.get("width"), entry.get("height")
+    return (width, height) if _is_whole(width) and _is_whole(height) and width > 0 and height > 0 else None
 
 
 def _corners(box: object) -> list[float] | None:
@@ -172,3 +155,11 @@ def _corners(box: object) -> list[float] | None:
 def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+FORMAT = Format(
+    "a .json file, or annotations/instances_SPLIT.json and a folder SPLIT of pictures",
+    fits=lambda path: bool(_files(path)),
+    splits=lambda path: list(_files(path)),
+    read=read,
+)

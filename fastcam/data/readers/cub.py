@@ -4,41 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcam.data.names import whole
+from fastcam.data.names import plain_id, whole
 from fastcam.data.pictures import Pictures
-from fastcam.data.places import plain_id
-from fastcam.data.problems import Problems
-from fastcam.data.reading import in_groups, numbers
+from fastcam.data.reading import Format, Problems, Request, in_groups, numbers
 
 
-def read_cub(
-    folder: Path,
-    split: str | None = None,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
+def read(request: Request) -> Pictures:
     """Read images.txt, classes.txt, image_class_labels.txt, train_test_split.txt and bounding_boxes.txt.
 
-    Args:
-        folder: with the text files.
-        split: "train" or "test" (train_test_split.txt has 1 for "train"); None for both.
-        images: folder of the class folders, by default "images" in `folder`.
-        truth_only: the pictures need not be there until one, or its size (which no text file tells), is asked for.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids relative to `images`, labels from 0; of each one box, x y w h made x, y, x + w, y + h.
-
-    Raises:
-        FileNotFoundError: a text file or a picture is missing.
-        ValueError: another split, a malformed row, a picture that comes twice or only in some of the files, a box of
-            negative width, height or origin, a class without pictures.
+    train_test_split.txt has 1 for "train". Ids are relative to the folder of the class folders, labels count from 0; x
+    y w h become x, y, x + w, y + h. A class without pictures is an error.
     """
+    folder, split, problems = request.path, request.split, request.problems
     if split not in (None, "train", "test"):
         raise ValueError(f'`split` must be "train" or "test", or None for both, got {split!r}')
-    problems, root = Problems(bad), images or folder / "images"
+    root = request.images or folder / "images"
     path = folder / "images.txt"
     paths: dict[str, str] = {}  # of the pictures by number
     seen: set[str] = set()
@@ -66,18 +46,18 @@ def read_cub(
     for id, (where, (text,)) in classes.items():
         label = whole(text)
         if label is None or not 1 <= label <= len(names):
-            problems.doubt(where, f"expected a class from 1 to {len(names)}, got {text!r}", id)
+            problems.fault(where, f"expected a class from 1 to {len(names)}, got {text!r}", id)
         labels[id] = label and label - 1
     for label in set(range(len(names))) - set(labels.values()):
         raise ValueError(f"{path}: class {label + 1} {names[label]} has no pictures in image_class_labels.txt")
     for id, (where, (text,)) in trained.items():
         if text not in ("0", "1"):
-            (problems.refuse if split else problems.doubt)(where, f"expected 0 or 1, got {text!r}", id)
+            (problems.refuse if split else problems.fault)(where, f"expected 0 or 1, got {text!r}", id)
     values, wheres = {}, []
     for id, (where, texts) in boxed.items():
         box = numbers(texts)
         if box is None:
-            problems.doubt(where, f"expected four numbers, got {' '.join(texts)}", id)
+            problems.fault(where, f"expected four numbers, got {' '.join(texts)}", id)
         else:
             values[id] = box
             wheres.append(where)
@@ -86,7 +66,9 @@ def read_cub(
     problems.boxes(list(values), wheres, boxes)
 
     kept = problems.left(paths.values(), folder)
-    places = dict(zip(kept, problems.files(kept, [root / id for id in kept], needed=not truth_only), strict=True))
+    places = dict(
+        zip(kept, problems.files(kept, [root / id for id in kept], needed=not request.truth_only), strict=True)
+    )
     kept = problems.left(kept, folder)
     if split:
         if lacking := [id for id in kept if id not in trained]:
@@ -113,10 +95,19 @@ def _by_picture(
     for number, (key, *texts) in problems.rows(path, columns, None):
         where, id = f"{path}:{number}", paths.get(key)
         if id is None:
-            problems.doubt(where, f"there is no picture {key} in images.txt")
+            problems.fault(where, f"there is no picture {key} in images.txt")
         elif id in rows:
-            problems.doubt(where, f"picture {key} comes twice", id)
+            problems.fault(where, f"picture {key} comes twice", id)
         else:
             rows[id] = where, texts
     problems.paired(paths.values(), path, rows)
     return rows
+
+
+FORMAT = Format(
+    "images.txt, classes.txt, image_class_labels.txt, train_test_split.txt, bounding_boxes.txt and images/",
+    fits=lambda path: (path / "image_class_labels.txt").is_file(),
+    splits=lambda path: ["train", "test"],
+    read=read,
+    whole=lambda path: True,
+)

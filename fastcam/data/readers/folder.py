@@ -1,17 +1,17 @@
 """Pictures in class folders: `train/cat/*.jpg`, `val/cat/*.jpg`, or `cat/*.jpg` alone."""
 
 import os
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from fastcam.data.names import Names, ordered, tidy
 from fastcam.data.pictures import Pictures
-from fastcam.data.problems import Problems
-from fastcam.data.reading import HELD_OUT, Found, assemble
+from fastcam.data.reading import HELD_OUT, Format, Found, Problems, Request, assemble
 from fastcam.pictures import SUFFIXES, find_pictures
 from fastcam.pictures.finding import absolute, hidden
-from fastcam.runs.schema import MARK
+from fastcam.runs.folder import RunFolder, is_export
 
 
 def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tuple[Pictures, Pictures]:
@@ -46,30 +46,21 @@ def read_folder(path: str | os.PathLike[str], test_fraction: float = 0.2) -> tup
         test = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
         if test is None:
             raise ValueError(f"{root} has a folder train but none to test on: {', '.join(HELD_OUT)}")
-        return read_classes(root, train), read_classes(root, test)
-    return _divide(read_classes(root, root), test_fraction)
+        return _split(root, train), _split(root, test)
+    return _divide(_split(root, root), test_fraction)
 
 
-def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = None) -> Pictures:
-    """Find the pictures of one split.
+def _split(root: Path, folder: Path, problems: Problems | None = None) -> Pictures:
+    """The pictures of one split: `folder` is `root`, or a folder in it, with a folder for each class.
 
-    Args:
-        root: folder that the ids are relative to; classes.txt is here, if there is one, and so is `train`, whose
-            classes another split has, too.
-        folder: `root`, or a folder in it, with a folder for each class.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures; those beside the folders of classes, or in hidden ones, are counted as passed over.
-
-    Raises:
-        ValueError: fewer than two classes, a class without pictures, one that `train` lacks, or a classes.txt that
-            lists other classes; two folders whose names look the same.
+    Ids are relative to `root`; classes.txt is there, if there is one, and so is `train`, whose classes another split
+    has, too. Pictures beside the folders of classes, or in hidden ones, are counted as passed over.
     """
+    problems = problems or Problems()
     train = root / "train"
     classes = _class_folders(train if train.is_dir() else folder)
     names, known = list(classes), Names(classes)
-    problems, listed = Problems(bad), root / "classes.txt"
+    listed = root / "classes.txt"
     if listed.is_file():
         lines = [tidy(line) for _, line in problems.lines(listed)]
         order = [known.places(line) for line in lines]
@@ -79,10 +70,10 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
     places: dict[int, str] = {}  # folder of each label
     unknown = []
     for name, place in _class_folders(folder).items():
-        found = known.places(name)
-        if len(found) == 1 and (other := places.setdefault(found[0], place)) != place:
-            raise ValueError(f"{folder}: {other!a} and {place!a} both look like class {names[found[0]]!a}: rename one")
-        unknown += [name] if len(found) != 1 else []
+        alike = known.places(name)
+        if len(alike) == 1 and (other := places.setdefault(alike[0], place)) != place:
+            raise ValueError(f"{folder}: {other!a} and {place!a} both look like class {names[alike[0]]!a}: rename one")
+        unknown += [name] if len(alike) != 1 else []
     if unknown:
         raise ValueError(f"{folder} has classes that {train} lacks: {', '.join(sorted(unknown))}")
     # find_pictures gives absolute paths, and so must the folder that the ids are relative to.
@@ -99,7 +90,8 @@ def read_classes(root: Path, folder: Path, bad: list[tuple[str, str]] | None = N
             if Path(parent, file) != root / "classes.txt":
                 suffix = os.path.splitext(file)[1].lower()
                 problems.ignored[f"{suffix} outside of class folders" if suffix in SUFFIXES else suffix] += 1
-    return assemble(problems, folder, root, found, names)
+    request = Request(root, None, None, False, problems)
+    return assemble(request, root, found, names, source=folder)
 
 
 def _class_folders(folder: Path) -> dict[str, str]:
@@ -116,9 +108,9 @@ def _class_folders(folder: Path) -> dict[str, str]:
 
 def _written(folder: Path) -> bool:
     """Whether a folder is no class, but what a run or an export has made here."""
-    if (folder / MARK).is_file():
+    if is_export(folder):
         return True
-    run = any((place / "plan.json").is_file() for place in (folder, folder.parent))
+    run = any(RunFolder(place).plan.is_file() for place in (folder, folder.parent))
     try:
         return run and not any(find_pictures([folder]))
     except ValueError:
@@ -135,3 +127,34 @@ def _divide(data: Pictures, test_fraction: float) -> tuple[Pictures, Pictures]:
         count = min(max(1, round(test_fraction * len(members))), len(members) - 1)
         tested[np.random.default_rng(label).permutation(members)[:count]] = True
     return data.subset(np.flatnonzero(~tested)), data.subset(np.flatnonzero(tested))
+
+
+def read(request: Request) -> Pictures:
+    """Read one split, or all there is."""
+    path, split = request.path, request.split
+    if split is None or _splits(path):
+        return _split(path, path / (split or ""), request.problems)
+    return read_folder(path)[split != "train"]
+
+
+def _splits(path: Path) -> list[str]:
+    return [name for name in ("train", *HELD_OUT) if (path / name).is_dir()]
+
+
+def _fits(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    root = next((path / name for name in _splits(path)), path)
+    classes = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    files = (file for entry in classes for file in chain(entry.glob("*.*"), entry.glob("*/*.*")))
+    return len(classes) > 1 and any(file.suffix.lower() in SUFFIXES for file in files)
+
+
+FORMAT = Format(
+    "train/CLASS/* and val/CLASS/* or test/CLASS/*, or CLASS/* alone",
+    fits=_fits,
+    splits=lambda path: _splits(path) or ["train", "test"],
+    read=read,
+    whole=lambda path: not _splits(path),
+    complete=True,
+)

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, strongest
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side, strongest
 from fastcam.pictures.finding import hidden
 
 _IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
@@ -40,15 +39,11 @@ class _Columns(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def find_splits(path: Path) -> dict[str, list[Path]]:
-    """Tell into which splits a data set is divided.
+def _splits(path: Path) -> dict[str, list[Path]]:
+    """The folder, or the Parquet files, of each split, "all" if it has no name; {} if this is no such data set.
 
-    Args:
-        path: a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, a folder of Parquet files
-            (SPLIT-*.parquet, data/SPLIT-*.parquet or SPLIT/*.parquet), or one such file.
-
-    Returns:
-        The folder, or the Parquet files, of each split, "all" if it has no name; {} if this is no such data set.
+    That is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, a folder of Parquet files
+    (SPLIT-*.parquet, data/SPLIT-*.parquet or SPLIT/*.parquet), or one such file.
     """
     if _is_saved(path):
         return {_split_name(path): [path]}
@@ -65,38 +60,23 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read_huggingface(
-    path: Path, split: str, *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
-) -> Pictures:
+def read(request: Request) -> Pictures:
     """Index the pictures in a Hugging Face data set; none is decoded, and no code that comes with a data set is run.
 
     Columns are found by their feature: the Image (or image with the files' bytes), the ClassLabel (or label with whole
     numbers; where there are several, the one called label). objects.bbox has boxes as x, y, width, height in pixels,
     of the picture or of columns width and height. If only the objects have a class (objects.category), the picture's
-    is that of the largest area, and its boxes count, as with COCO.
-
-    Args:
-        path: the data set.
-        split: one of `find_splits`.
-        truth_only: changes nothing.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures; ids are the column path, file_name or image_id, else their numbers from 0.
-
-    Raises:
-        ImportError: the package `datasets` is not installed.
-        FileNotFoundError: a file of the data set is missing.
-        ValueError: no such split or column, damaged files, a picture whose bytes are not in the data set, a wrong
-            label or box, labels for some pictures only, an id that is absolute, leads outside (".."), or comes twice.
-        OSError: the disk is full while Parquet files are turned into Arrow files.
+    is that of the largest area, and its boxes count, as with COCO. Ids are the column path, file_name or image_id, else
+    the rows' numbers from 0.
     """
-    known = find_splits(path)
+    path, split, problems = request.path, request.part, request.problems
+    known = _splits(path)
     if split not in known:
         raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(known) or 'none'}")
-    sources, problems = known[split], Problems(bad)
+    sources = known[split]
     files = _arrow_files(sources[0]) if sources[0].is_dir() else _from_parquet(sources)
-    columns, schema, found = None, None, []
+    columns: _Columns | None = None
+    schema, found = None, list[Found]()
     for file in files:
         if not file.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError(f"no file {file}")
@@ -113,9 +93,10 @@ def read_huggingface(
     if any(labelled):
         for entry in found:
             if entry.label is None:
-                problems.doubt(entry.where, "expected a class as other pictures have", entry.id)
-        names = columns.class_names or class_names([path], (entry.label for entry in found if entry.label is not None))
-    return assemble(problems, path, path, found, names, truth_only=truth_only, slack=_SLACK, resized=True)
+                problems.fault(entry.where, "expected a class as other pictures have", entry.id)
+        names = columns.class_names if columns and columns.class_names else ()
+        names = names or class_names([path], (entry.label for entry in found if entry.label is not None))
+    return assemble(request, path, found, names, slack=_SLACK, resized=True)
 
 
 def _is_saved(path: Path) -> bool:
@@ -141,8 +122,8 @@ def _split_name(folder: Path) -> str:
 def _arrow_files(folder: Path) -> list[Path]:
     state = _state(folder)
     entries = state.get("_data_files")
-    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
-    if not names or not all(isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.arrow", name) for name in names):
+    names = [str(entry.get("filename")) if isinstance(entry, dict) else "" for entry in entries or ()]
+    if not names or not all(re.fullmatch(r"[^/\\\0]+\.arrow", name) for name in names):
         raise ValueError(f"{folder / 'state.json'}: expected `_data_files` with names of .arrow files beside it")
     return [folder / name for name in names]
 
@@ -256,7 +237,7 @@ def _rows(
             try:
                 yield _described(entry, told, columns)
             except ValueError as error:
-                problems.caught(error, entry.id)
+                problems.fault_of(error, entry.id)
                 yield entry
 
 
@@ -270,18 +251,19 @@ def _places(column: pa.Array, base: int, end: int) -> list[tuple[int, int] | Non
     """Where in the file each picture's bytes begin and how many they are; None if there are none."""
     column.validate(full=True)
     field = _bytes_place(column.type)
-    data = column if field < 0 else column.flatten()[field]
+    data = column if field is None or field < 0 else column.flatten()[field]
     _, offsets, values = data.buffers()
-    width = np.int64 if pa.types.is_large_binary(data.type) else np.int32
+    width = np.dtype(np.int64 if pa.types.is_large_binary(data.type) else np.int32)
     starts = np.zeros(1 + len(data), np.int64)
     if len(data):
-        starts += np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1]
+        starts += np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1].astype(np.int64)
     if starts[-1] > starts[0]:
         starts += values.address - base
         if starts[0] < 0 or starts[-1] > end:
             raise pa.ArrowInvalid("its columns are compressed")  # and so decompressed elsewhere
     sizes, valid = np.diff(starts).tolist(), data.is_valid().to_pylist()
-    return [place if known else None for *place, known in zip(starts[:-1].tolist(), sizes, valid, strict=True)]
+    places = zip(starts[:-1].tolist(), sizes, valid, strict=True)
+    return [(start, size) if known else None for start, size, known in places]
 
 
 def _described(entry: Found, told: dict[str, Any], columns: _Columns) -> Found:
@@ -289,9 +271,10 @@ def _described(entry: Found, told: dict[str, Any], columns: _Columns) -> Found:
     if columns.label:
         label = _class(entry, told[columns.label], columns)
     if columns.size:
-        size = tuple(told[side] for side in _SIZE)
-        if not all(type(side) is int and 0 < side < 1 << 31 for side in size):
-            raise ValueError(f"{entry.where}: expected positive whole numbers width and height, got {size}")
+        width, height = (told[side] for side in _SIZE)
+        if not (is_side(width) and is_side(height)):
+            raise ValueError(f"{entry.where}: expected positive whole numbers width and height, got {width, height}")
+        size = width, height
     if columns.objects:
         label, boxes = _objects(entry, told["objects"], label, columns)
     return entry._replace(label=label, boxes=boxes, size=size)
@@ -310,8 +293,8 @@ def _objects(entry: Found, told: Any, label: int | None, columns: _Columns) -> t
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     if not columns.category or not len(boxes):
         return label, boxes
-    labels = [_class(entry, kind, columns) for kind in kinds]
-    if len(labels) != len(boxes) or None in labels:
+    labels = [label for kind in kinds if (label := _class(entry, kind, columns)) is not None]
+    if not len(labels) == len(kinds) == len(boxes):
         raise ValueError(f"{entry.where}: expected `category` of each object, got {kinds}")
     return strongest(labels, boxes)
 
@@ -323,3 +306,12 @@ def _class(entry: Found, value: Any, columns: _Columns) -> int | None:
     if type(value) is not int or not 0 <= value < count:
         raise ValueError(f"{entry.where}: expected a class from 0 to {count - 1}, got {value!r}")
     return value
+
+
+FORMAT = Format(
+    "a folder that Hugging Face datasets' save_to_disk wrote, or of SPLIT-*.parquet or SPLIT/*.parquet",
+    fits=lambda path: bool(_splits(path)),
+    splits=lambda path: list(_splits(path)),
+    read=read,
+    complete=True,
+)

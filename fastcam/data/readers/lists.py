@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastcam.data.names import ordered, tidy, whole
+from fastcam.data.names import ordered, plain_id, tidy, whole
 from fastcam.data.pictures import Pictures
-from fastcam.data.places import plain_id
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names, numbers
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, numbers
 
 _EDGES = ("x0", "y0", "x1", "y1")
 _SIZE = ("width", "height")
@@ -24,38 +22,17 @@ _FEW = 1 << 20  # rows that are read however small the Parquet file
 _Row = tuple[str, dict[str, str]]  # where, and the text of each column
 
 
-def read_list(
-    path: Path,
-    split: str | None = None,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
+def read(request: Request) -> Pictures:
     """Read a list: .txt with a path on each line, or .csv or .parquet with named columns.
 
     Columns are path (or image_id), and if known label (or class_id; whole numbers, also as floats, or names that are
     numbered as `fastcam.data.names.ordered` has them), x0, y0, x1, y1 (a box, half-open, in pixels), width and height
-    (which it refers to), split. A picture with several boxes has a row for each. Other columns are ignored. Classes
-    that are numbers are named by classes.txt beside the list, one name a line, if there is one.
-
-    Args:
-        path: the list; CSV in UTF-8.
-        split: the rows that have it in column split are taken; None for all.
-        images: folder that the paths are relative to, by default the list's.
-        truth_only: the pictures need not be there.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures in the list's order, ids as written (`fastcam.data.places.plain_id`); a picture whose box is
-        empty in the list has none.
-
-    Raises:
-        FileNotFoundError: the list or a picture is missing.
-        ValueError: no column path, a malformed row, rows of a picture that contradict each other, a picture without
-            boxes twice, a box outside its picture.
+    (which it refers to), split. A picture with several boxes has a row for each, one whose box is empty has none. Other
+    columns are ignored. Classes that are numbers are named by classes.txt beside the list, one name a line, if there is
+    one. Paths are relative to the list's folder.
     """
-    problems, root = Problems(bad), images or path.parent
+    path, split, problems = request.path, request.split, request.problems
+    root = request.images or path.parent
     rows = list(_rows(path, problems))
     for _, row in rows:
         row |= {"path": plain_id(row["path"], root)} | ({"label": tidy(row["label"])} if "label" in row else {})
@@ -72,13 +49,15 @@ def read_list(
         size = [row[side] for side in _SIZE] if "width" in columns else []
         entry = Found(where, id, root / id, None if labels is None else labels.get(row["label"]))
         if any(size):
-            entry = entry._replace(size=tuple(map(_number, size)))
-            if not all(entry.size):
-                problems.doubt(where, f"expected width and height, two positive whole numbers, got {size}", id)
-                entry = entry._replace(size=None)
+            width, height = map(_number, size)
+            if width and height:
+                entry = entry._replace(size=(width, height))
+            else:
+                expected = "expected width and height, two positive whole numbers"
+                problems.fault(where, f"{expected}, got {size}", id)
         box = numbers(texts) if any(texts) else None
         if any(texts) and (box is None or not np.isfinite(box).all()):
-            problems.doubt(where, f"expected x0, y0, x1, y1, four numbers, got {texts}", id)
+            problems.fault(where, f"expected x0, y0, x1, y1, four numbers, got {texts}", id)
             box = None
         first = found.setdefault(id, entry)
         if first is entry:
@@ -86,26 +65,16 @@ def read_list(
         elif not (any(texts) and id in boxed):
             problems.refuse(where, f"{id} comes twice", id)
         if (first.label, first.size) != (entry.label, entry.size):
-            problems.doubt(where, f"another label or size of {id} than in {first.where}", id)
+            problems.fault(where, f"another label or size of {id} than in {first.where}", id)
         boxes.setdefault(id, []).extend([box] if box else [])
     entries = list(found.values())
     if "x0" in columns:
         entries = [entry._replace(boxes=np.array(boxes[entry.id], np.float64).reshape(-1, 4)) for entry in entries]
-    return assemble(problems, path, root, entries, names, truth_only=truth_only, resized=True)
+    return assemble(request, root, entries, names, resized=True)
 
 
-def list_splits(path: Path) -> list[str]:
-    """Tell into which splits a list is divided.
-
-    Args:
-        path: the list.
-
-    Returns:
-        What its column split has, sorted; [] if there is no such column.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_list`, but for malformed rows.
-    """
+def _splits(path: Path) -> list[str]:
+    """What the column split has, sorted; [] if there is no such column."""
     return sorted({row["split"] for _, row in _rows(path, Problems([])) if row.get("split")})
 
 
@@ -166,7 +135,7 @@ def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str,
     """The class of each text in column label, and the classes' names."""
     for where, row in rows:
         if not row["label"]:
-            problems.doubt(where, "expected a label, got none", row["path"])
+            problems.fault(where, "expected a label, got none", row["path"])
     texts = sorted({row["label"] for _, row in rows} - {""})
     if numbers(texts) is None:
         texts = ordered(texts)
@@ -174,7 +143,7 @@ def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str,
     values = {text: _number(text) for text in texts}
     for where, row in rows:
         if row["label"] and values[row["label"]] is None:
-            problems.doubt(where, f"expected a whole number as label, or names only, got {row['label']}", row["path"])
+            problems.fault(where, f"expected a whole number as label, or names only, got {row['label']}", row["path"])
     return values, class_names([path.parent], (value for value in values.values() if value is not None))
 
 
@@ -182,3 +151,12 @@ def _number(text: str) -> int | None:
     """A whole number that is not negative, also as the float that tables with gaps make of it."""
     value = numbers([text])
     return int(value[0]) if value and value[0].is_integer() and 0 <= value[0] <= _EXACT else whole(text)
+
+
+FORMAT = Format(
+    "a .txt file of paths, or .csv or .parquet with a column path",
+    fits=lambda path: path.is_file() and path.suffix.lower() in (".txt", ".csv", ".parquet"),
+    splits=_splits,
+    read=read,
+    whole=lambda path: True,
+)

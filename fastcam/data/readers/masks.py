@@ -3,41 +3,22 @@
 from pathlib import Path
 
 from fastcam.data.names import ordered
-from fastcam.data.pictures import Pictures
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble
+from fastcam.data.pictures import Masks, Pictures
+from fastcam.data.reading import HELD_OUT, Format, Found, Request, assemble
 from fastcam.pictures import find_pictures
 from fastcam.pictures.finding import absolute, hidden
 
 
-def read_masks(
-    folder: Path,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
+def read(request: Request) -> Pictures:
     """Read pictures in class folders, or in one folder without classes, and their masks.
 
-    The masks of `CLASS/x.jpg` are the PNG files `CLASS/x.png` and `CLASS/x_*.png`; `CLASS/x_ignore.png` tells what is
-    to be ignored. Everything that is not black counts. Classes are numbered by name (see
-    `fastcam.data.names.ordered`).
-
-    Args:
-        folder: with the masks.
-        images: folder of the pictures, by default `folder`, where PNGs then are masks.
-        truth_only: changes nothing: the pictures must be there, since nothing else tells their names.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids relative to their folder.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a picture without a mask, a mask without a picture, two pictures that only differ in their suffix,
-            pictures both in class folders and beside them.
+    The masks of `CLASS/x.jpg` are the PNG files `CLASS/x.png` and `CLASS/x_*.png`; `CLASS/x_ignore.png` is what is to
+    be ignored. Everything that is not black counts. Classes are numbered by name (see `fastcam.data.names.ordered`).
+    Without another folder of pictures, PNGs are masks. The pictures must be there, since nothing else has their names.
     """
-    problems = Problems(bad)
+    problems, (folder, images) = request.problems, _place(request.path)
+    images, split = request.images or images, request.split or ""
+    folder, images = folder / split, None if images is None else images / split
     root, source = Path(absolute(images or folder)), Path(absolute(folder))
     pictures: dict[str, Path] = {}  # by path without suffix
     for _, path in find_pictures([root], problems.ignored):
@@ -59,7 +40,7 @@ def read_masks(
         while stem not in pictures and "_" in stem:
             stem = stem.rpartition("_")[0]
         if stem not in pictures:
-            problems.doubt(str(path), f"there is no picture for this mask in {root}")
+            problems.fault(str(path), f"there is no picture for this mask in {root}")
         elif name == f"{stem}_ignore":
             ignored[stem] = path
         else:
@@ -71,8 +52,25 @@ def read_masks(
     found = []
     for stem, id in pictures.items():
         if not masks[stem]:
-            problems.doubt(str(root / id), f"there is no mask {stem}.png or {stem}_*.png in {source}", id.as_posix())
+            problems.fault(str(root / id), f"there is no mask {stem}.png or {stem}_*.png in {source}", id.as_posix())
         label = names.index(id.parts[0]) if names else None
-        masked = masks[stem], ignored.get(stem)
+        masked = Masks(masks[stem], ignored.get(stem))
         found.append(Found(str(root / id), id.as_posix(), root / id, label, masks=masked))
-    return assemble(problems, source, root, found, names)
+    return assemble(request, root, found, names, source=source)
+
+
+def _place(path: Path) -> tuple[Path, Path | None]:
+    """Folders of masks and pictures; None if they lie together."""
+    return (path / "masks", path / "images") if (path / "masks").is_dir() else (path, None)
+
+
+def _splits(path: Path) -> list[str]:
+    return [name for name in ("train", *HELD_OUT) if any(_place(path)[0].glob(f"{name}/*/*_ignore.png"))]
+
+
+FORMAT = Format(
+    "SPLIT/CLASS/x.jpg with x_NAME.png and x_ignore.png (OpenImages30k), or images/ and masks/ with the same names",
+    fits=lambda path: bool(_splits(path) or _place(path)[1]) or any(path.glob("*/*_ignore.png")),
+    splits=_splits,
+    read=read,
+)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from fastcam.data.names import whole
-from fastcam.data.problems import Problems
+from fastcam.data.reading import Format, Problems, Request
 from fastcam.data.sample import Sample
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -54,67 +54,29 @@ class Stl10:
         self._images = _mapped(self.path)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture.
-
-        Args:
-            index: its place in `ids`.
-
-        Returns:
-            Picture, uint8 [96, 96, 3] RGB, with label, size and id.
-
-        Raises:
-            IndexError: there is none of that index.
-        """
+        """Read one picture: uint8 [96, 96, 3] RGB, with label, size and id."""
         image = np.ascontiguousarray(self._images[self._rows[index]].transpose(2, 1, 0))
         return self.truth(index)._replace(image=image)
 
     def truth(self, index: int) -> Sample:
-        """Tell what is known of one picture without reading it.
-
-        Args:
-            index: its place in `ids`.
-
-        Returns:
-            Label, size and id.
-
-        Raises:
-            IndexError: there is none of that index.
-        """
+        """Label, size and id of one picture, which is not read."""
         label = None if self.labels is None else self.labels[index]
         return Sample(None, label, size=(_SIDE, _SIDE), id=self.ids[index])
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """Choose some of the pictures.
-
-        Args:
-            indices: their places in `ids`.
-
-        Returns:
-            A data set of these, in this order.
-
-        Raises:
-            IndexError: there is none of an index.
-        """
+        """A data set of some of the pictures, in this order, by their places in `ids`."""
         chosen = list(indices)
         labels = None if self.labels is None else [self.labels[i] for i in chosen]
         return type(self)(self.path, [self._rows[i] for i in chosen], labels, self._split, self.class_names)
 
 
-def read_stl10(folder: Path, split: str) -> Stl10:
+def read(request: Request) -> Stl10:
     """Read one of STL-10's splits: SPLIT_X.bin, SPLIT_y.bin, class_names.txt (may be missing), fold_indices.txt.
 
-    Args:
-        folder: with these files.
-        split: "train", "test", "unlabeled", or "fold0" to "fold9", a thousand of the training pictures each.
-
-    Returns:
-        The pictures; labels from 0.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: another split, a file of odd length, a label outside 1..10, a fold with other than numbers of
-            training pictures, or with one twice.
+    Splits are "train", "test", "unlabeled", and "fold0" to "fold9", a thousand of the training pictures each. Labels
+    count from 0.
     """
+    folder, split = _root(request.path), request.part
     fold = whole(split.removeprefix("fold")) if split.startswith("fold") else None
     if split not in _SPLITS and (fold is None or fold > 9):
         raise ValueError(f"`split` must be one of {', '.join(_SPLITS)} or fold0 to fold9, got {split!r}")
@@ -124,7 +86,8 @@ def read_stl10(folder: Path, split: str) -> Stl10:
     if not size or size % _BYTES:
         raise ValueError(f"{path}: expected {_BYTES} bytes (3x96x96) for each picture, got {size} bytes in all")
     pictures, count = path, size // _BYTES
-    names, labels = CLASSES, None
+    labels: list[int] | None = None
+    names: tuple[str, ...] = CLASSES
     if (folder / "class_names.txt").is_file():
         names = tuple(line for _, line in Problems().lines(folder / "class_names.txt"))
         if len(names) != len(CLASSES):
@@ -157,7 +120,27 @@ def _fold(path: Path, fold: int, count: int) -> list[int]:
     if len(lines) <= fold:
         raise ValueError(f"{path}: expected a line for each fold, got {len(lines)}, none for fold {fold}")
     number, line = lines[fold]
-    rows = [whole(text) for text in line.split()]
-    if any(row is None or row >= count for row in rows) or len(set(rows)) != len(rows):
+    texts = line.split()
+    rows = [row for text in texts if (row := whole(text)) is not None and row < count]
+    if len(set(rows)) != len(texts):
         raise ValueError(f"{path}:{number}: expected different numbers from 0 to {count - 1}")
     return rows
+
+
+def _root(path: Path) -> Path:
+    return path / "stl10_binary" if (path / "stl10_binary").is_dir() else path
+
+
+def _splits(path: Path) -> list[str]:
+    files = [name for name in _SPLITS if (_root(path) / f"{name}_X.bin").is_file()]
+    return files + ([f"fold{fold}" for fold in range(10)] if "train" in files else [])
+
+
+FORMAT = Format(
+    "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin, class_names.txt and fold_indices.txt, here "
+    "or in stl10_binary/",
+    fits=lambda path: any(_root(path).glob("*_X.bin")),
+    splits=_splits,
+    read=read,
+    complete=True,
+)

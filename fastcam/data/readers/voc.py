@@ -1,4 +1,4 @@
-"""XML in Pascal VOC's manner: Pascal VOC itself, and ILSVRC's CLS-LOC annotations."""
+"""Pascal VOC: an XML file for each picture, and lists of splits."""
 
 import os
 import posixpath
@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.names import Names, ordered, path_look, text_of, tidy, whole
-from fastcam.data.pictures import Pictures, id_problem
-from fastcam.data.places import plain_id
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, numbers, strongest
+from fastcam.data.names import Names, id_problem, ordered, path_look, plain_id, text_of, tidy, whole
+from fastcam.data.pictures import Pictures
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, numbers, strongest
 from fastcam.pictures import SUFFIXES
 from fastcam.pictures.finding import hidden
 
@@ -21,11 +19,11 @@ _SLACK = 1  # pixels by which a box may stick out, in the file's own numbers; it
 
 
 class Annotation(NamedTuple):
-    """What an XML file tells.
+    """What an XML file has.
 
     Attributes:
-        filename: of the picture, as written; "" if it is not told.
-        size: (width, height) in pixels; None if it is not told.
+        filename: of the picture, as written; "" if it is not there.
+        size: (width, height) in pixels; None if it is not there.
         names: class of each object, at least one.
         boxes: float64 [B, 4], bounding boxes as written: xmin, ymin, xmax, ymax.
         difficult: bool [B], whether the object is marked so.
@@ -38,41 +36,22 @@ class Annotation(NamedTuple):
     difficult: np.ndarray
 
 
-def read_voc(
-    folder: Path,
-    split: str | None = None,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
-    """Read Pascal VOC's layout: Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt.
+def read(request: Request) -> Pictures:
+    """Read Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt; or XML beside its pictures.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
     Objects marked difficult count only where a picture has no others. Classes are numbered by name
     (`fastcam.data.names.ordered`) over all XML files, so that they have the same numbers in each split.
 
-    Args:
-        folder: with these folders; or XML files with their pictures beside them.
-        split: name of a file in ImageSets/Main, without suffix; None for all XML files.
-        images: folder of the pictures, by default "JPEGImages" in `folder`, or `folder`.
-        truth_only: the pictures need not be there.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids as the files name them; where there is no such file, the one that differs in its suffix only,
-        or has the XML file's name, counts. The corners, which VOC counts from 1 and includes, become half-open from 0:
-        xmin - 1, ymin - 1, xmax, ymax. A file in which any corner is below 1 counts from 0, as many tools do, to the
-        end of the picture: its corners stay as they are. A box that sticks out by a pixel is clipped.
-
-    Raises:
-        FileNotFoundError: a file or a picture is missing.
-        ValueError: a malformed file, no object, a box outside its picture, a picture that comes twice.
+    Ids are as the files name them; where there is no such file, the one that differs in its suffix only, or has the XML
+    file's name, counts. The corners, which VOC counts from 1 and includes, become half-open from 0: xmin - 1, ymin - 1,
+    xmax, ymax. A file in which any corner is below 1 counts from 0, as many tools do, to the end of the picture: its
+    corners stay as they are. A box that sticks out by a pixel is clipped.
     """
-    problems = Problems(bad)
+    folder, split, images, problems = _root(request.path), request.split, request.images, request.problems
     source, root = folder / "Annotations", images or folder / "JPEGImages"
     source, root = (path if path.is_dir() else folder for path in (source, root))
-    files = {path.relative_to(source).with_suffix("").as_posix(): path for path in _files(source, problems)}
+    files = {path.relative_to(source).with_suffix("").as_posix(): path for path in xml_files(source, problems)}
     chosen: set[str] | None = None
     if split is not None:
         path, known = folder / "ImageSets" / "Main" / f"{split}.txt", Names(files, path_look)
@@ -81,14 +60,14 @@ def read_voc(
             stem = line.split()[0]
             places = known.places(stem)
             if len(places) != 1:
-                problems.doubt(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
+                problems.fault(f"{path}:{number}", f"there is no {source / stem}.xml", stem)
             chosen.add(known.names[places[0]] if len(places) == 1 else stem)
     annotations: dict[str, Annotation] = {}
     for stem, path in files.items():
         try:
             annotations[stem] = parse(path)
         except ValueError as error:
-            problems.caught(error, stem)
+            problems.fault_of(error, stem)
     names = ordered(name for annotation in annotations.values() for name in annotation.names)
     bare = sorted(problems.bare if chosen is None else problems.bare & chosen)
     pictures, found = _Names(root, problems), []
@@ -109,7 +88,7 @@ def read_voc(
         problems.boxes([id] * len(boxes), [where] * len(boxes), boxes + offset, sizes, _SLACK)
         boxes = boxes.clip(0, None if size is None else size * 2)
         found.append(Found(where, id, root / id, label, boxes, size))
-    return assemble(problems, folder, root, found, names, truth_only=truth_only)
+    return assemble(request, root, found, names, source=folder)
 
 
 class _Names:
@@ -154,86 +133,10 @@ class _Names:
         return self._folders[folder]
 
 
-def read_ilsvrc(
-    folder: Path,
-    split: str,
-    images: Path | None = None,
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
-    """Read ILSVRC's CLS-LOC layout: Data/CLS-LOC/SPLIT with pictures, Annotations/CLS-LOC/SPLIT with XML files.
-
-    Training pictures lie in a folder for each WordNet id, which is their label. Their XML files are not read: half of
-    the pictures have none, and some of these are wrong. Of the others, each has an XML file that tells class and boxes.
-    Classes are numbered as in LOC_synset_mapping.txt (in `folder`, or the folder above), which also names them; without
-    it, WordNet ids are sorted: those of the training pictures' folders or, without these, those that the files tell.
-
-    Args:
-        folder: with Annotations and Data.
-        split: "train" or "val".
-        images: folder of the pictures of this split, by default that in Data.
-        truth_only: the pictures need not be there, but for training.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids relative to the folder of the pictures, boxes as written.
-
-    Raises:
-        FileNotFoundError: a picture, or the folder of pictures or annotations, is missing.
-        ValueError: a malformed file, no object, objects of several classes, a box outside its picture, an unknown or
-            empty class.
-    """
-    problems = Problems(bad)
-    root = images or folder / "Data" / "CLS-LOC" / split
-    source = root if split == "train" else folder / "Annotations" / "CLS-LOC" / split
-    found = []
-    if not source.is_dir():
-        raise FileNotFoundError(f"no folder {source}")
-    wnids: dict[str, str] = {}  # of each picture
-    if split == "train":
-        for name in _folders(source):
-            pictures = _files(source / name, problems, ".jpeg", deep=False)
-            if not pictures:
-                raise ValueError(f"{source / name}: no pictures (*.JPEG) of this class")
-            for path in pictures:
-                id = path.relative_to(source).as_posix()
-                wnids[id] = name
-                found.append(Found(str(path), id, root / id))
-    for path in _files(source, problems, deep=False) if split != "train" else ():
-        id = f"{path.stem}.JPEG"
-        try:
-            annotation = parse(path)
-        except ValueError as error:
-            problems.caught(error, id)
-            found.append(Found(str(path), id, root / id))
-            continue
-        if len(set(annotation.names)) > 1:
-            problems.doubt(f"{path}: object/name", f"expected one class, got {', '.join(annotation.names)}", id)
-        wnids[id] = annotation.names[0]
-        found.append(Found(str(path), id, root / id, None, annotation.boxes, annotation.size))
-    names, numbered = _synsets(folder, set(wnids.values()))
-    for index, entry in enumerate(found):
-        wnid = wnids.get(entry.id)
-        if wnid not in numbered:
-            problems.doubt(entry.where, f"{wnid} is no known class", entry.id)
-        found[index] = entry._replace(label=numbered.get(wnid))
-    return assemble(problems, source, root, found, names, truth_only=truth_only)
-
-
 def parse(path: Path) -> Annotation:
-    """Read one XML file. Document types, and with them entities, are refused, as is any other encoding than UTF-8.
+    """Read one XML file in UTF-8. Document types, and with them entities, are refused.
 
-    Args:
-        path: the file, UTF-8.
-
-    Returns:
-        What it tells.
-
-    Raises:
-        ValueError: it is no such XML, has no object, or a number is missing or none; the message names file and
-            element.
-        OSError: it cannot be read.
+    ValueError if it is no such XML, has no object, or a number is missing or none; it names file and element.
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path}: not a regular file")
@@ -246,12 +149,13 @@ def parse(path: Path) -> Annotation:
         root = ET.fromstring(text)
     except ET.ParseError as error:
         raise ValueError(f"{path}: not well-formed XML: {error}") from error
-    size = root.find("size")
-    if size is not None:
-        texts = [size.findtext(name, "").strip() for name in ("width", "height")]
-        size = tuple(map(whole, texts))
-        if not all(size):
+    size, element = None, root.find("size")
+    if element is not None:
+        texts = [element.findtext(name, "").strip() for name in ("width", "height")]
+        width, height = map(whole, texts)
+        if not (width and height):
             raise ValueError(f"{path}: size: expected positive whole numbers, got {' x '.join(texts)!r}")
+        size = width, height
     names, boxes, difficult = [], [], []
     for index, item in enumerate(root.iter("object"), 1):
         name = tidy(item.findtext("name", ""))
@@ -270,7 +174,12 @@ def parse(path: Path) -> Annotation:
     return Annotation(filename, size, names, np.array(boxes), np.array(difficult))
 
 
-def _files(folder: Path, problems: Problems, suffix: str = ".xml", *, deep: bool = True) -> list[Path]:
+def xml_files(folder: Path, problems: Problems, *, deep: bool = True) -> list[Path]:
+    """The XML files in a folder, and in those below if it is `deep`."""
+    return suffixed(folder, problems, ".xml", deep=deep)
+
+
+def suffixed(folder: Path, problems: Problems, suffix: str, *, deep: bool) -> list[Path]:
     """Files of a suffix, in any case, in a folder, and those below if it is `deep`; hidden ones are but counted."""
     found = []
     for parent, folders, names in os.walk(folder):
@@ -288,16 +197,21 @@ def _files(folder: Path, problems: Problems, suffix: str = ".xml", *, deep: bool
     return sorted(found)
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name))
+def _root(path: Path) -> Path:
+    editions = sorted(path.glob("VOC2*"))  # VOCdevkit/VOC2012
+    return editions[0] if len(editions) == 1 else path
 
 
-def _synsets(folder: Path, seen: set[str]) -> tuple[list[str], dict[str, int]]:
-    """Names of the classes, and the class index of each WordNet id."""
-    for path in (folder / "LOC_synset_mapping.txt", folder.parent / "LOC_synset_mapping.txt"):
-        if path.is_file():
-            rows = [row for _, row in Problems().rows(path, ("wnid", "name"), None)]
-            return [name for _, name in rows], {wnid: index for index, (wnid, _) in enumerate(rows)}
-    train = folder / "Data" / "CLS-LOC" / "train"
-    wnids = _folders(train) if train.is_dir() else sorted(seen)
-    return wnids, {wnid: index for index, wnid in enumerate(wnids)}
+def _splits(path: Path) -> list[str]:
+    files = sorted(_root(path).glob("ImageSets/Main/*.txt"))
+    # Those with "_" are of single classes.
+    return [file.stem for file in files if "_" not in file.stem and not hidden(file.name)]
+
+
+FORMAT = Format(
+    "Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt",
+    fits=lambda path: any((_root(path) / "Annotations").rglob("*.xml")) or any(_root(path).glob("*.xml")),
+    splits=_splits,
+    read=read,
+    whole=lambda path: True,
+)

@@ -1,60 +1,53 @@
-"""WSOL metadata folders: the field's standard text files, which tell of any data set.
+"""WSOL metadata folders: the field's standard text files, which describe any data set.
 
 image_ids.txt has lines `path`, class_labels.txt `path,class`, image_sizes.txt `path,width,height`, localization.txt
 `path,x0,y0,x1,y1` for each box, or `path,mask,ignore` for each mask file (one of a picture's rows names what is to be
 ignored, in the others that is empty).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.names import whole
-from fastcam.data.pictures import Pictures, id_problem
-from fastcam.data.places import find_root, plain_id
-from fastcam.data.problems import Problems
-from fastcam.data.reading import class_names, in_groups, numbers
+from fastcam.data.names import id_problem, plain_id, whole
+from fastcam.data.pictures import Masks, Pictures
+from fastcam.data.reading import Format, Problems, Request, class_names, find_root, in_groups, known, numbers
+from fastcam.pictures.finding import hidden
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
-_Masks = dict[str, tuple[list[str], str | None]]
 
 
-def read_wsol(
-    folder: Path,
-    images: Path | None = None,
-    splits: Sequence[Path] = (),
-    *,
-    truth_only: bool = False,
-    bad: list[tuple[str, str]] | None = None,
-) -> Pictures:
-    """Read a metadata folder.
+class _MaskNames(NamedTuple):
+    """The names of a picture's mask files, see `Masks`; `ignore` may be ""."""
 
-    localization.txt may be missing (as for training splits), image_sizes.txt only where there are no boxes. Classes are
-    named by classes.txt, one name a line, in `folder`, the folder above, or `images`, if there is one, else by numbers.
+    objects: list[str]
+    ignore: str
 
-    Args:
-        folder: with the text files.
-        images: folder that the paths (of masks, too) are relative to; by default `folder`, or one of the two above,
-            or a folder "images" in one of these, whichever has one of the first pictures.
-        splits: metadata folders of the other splits; their classes count where there are only numbers.
-        truth_only: the pictures need not be there.
-        bad: see `fastcam.data.load`.
+    def under(self, root: Path) -> Masks:
+        return Masks([root / name for name in self.objects], root / self.ignore if self.ignore else None)
 
-    Returns:
-        The pictures, with boxes as written.
 
-    Raises:
-        FileNotFoundError: a text file or a picture is missing.
-        ValueError: a malformed row, a box outside its picture, an id that comes twice or only in some of the files.
+def read(request: Request) -> Pictures:
+    """Read a metadata folder, one of a split if there are several.
+
+    localization.txt may be missing (as for training splits), image_sizes.txt only where there are no boxes, which stay
+    as written. Paths, of masks, too, are relative to the folder itself, or one of the two above, or a folder "images"
+    in one of these, whichever has one of the first pictures. Classes are named by classes.txt, one name a line, in the
+    folder, the one above, or that of the pictures, if there is one, else by numbers, of those in all splits.
     """
-    problems = Problems(bad)
+    folder, others, problems = _base(request.path), list[Path](), request.problems
+    if request.split is not None:
+        others = [folder / name for name in _splits(request.path) if name != request.split]
+        others = [other for other in others if (other / "class_labels.txt").is_file()]
+        folder /= request.split
     ids: dict[str, None] = {}
     path = folder / "image_ids.txt"
     lines = list(problems.lines(path))
-    root = images or find_root(_near(folder), [id for _, id in lines[:_TRIED]])
+    root = request.images or find_root(_near(folder), [id for _, id in lines[:_TRIED]])
     plain = partial(plain_id, root=root or folder)
     for number, id in lines:
         id = plain(id)
@@ -67,25 +60,25 @@ def read_wsol(
     for number, (id, text) in problems.rows(path, ("path", "class")):
         id, label = plain(id), whole(text)
         if label is None:
-            problems.doubt(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
+            problems.fault(f"{path}:{number}", f"expected a class index of at least 0, got {text!r}", id)
         elif problems.once(f"{path}:{number}", id, labels):
             labels[id] = label
     problems.paired(ids, path, labels)
 
-    sizes: dict[str, tuple[int, int]] | None = None
+    sizes: dict[str, tuple[int, int]] = {}
     localization, path = folder / "localization.txt", folder / "image_sizes.txt"
     boxed = localization.is_file() and _has_boxes(localization, problems)
     if path.is_file() or boxed:
-        sizes = {}
         for number, (id, *texts) in problems.rows(path, ("path", "width", "height")):
             id, (width, height) = plain(id), map(whole, texts)
             if not (width and height):
-                problems.doubt(f"{path}:{number}", f"expected two positive whole numbers, got {','.join(texts)}", id)
+                expected = "expected two positive whole numbers"
+                problems.fault(f"{path}:{number}", f"{expected}, got {','.join(texts)}", id)
             elif problems.once(f"{path}:{number}", id, sizes):
                 sizes[id] = width, height
         problems.paired(ids, path, sizes)
 
-    boxes = masks = None
+    owners, values, masks = list[str](), np.zeros((0, 4)), dict[str, _MaskNames]()
     if boxed:
         owners, values = _boxes(localization, sizes, plain, problems)
         problems.paired(ids, localization, dict.fromkeys(owners))
@@ -94,27 +87,28 @@ def read_wsol(
         problems.paired(ids, localization, masks)
 
     kept = problems.left(ids, folder)
-    if root is None and not truth_only:
+    if root is None and not request.truth_only:
         raise FileNotFoundError(f"no picture {kept[0]} in {folder} or above: tell the folder of the pictures")
     root = root or folder
-    files = dict(zip(kept, problems.files(kept, [root / id for id in kept], needed=not truth_only), strict=True))
-    if not truth_only:
-        if masks:
-            parts = [(id, file) for id in kept for file in (*masks[id][0], masks[id][1]) if file]
-            problems.files([id for id, _ in parts], [root / file for _, file in parts])
+    files = dict(
+        zip(kept, problems.files(kept, [root / id for id in kept], needed=not request.truth_only), strict=True)
+    )
+    masked = {id: names.under(root) for id, names in masks.items()}
+    if not request.truth_only:
+        parts = [(id, file) for id in kept if id in masked for file in masked[id].files]
+        problems.files([id for id, _ in parts], [file for _, file in parts])
         kept = problems.left(kept, folder)
-    if boxed:
-        boxes = in_groups(kept, owners, values)
-    told = [None if id in problems.bare else id for id in kept]
-    every = chain(labels.values(), *map(_labels, splits))
+    every = chain(labels.values(), *map(_labels, others))
+    bare = problems.bare
+    boxes = in_groups(kept, owners, values) if boxed else [None] * len(kept)
     return Pictures(
         root,
         kept,
         [files[id] for id in kept],
-        labels=[labels.get(id) for id in told],
-        boxes=boxes and [None if id is None else found for id, found in zip(told, boxes, strict=True)],
-        masks=masks and [masks.get(id) and _paths(root, *masks[id]) for id in told],
-        sizes=sizes and [sizes.get(id) for id in told],
+        labels=[None if id in bare else labels.get(id) for id in kept],
+        boxes=known([None if id in bare else found for id, found in zip(kept, boxes, strict=True)]),
+        masks=known([None if id in bare else masked.get(id) for id in kept]),
+        sizes=known([None if id in bare else sizes.get(id) for id in kept]),
         class_names=class_names((folder, folder.parent, root), every),
     )
 
@@ -134,9 +128,9 @@ def _boxes(
     for number, (id, *texts) in problems.rows(path, ("path", "x0", "y0", "x1", "y1")):
         id, box = plain(id), numbers(texts)
         if box is None:
-            problems.doubt(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
+            problems.fault(f"{path}:{number}", f"expected four numbers, got {','.join(texts)}", id)
         elif id not in sizes:
-            problems.doubt(f"{path}:{number}", f"{id} is not among the pictures", id)
+            problems.fault(f"{path}:{number}", f"{id} is not among the pictures", id)
         else:
             owners.append(id)
             values.append(box)
@@ -146,25 +140,21 @@ def _boxes(
     return owners, array
 
 
-def _masks(path: Path, plain: Callable[[str], str], problems: Problems) -> _Masks:
-    masks: _Masks = {}
+def _masks(path: Path, plain: Callable[[str], str], problems: Problems) -> dict[str, _MaskNames]:
+    masks: dict[str, _MaskNames] = {}
     for number, line in problems.lines(path):
         id, *files = line.rsplit(",", 2)
         id = plain(id)
         if len(files) != 2 or not (id and files[0]):
-            problems.doubt(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
+            problems.fault(f"{path}:{number}", f"expected `path,mask,ignore`, got {line!r}", id or None)
             continue
         for problem in filter(None, (id_problem(file) for file in files if file)):
-            problems.doubt(f"{path}:{number}", f"mask {','.join(files)}: {problem}", id)
-        parts, ignore = masks.get(id, ([], None))
+            problems.fault(f"{path}:{number}", f"mask {','.join(files)}: {problem}", id)
+        parts, ignore = masks.get(id, _MaskNames([], ""))
         if files[1] and ignore:
-            problems.doubt(f"{path}:{number}", f"{id} has two files of what is to be ignored", id)
-        masks[id] = [*parts, files[0]], files[1] or ignore
+            problems.fault(f"{path}:{number}", f"{id} has two files of what is to be ignored", id)
+        masks[id] = _MaskNames([*parts, files[0]], files[1] or ignore)
     return masks
-
-
-def _paths(root: Path, parts: list[str], ignore: str | None) -> tuple[list[Path], Path | None]:
-    return [root / part for part in parts], root / ignore if ignore else None
 
 
 def _near(folder: Path) -> list[Path]:
@@ -178,3 +168,21 @@ def _labels(folder: Path) -> Iterator[int]:
         label = whole(text)
         if label is not None:
             yield label
+
+
+def _base(path: Path) -> Path:
+    return path / "metadata" if (path / "metadata").is_dir() else path
+
+
+def _splits(path: Path) -> list[str]:
+    found = (file.parent.name for file in _base(path).glob("*/image_ids.txt"))
+    return sorted(name for name in found if not hidden(name))
+
+
+FORMAT = Format(
+    "image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt, in the folder, in metadata/, or in a "
+    "folder for each split",
+    fits=lambda path: bool(_splits(path)) or (_base(path) / "image_ids.txt").is_file(),
+    splits=_splits,
+    read=read,
+)

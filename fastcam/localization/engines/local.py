@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fastcam._memory import keep_memory
 from fastcam.localization.plan import Plan
 from fastcam.localization.worker import Worker
-from fastcam.pictures.stream import keep_memory
 
 _ATTEMPTS = 3  # of a shard whose workers die
 

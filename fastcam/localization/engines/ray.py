@@ -43,7 +43,7 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
     Args:
         plan: the run.
         model: the network.
-        address: as for `fastcam.localization.engines.localize`.
+        address: as for `fastcam.localization.engines.machines.localize`.
         bar: counts pictures.
 
     Returns:

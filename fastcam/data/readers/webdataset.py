@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -9,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcam.data.names import text_of, whole
-from fastcam.data.pictures import Packed, Pictures, id_problem
-from fastcam.data.problems import Problems
-from fastcam.data.reading import Found, assemble, class_names
+from fastcam.data.names import id_problem, text_of, whole
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side
 from fastcam.pictures import SUFFIXES
 from fastcam.pictures.finding import hidden
 
@@ -29,9 +29,11 @@ _FIELDS = frozenset(  # what pictures are called that together are one sample
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
-def read_shards(
-    shards: Sequence[Path], *, truth_only: bool = False, bad: list[tuple[str, str]] | None = None
-) -> Pictures:
+class _Tar(tarfile.TarFile):
+    members: list[tarfile.TarInfo]  # which tarfile would all keep
+
+
+def read_shards(shards: Sequence[Path], request: Request) -> Pictures:
     """Index tar files, in one pass over their headers; nothing is extracted, and pickled members are never read.
 
     A sample's members follow each other and share a name up to the first dot after which only words follow, so that
@@ -39,22 +41,10 @@ def read_shards(
     object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no x.jpg, a single
     x.NAME.jpg is the picture; of several, each is one of its own, with x.NAME.cls, but for those whose NAME is that of
     a part of samples, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
-    named by classes.txt beside the shards, one name a line, if there is one, else by numbers.
-
-    Args:
-        shards: the tar files, uncompressed.
-        truth_only: changes nothing.
-        bad: see `fastcam.data.load`.
-
-    Returns:
-        The pictures, ids SHARD/MEMBER, with SHARD relative to the deepest folder that holds all shards.
-
-    Raises:
-        FileNotFoundError: a shard is missing.
-        ValueError: a file that is no such tar or cut off, a member that is absolute, outside ("..") or a link, a
-            picture that comes twice, a malformed cls or json, a box outside its picture, labels for some pictures only.
+    named by classes.txt beside the shards, one name a line, if there is one, else by numbers. Ids are SHARD/MEMBER,
+    with SHARD relative to the deepest folder that holds all shards.
     """
-    problems = Problems(bad)
+    problems = request.problems
     base = os.path.commonpath([os.path.abspath(shard.parent) for shard in shards])
     found = [
         entry for shard in shards for entry in _samples(shard, Path(os.path.relpath(shard, base)).as_posix(), problems)
@@ -63,10 +53,10 @@ def read_shards(
     if any(labelled):
         for entry in found:
             if entry.label is None:
-                problems.doubt(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
+                problems.fault(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
     root = shards[0].parent
     names = class_names([root], (entry.label for entry in found if entry.label is not None))
-    return assemble(problems, root, root, found, names if any(labelled) else (), truth_only=truth_only, resized=True)
+    return assemble(request, root, found, names if any(labelled) else (), source=root, resized=True)
 
 
 def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
@@ -85,7 +75,7 @@ def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
         pictures = [parts.pop("picture")] if "picture" in parts else _pictures(others)
         if len(pictures) > 1 and parts:
             several = " and ".join(os.path.basename(picture.name) for picture in pictures)
-            problems.doubt(str(parts.popitem()[1]), f"expected one picture of this sample, got {several}")
+            problems.fault(str(parts.popitem()[1]), f"expected one picture of this sample, got {several}")
             parts.clear()
         beside: dict[str, dict[str, Packed]] = {}  # texts of several dots, by name without suffix
         for member in others:
@@ -95,7 +85,7 @@ def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
         for picture in pictures:
             own = beside.get(os.path.splitext(picture.name)[0], {})
             for kind in own.keys() & parts.keys():
-                problems.doubt(str(own[kind]), f"another {kind} of the same sample", f"{name}/{picture.name}")
+                problems.fault(str(own[kind]), f"another {kind} of the same sample", f"{name}/{picture.name}")
             used.update(member.name for member in own.values())
             yield from _sample({"picture": picture} | parts | own, name, problems)
         if parts and not pictures:
@@ -138,12 +128,12 @@ def _members(shard: Path, problems: Problems) -> Iterator[Packed]:
         raise FileNotFoundError(f"no file {shard}")
     length, end = shard.stat().st_size, -1
     try:
-        tar = tarfile.open(shard, "r:")  # noqa: SIM115 (closed below)
+        tar = _Tar.open(shard, "r:")
     except _DAMAGED as error:
         raise ValueError(f"{shard}: not an uncompressed tar file: {str(error) or type(error).__name__}") from error
     with tar:
         while True:
-            tar.members = []  # tarfile would keep them all
+            tar.members = []
             try:
                 member = tar.next()
             except _DAMAGED as error:
@@ -171,7 +161,7 @@ def _sample(parts: dict[str, Packed], shard: str, problems: Problems) -> Iterato
     picture = parts.get("picture")
     if picture is None:
         first = next(iter(parts.values()))
-        problems.doubt(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
+        problems.fault(str(first), f"no picture of this sample ({', '.join(sorted(SUFFIXES))})")
         return
     id = f"{shard}/{picture.name}"
     entry = Found(str(picture), id, picture)
@@ -187,7 +177,7 @@ def _sample(parts: dict[str, Packed], shard: str, problems: Problems) -> Iterato
                 raise ValueError(f"{parts['cls']}: expected a class index, that of the json if it tells, got {text!r}")
             entry = entry._replace(label=label)
     except ValueError as error:
-        problems.caught(error, id)
+        problems.fault_of(error, id)
     yield entry
 
 
@@ -208,13 +198,13 @@ def _described(entry: Found, member: Packed) -> Found:
     if not isinstance(told, dict):
         raise ValueError(f"{member}: expected an object")
     label, boxes = told.get("label"), told.get("boxes")
-    size = told.get("width"), told.get("height")
+    width, height = told.get("width"), told.get("height")
     if label is not None and not (type(label) is int and 0 <= label < 1 << 31):
         raise ValueError(f"{member}: expected `label` to be a class index, got {label!r}")
-    if size != (None, None):
-        if not all(type(side) is int and 0 < side < 1 << 31 for side in size):
-            raise ValueError(f"{member}: expected positive whole numbers `width` and `height`, got {size}")
-        entry = entry._replace(size=size)
+    if width is not None or height is not None:
+        if not (is_side(width) and is_side(height)):
+            raise ValueError(f"{member}: expected positive whole numbers `width` and `height`, got {width, height}")
+        entry = entry._replace(size=(width, height))
     if boxes is not None:
         try:
             array = np.array(boxes, np.float64)
@@ -224,3 +214,25 @@ def _described(entry: Found, member: Packed) -> Found:
             raise ValueError(f"{member}: expected `boxes` to be a list of [x0, y0, x1, y1], got {boxes!r}") from error
         entry = entry._replace(boxes=array.reshape(-1, 4))
     return entry._replace(label=label)
+
+
+def _shards(path: Path) -> dict[str, list[Path]]:
+    """Tar files by split: train-000000.tar or train/000000.tar."""
+    if path.is_file():
+        return {path.stem: [path]} if path.suffix.lower() == ".tar" else {}
+    found: dict[str, list[Path]] = {}
+    for file in sorted([*path.glob("*.[tT][aA][rR]"), *path.glob("*/*.[tT][aA][rR]")]):
+        if any(map(hidden, file.relative_to(path).parts)):
+            continue
+        name = file.name if file.parent == path else file.parent.name
+        found.setdefault(re.split(r"[-_.0-9]", name)[0], []).append(file)
+    return found
+
+
+FORMAT = Format(
+    "a .tar file, or SPLIT-*.tar or SPLIT/*.tar, uncompressed",
+    fits=lambda path: bool(_shards(path)),
+    splits=lambda path: list(_shards(path)),
+    read=lambda request: read_shards(_shards(request.path)[request.part], request),
+    complete=True,
+)

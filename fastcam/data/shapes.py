@@ -11,9 +11,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from fastcam.data.reading import Format, Request
 from fastcam.data.sample import Sample
 
 _SPLITS = ("train", "val", "test")
+_COUNTS = {"train": 3000, "val": 400, "test": 600}  # pictures of each split that `load` gives
 _SUBPIXEL = 4  # fractional bits of the coordinates that OpenCV is given
 _MARGIN = 0.01  # of the picture, around the object
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -117,17 +119,10 @@ class Shapes:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """Give one picture, drawn when it is first asked for.
+        """One picture, drawn when it is first asked for; negative indices count from the end.
 
-        Args:
-            index: its number; negative ones count from the end.
-
-        Returns:
-            Picture, uint8 [size, size, 3] RGB, with label, mask, bool [size, size], and one box that fits the mask
-            tightly, float32 [1, 4], xyxy in pixels, half-open.
-
-        Raises:
-            IndexError: there is none of that index.
+        uint8 [size, size, 3] RGB, with label, mask, bool [size, size], and one box that fits the mask tightly, float32
+        [1, 4], xyxy in pixels, half-open.
         """
         index = range(len(self))[index]
         sample = self._samples[index]
@@ -136,17 +131,7 @@ class Shapes:
         return sample
 
     def truth(self, index: int) -> Sample:
-        """Tell what is known of one picture, which is drawn for it.
-
-        Args:
-            index: its number.
-
-        Returns:
-            The sample with image None.
-
-        Raises:
-            IndexError: there is none of that index.
-        """
+        """What is known of one picture, which is drawn for it."""
         return self[index]._replace(image=None)
 
     def _draw(self, index: int) -> Sample:
@@ -158,20 +143,7 @@ class Shapes:
 
 
 def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one picture.
-
-    Args:
-        label: class index into `CLASS_NAMES`.
-        size: side of the picture in pixels; below 32 there is little to be seen.
-        rng: source of all random choices.
-
-    Returns:
-        The picture, uint8 [size, size, 3] RGB, and the object's mask, bool [size, size].
-
-    Raises:
-        IndexError: there is no class of that index.
-        cv2.error: the size is no positive whole number.
-    """
+    """Draw one picture of the class `CLASS_NAMES[label]`: uint8 [size, size, 3] RGB, and its object's mask, bool."""
     canvas = _background(rng, size)
     outline, angle = _place(rng, list(OUTLINES.values())[label], _extent(rng, 0.32, 0.54), size)
     coverage = np.zeros((size, size), np.uint8)
@@ -190,18 +162,18 @@ def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth colour field with grain, blobs, lines and distractors: uint8 [size, size, 3]."""
     field = np.stack([_color(rng) for _ in range(9)]).reshape(3, 3, 3).astype(np.float32)
-    canvas = cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)
+    smooth = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
     for cell in (1, 3):  # fine grain and coarse
         side = -(-size // cell)
         grain = rng.integers(-128, 128, (side, side), dtype=np.int16).astype(np.float32) * rng.uniform(0, 0.16)
-        canvas += cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
-    canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+        smooth += cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
+    canvas = np.clip(smooth, 0, 255).astype(np.uint8)
     for _ in range(rng.integers(3, 8)):  # blobs
         _fill(canvas, _place(rng, OUTLINES["disc"], _extent(rng, 0.05, 0.3), size)[0], _color(rng))
     for _ in range(rng.integers(2, 7)):  # lines
-        ends = np.rint(rng.uniform(-0.1, 1.1, (2, 2)) * size).astype(int).tolist()
+        begin, end = np.rint(rng.uniform(-0.1, 1.1, (2, 2)) * size).astype(int).tolist()
         width = int(rng.integers(1, max(2, size // 28)))
-        cv2.line(canvas, *ends, _color(rng).tolist(), width, cv2.LINE_AA)
+        cv2.line(canvas, begin, end, _color(rng).tolist(), width, cv2.LINE_AA)
     shapes = list(OUTLINES.values())
     for _ in range(rng.integers(1, 4)):  # distractors
         outline = shapes[rng.integers(len(shapes))]
@@ -243,3 +215,16 @@ def _contrasting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         first, second = _color(rng), _color(rng)
         if abs((first - second) @ _LUMA) > 90:
             return first, second
+
+
+def _read(request: Request) -> Shapes:
+    return Shapes(request.part, _COUNTS[request.part])
+
+
+FORMAT = Format(
+    "the drawn data set, by this name",
+    fits=lambda path: False,
+    splits=lambda path: list(_COUNTS),
+    read=_read,
+    complete=True,
+)

@@ -12,14 +12,14 @@ from fastcam import drawing
 from fastcam.report.page import embed, embed_file, write
 
 
-class Item(NamedTuple):
+class GalleryItem(NamedTuple):
     """One entry of a gallery.
 
     Attributes:
         image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1].
         map: heat map [H, W], floating in [0, 1]; None where there is none, and boxes are drawn over the picture.
         boxes: predicted boxes [B, 4], xyxy in pixels of `image`, right and bottom exclusive.
-        truth: true boxes [B, 4], likewise; both are () where there are none.
+        truth: true boxes [B, 4], as boxes; both are () where there are none.
         caption: text below the pictures; line breaks are kept.
         hit: whether the prediction counts as right (shown as a badge), or None.
     """
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 def gallery(
     path: str | os.PathLike[str],
-    items: Iterable[Item],
+    items: Iterable[GalleryItem],
     title: str,
     summary: Mapping[str, object] | None = None,
     figures: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -56,7 +56,7 @@ def gallery(
         The path written.
 
     Raises:
-        TypeError: if a picture or map is of the wrong type (see `visualize`).
+        TypeError: if a picture or map is of the wrong type (see `fastcam.drawing`).
         ValueError: if a picture, map or box has the wrong shape or range.
         OSError: if a figure cannot be read or the file not be written.
     """
@@ -72,7 +72,7 @@ def gallery(
     )
 
 
-def _cards(items: Iterable[Item], side: int) -> Iterator[dict[str, object]]:
+def _cards(items: Iterable[GalleryItem], side: int) -> Iterator[dict[str, object]]:
     for item in items:
         image, heat, scale = _fit(np.asarray(item.image), item.map, side)
         boxes, truth = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale for boxes in (item.boxes, item.truth))

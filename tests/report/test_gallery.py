@@ -30,10 +30,10 @@ class Page(HTMLParser):
         return [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) for source in sources]
 
 
-def item(height=48, width=64, **options) -> report.Item:
+def item(height=48, width=64, **options) -> report.GalleryItem:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (height, width, 3), np.uint8)
-    return report.Item(picture, rng.random((height, width), np.float32), **options)
+    return report.GalleryItem(picture, rng.random((height, width), np.float32), **options)
 
 
 def page(tmp_path, items, *args, **options) -> Page:

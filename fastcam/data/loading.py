@@ -1,0 +1,137 @@
+"""Data sets by name or by the layout of their files.
+
+A format is a module in `fastcam/data/readers/`, and a line in `FORMATS`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastcam.data import shapes
+from fastcam.data.readers import (
+    catdog,
+    coco,
+    cub,
+    folder,
+    huggingface,
+    ilsvrc,
+    lists,
+    masks,
+    stl10,
+    voc,
+    webdataset,
+    wsol,
+)
+from fastcam.data.reading import Format, Problems, Request, choose_split
+from fastcam.data.sample import Collection
+
+FORMATS: dict[str, Format] = {  # in the order in which they are tried; the last ones fit much
+    "wsol": wsol.FORMAT,
+    "cub": cub.FORMAT,
+    "ilsvrc": ilsvrc.FORMAT,
+    "coco": coco.FORMAT,
+    "voc": voc.FORMAT,
+    "masks": masks.FORMAT,
+    "stl10": stl10.FORMAT,
+    "webdataset": webdataset.FORMAT,
+    "list": lists.FORMAT,
+    "catdog": catdog.FORMAT,
+    "folder": folder.FORMAT,
+    "hf": huggingface.FORMAT,
+    "shapes": shapes.FORMAT,
+}
+
+
+def load(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    split: str | None = None,
+    format: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    *,
+    truth_only: bool = False,
+    bad: list[tuple[str, str]] | None = None,
+) -> Collection:
+    """Open a data set.
+
+    Samples are of upright pictures, and so are their boxes, sizes and masks. Where EXIF turns a picture, and a data set
+    tells a size, or has a mask, of the picture as it is stored, these are turned along; so are boxes without a size
+    that fit only that. Where sizes cannot tell (half turns, mirrored and square pictures) they are taken as those of
+    the data set's other turned pictures: all as stored, or all upright, else the picture is refused. If there are none,
+    they are taken for upright, with a warning. Sizes of the picture's proportions are those of a larger or smaller
+    copy. Others are refused by coco, voc, ilsvrc and masks, when the picture is asked for; wsol, list, webdataset and
+    hf tell sizes on purpose, whatever the pictures were squashed to.
+
+    Args:
+        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder); or several tar shards.
+        split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
+            has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
+            own, the only one there is.
+        format: one of `FORMATS`; by default it is recognised by its layout.
+        images: folder of the pictures, where it is not where the format has it.
+        truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
+        bad: a list to which (id, reason) is appended for each picture that is malformed or missing and so left out;
+            the id is file and line where it cannot be told. None raises at the first. What is wrong with a whole file
+            always raises. A list that is a `Faults` keeps the pictures, those without annotations, too.
+
+    Returns:
+        The data set; a `Pictures` if it consists of picture files.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file of the data set is missing.
+        ValueError: an unknown format or split, a layout that is none of `FORMATS`, `images` where the format has none,
+            or malformed files; the message names file, and line or element.
+        ImportError: the format is hf, and the package `datasets` is not installed.
+    """
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(f"no folder of pictures at {images}")
+    problems = Problems(bad)
+    if not isinstance(source, str | os.PathLike):
+        if format not in (None, "webdataset") or split is not None or images is not None:
+            raise ValueError(f"several paths are shards of one webdataset, without split and images, got {len(source)}")
+        return webdataset.read_shards(list(map(Path, source)), Request(Path(), None, None, truth_only, problems))
+    path, name = _recognise(source, format)
+    known = FORMATS[name]
+    if images is not None and known.complete:
+        raise ValueError(f"{name} has its pictures in its own place, got `images` {images}")
+    if split is not None or not known.whole(path):
+        available = known.splits(path)
+        if available or split is not None:
+            split = choose_split(split, available, path)
+    return known.read(Request(path, split, None if images is None else Path(images), truth_only, problems))
+
+
+def splits(source: str | os.PathLike[str], format: str | None = None) -> list[str]:
+    """Tell into which splits a data set is divided.
+
+    Args:
+        source: as for `load`.
+        format: as for `load`.
+
+    Returns:
+        Their names, without STL-10's folds; [] if it is not divided.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    path, name = _recognise(source, format)
+    return [split for split in FORMATS[name].splits(path) if not split.startswith("fold")]
+
+
+def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path, str]:
+    path = Path(source)
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
+    if format == "shapes" or (os.fspath(source) == "shapes" and (isinstance(source, str) or not path.exists())):
+        return path, "shapes"
+    if not path.exists():
+        raise FileNotFoundError(f"no data set at {path}")
+    if format is None:
+        format = next((name for name, known in FORMATS.items() if known.fits(path)), None)
+        if format is None:
+            known = "; ".join(f"{name}: {known.layout}" for name, known in FORMATS.items())
+            raise ValueError(f"{path} has none of the known layouts ({known})")
+    elif format == "catdog" and all((path / "train" / name).is_dir() for name in ("dog", "cat")):
+        format = "folder"  # what `fastcam data catdog` makes
+    elif not FORMATS[format].fits(path):
+        raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
+    return path, format

@@ -1,0 +1,121 @@
+"""The options of `evaluate` and `compare`: signatures, checks, documentation and commands are made of them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastcam._options import check, option
+
+METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
+ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How maps are measured."""
+
+    protocol: object = option(
+        "standard",
+        "whose rules: a name in `fastcam.evaluation.PROTOCOLS`, which are standard, paper, rethinking, ts-cam, bas and "
+        "notebook, or a `Protocol`",
+    )
+    metrics: Sequence[str] = option(METRICS, "which of them to measure, see `fastcam.evaluation.Evaluator`", cli=False)
+    bootstrap: int = option(200, "replicates for confidence intervals, 0 for none", least=0)
+    seed: int = option(0, "of the replicates", cli=False)
+    skip_bad: bool = option(False, "list what cannot be measured instead of stopping at the first", decides=False)
+    batch_size: int = option(32, "pictures in a batch", least=1)
+    overwrite: bool = option(
+        False,
+        "replace the results, or the run that was broken off, that `out` has; otherwise that is an error",
+        decides=False,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How a network's maps are made."""
+
+    method: str = option("cam", "method of the maps, one of `fastcam.methods.METHODS`: cam, gradcam, gradcam++, …")
+    target_layers: tuple[str, ...] | Any = option(
+        None, "modules or dotted names; by default the model's last stage", flags="--target-layer"
+    )
+    tap: bool = option(
+        False, "thresholded average pooling instead of the network's global pooling, with its weights as they are"
+    )
+    clamp: bool = option(False, "count negative weights as zero in the maps of the method cam")
+    relu: bool | None = option(None, "clip coarse maps at zero; by default as the method has it (CAM: no)")
+    smooth: tuple[str, ...] = option(
+        (),
+        'any of "aug", the average over six views of each picture, and "eigen", the first principal component of the '
+        "weighted channels",
+        metavar="aug,eigen",
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.smooth, list):
+            object.__setattr__(self, "smooth", tuple(self.smooth))
+        check(self)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(MapSettings, MeasureSettings):
+    """How `evaluate` measures maps, boxes or a network."""
+
+    targets: Literal["label", "highest"] = option(
+        "label",
+        'which class\'s map or box of each picture counts: "label", the true one, or "highest". Labels are not looked '
+        "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
+    )
+    threshold: float | None = option(None, "τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's")
+    threshold_from: str | os.PathLike[str] | None = option(
+        None, "metrics.json of another split: its best threshold is taken"
+    )
+    cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0, decides=False)
+    save_maps: Literal["float32", "float16"] | None = option(
+        None, "write the network's coarse maps to `out`/maps.parquet, in this dtype", cli=False
+    )
+    resume: bool = option(
+        False,
+        "go on with the run that was broken off in `out`, if there is one; the results are the same",
+        decides=False,
+    )
+    part: tuple[int, int] | None = option(
+        None, "(i, n): do the i-th of n parts of the work only, from 1; `merge` makes the whole of them", cli=False
+    )
+    merge: Sequence[str | os.PathLike[str]] = option(
+        (), "folders of all parts, in any order; everything else as it was for them", cli=False
+    )
+    save_every: int = option(100, "batches between saves of the state that `resume` needs", least=1, decides=False)
+
+
+@dataclass(frozen=True)
+class CompareSettings(MeasureSettings):
+    """How `compare` measures several methods."""
+
+    methods: tuple[str, ...] = option(
+        ROWS,
+        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of `fastcam.methods.METHODS`: "
+        "+tap, thresholded average pooling instead of the network's; +clamp, negative weights of CAM count as zero; "
+        "+pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother maps",
+        metavar="ROW,ROW,…",
+    )
+    target_layers: tuple[str, ...] | Any = option(
+        None, "modules or dotted names, for all methods; by default the model's last stage", flags="--target-layer"
+    )
+    threshold: float | None = option(
+        None, "τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"
+    )
+    pas_percentile: float = option(90.0, 'what τ is relative to in rows with "+pas", in [0, 100]')
+    pictures: int = option(
+        6, "how many pictures, evenly spread over the data set, are drawn with all maps; 0 for none", least=0
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.methods, str):
+            raise TypeError(f"`methods` must be a list of names, got the string {self.methods!r}")
+        object.__setattr__(self, "methods", tuple(self.methods))
+        check(self)

@@ -1,0 +1,199 @@
+"""`export`: a run read picture by picture, and written by a format."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from fastcam._version import __version__
+from fastcam.export import boxes, coco, maps as kept
+from fastcam.export.files import ExportOptions, Job, LeftOut, Write, check_free
+from fastcam.models import suggest
+from fastcam.runs.folder import EXPORTS, RunFolder
+from fastcam.runs.table import RunTable
+
+_EXAMPLES = 10  # of pictures left out, kept with their reasons
+
+
+class Format(NamedTuple):
+    """A format of other tools.
+
+    Attributes:
+        name: of its file or folder in a run's folder.
+        write: a context manager that gives what writes a picture.
+        options: fields of `ExportOptions` that it knows.
+        maps: it needs the maps of a run.
+        classes: the most that the network may have; None if any.
+        beside: names a second file that it writes.
+        stored: its readers open pictures with Pillow, which does not turn them by EXIF, as others do.
+    """
+
+    name: str
+    write: Write
+    options: tuple[str, ...] = ()
+    maps: bool = False
+    classes: int | None = None
+    beside: Callable[[Path], Path] | None = None
+    stored: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "coco": Format(EXPORTS["coco"], coco.coco, ("annotations", "categories"), beside=coco.coco_images),
+    "csv": Format(EXPORTS["csv"], boxes.csv_table),
+    "labelstudio": Format(EXPORTS["labelstudio"], boxes.label_studio, ("url",), beside=boxes.label_studio_setup),
+    "voc": Format(EXPORTS["voc"], boxes.voc, stored=True),
+    "yolo": Format(EXPORTS["yolo"], boxes.yolo),
+    "wsol": Format(EXPORTS["wsol"], boxes.wsol, stored=True),
+    "png": Format(EXPORTS["png"], kept.png, ("size",), maps=True, stored=True),
+    "npy": Format(EXPORTS["npy"], kept.npy, ("size",), maps=True, stored=True),
+    "wsss": Format(EXPORTS["wsss"], kept.wsss, ("cuts",), maps=True, classes=kept.CLASSES, stored=True),
+}
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: the file or folder.
+        pictures: how many pictures it has.
+        boxes: how many boxes they have in the table, as far as the format takes them.
+        errors: how many pictures the run could not localize; they are not in it.
+        left_out: how many pictures the format cannot express; they are not in it either.
+        examples: (id, reason) of the first of these.
+        notes: what the format's readers may stumble over.
+    """
+
+    path: Path
+    pictures: int
+    boxes: int
+    errors: int
+    left_out: int
+    examples: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def check_formats(formats: Iterable[str], maps: bool, classes: int | None = None) -> None:
+    """Refuse formats that a run could not write in the end.
+
+    Args:
+        formats: their names.
+        maps: whether the run keeps its maps.
+        classes: how many the network has; None if that is not to be looked at.
+
+    Raises:
+        ValueError: there is no such format, it needs maps, or it has no place for so many classes.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"unknown format {name!r}{suggest(name, list(FORMATS))}; known: {', '.join(FORMATS)}")
+        if FORMATS[name].maps and not maps:
+            raise ValueError(f"format {name} is made of maps, but the run does not keep them")
+        most = FORMATS[name].classes
+        if most is not None and (classes or 0) > most:
+            raise ValueError(
+                f"format {name} has labels of 8 bits, for at most {most} classes; the network has {classes}"
+            )
+
+
+def places(run: str | os.PathLike[str], format: str) -> list[Path]:
+    """Name what an export to a run's folder writes.
+
+    Args:
+        run: the folder.
+        format: one of `FORMATS`.
+
+    Returns:
+        One file or folder, or two.
+    """
+    path, beside = RunFolder(Path(run)).export(format), FORMATS[format].beside
+    return [path] if beside is None else [path, beside(path)]
+
+
+def export(
+    run: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    annotations: str | os.PathLike[str] | None = None,
+    categories: Mapping[int, int] | None = None,
+    size: int | Literal["picture"] | None = None,
+    cuts: tuple[float, float] | None = None,
+    url: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Exported:
+    """Convert boxes.parquet, picture by picture, in memory that does not grow with it.
+
+    Boxes, sizes and maps are of the upright pictures, as browsers, OpenCV and tools for annotation show them; what
+    Pillow opens is turned by `PIL.ImageOps.exif_transpose`. With `annotations`, boxes are of the pictures that these
+    tell the size of: as they are stored, if that is their size, and larger or smaller.
+
+    The file or folder appears when it is complete; if the work breaks off, what was there stays.
+
+    Args:
+        run: folder of a run of `fastcam.localize`, or its boxes.parquet.
+        format: one of `FORMATS`: "coco", "csv", "labelstudio", "voc", "yolo", "wsol"; with maps "png", "npy", "wsss".
+        out: the file or folder to write, by default `FORMATS[format].name` in the run's folder.
+        annotations: for coco: its file of the true objects, whose ids of images and categories are taken.
+        categories: for coco: class index → category id.
+        size: for png and npy: side of square maps in pixels, or "picture" for each picture's own size; by default
+            "picture" for png, 224 for npy.
+        cuts: for wsss: thresholds in [0, 1) below which a pixel is background and above which it is object; by default
+            the run's threshold is both.
+        url: for labelstudio: goes before each image_id; by default "/data/local-files/?d=".
+        overwrite: replace what has been exported there before; by default that is an error.
+        progress: show a progress bar where standard error is a terminal.
+
+    Returns:
+        Where it is, the numbers of pictures and boxes, of errors, and of pictures left out, and notes.
+
+    Raises:
+        FileNotFoundError: there is no such run, or no file of annotations.
+        FileExistsError: `out` exists and `overwrite` is not set, or it is a folder of something else.
+        ValueError: an unknown format, an option that it does not have or is out of range, a damaged table, a class
+            without category, an image_id that could lead out of the folder, or a format of maps where none are kept.
+        OSError: the results cannot be written.
+    """
+    check_formats([format], maps=True)
+    chosen = FORMATS[format]
+    given = Path(annotations) if annotations is not None else None
+    options = ExportOptions(given, categories, size, cuts, url)
+    for name, value in options._asdict().items():
+        if value is not None and name not in chosen.options:
+            owners = ", ".join(key for key, known in FORMATS.items() if name in known.options)
+            raise ValueError(f"`{name}` is for {owners}, not for {format}")
+    if not (size in (None, "picture") or (isinstance(size, int) and size > 0)):
+        raise ValueError(f'`size` must be a positive whole number of pixels or "picture", got {size!r}')
+    table = RunTable(run)
+    check_formats([format], table.has_maps)
+    path = Path(os.path.abspath(table.folder.export(format) if out is None else out))
+    targets = [path]
+    if chosen.beside is not None and annotations is None:  # given annotations list the images already
+        targets.append(chosen.beside(path))
+    if len({table.path.resolve(), *targets}) <= len(targets):
+        raise ValueError(f"{path} is the table itself, or what is to be written beside it: choose another name")
+    for target in targets:
+        check_free(target, overwrite)
+    pictures = found = errors = left_out = turned = 0
+    examples: list[tuple[str, str]] = []
+    notes: list[str] = []
+    job = Job(path, table, table.info | {"format": format, "exported_by": __version__}, options, notes)
+    with chosen.write(job) as add:
+        for picture in table.pictures(chosen.maps, progress):
+            if picture.error is not None:
+                errors += 1
+                continue
+            try:
+                found += add(picture)
+                pictures += 1
+                turned += picture.orientation > 1
+            except LeftOut as reason:
+                left_out += 1
+                if len(examples) < _EXAMPLES:
+                    examples.append((picture.id, str(reason)))
+    if turned and chosen.stored:
+        notes.append(
+            f"{turned} pictures are turned by EXIF and are here as they are shown; readers that do not turn them, as "
+            "Pillow does not, need them stored upright"
+        )
+    return Exported(path, pictures, found, errors, left_out, tuple(examples), tuple(notes))

@@ -1,0 +1,263 @@
+"""Cards of a run's page: which pictures are worth one, what it says, and its small picture and map."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from fastcam import drawing, methods, ops
+from fastcam.data.pictures import Packed, Pictures
+from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
+from fastcam.pictures.stream import in_order
+from fastcam.report.page import embed
+from fastcam.report.truth import Classes, Truth
+from fastcam.runs.maps import decode_map
+from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, Row
+from fastcam.runs.table import RunTable
+
+ALL_CARDS = 10_000  # more would make a page that is slow to open
+SIDE = 256  # longer side of a small picture in pixels
+_QUALITY = 80
+_SHOWN = 10  # rows of a picture on its card
+
+_ENTRY = np.dtype(
+    [(name, np.int64) for name in ("first", "count", "group")]
+    + [(name, np.float64) for name in ("key", "quality", "margin", "iou")]
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture that the page shows.
+
+    Attributes:
+        first: number of its first row in the table.
+        count: how many rows it has.
+        kinds: what it was chosen as.
+        place: where it stands among all cards by importance, from 0.
+        quality: see `fastcam.report.statistics.Statistics`; None if unknown.
+        margin: as quality.
+        iou: of its first box with the true boxes, or None.
+    """
+
+    first: int
+    count: int
+    kinds: tuple[str, ...]
+    place: int
+    quality: float | None
+    margin: float | None
+    iou: float | None
+
+
+def entries(first: np.ndarray, count: np.ndarray, **values: np.ndarray) -> np.ndarray:
+    """Candidates for `Choice.offer`, a structured array [N].
+
+    `first` and `count` are int64 [N], see `Card`; `values` are quality, margin and iou, float64 [N], NaN if unknown.
+    """
+    made = np.zeros(len(first), _ENTRY)
+    for name, column in {"first": first, "count": count, **values}.items():
+        made[name] = column
+    return made
+
+
+class Choice:
+    """Keeps the first `number` of each kind and group of all that are offered; memory grows with groups only."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._kept: dict[str, np.ndarray] = {}
+
+    def offer(self, kind: str, candidates: np.ndarray, group: np.ndarray, key: np.ndarray) -> None:
+        """Consider some more pictures for what they would be chosen as.
+
+        Of each group (int64 [N]; below 0 is none) those with the smallest finite key (float64 [N]) are chosen, of equal
+        ones the first that were offered.
+        """
+        usable = np.isfinite(key) & (group >= 0)
+        added = candidates[usable]
+        added["group"], added["key"] = group[usable], key[usable]
+        together = np.concatenate([self._kept.get(kind, added[:0]), added])
+        self._kept[kind] = together[_places(together["group"], together["key"]) < self._number]
+
+    def cards(self) -> list[Card]:
+        """The chosen pictures, in the order of the table.
+
+        Of each kind the first over all groups are the most important, then the first of each group, then the second,
+        and so on, up to `ALL_CARDS` in all.
+        """
+        best: dict[int, tuple[int, np.void]] = {}
+        kinds: dict[int, list[str]] = {}
+        for kind, kept in self._kept.items():
+            overall = _places(np.zeros(len(kept)), kept["key"])
+            within = self._number + _places(kept["group"], kept["key"])
+            for entry, place in zip(kept, np.where(overall < self._number, overall, within).tolist(), strict=True):
+                first = int(entry["first"])
+                kinds.setdefault(first, []).append(kind)
+                if first not in best or place < best[first][0]:
+                    best[first] = place, entry
+        ranking = sorted(best, key=lambda first: (best[first][0], first))[:ALL_CARDS]
+        places = {first: place for place, first in enumerate(ranking)}
+        return [
+            Card(
+                first,
+                int(best[first][1]["count"]),
+                tuple(kinds[first]),
+                places[first],
+                *(_known(best[first][1][name]) for name in ("quality", "margin", "iou")),
+            )
+            for first in sorted(places)
+        ]
+
+
+def _places(groups: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The place of each within its group by its key, from 0."""
+    order = np.lexsort((keys, groups))  # stable
+    ordered, numbers = groups[order], np.arange(len(order))
+    begins = np.ones(len(order), bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    places = np.empty(len(order), np.int64)
+    places[order] = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
+    return places
+
+
+def _known(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Truth | None) -> list[dict[str, Any]]:
+    """What the page's script needs to know of each card, for JSON."""
+    first, count = (np.array([getattr(card, name) for card in cards], np.int64) for name in ("first", "count"))
+    described = []
+    oriented = "orientation" in table.columns
+    for card, rows in zip(
+        cards, table.rows_at(first, np.minimum(count, _SHOWN), (*COLUMNS, "orientation")), strict=True
+    ):
+        head = rows[0]
+        size = (head.width, head.height) if head.width and head.height else None
+        label = None if truth is None else truth.labels.get(head.image_id)
+        true = (
+            truth.boxes_in(head.image_id, size, head.orientation or 1 if oriented else None) if truth and size else ()
+        )
+        described.append(
+            {
+                "id": head.image_id,
+                "size": size,
+                "kinds": card.kinds,
+                "label": None if label is None else classes.of_label.get(label),
+                "rows": [_line(row, classes) for row in rows if row.status == "ok"],
+                "truth": [[round(edge, 1) for edge in box] for box in np.asarray(true).tolist()],
+                "quality": card.quality,
+                "margin": card.margin,
+                "iou": card.iou,
+                "error": None if head.status == "ok" else split_error(head.error),
+            }
+        )
+    return described
+
+
+def _line(row: Row, classes: Classes) -> tuple[int | None, float | None, int | None, list[float] | None]:
+    """Class, score, rank and box of a row; what is unknown, or no number, is None."""
+    box = [edge for edge in (row.x0, row.y0, row.x1, row.y1) if edge is not None and math.isfinite(edge)]
+    sound = len(box) == 4 and box[2] > box[0] and box[3] > box[1]
+    return (
+        None if row.class_id is None else classes.of_class.get(row.class_id),
+        round(row.score, 6) if row.score is not None and math.isfinite(row.score) else None,
+        row.rank,
+        [round(edge, 1) for edge in box] if sound else None,
+    )
+
+
+def split_error(error: str | None) -> tuple[str, str]:
+    """Code and message of an error, which is "code: message"; empty if there is none."""
+    code, colon, message = (error or "").partition(": ")
+    return (code, message) if colon else ("", code)
+
+
+def listed_places(table: RunTable, ids: Sequence[str] | None = None) -> dict[str, Path | Packed]:
+    """Where pictures lie, by id, as far as the list of inputs has them that the run keeps beside its table."""
+    if not table.folder.inputs.is_file() or (ids is not None and not ids):
+        return {}
+    chosen = None if ids is None else [("key", "in", list(ids))]
+    columns = pq.read_table(table.folder.inputs, columns=["key", "path", "offset", "length"], filters=chosen)
+    found: dict[str, Path | Packed] = {}
+    for key, path, offset, length in zip(*(column.to_pylist() for column in columns.columns), strict=True):
+        file = Path(os.fsdecode(path))
+        found[key] = file if offset is None else Packed(file, key, offset, length)
+    return found
+
+
+class Thumbnails:
+    """Small pictures of cards, and maps over them, as data URLs: number of the card, picture, map.
+
+    `cards` are those that get one, by number; pictures are where `files` has them, or else under `root`; `info` has how
+    the run made its maps. None for a picture that cannot be found or read, and for a map that the table has not.
+    """
+
+    def __init__(
+        self,
+        table: RunTable,
+        cards: Mapping[int, Card],
+        root: Path | None,
+        files: Mapping[str, Path | Packed],
+        info: Mapping[str, Any],
+    ) -> None:
+        self._table, self._cards, self._root, self._files = table, cards, root, files
+        relu, method = info.get("relu"), methods.METHODS.get(str(info.get("method", "cam")))
+        self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
+        self._mode = info.get("mode", "bilinear")
+        self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))
+        self.number = 0  # of pictures made until now
+
+    def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:
+        first = np.array([card.first for card in self._cards.values()], np.int64)
+        rows = self._table.rows_at(first, np.ones_like(first), ("image_id", "width", "height", *CAM_COLUMNS))
+        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-report") as pool:
+            drawn = in_order(pool, self._draw, ((row,) for (row,) in rows), 32)
+            for index, (picture, map) in zip(self._cards, drawn, strict=True):
+                self.number += picture is not None
+                yield index, picture, map
+
+    def _draw(self, row: Row) -> tuple[str | None, str | None]:
+        """Both for one picture, by its first row, which has its size; runs in threads."""
+        picture = self._small(row.image_id)
+        size = _fit(row.width or 1, row.height or 1) if picture is None else picture.size
+        return None if picture is None else embed(np.asarray(picture), _QUALITY), self._map(row, size)
+
+    def _small(self, id: str) -> Image.Image | None:
+        file = self._files.get(id)
+        if file is None and self._root is None:
+            return None
+        try:
+            # Refuses ids that lead out of the folder: a table is data from elsewhere.
+            picture = Pictures(self._root or Path(), [id], None if file is None else [file])[0].image
+        except ValueError:
+            return None
+        return picture.resize(_fit(*picture.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+    def _map(self, row: Row, size: tuple[int, int]) -> str | None:
+        if row.cam is None:
+            return None
+        try:
+            coarse = torch.from_numpy(decode_map(row.cam, row.cam_height, row.cam_width))
+        except ValueError:
+            return None
+        heat = ops.heatmap(coarse[None], self._preprocess.size, self._relu, mode=self._mode)[0]
+        try:
+            _, geometry = self._preprocess.frame(Image.new("RGB", size))
+        except DecodeError:
+            return None
+        return embed(drawing.colorize(geometry.spread(heat.numpy(), size).clip(0, 1)), _QUALITY)
+
+
+def _fit(width: int, height: int) -> tuple[int, int]:
+    """Size of the small picture of one of this size; tiny ones are not enlarged."""
+    scale = min(1, SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
