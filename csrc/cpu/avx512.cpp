@@ -7,6 +7,7 @@
 // Before the processor is chosen: inline functions of these headers stay those of every processor.
 #include "../contour.h"
 #include "../iou.h"
+#include "../weightings.h"
 #include "dispatch.h"
 
 #ifdef __clang__

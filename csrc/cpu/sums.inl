@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "../weightings.h"
 #include "simd.h"
 #include "sums.h"
 
@@ -75,7 +76,7 @@ struct Products {  // hirescam
 struct PositiveProducts {  // layercam
   template <class Acc>
   static inline Acc term(Acc a, Acc g, Acc sum) {
-    return fused(g > Acc(0) ? g : g != g ? g : Acc(0), a, sum);
+    return fused(positive_part(g), a, sum);
   }
 };
 
@@ -172,23 +173,6 @@ void weighted_sum(const Features& f, const Acc* w, int64_t begin, int64_t end, A
     else
       sum_vectors<2>(a, w, f.K, f.Z, offset, out);
   }
-}
-
-// One position's share of the Grad-CAM++ weight: relu(g) * g^2 / (2 g^2 + sum(a) g^3 + eps); 0 where g is not positive.
-template <class Acc>
-inline Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
-  const Acc g2 = g * g, g3 = g2 * g;
-  const Acc twice = Acc(2) * g2, mixed = activation_sum * g3;
-  const Acc denominator = (twice + mixed) + eps;
-  const Acc share = g2 / (denominator == Acc(0) ? Acc(1) : denominator) * g;
-  return g > Acc(0) ? share : g != g ? g : Acc(0);
-}
-
-// What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it.
-template <class Acc>
-inline Acc ratio_base(Acc sum, Acc eps) {
-  const Acc base = sum < Acc(0) ? sum - eps : sum + eps;
-  return base == Acc(0) ? Acc(1) : base;
 }
 
 // Weights of channels [begin, end), each from what lies at all positions of its channel.

@@ -16,6 +16,7 @@
 
 #include "../exact.h"
 #include "../options.h"
+#include "../weightings.h"
 #include "block.cuh"
 
 namespace fastcam {
@@ -105,7 +106,7 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
 #pragma unroll
       for (int e = 0; e < V; ++e) {
         Acc f = factor[e];
-        if (kFactor == Factor::kPositiveGradient) f = f > Acc(0) ? f : f != f ? f : Acc(0);
+        if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
         sum[e] = fused(f, static_cast<Acc>(value(an.v[e])), sum[e]);
       }
       if constexpr (kWeighted) w += kPartials;
@@ -129,7 +130,7 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
       const int channel = kLast ? e : e < left ? 0 : 1;  // from k on
       if (k + channel < rest) {
         Acc f = kWeighted ? w[channel] : static_cast<Acc>(value(g[at + e]));
-        if (kFactor == Factor::kPositiveGradient) f = f > Acc(0) ? f : f != f ? f : Acc(0);
+        if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
         sum[e] = fused(f, static_cast<Acc>(value(a[at + e])), sum[e]);
       }
       partials[i + e] = sum[e];
