@@ -74,6 +74,7 @@ _MOVED = {
     "decoding": "pictures",
     "distributed": "localization.engines.machines",
     "outputs": "export",
+    "panels": "drawing",
     "visualize": "drawing",
 }
 

@@ -17,6 +17,7 @@ from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess
+from fastcam.pictures.stream import batched, stream
 from fastcam.report import GalleryItem, gallery
 from fastcam.training import train
 
@@ -117,7 +118,7 @@ def run(
         "MaxBoxAcc": f"{result.max_box_acc:.1f} %",
         "best centre box": f"{result.best_center_box:.1f} %",
     }
-    items = _items(test_data, logits, coarse, boxes)
+    items = _items(test_data, logits, coarse, boxes, truth)
     picture = _hero(items[: len(CLASS_NAMES)])
     with replacing(out / "hero.png") as partial:
         partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1].tobytes())
@@ -129,34 +130,33 @@ def run(
 
 def _truth(data: Shapes) -> np.ndarray:
     """The true boxes: float32 [N, 4]."""
-    return np.concatenate([data[index].boxes for index in range(len(data))])
+    return np.concatenate([boxes for index in range(len(data)) if (boxes := data[index].boxes) is not None])
 
 
 def _maps(model: nn.Module, config: ModelConfig, data: Shapes) -> tuple[Tensor, Tensor]:
     """Logits [N, C], and the coarse maps [N, h, w] of the true classes."""
     preprocess = Preprocess.of(config)
-    logits, coarse = [], []
     cam = methods.CAM(model)
-    for indices in torch.arange(len(data)).split(64):
-        samples = [data[index] for index in indices.tolist()]
-        frames = np.stack([preprocess.frame(sample.image)[0] for sample in samples])
-        images = preprocess.normalize(torch.from_numpy(frames))
-        coarse.append(cam.coarse(images, [sample.label for sample in samples]))
-        logits.append(cam.outputs)
+    logits, coarse = list[Tensor](), list[Tensor]()
+    for batch in stream(batched(range(len(data)), 64), lambda index: preprocess.frame(data[index].image)[0]):
+        labels = data.labels[len(coarse) * 64 :][: len(batch)]
+        run = methods.observe([cam], preprocess.normalize(torch.from_numpy(np.stack(batch))), labels)
+        coarse.append(cam.coarse(run))
+        logits.append(run.logits)
     return torch.cat(logits), torch.cat(coarse)
 
 
-def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray) -> list[GalleryItem]:
+def _items(data: Shapes, logits: Tensor, coarse: Tensor, boxes: np.ndarray, truth: np.ndarray) -> list[GalleryItem]:
     """The first pictures for the gallery."""
     maps = ops.heatmap(coarse[:_GALLERY], data.size, relu=False).numpy()
     items = []
     for index, (map, scores) in enumerate(zip(maps, logits.softmax(1), strict=False)):
-        sample, predicted = data[index], int(scores.argmax())
-        iou = evaluation.box_iou(boxes[index], sample.boxes[0]).item()
+        label, predicted = data.labels[index], int(scores.argmax())
+        iou = evaluation.box_iou(boxes[index], truth[index]).item()
         names = data.class_names
-        caption = f"{names[sample.label]}\nfound: {names[predicted]}, {scores[predicted]:.0%}\nIoU {iou:.2f}"
-        hit = predicted == sample.label and iou >= 0.5
-        items.append(GalleryItem(sample.image, map, boxes[index], sample.boxes, caption, hit))
+        caption = f"{names[label]}\nfound: {names[predicted]}, {scores[predicted]:.0%}\nIoU {iou:.2f}"
+        hit = predicted == label and iou >= 0.5
+        items.append(GalleryItem(data[index].image, map, boxes[index], truth[index : index + 1], caption, hit))
     return items
 
 

@@ -1,4 +1,4 @@
-"""Explanation metrics: how well maps tell what a network's score depends on.
+"""Explanation metrics: how well maps show what a network's score depends on.
 
 They perturb pictures as the maps say and watch the score, on the images' device, many pictures to a forward pass.
 Values are per picture, so that those of several batches can be joined; means are the caller's, or properties.

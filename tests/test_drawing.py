@@ -9,8 +9,8 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy import ndimage
 
-from fastcam import drawing, ops, panels
-from fastcam.panels import Cell
+from fastcam import drawing, ops
+from fastcam.drawing import Cell
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (30, 40, 3), np.uint8)
@@ -147,7 +147,7 @@ def test_grid_shows_every_picture_and_clips_no_text(shape):
         ],
         [Cell(picture), Cell(picture), Cell(picture, "last")],
     ]
-    figure = panels.grid(
+    figure = drawing.grid(
         rows, ["281 tabby, tabby cat\n45.3%", "a class of a very long name, or of several\n1%"], "name.jpg"
     )
     found = texts(figure)
@@ -168,8 +168,8 @@ def test_grid_shows_every_picture_and_clips_no_text(shape):
 
 
 def test_grid_is_saved_and_checked(tmp_path):
-    figure = panels.grid([[Cell(PICTURE, "picture")]])
-    assert panels.save(figure, tmp_path / "a" / "figure.png") == tmp_path / "a" / "figure.png"
+    figure = drawing.grid([[Cell(PICTURE, "picture")]])
+    assert drawing.save(figure, tmp_path / "a" / "figure.png") == tmp_path / "a" / "figure.png"
     with Image.open(tmp_path / "a" / "figure.png") as image:
         assert image.width > 200
     for rows, labels, text in (
@@ -178,18 +178,18 @@ def test_grid_is_saved_and_checked(tmp_path):
         ([[Cell(PICTURE)]], "ab", "1 rows"),
     ):
         with pytest.raises(ValueError, match=text):
-            panels.grid(rows, labels)
+            drawing.grid(rows, labels)
     with pytest.raises(ValueError, match="`side`"):
-        panels.grid([[Cell(PICTURE)]], side=0)
+        drawing.grid([[Cell(PICTURE)]], side=0)
     with pytest.raises(TypeError, match="uint8, or floating"):
-        panels.grid([[Cell(PICTURE.astype(int))]])
+        drawing.grid([[Cell(PICTURE.astype(int))]])
     with pytest.raises(ValueError, match="bmp9"):
-        panels.save(figure, tmp_path / "figure.bmp9")
+        drawing.save(figure, tmp_path / "figure.bmp9")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_results_are_numbered_pictures(tmp_path):
-    paths = panels.save_results(tmp_path / "out", 7, PICTURE, MAP, [5, 5, 20, 20])
+    paths = drawing.save_results(tmp_path / "out", 7, PICTURE, MAP, [5, 5, 20, 20])
     assert [path.name for path in paths] == ["img7.png", "cam7.png", "Result7.png"]
     image, cam, result = (np.array(Image.open(path)) for path in paths)
     assert np.array_equal(image, PICTURE)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 import fastcam
-from fastcam import drawing, explanation, models, ops, panels, pictures
+from fastcam import drawing, explanation, models, ops, pictures
 from fastcam.methods import MapWarning
 from fastcam.models import ModelConfig
 from tests.support.commands import refused, run
@@ -40,14 +40,14 @@ def folder(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is handed to `panels.grid`: rows, labels and title of each figure."""
-    calls, grid = [], panels.grid
+    """What is handed to `drawing.grid`: rows, labels and title of each figure."""
+    calls, grid = [], drawing.grid
 
     def watched(rows, labels=(), title="", **options):
         calls.append((rows, list(labels), title))
         return grid(rows, labels, title, **options)
 
-    monkeypatch.setattr(panels, "grid", watched)
+    monkeypatch.setattr(drawing, "grid", watched)
     return calls
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     ["evaluation"],
     ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
-    ["panels", "export"],
+    ["export"],
     ["drawing"],
     ["methods"],
     ["data"],
@@ -183,7 +183,7 @@ def test_tests_mirror_the_package_and_share_helpers_in_support_only():
         assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), f"no fastcam.{name} for tests/{name}"
     for path in tests.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [f"{'tests.' * node.level}{node.module}"] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 parts = name.split(".")

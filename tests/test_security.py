@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 
 import fastcam
-from fastcam import data, models, panels
+from fastcam import data, drawing, models
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.evaluation import Evaluator
 from fastcam.evaluation.evaluate import evaluate
@@ -209,7 +209,7 @@ def test_no_module_can_run_what_is_in_a_file(path):
 
 
 def test_templates_escape_everything():
-    templates = [path for path in (PACKAGE / "templates").iterdir() if path.suffix in (".html", ".js")]
+    templates = [path for path in (PACKAGE / "report" / "templates").iterdir() if path.suffix in (".html", ".js")]
     assert len(templates) >= 3
     for path in templates:
         text = path.read_text("utf-8")
@@ -370,8 +370,8 @@ def test_names_do_not_steer_the_terminal(tmp_path):
 
 
 def test_names_in_figures_are_no_formulas(tmp_path):
-    figure = panels.grid([[panels.Cell(np.zeros((9, 9, 3), np.uint8), "$\\frac{$ \x1b[2J")]], title="$x_{$")
-    panels.save(figure, tmp_path / "a.png")
+    figure = drawing.grid([[drawing.Cell(np.zeros((9, 9, 3), np.uint8), "$\\frac{$ \x1b[2J")]], title="$x_{$")
+    drawing.save(figure, tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 

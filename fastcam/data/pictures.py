@@ -13,8 +13,7 @@ import numpy as np
 from fastcam.data.names import id_problem
 from fastcam.data.sample import Sample
 from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
-from fastcam.pictures import DecodeError, Header, decode_mask, read, read_header, read_part
-from fastcam.pictures.frame import Pixels
+from fastcam.pictures import DecodeError, Header, Pixels, decode_mask, read, read_header, read_part
 
 T = TypeVar("T")
 

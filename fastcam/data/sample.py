@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fastcam.pictures.frame import Pixels
+from fastcam.pictures import Pixels
 
 
 class Sample(NamedTuple):

@@ -26,16 +26,7 @@ _TAILS = _tails()
 
 
 def weights(ids: Sequence[str], replicates: int, seed: int) -> np.ndarray:
-    """How often each picture counts in each replicate.
-
-    Args:
-        ids: names of N pictures.
-        replicates: R.
-        seed: of all.
-
-    Returns:
-        float32 [N, R], whole numbers from 0 to `MOST`.
-    """
+    """How often each of N pictures counts in each of R replicates: float32 [N, R], whole numbers from 0 to `MOST`."""
     if not replicates:
         return np.zeros((len(ids), 0), np.float32)
     key = seed.to_bytes(16, "little", signed=True)
@@ -52,13 +43,10 @@ def weights(ids: Sequence[str], replicates: int, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The range that holds 95 % of the replicates.
+    """The range that holds 95 % of the replicates' values, float [R]; those that are not finite do not count.
 
-    Args:
-        values: float [R], the figure in each; NaN where a replicate has no picture.
-
-    Returns:
-        Its 2.5 and 97.5 percentiles, NaN if there are none.
+    NaN if there are none.
     """
     values = values[np.isfinite(values)]
-    return tuple(np.quantile(values, _LEVEL).tolist()) if len(values) else (math.nan, math.nan)
+    low, high = np.quantile(values, _LEVEL).tolist() if len(values) else (math.nan, math.nan)
+    return low, high

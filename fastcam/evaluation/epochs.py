@@ -1,8 +1,6 @@
 """Localization after each epoch of a training."""
 
-import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -11,10 +9,12 @@ from torch import nn
 from fastcam import methods
 from fastcam.data import Dataset, Sample
 from fastcam.evaluation.evaluator import Evaluator
+from fastcam.evaluation.settings import MapSettings
+from fastcam.evaluation.sources.network import method_of
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess
-from fastcam.pictures.stream import batches, in_order
+from fastcam.pictures.stream import batched, stream
 
 
 def localizer(
@@ -32,24 +32,28 @@ def localizer(
     """
 
     def measure(model: nn.Module, config: ModelConfig, data: Dataset) -> dict[str, float]:
-        evaluator, cam = Evaluator(metrics=["MaxBoxAcc"], bootstrap=0), methods.create(method, model)
-        # The standard evaluator shows the whole picture, squashed.
-        preprocess = dataclasses.replace(Preprocess.of(config), resize="squash")
-        device = next(model.parameters()).device
+        evaluator = Evaluator(metrics=["MaxBoxAcc"], bootstrap=0)
+        cam = method_of(model, evaluator.protocol, MapSettings(method))
+        preprocess, device = Preprocess.of(config), next(model.parameters()).device
+        side = preprocess.size, preprocess.size
 
         def read(index: int) -> tuple[Sample, np.ndarray]:
             sample = data[index]
-            return sample._replace(image=None, id=sample.id or str(index)), preprocess.frame(sample.image)[0]
+            truth = sample._replace(image=None, id=sample.id or str(index))
+            return truth, evaluator.protocol.frame(sample.image, side)
 
-        with ThreadPoolExecutor() as pool, quiet_methods():
-            jobs = ((index,) for index in range(len(data)))
-            for loaded in batches(in_order(pool, read, jobs, 2 * batch_size), batch_size):
-                truths, frames = zip(*loaded, strict=True)
-                images = preprocess.normalize(torch.from_numpy(np.stack(frames)).to(device))
-                coarse = cam.coarse(images, [truth.label for truth in truths])
+        with quiet_methods():
+            for batch in stream(batched(range(len(data)), batch_size), read):
+                truths, frames = [truth for truth, _ in batch], np.stack([frame for _, frame in batch])
+                run = methods.observe(
+                    [cam],
+                    preprocess.normalize(torch.from_numpy(frames).to(device)),
+                    [truth.label for truth in truths],
+                )
+                coarse = cam.coarse(run)
                 coarse = coarse.relu() if cam.relu else coarse
-                logits = cam.outputs.detach().float().cpu()
-                evaluator.add_coarse([truth.id for truth in truths], coarse.float().cpu(), truths, logits=logits)
+                ids, logits = [truth.id or "" for truth in truths], run.logits.detach().float().cpu()
+                evaluator.add_coarse(ids, coarse.float().cpu(), truths, logits=logits)
         result = evaluator.result()
         tell([*cam.cautions, constant(result.maps[1], result.maps[0], cam.grids)])
         return result.figures

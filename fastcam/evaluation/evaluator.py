@@ -7,18 +7,17 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
 from fastcam._files import replacing
 from fastcam.data import Sample
-from fastcam.evaluation.batch import pack
-from fastcam.evaluation.protocols import PROTOCOLS, Protocol
+from fastcam.evaluation.packing import pack
+from fastcam.evaluation.protocols import Protocol, protocol_of
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import METRICS
-from fastcam.evaluation.tally import MOST, Scores, Tally
+from fastcam.evaluation.tally import MOST, EvaluatorOptions, Scores, Tally, joined
 
 _FORMAT = 1  # of saved files
 
@@ -60,13 +59,8 @@ class Evaluator:
         seed: int = 0,
         skip_bad: bool = False,
     ) -> None:
-        if isinstance(protocol, str):
-            if protocol not in PROTOCOLS:
-                raise ValueError(f"`protocol` must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-            protocol = PROTOCOLS[protocol]
-        elif not isinstance(protocol, Protocol):
-            raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
-        self.protocol = protocol if threshold is None else protocol._replace(threshold=float(threshold))
+        rules = protocol_of(protocol)
+        self.protocol = rules if threshold is None else rules._replace(threshold=float(threshold))
         self.thresholds = self.protocol.thresholds
         if not metrics or not set(metrics) <= set(METRICS):
             raise ValueError(f"`metrics` must be some of {', '.join(METRICS)}, got {metrics!r}")
@@ -77,15 +71,10 @@ class Evaluator:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
         self.bad: list[tuple[str, str]] = []
         self._skip_bad = skip_bad
-        self._options = {
-            "protocol": self.protocol._asdict() | {"size": list(self.protocol.size)},
-            "metrics": [name for name in METRICS if name in metrics],
-            "num_classes": None if num_classes is None else int(num_classes),
-            "bootstrap": int(bootstrap),
-            "seed": int(seed),
-        }
-        replicates, seed = self._options["bootstrap"], self._options["seed"]
-        self._tally = Tally(self.protocol, self._options["metrics"], self._options["num_classes"], replicates, seed)
+        wanted = tuple(name for name in METRICS if name in metrics)
+        classes = None if num_classes is None else int(num_classes)
+        self._options = EvaluatorOptions(self.protocol, wanted, classes, int(bootstrap), int(seed))
+        self._tally = Tally(self._options)
 
     def add(
         self,
@@ -117,16 +106,10 @@ class Evaluator:
             ValueError: N differs; maps of several dtypes; or a picture is bad, and `skip_bad` is off: its id and the
                 first reason are named.
         """
-        batch, bad = pack(self.protocol, self._options["num_classes"], ids, maps, truths, logits, labels, ranks)
+        batch, bad = pack(self.protocol, self._options.num_classes, ids, maps, truths, logits, labels, ranks)
         for id, reason in bad:
             self.reject(id, reason)
-        scores = [self._tally.add(part) for part in batch.parts(MOST)]
-        if len(scores) == 1:
-            return scores[0]
-        index, rank, curves, reference, _ = (
-            None if column[0] is None else np.concatenate(column) for column in zip(*scores, strict=True)
-        )
-        return Scores(index, rank, curves, reference, self.thresholds)
+        return joined([self._tally.add(part) for part in batch.parts(MOST)])
 
     def add_coarse(
         self,
@@ -179,11 +162,11 @@ class Evaluator:
             other: it; it stays as it is.
 
         Raises:
-            ValueError: its options differ; the message tells which.
+            ValueError: its options differ; the message says which.
         """
-        self._same_options(other._options, "the other evaluator")
-        for name, values in other._tally.sums.items():
-            self._tally.sums[name] += values
+        self._same_options(other._options.to_dict(), "the other evaluator")
+        for own, values in zip(self._tally.sums.arrays().values(), other._tally.sums.arrays().values(), strict=True):
+            own += values
         self.bad += other.bad
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -195,9 +178,9 @@ class Evaluator:
         Raises:
             OSError: it cannot be written.
         """
-        state = {"format": _FORMAT, "options": self._options, "bad": self.bad}
+        state = {"format": _FORMAT, "options": self._options.to_dict(), "bad": self.bad}
         with replacing(Path(path)) as partial:
-            save_file(self._tally.sums, partial, {"fastcam.evaluation": json.dumps(state)})
+            save_file(self._tally.sums.arrays(), partial, {"fastcam.evaluation": json.dumps(state)})
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where a saved evaluator of the same options stood; what this one has seen is forgotten.
@@ -207,7 +190,7 @@ class Evaluator:
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it is not such a file, or its options differ; the message tells which.
+            ValueError: it is not such a file, or its options differ; the message says which.
         """
         try:
             with safe_open(path, "np") as file:
@@ -220,9 +203,11 @@ class Evaluator:
         except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not the saved state of an evaluation: {error!r}") from None
         self._same_options(options, str(path))
-        if any(name not in sums or sums[name].shape != own.shape for name, own in self._tally.sums.items()):
+        arrays = self._tally.sums.arrays()
+        if any(name not in sums or sums[name].shape != own.shape for name, own in arrays.items()):
             raise ValueError(f"{path} is not the saved state of an evaluation: its sums have other names or shapes")
-        self._tally.sums = {name: sums[name] for name in self._tally.sums}
+        for name, own in arrays.items():
+            own[...] = sums[name]
         self.bad = bad
 
     def result(self) -> Result:
@@ -234,10 +219,10 @@ class Evaluator:
         Raises:
             ValueError: nothing was measured.
         """
-        return Result(self.protocol, self._options, self._tally.sums, self.bad)
+        return Result(self._options, self._tally.sums, self.bad)
 
     def _same_options(self, theirs: dict[str, Any], name: str) -> None:
-        for key, ours in _flat(self._options).items():
+        for key, ours in _flat(self._options.to_dict()).items():
             if (value := _flat(theirs).get(key)) != ours:
                 raise ValueError(f"{name} has {key} {value!r}, this evaluator {ours!r}: only equal ones go together")
 

@@ -1,17 +1,20 @@
 """The best, median and worst pictures of an evaluation: which they are, and how they look."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam import drawing, ops, panels, report
+from fastcam import drawing, ops, report
+from fastcam.data import Sample
+from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
-from fastcam.panels import Cell
+from fastcam.evaluation.sources import Loaded, Source
+from fastcam.pictures import DecodeError
+from fastcam.pictures.stream import batched
 
 _LETTERS = 20  # of a picture's name in the figure
 
@@ -27,7 +30,7 @@ class Case(NamedTuple):
         picture: uint8 [H, W, 3], in the frame of the maps.
         map: [H, W] in [0, 1]; None where only boxes are known.
         boxes: [B, 4], predicted, xyxy in pixels of the frame, half-open.
-        truth: [B, 4], likewise.
+        truth: [B, 4], as boxes.
     """
 
     kind: str
@@ -41,14 +44,9 @@ class Case(NamedTuple):
 
 
 def choose_cases(iou: np.ndarray, count: int) -> dict[str, list[int]]:
-    """Choose pictures by their IoU.
+    """Places in `iou` [n] of the "best", those around the "median", and the "worst"; best and worst ones first.
 
-    Args:
-        iou: [n].
-        count: how many of each kind, at most; no picture is of two kinds.
-
-    Returns:
-        Places in `iou` of the "best", those around the "median", and the "worst"; the best and the worst ones first.
+    There are at most `count` of each kind, and no picture is of two.
     """
     order = np.argsort(-np.asarray(iou, np.float64), kind="stable")
     count = min(count, -(-len(order) // 3))
@@ -60,15 +58,9 @@ def choose_cases(iou: np.ndarray, count: int) -> dict[str, list[int]]:
 
 
 def boxes_at(protocol: Protocol, map: Tensor, threshold: float) -> np.ndarray:
-    """Find what a protocol predicts, for drawing.
+    """What a protocol predicts in a map [H, W], for drawing: float64 [B, 4], xyxy in its pixels.
 
-    Args:
-        protocol: it.
-        map: [H, W] in [0, 1], float32 or float64, on the CPU.
-        threshold: τ.
-
-    Returns:
-        float64 [B, 4], xyxy in pixels of the map, half-open but for edges that the protocol clamps to the last pixel.
+    Boxes are half-open but for edges that the protocol clamps to the last pixel.
     """
     maps = map[None]
     if protocol.boxes == "every":
@@ -76,25 +68,72 @@ def boxes_at(protocol: Protocol, map: Tensor, threshold: float) -> np.ndarray:
     level = columns(np.array([threshold]), protocol.reference(maps, maps.amax((1, 2)).numpy())).item()
     if protocol.boxes == "pixels":
         levels = torch.tensor([[float(level)]])
-        return ops.boxes((255 * maps).to(torch.uint8).float(), map.shape, levels, relu=False)[0].double().numpy()
+        quantised = (255 * maps).to(torch.uint8).float()
+        return ops.boxes(quantised, (map.shape[0], map.shape[1]), levels, relu=False)[0].double().numpy()
     return ops.box_curves(maps)[0, level, None].double().numpy()
 
 
-def cases_figure(cases: Sequence[Case], path: str | os.PathLike[str], title: str = "") -> Path:
-    """Draw best, median and worst pictures in rows, maps over pictures with boxes: predicted red, true green.
+def find_cases(
+    source: Source[Any, Any],
+    protocol: Protocol,
+    threshold: float,
+    records: np.ndarray,
+    iou: np.ndarray,
+    count: int,
+    batch_size: int,
+) -> list[Case]:
+    """Choose `count` pictures of each kind by their IoU [n], and make their maps once more."""
+    kinds = choose_cases(iou, count)
+    places = {int(records["place"][row]) for chosen in kinds.values() for row in chosen}
+    positions = [position for position, place in enumerate(source.order) if place in places]
+    found: dict[int, tuple[Sample, Tensor]] = {}
+    for jobs in batched(source.jobs(positions), batch_size):
+        loaded = [one for one in map(source.load, jobs) if isinstance(one, Loaded)]
+        maps = source.finish(loaded)
+        for one, values in zip(loaded, maps.finished(protocol), strict=True):
+            found[one.place] = one.truth, torch.as_tensor(values)
+    return [
+        _case(kind, source, protocol, threshold, *found[int(records["place"][row])], records[row], float(iou[row]))
+        for kind, chosen in kinds.items()
+        for row in chosen
+    ]
 
-    Args:
-        cases: at least one.
-        path: file to write; its suffix chooses the format (.png, .svg, .pdf).
-        title: text above.
 
-    Returns:
-        The path written.
+def _case(
+    kind: str,
+    source: Source[Any, Any],
+    protocol: Protocol,
+    threshold: float,
+    truth: Sample,
+    map: Tensor,
+    record: np.void,
+    iou: float,
+) -> Case:
+    data, place, label, rank = source.data, int(record["place"]), int(record["label"]), int(record["rank"])
+    words = [f"IoU {iou:.2f}" + (f", rank {rank}" if rank else "")]
+    if label >= 0:
+        words.append(data.class_names[label].split(",")[0] if label < len(data.class_names) else f"class {label}")
+    height, width = protocol.size
+    try:
+        picture = protocol.frame(data[place].image)
+    except (DecodeError, OSError):  # maps can be measured where the pictures themselves are not
+        picture = np.full((height, width, 3), 128, np.uint8)
+    shown, boxes = map.float().numpy() if source.graded else None, boxes_at(protocol, map, threshold)
+    return Case(kind, data.ids[place], "\n".join(words), iou >= 0.5, picture, shown, boxes, _truth(protocol, truth))
 
-    Raises:
-        ValueError: there are no cases, or the suffix is of no known format.
-        OSError: the file cannot be written.
-    """
+
+def _truth(protocol: Protocol, truth: Sample) -> np.ndarray:
+    """True boxes in pixels of the maps, [B, 4]; with a mask only, the box around it."""
+    if truth.boxes is not None and truth.size is not None:
+        return protocol.frame_boxes(truth.boxes, truth.size)
+    if truth.mask is None:
+        return np.zeros((0, 4))
+    y, x = np.nonzero(protocol.frame_mask(truth.mask) == 1)
+    return np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]] if len(x) else np.zeros((0, 4)))
+
+
+def draw_cases(cases: Sequence[Case], path: Path, title: str) -> None:
+    """Draw best, median and worst pictures in rows, maps over pictures with boxes: predicted red, true green."""
     rows: dict[str, list[Cell]] = {}
     for case in cases:
         picture = case.picture if case.map is None else drawing.overlay(case.picture, case.map)
@@ -103,35 +142,17 @@ def cases_figure(cases: Sequence[Case], path: str | os.PathLike[str], title: str
         name = PurePosixPath(case.id).stem
         name = name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
         rows.setdefault(case.kind, []).append(Cell(picture, f"{name}\n{case.text}"))
-    return panels.save(panels.grid(list(rows.values()), list(rows), title, side=1.8), path)
+    drawing.save(drawing.grid(list(rows.values()), list(rows), title, side=1.8), path)
 
 
-def cases_gallery(
-    cases: Iterable[Case],
-    path: str | os.PathLike[str],
-    title: str,
-    summary: dict[str, object],
-    figures: dict[str, Path],
-) -> Path:
-    """Write the gallery; see `fastcam.report.gallery`.
-
-    Args:
-        cases: in order.
-        path: HTML file to write.
-        title: headline.
-        summary: label → value.
-        figures: caption → picture file.
-
-    Returns:
-        The path written.
-
-    Raises:
-        OSError: a figure cannot be read, or the file not be written.
-    """
+def write_gallery(
+    cases: Sequence[Case], path: Path, title: str, percent: Mapping[str, float], drawn: dict[str, Path]
+) -> None:
+    """Write the page of the cases, with figures and the files of plots by caption; see `fastcam.report.gallery`."""
     items = (
         report.GalleryItem(
             case.picture, case.map, case.boxes, case.truth, f"{case.kind}: {case.id}\n{case.text}", case.hit
         )
         for case in cases
     )
-    return report.gallery(path, items, title, summary, figures)
+    report.gallery(path, items, title, {name: f"{value:.2f}" for name, value in percent.items()}, drawn)

@@ -45,7 +45,7 @@ def box_iou(boxes: Any, truth: Any, inclusive: bool = False) -> Tensor:
 
     Args:
         boxes: [..., 4], xyxy in pixels, half-open unless `inclusive`, any real dtype.
-        truth: [..., 4], likewise; the shapes broadcast, so that `box_iou(a[:, None], b)` compares all pairs.
+        truth: [..., 4], as `boxes`; the shapes broadcast, so that `box_iou(a[:, None], b)` compares all pairs.
         inclusive: right and bottom edges belong to the box: one pixel more on every extent.
 
     Returns:
@@ -76,7 +76,7 @@ def box_accuracy(
 
     Args:
         boxes: [N, 4], or [N, T, 4] for T thresholds; xyxy in pixels, half-open unless `inclusive`.
-        truth: [M, 4], true boxes, likewise.
+        truth: [M, 4], true boxes, as `boxes`.
         truth_image: integers [M], the picture of each, in [0, N); by default M = N, one for each picture in order.
         iou: how much a box must overlap to count, at least; in [0, 1].
         inclusive: see `box_iou`.
@@ -121,7 +121,8 @@ def best_center_box(truth: Any, sizes: Any, *, iou: float = 0.5, step: float = 0
     centred = torch.cat([0.5 - shares / 2, 0.5 + shares / 2], 1)
     accuracy = 100 * (box_iou(centred[:, None], relative) >= iou).double().mean(1)
     best = int(accuracy.argmax())
-    return BestBox(*shares[best].tolist(), accuracy[best].item())
+    width, height = shares[best].tolist()
+    return BestBox(width, height, accuracy[best].item())
 
 
 def choose_threshold(
@@ -187,19 +188,9 @@ def max_box_acc(maps: Tensor, truth: Any, truth_image: Any = None, *, iou: float
 
 
 def best_overlap(boxes: Tensor, truth: Tensor, truth_image: Tensor, inclusive: bool = True) -> Tensor:
-    """The highest IoU of each box with a true box of its picture.
+    """The highest IoU of each box, [N, 4] or [N, T, 4], with a true box [M, 4] of its picture: float64 [N] or [N, T].
 
-    Args:
-        boxes: [N, 4], or [N, T, 4] for T thresholds; xyxy in pixels, half-open unless `inclusive`.
-        truth: [M, 4], true boxes, likewise.
-        truth_image: int64 [M], the picture of each.
-        inclusive: see `box_iou`.
-
-    Returns:
-        float64 [N] or [N, T]; 0 where a picture has no true box.
-
-    Raises:
-        ValueError: see `box_iou`.
+    `truth_image` is int64 [M], the picture of each true box; 0 where a picture has none. See `box_iou` for `inclusive`.
     """
     overlaps = box_iou(boxes[truth_image], truth if boxes.dim() == 2 else truth[:, None], inclusive)
     best = overlaps.new_zeros(boxes.shape[:-1])

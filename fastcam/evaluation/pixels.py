@@ -37,35 +37,27 @@ class PixelCurve(NamedTuple):
 
 
 def count(maps: Tensor, masks: Tensor | Sequence[np.ndarray]) -> np.ndarray:
-    """Histograms of the scores of background and object; sums of them are what the functions below take.
+    """Histograms of the scores of background and object: int64 [N, 2, 1002], see `fastcam.ops.score_histograms`.
 
-    Args:
-        maps: [N, H, W], floating, in [0, 1] and without NaN, which is not checked here.
-        masks: [N, H, W], a tensor or N arrays, bool or uint8: 1 object, 0 background, 255 ignored.
-
-    Returns:
-        int64 [N, 2, 1002], background first; see `fastcam.ops.score_histograms`.
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: other shapes.
+    Maps are [N, H, W], floating, in [0, 1] and without NaN, which is not checked here; masks [N, H, W], a tensor or N
+    arrays, bool or uint8: 1 object, 0 background, 255 ignored. Sums of them are what the functions below take.
     """
     if not isinstance(masks, Tensor):
         masks = torch.from_numpy(np.stack(masks)).to(maps.device)
     return ops.score_histograms(maps, masks, BINS).cpu().numpy()
 
 
+def overlaps(maps: Tensor, masks: Sequence[np.ndarray], levels: np.ndarray) -> np.ndarray:
+    """IoU of the pixels that reach a level with a true mask: float64 [N, K] for levels [K] in [0, 1]."""
+    false, true = count(maps, masks)[..., ::-1].cumsum(-1)[..., ::-1].transpose(1, 0, 2)
+    iou = true / (false + true[:, :1])
+    return iou[:, np.ceil(levels * BINS).astype(int)]
+
+
 def curve(histograms: np.ndarray) -> PixelCurve:
-    """Precision and recall at each threshold, and PxAP.
+    """Precision and recall at each threshold, and PxAP, of [2, 1002]: sums of histograms of `count`.
 
-    Args:
-        histograms: [2, 1002], non-negative whole numbers: sums of those of `count`.
-
-    Returns:
-        The curve.
-
-    Raises:
-        ValueError: another shape, or no pixel of an object.
+    Raises ValueError for another shape, or if there is no pixel of an object.
     """
     histograms = np.asarray(histograms)
     if histograms.shape != (2, len(_EDGES)):
@@ -82,16 +74,9 @@ def curve(histograms: np.ndarray) -> PixelCurve:
 
 
 def average_precision(histograms: np.ndarray) -> np.ndarray:
-    """PxAP of many sums of histograms at once, of classes or of a bootstrap's replicates.
+    """PxAP in percent of many sums of histograms at once, [..., 2, 1002], of classes or of a bootstrap's replicates.
 
-    Args:
-        histograms: [..., 2, 1002], as for `curve`.
-
-    Returns:
-        float64 [...], in percent; NaN where there is no pixel of an object.
-
-    Raises:
-        ValueError: another shape.
+    float64 [...]; NaN where there is no pixel of an object. Raises ValueError for another shape.
     """
     histograms = np.asarray(histograms)
     if histograms.ndim < 2:

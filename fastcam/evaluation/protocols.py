@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam._check import one_of
 from fastcam.evaluation.overlap import best_overlap, box_iou
+from fastcam.pictures.frame import Pixels, resized
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -74,7 +76,9 @@ class Protocol(NamedTuple):
         """
         return ops.heatmap(coarse.double(), self.size, relu=False, mode=self.mode)
 
-    def frame_boxes(self, boxes: np.ndarray, sizes: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
+    def frame_boxes(
+        self, boxes: np.ndarray, sizes: tuple[int, int] | Sequence[tuple[int, int]] | np.ndarray
+    ) -> np.ndarray:
         """True boxes in pixels of the maps.
 
         Args:
@@ -111,6 +115,28 @@ class Protocol(NamedTuple):
         y, x = (self.crop - height) // 2, (self.crop - width) // 2
         resized = cv2.resize(mask, (self.crop, self.crop), interpolation=cv2.INTER_NEAREST)
         return np.ascontiguousarray(resized[y : y + height, x : x + width])
+
+    def frame(self, image: Pixels | None, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Show a picture as it is measured: whole and squashed, or the centre of that.
+
+        Args:
+            image: upright, PIL or RGB of uint8 [H, W, 3]; None, which a sample without its picture has, is refused.
+            size: (height, width) to give the frame, in pixels; by default that of the maps.
+
+        Returns:
+            uint8 [height, width, 3].
+
+        Raises:
+            TypeError, ValueError: as `fastcam.pictures.as_rgb`.
+        """
+        if image is None:
+            raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got None")
+        height, width = size or self.size
+        if self.crop is None:
+            return resized(image, (width, height))
+        whole = round(width * self.crop / self.size[1]), round(height * self.crop / self.size[0])
+        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+        return resized(image, whole, (left, top, left + width, top + height))
 
     def reference(self, maps: Tensor, high: np.ndarray) -> np.ndarray:
         """What τ is relative to.
@@ -180,36 +206,35 @@ class Protocol(NamedTuple):
 
 
 def columns(thresholds: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The level that each threshold stands for.
+    """The level that each of T thresholds stands for: int64 [N, T], into the last dimension of `Protocol.overlaps`.
 
-    Args:
-        thresholds: float64 [T].
-        reference: float64 [N], of `Protocol.reference`.
-
-    Returns:
-        int64 [N, T], indices into the last dimension of `Protocol.overlaps`.
+    `reference` is that of `Protocol.reference`, float64 [N].
     """
     return (thresholds * reference[:, None]).astype(np.int64)
 
 
 def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
-    """The place of a threshold among those of the curves.
-
-    Args:
-        thresholds: float64 [T], ascending.
-        threshold: one of them, up to rounding.
-
-    Returns:
-        Its index.
-
-    Raises:
-        ValueError: it is none of them.
-    """
+    """The place of a threshold among those of the curves, float64 [T], ascending; ValueError if it is none of them."""
     index = int(np.abs(thresholds - threshold).argmin())
     if not abs(thresholds[index] - threshold) < 1e-9:
         known = f"{thresholds[0]:g}" if len(thresholds) == 1 else "0, 0.001, …, 0.999"
         raise ValueError(f"`threshold` must be one of {known}, got {threshold!r}")
     return index
+
+
+def protocol_of(protocol: object) -> Protocol:
+    """A protocol by its name; or itself.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there is none of this name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if not isinstance(protocol, str):
+        raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
+    one_of("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol]
 
 
 def _quantised(values: np.ndarray) -> np.ndarray:

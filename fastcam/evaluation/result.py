@@ -1,23 +1,78 @@
 """What an evaluation gives: figures, curves, a table by class, and how to print them."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastcam.evaluation import pixels
 from fastcam.evaluation.bootstrap import interval
-from fastcam.evaluation.protocols import Protocol, columns, threshold_index
+from fastcam.evaluation.protocols import threshold_index
+from fastcam.evaluation.tally import EVERY, IOU_UNIT, LARGEST, MAXIMA, OF_PICTURES, Count, EvaluatorOptions, Hit, Sums
 
-BOX_DELTAS = (30, 50, 70)  # of IoU, in percent
-IOU_UNIT = 2.0**40  # sums of IoU are whole numbers of 2^-40
+T = TypeVar("T")
+BOX_DELTAS = tuple(LARGEST)  # of IoU, in percent
 
-_AT_THRESHOLD = {
-    "GT-known Loc": "BoxAcc 50",
-    "Top-1 Loc": "Top-1 Loc",
-    "Top-5 Loc": "Top-5 Loc",
-    "mean IoU": "mean IoU",
+
+class _Share(NamedTuple):
+    """A figure that is a share of pictures: what is counted of how many, and the curve that it is a point of."""
+
+    counted: Count
+    of: Count
+    curve: str = ""
+
+
+_SHARES = {
+    "Top-1 Cls": _Share(Count.TOP1, Count.SCORES),
+    "Top-5 Cls": _Share(Count.TOP5, Count.SCORES),
+    "GT-known Loc": _Share(Count.GT_KNOWN, Count.BOXES, "BoxAcc 50"),
+    "Top-1 Loc": _Share(Count.TOP1_LOC, Count.BOXES_AND_SCORES, "Top-1 Loc"),
+    "Top-5 Loc": _Share(Count.TOP5_LOC, Count.BOXES_AND_SCORES, "Top-5 Loc"),
+    "mean IoU": _Share(Count.IOU, Count.BOXES, "mean IoU"),
 }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures as they are written and printed: all of a `Result`, or what a source of maps makes of them.
+
+    Attributes:
+        percent: name → percent.
+        intervals: name → (low, high), where there is one.
+        notes: name → what is said behind it in the table.
+        curves: whether thresholds mean something, so that there are curves and best thresholds, too.
+    """
+
+    percent: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    notes: dict[str, str]
+    curves: bool = True
+
+    def renamed(self, old: str, new: str) -> "Figures":
+        """The same with another name for a figure."""
+
+        def of(values: dict[str, T]) -> dict[str, T]:
+            return {new if name == old else name: value for name, value in values.items()}
+
+        return Figures(of(self.percent), of(self.intervals), of(self.notes), self.curves)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Entries of metrics.json."""
+        found: dict[str, Any] = {
+            "figures": self.percent,
+            "intervals": {name: list(range) for name, range in self.intervals.items()},
+        }
+        return found if self.curves else found | {"curves": {}, "thresholds": [], "best_thresholds": {}}
+
+    def table(self) -> list[str]:
+        """Lines of text: a figure each, with its interval and note."""
+        lines = [f"{'':<14}{'%':>7}" + ("  95 % interval" if self.intervals else "")]
+        for name, value in self.percent.items():
+            low_high = self.intervals.get(name)
+            interval = f"  {low_high[0]:6.2f} – {low_high[1]:6.2f}" if low_high else ""
+            lines.append(f"{name:<14}{value:7.2f}{interval}{self.notes.get(name, '')}")
+        return lines
 
 
 class Result:
@@ -41,41 +96,38 @@ class Result:
         bad: (id, reason) of each picture left out.
     """
 
-    def __init__(
-        self,
-        protocol: Protocol,
-        options: dict[str, Any],
-        sums: dict[str, np.ndarray],
-        bad: list[tuple[str, str]],
-    ) -> None:
+    def __init__(self, options: EvaluatorOptions, sums: Sums, bad: list[tuple[str, str]]) -> None:
+        protocol = options.protocol
         self.protocol, self.thresholds, self.bad = protocol, protocol.thresholds, list(bad)
         self._options = options
-        level = columns(self.thresholds, np.array([255.0]))[0]
-        # [classes, 8 or 1, T]: sums by level, spread over the thresholds, and those by threshold
-        self._hits = sums["hits/level"][..., level].astype(np.int64) + sums["hits/threshold"]
-        self._iou = (sums["iou/level"][..., level] + sums["iou/threshold"]) / IOU_UNIT
-        self._pictures = sums["pictures"]
-        boxed, masked, scored, both, _, _ = self._pictures.sum(0).tolist()
+        self._hits = sums.hits.at(self.thresholds)
+        self._iou = sums.iou.at(self.thresholds) / IOU_UNIT
+        self._pictures = sums.pictures.copy()
+        counts = {column: int(sums.pictures[:, column].sum()) for column in Count if column < OF_PICTURES}
+        boxed, masked, scored = (counts[column] for column in (Count.BOXES, Count.MASKS, Count.SCORES))
         self.counts = {"with boxes": boxed, "with masks": masked, "with scores": scored}
-        self.maps = tuple(sums["maps"].tolist())
-        largest = boxed and "MaxBoxAcc" in options["metrics"]
-        every = boxed and "MaxBoxAccV2" in options["metrics"]
-        masked = masked and "PxAP" in options["metrics"]
+        self.maps = tuple(sums.maps.tolist())
+        largest = boxed and "MaxBoxAcc" in options.metrics
+        every = boxed and "MaxBoxAccV2" in options.metrics
+        masked = masked and "PxAP" in options.metrics
         if not (largest or every or scored or masked):
             raise ValueError("nothing was measured: no picture was added that has what the metrics need")
 
         self.curves: dict[str, np.ndarray] = {}
-        for wanted, offset, suffix in ((largest, 0, ""), (every, 5, " all")):
-            for place, delta in enumerate(BOX_DELTAS) if wanted else ():
-                self.curves[f"BoxAcc {delta}{suffix}"] = self._share(self._hits[:, offset + place], 0)
-        if largest and both:
-            self.curves |= {f"Top-{k} Loc": self._share(self._hits[:, place], 3) for place, k in ((3, 1), (4, 5))}
+        for wanted, columns, suffix in ((largest, LARGEST, ""), (every, EVERY, " all")):
+            for delta, column in columns.items() if wanted else ():
+                self.curves[f"BoxAcc {delta}{suffix}"] = self._share(self._hits[:, column], Count.BOXES)
+        if largest and counts[Count.BOXES_AND_SCORES]:
+            for name, column in (("Top-1 Loc", Hit.TOP1_LOC), ("Top-5 Loc", Hit.TOP5_LOC)):
+                self.curves[name] = self._share(self._hits[:, column], Count.BOXES_AND_SCORES)
         if largest:
-            self.curves["mean IoU"] = self._share(self._iou, 0)
+            self.curves["mean IoU"] = self._share(self._iou, Count.BOXES)
 
         self.figures: dict[str, float] = {}
         if scored:
-            self.figures |= {f"Top-{k} Cls": float(self._share(self._pictures[:, p], 2)) for p, k in ((4, 1), (5, 5))}
+            for name in ("Top-1 Cls", "Top-5 Cls"):
+                share = _SHARES[name]
+                self.figures[name] = float(self._share(self._pictures[:, share.counted], share.of))
         self.figures |= self.at(protocol.threshold)
         self.best_thresholds: dict[str, float] = {}
         if largest:
@@ -85,11 +137,11 @@ class Result:
             self.figures["MaxBoxAccV2"] = float(np.mean([self._best(*pair) for pair in names]))
         self.pixel_thresholds = np.zeros(0)
         if masked:
-            found = pixels.curve(sums["pixels"])
+            found = pixels.curve(sums.pixels)
             self.pixel_thresholds = found.thresholds
             self.curves |= {"precision": 100 * found.precision, "recall": 100 * found.recall}
             self.figures["PxAP"] = found.average_precision
-        self.intervals = self._intervals(sums, level) if options["bootstrap"] else {}
+        self.intervals = self._intervals(sums) if options.bootstrap else {}
 
     @property
     def threshold(self) -> float:
@@ -109,7 +161,11 @@ class Result:
             ValueError: it is none of `thresholds`.
         """
         index = threshold_index(self.thresholds, threshold)
-        return {name: float(self.curves[curve][index]) for name, curve in _AT_THRESHOLD.items() if curve in self.curves}
+        return {
+            name: float(self.curves[share.curve][index])
+            for name, share in _SHARES.items()
+            if share.curve in self.curves
+        }
 
     def classes(self, threshold: float | None = None) -> list[dict[str, float | int]]:
         """The table by class.
@@ -119,26 +175,32 @@ class Result:
 
         Returns:
             For each class that has pictures a row: "class", its index, "pictures", how many it has, and the figures
-            that were measured and need no maximum over thresholds. No rows if the evaluator was not told how many
+            that were measured and need no maximum over thresholds. No rows if the evaluator does not know how many
             classes there are.
 
         Raises:
             ValueError: it is none of `thresholds`.
         """
-        if self._options["num_classes"] is None:
+        if self._options.num_classes is None:
             return []
         index = threshold_index(self.thresholds, self.threshold if threshold is None else threshold)
-        sums = {"Top-1 Cls": (self._pictures[:, 4], 2), "Top-5 Cls": (self._pictures[:, 5], 2)}
-        sums |= {name: (self._hits[:, i, index], 3) for name, i in (("Top-1 Loc", 3), ("Top-5 Loc", 4))}
-        sums |= {"GT-known Loc": (self._hits[:, 1, index], 0), "mean IoU": (self._iou[:, index], 0)}
+        sums = {
+            "Top-1 Cls": self._pictures[:, Count.TOP1],
+            "Top-5 Cls": self._pictures[:, Count.TOP5],
+            "GT-known Loc": self._hits[:, Hit.BOX_50, index],
+            "Top-1 Loc": self._hits[:, Hit.TOP1_LOC, index],
+            "Top-5 Loc": self._hits[:, Hit.TOP5_LOC, index],
+            "mean IoU": self._iou[:, index],
+        }
         rows = []
-        for number, counts in enumerate(self._pictures[:, :4].tolist()):
+        for number, counts in enumerate(self._pictures.tolist()):
             if not any(counts):
                 continue
-            row: dict[str, float | int] = {"class": number, "pictures": max(counts[:3])}
+            most = max(counts[Count.BOXES], counts[Count.MASKS], counts[Count.SCORES])
+            row: dict[str, float | int] = {"class": number, "pictures": most}
             for name in self.figures:
-                if name in sums and counts[sums[name][1]]:
-                    row[name] = float(100 * sums[name][0][number] / counts[sums[name][1]])
+                if name in sums and (of := counts[_SHARES[name].of]):
+                    row[name] = float(100 * sums[name][number] / of)
             rows.append(row)
         return rows
 
@@ -149,7 +211,7 @@ class Result:
             Options, counts, figures, thresholds of maxima, intervals, curves, the table by class, and bad pictures.
         """
         return {
-            **self._options,
+            **self._options.to_dict(),
             "counts": self.counts,
             "figures": self.figures,
             "intervals": {name: list(range) for name, range in self.intervals.items()},
@@ -167,19 +229,23 @@ class Result:
         Returns:
             One line for each, with its interval and threshold where it has one.
         """
-        lines = [f"{'':<14}{'%':>7}" + ("  95 % interval" if self.intervals else "")]
-        for name, value in self.figures.items():
-            low_high = self.intervals.get(name)
-            line = f"{name:<14}{value:7.2f}" + (f"  {low_high[0]:6.2f} – {low_high[1]:6.2f}" if low_high else "")
-            if name in _AT_THRESHOLD:
-                line += f"  at τ = {self.threshold:g}"
-            elif best := [f"{tau:.3f}" for key, tau in self.best_thresholds.items() if key.split()[0] == name]:
-                line += f"  at the best τ = {', '.join(best)}"
-            lines.append(line)
-        return lines
+        return self.summary().table()
 
-    def _share(self, sums: np.ndarray, of: int) -> np.ndarray:
-        """Percent of sums [classes, ...] in the pictures counted in column `of`, or the mean of the classes'."""
+    def summary(self) -> Figures:
+        """The figures with what the table says of them.
+
+        Returns:
+            All of them.
+        """
+        notes = {name: f"  at τ = {self.threshold:g}" for name, share in _SHARES.items() if share.curve}
+        for name in self.figures:
+            best = [f"{tau:.3f}" for key, tau in self.best_thresholds.items() if key.split()[0] == name]
+            if best:
+                notes[name] = f"  at the best τ = {', '.join(best)}"
+        return Figures(self.figures, self.intervals, notes)
+
+    def _share(self, sums: np.ndarray, of: Count) -> np.ndarray:
+        """Percent of sums [classes, ...] in the pictures of a column, or the mean of the classes'."""
         counts = self._pictures[:, of].reshape(-1, *[1] * (sums.ndim - 1))
         if not self.protocol.class_mean:
             return 100 * sums.sum(0) / counts.sum()
@@ -191,22 +257,21 @@ class Result:
         self.best_thresholds[name] = float(self.thresholds[index])
         return float(self.curves[curve][index])
 
-    def _intervals(self, sums: dict[str, np.ndarray], level: np.ndarray) -> dict[str, tuple[float, float]]:
-        facts = sums["replicates"].astype(np.float64)  # [classes or 1, R, 10]
-        facts[..., 9] /= IOU_UNIT
-        places = {"Top-1 Cls": (4, 2), "Top-5 Cls": (5, 2), "GT-known Loc": (6, 0)}
-        places |= {"Top-1 Loc": (7, 3), "Top-5 Loc": (8, 3), "mean IoU": (9, 0)}
+    def _intervals(self, sums: Sums) -> dict[str, tuple[float, float]]:
+        facts = sums.replicates.astype(np.float64)  # [classes or 1, R, 10]
+        facts[..., Count.IOU] /= IOU_UNIT
         values = {}
         with np.errstate(invalid="ignore"):  # a replicate without pictures, or without those of a class
-            for name, (hits, of) in places.items():
-                shares = 100 * facts[..., hits] / facts[..., of]
-                there = (facts[..., of] > 0).sum(0)
+            for name, share in _SHARES.items():
+                shares = 100 * facts[..., share.counted] / facts[..., share.of]
+                there = (facts[..., share.of] > 0).sum(0)
                 values[name] = np.where(np.isnan(shares), 0, shares).sum(0) / there
-            if len(sums["maxima/level"]):
-                hits = sums["maxima/level"][..., level] + sums["maxima/threshold"]
-                best = 100 * hits.max(2) / facts[0, :, :1]
-                values |= {"MaxBoxAcc": best[:, 0], "MaxBoxAccV2": best[:, 1:].mean(1)}
+            if len(sums.maxima.level):
+                best = 100 * sums.maxima.at(self.thresholds).max(2) / facts[0, :, Count.BOXES, None]
+                every = [MAXIMA.index(column) for column in EVERY.values()]
+                values["MaxBoxAcc"] = best[:, MAXIMA.index(Hit.BOX_50)]
+                values["MaxBoxAccV2"] = best[:, every].mean(1)
         if "PxAP" in self.figures:
-            values["PxAP"] = pixels.average_precision(sums["pixel replicates"])
+            values["PxAP"] = pixels.average_precision(sums.pixel_replicates)
         ranges = {name: interval(values[name]) for name in self.figures if name in values}
         return {name: range for name, range in ranges.items() if not math.isnan(range[0])}

@@ -41,7 +41,9 @@ class MapSettings:
 
     method: str = option("cam", "method of the maps, one of `fastcam.methods.METHODS`: cam, gradcam, gradcam++, …")
     target_layers: tuple[str, ...] | Any = option(
-        None, "modules or dotted names; by default the model's last stage", flags="--target-layer"
+        None,
+        "layers to take maps from, modules or dotted names; by default the model's last stage",
+        flags="--target-layer",
     )
     tap: bool = option(
         False, "thresholded average pooling instead of the network's global pooling, with its weights as they are"
@@ -70,9 +72,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         'which class\'s map or box of each picture counts: "label", the true one, or "highest". Labels are not looked '
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
     )
-    threshold: float | None = option(None, "τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's")
+    threshold: float | None = option(
+        None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's"
+    )
     threshold_from: str | os.PathLike[str] | None = option(
-        None, "metrics.json of another split: its best threshold is taken"
+        None, "take the best threshold that metrics.json of another split has"
     )
     cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0, decides=False)
     save_maps: Literal["float32", "float16"] | None = option(
@@ -104,10 +108,12 @@ class CompareSettings(MeasureSettings):
         metavar="ROW,ROW,…",
     )
     target_layers: tuple[str, ...] | Any = option(
-        None, "modules or dotted names, for all methods; by default the model's last stage", flags="--target-layer"
+        None,
+        "layers to take maps from, modules or dotted names, for all methods; by default the model's last stage",
+        flags="--target-layer",
     )
     threshold: float | None = option(
-        None, "τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"
+        None, "threshold τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"
     )
     pas_percentile: float = option(90.0, 'what τ is relative to in rows with "+pas", in [0, 100]')
     pictures: int = option(

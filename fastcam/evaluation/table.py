@@ -1,21 +1,21 @@
 """The table of a comparison: printed, as Markdown and JSON, and drawn."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastcam import drawing, panels
+from fastcam import drawing
 from fastcam._files import replacing
+from fastcam.data import Collection
+from fastcam.drawing import Cell
 from fastcam.evaluation.gallery import boxes_at
-from fastcam.evaluation.network import frame
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Loaded
-from fastcam.panels import Cell
 
 _FIGURES = ("Top-1 Cls", "Top-1 Loc", "GT-known Loc", "MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 _DRAWN = {"Top-1 Loc": "tab:red", "GT-known Loc": "tab:blue", "MaxBoxAccV2": "tab:green", "PxAP": "tab:purple"}
@@ -180,20 +180,8 @@ class Comparison(NamedTuple):
         ]
 
 
-def draw_figure(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
-    """Draw the rows' figures as dots.
-
-    Args:
-        comparison: the table.
-        path: file to write; its suffix chooses the format (.png, .svg, .pdf).
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: the suffix is of no known format.
-        OSError: the file cannot be written.
-    """
+def draw_figure(comparison: Comparison, path: Path) -> None:
+    """Draw the rows' figures as dots. The path's suffix chooses the format."""
     entries = comparison.entries
     # A Figure of its own, not pyplot's: no global state, no window system, safe in any thread.
     figure = Figure(figsize=(7.5, 1.3 + 0.3 * len(entries)), dpi=110, layout="constrained")
@@ -209,43 +197,29 @@ def draw_figure(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
     axes.legend(frameon=False, fontsize=9, ncols=len(_DRAWN), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:] or "png")
-    return path
 
 
 def draw_maps(
     comparison: Comparison,
-    data: Any,
-    pictures: Sequence[tuple[Loaded, Sequence[Tensor]]],
-    path: str | os.PathLike[str],
-) -> Path:
+    data: Collection,
+    pictures: Sequence[tuple[Loaded[np.ndarray], Sequence[Tensor]]],
+    path: Path,
+) -> None:
     """Draw pictures in rows, with the maps of all methods over them and boxes: predicted red, true green.
 
-    Args:
-        comparison: the table, whose thresholds are used.
-        data: the data set.
-        pictures: pictures, each with one finished map [H, W] for each entry.
-        path: file to write; its suffix chooses the format (.png, .svg, .pdf).
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: the suffix is of no known format.
-        DecodeError: a picture cannot be read.
-        OSError: a picture cannot be read, or the file not be written.
+    Each picture has one finished map [H, W] for each entry.
     """
-    rows = []
+    rows: list[list[Cell]] = []
     for one, maps in pictures:
-        protocol = comparison.protocol
-        picture = frame(protocol, data[one.place].image, protocol.size)
-        truth = () if one.truth.boxes is None else protocol.frame_boxes(one.truth.boxes, one.truth.size)
+        protocol, (boxes, size) = comparison.protocol, (one.truth.boxes, one.truth.size)
+        picture = protocol.frame(data[one.place].image)
+        truth = () if boxes is None or size is None else protocol.frame_boxes(boxes, size)
         cells = [Cell(drawing.draw_boxes(picture, truth, drawing.TRUTH), "" if rows else "picture")]
         for entry, map in zip(comparison.entries, maps, strict=True):
             drawn = drawing.draw_boxes(drawing.overlay(picture, map.numpy()), truth, drawing.TRUTH)
-            boxes = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
-            cells.append(Cell(drawing.draw_boxes(drawn, boxes), "" if rows else entry.name))
+            found = boxes_at(entry.result.protocol, map, comparison.chosen(entry))
+            cells.append(Cell(drawing.draw_boxes(drawn, found), "" if rows else entry.name))
         rows.append(cells)
-    return panels.save(panels.grid(rows, [one.id for one, _ in pictures], side=1.6), path)
+    drawing.save(drawing.grid(rows, [one.id for one, _ in pictures], side=1.6), path)

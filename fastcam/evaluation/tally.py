@@ -5,20 +5,76 @@ every map reaches 1, so that its thresholds stand for the same 8-bit levels as t
 summed up by level, 256 numbers instead of 1000, and only the rest by threshold.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from fastcam.evaluation import bootstrap, pixels
-from fastcam.evaluation.batch import Batch
+from fastcam.evaluation.packing import PackedBatch
 from fastcam.evaluation.protocols import Protocol, columns, threshold_index
-from fastcam.evaluation.result import BOX_DELTAS, IOU_UNIT
 
 MOST = 256  # pictures at once: sums of so many, 18 times each, are exact in floating point
+IOU_UNIT = 2.0**40  # sums of IoU are whole numbers of 2^-40
+_LEVELS = 256
 
 
-class Scores(NamedTuple):
+class Count(IntEnum):
+    """Columns of what is counted: of `Sums.pictures` the first six, of `Sums.replicates` all."""
+
+    BOXES = 0  # pictures that have them
+    MASKS = 1
+    SCORES = 2
+    BOXES_AND_SCORES = 3
+    TOP1 = 4  # pictures whose class has rank 1
+    TOP5 = 5  # rank 5 or better
+    GT_KNOWN = 6  # these four at the fixed threshold
+    TOP1_LOC = 7
+    TOP5_LOC = 8
+    IOU = 9  # not a count, but a sum, in units of 2^-40
+
+
+OF_PICTURES = len(Count) - 4
+
+
+class Hit(IntEnum):
+    """Columns of `Sums.hits`: when a map finds an object."""
+
+    BOX_30 = 0  # the box of the largest contour, or what the protocol takes instead, reaches an IoU of 0.3
+    BOX_50 = 1
+    BOX_70 = 2
+    TOP1_LOC = 3
+    TOP5_LOC = 4
+    ANY_30 = 5  # the box of any contour does
+    ANY_50 = 6
+    ANY_70 = 7
+
+
+LARGEST = {30: Hit.BOX_30, 50: Hit.BOX_50, 70: Hit.BOX_70}  # δ in percent → column
+EVERY = {30: Hit.ANY_30, 50: Hit.ANY_50, 70: Hit.ANY_70}
+MAXIMA = (Hit.BOX_50, *EVERY.values())  # those whose maximum over thresholds is a figure
+
+
+class EvaluatorOptions(NamedTuple):
+    """What is measured, and how; see `fastcam.evaluation.Evaluator`."""
+
+    protocol: Protocol
+    metrics: tuple[str, ...]
+    num_classes: int | None
+    bootstrap: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        protocol = self.protocol._asdict() | {"size": list(self.protocol.size)}
+        return self._asdict() | {"protocol": protocol, "metrics": list(self.metrics)}
+
+
+@dataclass(frozen=True)
+class Scores:
     """Pictures of a batch, one by one: those that are good and have true boxes, n of them.
 
     Attributes:
@@ -55,166 +111,208 @@ class Scores(NamedTuple):
         return np.take_along_axis(self.curves, columns(np.asarray(thresholds), self.reference), 1)
 
 
-class Tally:
-    """Adds batches to the sums.
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of a whole batch; at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    ranks = [part.rank for part in parts if part.rank is not None]
+    curves = [part.curves for part in parts if part.curves is not None]
+    return Scores(
+        np.concatenate([part.index for part in parts]),
+        np.concatenate(ranks) if ranks else None,
+        np.concatenate(curves) if curves else None,
+        np.concatenate([part.reference for part in parts]),
+        parts[0].thresholds,
+    )
 
-    Args:
-        protocol: with the fixed threshold.
-        metrics: which of `METRICS` to measure.
-        num_classes: how many classes are told apart; None for none.
-        replicates: of the bootstrap.
-        seed: of these.
+
+@dataclass
+class Split:
+    """Sums over maps at every threshold, in two parts: [..., 256] by level of maps that reach 1, [..., T] of others."""
+
+    level: np.ndarray
+    threshold: np.ndarray
+
+    def part(self, by_level: bool) -> np.ndarray:
+        """One of both."""
+        return self.level if by_level else self.threshold
+
+    def at(self, thresholds: np.ndarray) -> np.ndarray:
+        """int64 [..., T], of all maps."""
+        level = columns(thresholds, np.array([255.0]))[0]
+        return self.level[..., level].astype(np.int64, copy=False) + self.threshold
+
+
+class Sums:
+    """All sums of an evaluation; C classes (1 if they are not told apart), T thresholds, R replicates.
 
     Attributes:
-        sums: name → whole numbers. C classes (1 if they are not told apart), T thresholds, R replicates:
-            "pictures" [C, 6]: those with boxes, masks, scores, boxes and scores; rank 1; rank 5 or better;
-            "hits/level" [C, 8, 256] and "hits/threshold" [C, 8, T]: BoxAcc at each δ, Top-1 Loc, Top-5 Loc, BoxAcc of
-            all contours at each δ, of maps that reach 1 and of others;
-            "iou/level" [C, 256] and "iou/threshold" [C, T]: of the largest contour, in units of 2^-40;
-            "replicates" [C or 1, R, 10]: as "pictures", and GT-known, Top-1 and Top-5 Loc and IoU at the fixed
-            threshold; by class only where the protocol averages over classes;
-            "maxima/level" [R, 4, 256] and "maxima/threshold" [R, 4, T]: BoxAcc 50, BoxAcc of all contours at each δ;
-            none where the protocol averages over classes, for which they would need too much memory;
-            "maps" [2]: all, and those that are constant;
-            "pixels" [2, 1002] and "pixel replicates" [R, 2, 1002]: histograms of background and object.
-
-    Raises:
-        ValueError: the fixed threshold is none of the protocol's.
+        pictures: int64 [C, 6], by `Count`.
+        hits: int32 [C, 8, …], by `Hit`.
+        iou: int64 [C, …], of the largest contour.
+        replicates: int64 [C or 1, R, 10], by `Count`; by class only where the protocol averages over classes.
+        maxima: int64 [R, 4, …], by `MAXIMA`; none where the protocol averages over classes, for which they would need
+            too much memory.
+        maps: int64 [2]: all, and those that are constant.
+        pixels: int64 [2, 1002], histograms of background and object.
+        pixel_replicates: int64 [R, 2, 1002].
     """
 
-    def __init__(
-        self, protocol: Protocol, metrics: list[str], num_classes: int | None, replicates: int, seed: int
-    ) -> None:
-        self._protocol, self._metrics = protocol, metrics
-        self._classes, self._replicates, self._seed = num_classes, replicates, seed
-        self._thresholds = protocol.thresholds
-        self._fixed = threshold_index(self._thresholds, protocol.threshold)
-        self._level = int(self._thresholds[self._fixed] * 255)  # which that is for maps that reach 1
-        self._tight = None if protocol.tight is None else threshold_index(self._thresholds, protocol.tight)
-        classes, t, levels = num_classes or 1, len(self._thresholds), 256
-        apart, maxima = (classes, 0) if protocol.class_mean else (1, replicates)
-        self.sums = {
-            "pictures": np.zeros((classes, 6), np.int64),
-            "hits/level": np.zeros((classes, 8, levels), np.int32),
-            "hits/threshold": np.zeros((classes, 8, t), np.int32),
-            "iou/level": np.zeros((classes, levels), np.int64),
-            "iou/threshold": np.zeros((classes, t), np.int64),
-            "replicates": np.zeros((apart, replicates, 10), np.int64),
-            "maxima/level": np.zeros((maxima, 4, levels), np.int64),
-            "maxima/threshold": np.zeros((maxima, 4, t), np.int64),
-            "maps": np.zeros(2, np.int64),
-            "pixels": np.zeros(pixels.SHAPE, np.int64),
-            "pixel replicates": np.zeros((replicates, *pixels.SHAPE), np.int64),
+    def __init__(self, options: EvaluatorOptions) -> None:
+        classes, replicates = options.num_classes or 1, options.bootstrap
+        apart, maxima = (classes, 0) if options.protocol.class_mean else (1, replicates)
+        thresholds = len(options.protocol.thresholds)
+
+        def split(shape: tuple[int, ...], dtype: type = np.int64) -> Split:
+            return Split(np.zeros((*shape, _LEVELS), dtype), np.zeros((*shape, thresholds), dtype))
+
+        self.pictures = np.zeros((classes, OF_PICTURES), np.int64)
+        self.hits, self.iou = split((classes, len(Hit)), np.int32), split((classes,))
+        self.replicates = np.zeros((apart, replicates, len(Count)), np.int64)
+        self.maxima = split((maxima, len(MAXIMA)))
+        self.maps = np.zeros(2, np.int64)
+        self.pixels = np.zeros(pixels.SHAPE, np.int64)
+        self.pixel_replicates = np.zeros((replicates, *pixels.SHAPE), np.int64)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of them by name, as files have them."""
+        return {
+            "pictures": self.pictures,
+            "hits/level": self.hits.level,
+            "hits/threshold": self.hits.threshold,
+            "iou/level": self.iou.level,
+            "iou/threshold": self.iou.threshold,
+            "replicates": self.replicates,
+            "maxima/level": self.maxima.level,
+            "maxima/threshold": self.maxima.threshold,
+            "maps": self.maps,
+            "pixels": self.pixels,
+            "pixel replicates": self.pixel_replicates,
         }
 
-    @torch.autocast("cpu", enabled=False)  # which would round sums
-    def add(self, batch: Batch) -> Scores:
-        """Add the pictures of a batch.
 
-        Args:
-            batch: at most `MOST` of them.
+class Tally:
+    """Adds batches to `sums`. Raises ValueError if the fixed threshold is none of the protocol's."""
 
-        Returns:
-            What was measured of each.
-        """
-        count = len(batch.rows)
+    def __init__(self, options: EvaluatorOptions) -> None:
+        self._options, self._protocol = options, options.protocol
+        self._thresholds = self._protocol.thresholds
+        self._fixed = threshold_index(self._thresholds, self._protocol.threshold)
+        self._level = int(self._thresholds[self._fixed] * 255)  # which that is for maps that reach 1
+        tight = self._protocol.tight
+        self._tight = None if tight is None else threshold_index(self._thresholds, tight)
+        self.sums = Sums(options)
+
+    def add(self, batch: PackedBatch) -> Scores:
+        """Add a batch of at most `MOST` pictures; gives what was measured of each."""
+        with torch.autocast("cpu", enabled=False):  # which would round sums
+            return self._add(batch)
+
+    def _add(self, batch: PackedBatch) -> Scores:
+        count, metrics = len(batch.rows), self._options.metrics
         boxed = np.flatnonzero(batch.counts)
-        label = np.zeros(count, np.int64) if self._classes is None else batch.label
-        facts = np.zeros((count, 10), np.int64)  # as in "replicates"
-        facts[boxed, 0] = 1
-        facts[:, 1] = [mask is not None for mask in batch.masks]
+        label = np.zeros(count, np.int64) if self._options.num_classes is None else batch.label
+        facts = np.zeros((count, len(Count)), np.int64)
+        facts[boxed, Count.BOXES] = 1
+        facts[:, Count.MASKS] = [mask is not None for mask in batch.masks]
         if batch.rank is not None:
-            facts[:, 2] = 1
-            facts[boxed, 3] = 1
-            facts[:, 4], facts[:, 5] = batch.rank <= 1, batch.rank <= 5
-        weights = bootstrap.weights(batch.ids, self._replicates, self._seed)
+            facts[:, Count.SCORES] = 1
+            facts[boxed, Count.BOXES_AND_SCORES] = 1
+            facts[:, Count.TOP1], facts[:, Count.TOP5] = batch.rank <= 1, batch.rank <= 5
+        weights = bootstrap.weights(batch.ids, self._options.bootstrap, self._options.seed)
 
         maps = batch.maps if len(boxed) == count else batch.maps[torch.from_numpy(boxed).to(batch.maps.device)]
         high, rank = batch.high[boxed], None if batch.rank is None else batch.rank[boxed]
-        owner = np.repeat(np.arange(len(boxed)), batch.counts[boxed])
-        truths, owner = (torch.from_numpy(values).to(maps.device) for values in (batch.boxes, owner))
+        owner = torch.from_numpy(np.repeat(np.arange(len(boxed)), batch.counts[boxed])).to(maps.device)
+        truths = torch.from_numpy(batch.boxes).to(maps.device)
         largest = every = None
         reference = np.zeros(len(boxed))
-        if self._metrics != ["PxAP"]:
+        if metrics != ("PxAP",):
             reference = self._protocol.reference(maps, high)
-        if "MaxBoxAcc" in self._metrics:
+        if "MaxBoxAcc" in metrics:
             largest = self._protocol.overlaps(maps, high, truths, owner, "largest")
-        if "MaxBoxAccV2" in self._metrics:
+        if "MaxBoxAccV2" in metrics:
             same = self._protocol.boxes == "every" and largest is not None
             every = largest if same else self._protocol.overlaps(maps, high, truths, owner, "all")
         scores = Scores(batch.rows[boxed], rank, largest, reference, self._thresholds)
-        if len(boxed) and self._metrics != ["PxAP"]:
-            facts[boxed, 6:] = self._count(scores, every, label[boxed], weights[boxed])
+        if len(boxed) and metrics != ("PxAP",):
+            facts[boxed, OF_PICTURES:] = self._add_curves(scores, every, label[boxed], weights[boxed])
 
-        if "PxAP" in self._metrics:
-            self._count_pixels(batch, weights)
-        np.add.at(self.sums["pictures"], label, facts[:, :6])
-        self.sums["maps"] += [count, np.count_nonzero(batch.flat)]
-        if self._replicates:
-            replicates = torch.from_numpy(self.sums["replicates"])
+        if "PxAP" in metrics:
+            self._add_pixels(batch, weights)
+        np.add.at(self.sums.pictures, label, facts[:, :OF_PICTURES])
+        self.sums.maps += np.array([count, np.count_nonzero(batch.flat)])
+        if self._options.bootstrap:
+            replicates = torch.from_numpy(self.sums.replicates)
             weighted = torch.from_numpy(weights.astype(np.int64)[:, :, None] * facts[:, None])
             group = label if self._protocol.class_mean else np.zeros_like(label)
             replicates.index_add_(0, torch.from_numpy(group), weighted)
         return scores
 
-    def _count(self, scores: Scores, every: np.ndarray | None, label: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Add curves to the sums; gives int64 [n, 4] at the fixed threshold: GT-known, Top-1 and Top-5 Loc, IoU."""
+    def _add_curves(
+        self, scores: Scores, every: np.ndarray | None, label: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Add curves to the sums; gives the last four columns of `Count` at the fixed threshold, int64 [n, 4]."""
         present = np.flatnonzero(np.bincount(label))
         member = (present[:, None] == label).astype(np.float32)
         tight = None if self._tight is None else scores.at(self._thresholds[[self._tight]])
-        fixed = np.zeros((len(label), 4), np.int64)
-        by_level = scores.reference == 255
-        for room, rows in (("level", np.flatnonzero(by_level)), ("threshold", np.flatnonzero(~by_level))):
+        fixed = np.zeros((len(label), len(Count)), np.int64)
+        reaches = scores.reference == 255
+        for by_level in (True, False):
+            rows = np.flatnonzero(reaches == by_level)
             if not len(rows):
                 continue
-            at = None if room == "level" else columns(self._thresholds, scores.reference[rows])
-            picked = [
+            at = None if by_level else columns(self._thresholds, scores.reference[rows])
+            largest, any_contour = (
                 None if curves is None else curves[rows] if at is None else np.take_along_axis(curves[rows], at, 1)
                 for curves in (scores.curves, every)
-            ]
+            )
             rank = None if scores.rank is None else scores.rank[rows]
-            hits = self._hits(*picked, rank, None if tight is None else tight[rows])
-            self.sums[f"hits/{room}"][present] += _product(member[:, rows], hits, np.int32)
-            if len(self.sums[f"maxima/{room}"]):
-                self.sums[f"maxima/{room}"] += _product(weights[rows].T, hits[:, [1, 5, 6, 7]])
-            column = self._level if room == "level" else self._fixed
-            fixed[rows, :3] = hits[:, [1, 3, 4], column]
-            if picked[0] is not None:
-                units = np.rint(picked[0] * IOU_UNIT)
-                self.sums[f"iou/{room}"][present] += _product(member[:, rows].astype(np.float64), units)
-                fixed[rows, 3] = units[:, column]
-        return fixed
+            hits = self._hits(largest, any_contour, rank, None if tight is None else tight[rows])
+            self.sums.hits.part(by_level)[present] += _product(member[:, rows], hits, np.int32)
+            maxima = self.sums.maxima.part(by_level)
+            if len(maxima):
+                maxima += _product(weights[rows].T, hits[:, MAXIMA])
+            column = self._level if by_level else self._fixed
+            fixed[rows, Count.GT_KNOWN] = hits[:, Hit.BOX_50, column]
+            fixed[rows, Count.TOP1_LOC] = hits[:, Hit.TOP1_LOC, column]
+            fixed[rows, Count.TOP5_LOC] = hits[:, Hit.TOP5_LOC, column]
+            if largest is not None:
+                units = np.rint(largest * IOU_UNIT)
+                self.sums.iou.part(by_level)[present] += _product(member[:, rows].astype(np.float64), units)
+                fixed[rows, Count.IOU] = units[:, column]
+        return fixed[:, OF_PICTURES:]
 
-    def _count_pixels(self, batch: Batch, weights: np.ndarray) -> None:
+    def _add_pixels(self, batch: PackedBatch, weights: np.ndarray) -> None:
         masked = [row for row, mask in enumerate(batch.masks) if mask is not None]
         if not masked:
             return
         maps = batch.maps if len(masked) == len(batch.rows) else batch.maps[masked]
-        histograms = pixels.count(maps, [batch.masks[row] for row in masked])
-        self.sums["pixels"] += histograms.sum(0)
-        if self._replicates:
+        histograms = pixels.count(maps, [mask for mask in batch.masks if mask is not None])
+        self.sums.pixels += histograms.sum(0)
+        if self._options.bootstrap:
             drawn = weights[masked].T.astype(np.float64)
-            self.sums["pixel replicates"] += _product(drawn, histograms.astype(np.float64))
+            self.sums.pixel_replicates += _product(drawn, histograms.astype(np.float64))
 
     def _hits(
         self, largest: np.ndarray | None, every: np.ndarray | None, rank: np.ndarray | None, tight: np.ndarray | None
     ) -> np.ndarray:
-        """Zeros and ones, float32 [n, 8, columns]: BoxAcc at each δ, Top-1 and Top-5 Loc, BoxAcc of all contours."""
-        curves = largest if largest is not None else every
-        hits = np.zeros((len(curves), 8, curves.shape[1]), np.float32)
+        """Zeros and ones, float32 [n, 8, columns], by `Hit`."""
+        shape = next(curves.shape for curves in (largest, every) if curves is not None)
+        hits = np.zeros((shape[0], len(Hit), shape[1]), np.float32)
         met = np.greater if self._protocol.strict == "always" else np.greater_equal
-        for offset, given in ((0, largest), (5, every)):
-            if given is not None:
-                for place, delta in enumerate(BOX_DELTAS):
-                    met(given, delta / 100, out=hits[:, offset + place])
+        for curves, names in ((largest, LARGEST), (every, EVERY)):
+            if curves is not None:
+                for delta, name in names.items():
+                    met(curves, delta / 100, out=hits[:, name])
         if largest is not None and rank is not None:
-            found = hits[:, 1] if self._protocol.strict == "never" else np.greater(largest, 0.5)
-            hits[:, 3] = found * (rank <= 1)[:, None]
+            found = hits[:, Hit.BOX_50] if self._protocol.strict == "never" else np.greater(largest, 0.5)
+            hits[:, Hit.TOP1_LOC] = found * (rank <= 1)[:, None]
             if tight is None:
-                hits[:, 4] = found * (rank <= 5)[:, None]
+                hits[:, Hit.TOP5_LOC] = found * (rank <= 5)[:, None]
             else:
                 either = np.maximum(found, tight >= 0.5)
-                hits[:, 4] = np.where((rank <= 2)[:, None], either, found * (rank <= 3)[:, None])
+                hits[:, Hit.TOP5_LOC] = np.where((rank <= 2)[:, None], either, found * (rank <= 3)[:, None])
         return hits
 
 

@@ -6,7 +6,7 @@ files.py has what formats share. A new format is a function there, a name in `fa
 of `FORMATS`.
 """
 
-from fastcam.export.export import FORMATS, Exported, Format, check_formats, export, places
+from fastcam.export.export import FORMATS, Exported, ExportFormat, check_formats, export, places
 from fastcam.export.maps import CoarseMap, MapTable
 
-__all__ = ["FORMATS", "CoarseMap", "Exported", "Format", "MapTable", "check_formats", "export", "places"]
+__all__ = ["FORMATS", "CoarseMap", "ExportFormat", "Exported", "MapTable", "check_formats", "export", "places"]

@@ -109,7 +109,7 @@ def label_studio_setup(path: Path) -> Path:
 
 @contextmanager
 def voc(job: Job) -> Iterator[Add]:
-    """Write Pascal VOC's XML files: `Annotations/x/y.xml` for the picture x/y.jpg, whose id `filename` tells.
+    """Write Pascal VOC's XML files: `Annotations/x/y.xml` for the picture x/y.jpg, whose id is in `filename`.
 
     Corners are whole pixels of the upright picture, counted from 1, and included. A picture without a box has no
     object. A second picture whose name differs in the suffix only is left out, and so is one whose name XML cannot
@@ -188,7 +188,7 @@ def wsol(job: Job) -> Iterator[Add]:
 
     The format has one class for each picture: the highest in the table, with all its boxes. Corners are whole pixels of
     the upright picture, half-open, since the field's evaluator reads no others; a picture without a box has 0,0,0,0.
-    Pictures with a line break in their name are left out. Of commas in names a note tells: the field's evaluator
+    Pictures with a line break in their name are left out. A note says if names have commas: the field's evaluator
     divides lines at each of them, `fastcam.data` at the last ones.
     """
     names, commas = dict(job.table.class_names), 0

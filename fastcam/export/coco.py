@@ -172,10 +172,10 @@ class _Frames:
 
     def __init__(self, given: _Annotations, table: RunTable, notes: list[str]) -> None:
         self._given, self._table, self._notes = given, table, notes
-        self._ambiguous: Frame | None = None  # what those are taken for whose size does not tell; None until one comes
+        self._ambiguous: Frame | None = None  # what those of ambiguous size are taken for; None until there is one
 
     def corners(self, picture: FoundPicture) -> list[list[float]]:
-        """x0, y0, x1, y1 of each box that is `found`; LeftOut if nothing tells how the file sees the picture."""
+        """x0, y0, x1, y1 of each box that is `found`; LeftOut if it is not clear how the file sees the picture."""
         size, given = (picture.width, picture.height), self._given.size(picture.id)
         corners = np.array([box.corners for box in picture.found], np.float64).reshape(-1, 4)
         frame = _frame(given, size, picture.orientation)

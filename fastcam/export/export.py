@@ -15,7 +15,7 @@ from fastcam.runs.table import RunTable
 _EXAMPLES = 10  # of pictures left out, kept with their reasons
 
 
-class Format(NamedTuple):
+class ExportFormat(NamedTuple):
     """A format of other tools.
 
     Attributes:
@@ -37,16 +37,16 @@ class Format(NamedTuple):
     stored: bool = False
 
 
-FORMATS: dict[str, Format] = {
-    "coco": Format(EXPORTS["coco"], coco.coco, ("annotations", "categories"), beside=coco.coco_images),
-    "csv": Format(EXPORTS["csv"], boxes.csv_table),
-    "labelstudio": Format(EXPORTS["labelstudio"], boxes.label_studio, ("url",), beside=boxes.label_studio_setup),
-    "voc": Format(EXPORTS["voc"], boxes.voc, stored=True),
-    "yolo": Format(EXPORTS["yolo"], boxes.yolo),
-    "wsol": Format(EXPORTS["wsol"], boxes.wsol, stored=True),
-    "png": Format(EXPORTS["png"], kept.png, ("size",), maps=True, stored=True),
-    "npy": Format(EXPORTS["npy"], kept.npy, ("size",), maps=True, stored=True),
-    "wsss": Format(EXPORTS["wsss"], kept.wsss, ("cuts",), maps=True, classes=kept.CLASSES, stored=True),
+FORMATS: dict[str, ExportFormat] = {
+    "coco": ExportFormat(EXPORTS["coco"], coco.coco, ("annotations", "categories"), beside=coco.coco_images),
+    "csv": ExportFormat(EXPORTS["csv"], boxes.csv_table),
+    "labelstudio": ExportFormat(EXPORTS["labelstudio"], boxes.label_studio, ("url",), beside=boxes.label_studio_setup),
+    "voc": ExportFormat(EXPORTS["voc"], boxes.voc, stored=True),
+    "yolo": ExportFormat(EXPORTS["yolo"], boxes.yolo),
+    "wsol": ExportFormat(EXPORTS["wsol"], boxes.wsol, stored=True),
+    "png": ExportFormat(EXPORTS["png"], kept.png, ("size",), maps=True, stored=True),
+    "npy": ExportFormat(EXPORTS["npy"], kept.npy, ("size",), maps=True, stored=True),
+    "wsss": ExportFormat(EXPORTS["wsss"], kept.wsss, ("cuts",), maps=True, classes=kept.CLASSES, stored=True),
 }
 
 

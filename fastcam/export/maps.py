@@ -86,7 +86,7 @@ class CoarseMap(NamedTuple):
         image_id: the picture.
         class_id: index of the class; None if unknown.
         rank: place of the class among all by score, 1 the highest; None if unknown.
-        picture: (width, height) of the upright picture in pixels; None if the table does not tell.
+        picture: (width, height) of the upright picture in pixels; None if it is not in the table.
         values: float32 [h, w], before ReLU, upsampling and normalisation; of boxes.parquet each map to a scale of its
             own, a power of two.
         upsampling: what `at` does.

@@ -1,12 +1,13 @@
 """Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
 
 from fastcam.pictures import gpu
-from fastcam.pictures.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError
+from fastcam.pictures.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError, read_part
 from fastcam.pictures.decoding import (
     DECODERS,
     Decoded,
     Encoded,
     Header,
+    Pixels,
     choose_decoder,
     decode,
     decode_mask,
@@ -18,7 +19,6 @@ from fastcam.pictures.decoding import (
     read_header,
     to_rgb,
 )
-from fastcam.pictures.files import read_part
 from fastcam.pictures.finding import SUFFIXES, find_pictures
 from fastcam.pictures.frame import Geometry, Preprocess, as_rgb
 
@@ -34,6 +34,7 @@ __all__ = [
     "Encoded",
     "Geometry",
     "Header",
+    "Pixels",
     "Preprocess",
     "as_rgb",
     "choose_decoder",

@@ -1,11 +1,16 @@
-"""What a picture file's bytes say before anything is decoded: its format, and whether it is whole.
+"""A picture file's bytes before anything is decoded: read from regular files only and not too many; format; whole?
 
 No decoder is asked here, since decoders differ in what they let pass: Pillow reads PNGs whose pixels have a wrong
 checksum, OpenCV reads JPEGs whose scan breaks off at a wrong marker.
 """
 
+import io
+import os
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -50,17 +55,50 @@ class DecodeError(ValueError):
         return f"{self.code}: {self.message}"
 
 
+@contextmanager
+def opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    """Open a regular file, or its content, at its beginning; DecodeError "unreadable"."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
+            raise DecodeError("unreadable", "not a regular file")
+        with open(source, "rb") as file:
+            yield file
+    except OSError as error:
+        raise DecodeError("unreadable", error.strerror or str(error)) from error
+
+
+def content(source: str | os.PathLike[str] | bytes) -> bytes:
+    """All bytes of a file; of more than `MAX_BYTES` DecodeError "too_large", or "unsupported" if it is no picture."""
+    if isinstance(source, bytes):
+        return source
+    with opened(source) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            sniff(file.read(12))
+            raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
+        return file.read()
+
+
+def read_part(path: str | os.PathLike[str], offset: int, size: int) -> bytes:
+    """The `size` bytes, not decoded, of a picture that begins at `offset` in a larger file.
+
+    DecodeError "unreadable", "too_large", or "damaged" if the file ends before.
+    """
+    if not 0 <= size <= MAX_BYTES:
+        raise DecodeError("too_large", f"the file has {size} bytes, at most {MAX_BYTES} are read")
+    with opened(path) as file:
+        if not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
+            raise DecodeError("damaged", f"{path} ends within it")
+        file.seek(offset)
+        return file.read(size)
+
+
 def sniff(data: bytes) -> str:
-    """Tell a file's format by its first bytes; names and suffixes do not count.
+    """One of `FORMATS` by a file's first 12 bytes or more; names and suffixes do not count.
 
-    Args:
-        data: the file's content, or its first 12 bytes.
-
-    Returns:
-        One of `FORMATS`.
-
-    Raises:
-        DecodeError: "damaged" if it is empty, "unsupported" if it begins like none of them.
+    DecodeError "damaged" if it is empty, "unsupported" if it begins like none of them.
     """
     if not data:
         raise DecodeError("damaged", "the file is empty")
@@ -73,69 +111,33 @@ def sniff(data: bytes) -> str:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse pictures of too many pixels.
-
-    Args:
-        width: in pixels.
-        height: in pixels.
-
-    Raises:
-        DecodeError: "too_large".
-    """
+    """Refuse pictures of too many pixels: DecodeError "too_large"."""
     if width * height > MAX_PIXELS:
         raise DecodeError("too_large", f"{width}x{height} pixels, at most {MAX_PIXELS} are read")
 
 
 def check_canvas(head: bytes) -> None:
-    """Check the size of an extended WebP file's canvas, before libwebp takes memory for it.
-
-    Args:
-        head: the file's first 30 bytes, of any format.
-
-    Raises:
-        DecodeError: "too_large".
-    """
+    """Check the size of an extended WebP file's canvas, by its first 30 bytes, before libwebp takes memory for it."""
     if head[8:16] == b"WEBPVP8X":
         check_size(*(1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27)))
 
 
 def check_webp(data: bytes) -> None:
-    """Check that a WebP file is as long as it says.
-
-    Args:
-        data: the file's content.
-
-    Raises:
-        DecodeError: "damaged".
-    """
+    """Refuse a WebP file that is shorter than it says: DecodeError "damaged"."""
     if len(data) < max(20, 8 + int.from_bytes(data[4:8], "little")):
         raise DecodeError("damaged", "the file is cut off")
 
 
 def check_scans(data: bytes) -> None:
-    """Refuse JPEGs whose scans go over the picture so often that a small file keeps a processor busy for hours.
-
-    Args:
-        data: the file's content.
-
-    Raises:
-        DecodeError: "too_large".
-    """
+    """Refuse JPEGs whose scans go over the picture so often that a small file keeps a processor busy for hours."""
     if (count := data.count(b"\xff\xda")) > MAX_SCANS:
         raise DecodeError("too_large", f"{count} scans, at most {MAX_SCANS} are read")
 
 
 def check_png(data: bytes) -> int:
-    """Check that a PNG file is whole: its signature, and length and checksum of every chunk up to the last.
+    """Bits per sample (1, 2, 4, 8 or 16) of a PNG file that is whole, else DecodeError "damaged".
 
-    Args:
-        data: the file's content; what follows the chunk IEND does not matter.
-
-    Returns:
-        Bits per sample: 1, 2, 4, 8 or 16.
-
-    Raises:
-        DecodeError: "damaged".
+    It is by its signature, and length and checksum of every chunk up to IEND; what follows that does not matter.
     """
     if not data.startswith(_PNG):
         raise DecodeError("damaged", "its signature is broken, as by a transfer as text")
@@ -154,13 +156,9 @@ def check_png(data: bytes) -> int:
 
 
 def png_may_turn(file: BinaryIO) -> bool:
-    """Tell whether a PNG file has chunks that may hold an orientation, which also come after the pixels.
+    """Whether a PNG file has chunks that may hold an orientation (text or EXIF), or is cut off.
 
-    Args:
-        file: the file; it stays where it is.
-
-    Returns:
-        Whether it has text or EXIF data, or is cut off.
+    They also come after the pixels. The file stays where it is.
     """
     before, at, kind = file.tell(), len(_PNG), b""
     try:
@@ -179,17 +177,11 @@ def png_may_turn(file: BinaryIO) -> bool:
 
 
 def jpeg_is_regular(data: bytes) -> bool:
-    """Tell whether a JPEG file is a sequence of well-formed segments and scans up to its end marker.
+    """Whether a JPEG file is a sequence of well-formed segments and scans up to its end marker.
 
     Entropy-coded data may hold no markers but restarts. Where a scan breaks off at another one, decoders differ: some
     refuse the file, some fill up with grey. Files with harmless oddities (bytes between segments) or several scans of
-    sequential coding are not regular either.
-
-    Args:
-        data: the file's content; what follows the end marker does not matter.
-
-    Returns:
-        Whether it is.
+    sequential coding are not regular either. What follows the end marker does not matter.
     """
     at, kind, progressive = 2, 0, False
     while kind != _SOS:

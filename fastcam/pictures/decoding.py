@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,13 +24,13 @@ from PIL import (  # the plugins register themselves; importing them here keeps 
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
-    JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile as _Tiff
 
 from fastcam.pictures.containers import (
     DecodeError,
@@ -39,13 +39,15 @@ from fastcam.pictures.containers import (
     check_scans,
     check_size,
     check_webp,
+    content,
     jpeg_is_regular,
+    opened,
     png_may_turn,
     sniff,
 )
-from fastcam.pictures.files import content, opened
 from fastcam.pictures.silence import silenced
 
+Pixels = Image.Image | np.ndarray  # a PIL picture, or uint8 [H, W, 3], RGB
 DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
 
 _ORIENTATION, _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _TIFF_SIZE = 0x0112, 0x0102, 0x0152, (0x0100, 0x0101)
@@ -95,6 +97,9 @@ class Encoded(NamedTuple):
         return self.stored[::-1] if self.orientation >= 5 else self.stored
 
 
+P_co = TypeVar("P_co", bound=Pixels | Encoded, covariant=True)
+
+
 class Header(NamedTuple):
     """What a picture's header says.
 
@@ -107,7 +112,7 @@ class Header(NamedTuple):
     orientation: int
 
 
-class Decoded(NamedTuple):
+class Decoded(NamedTuple, Generic[P_co]):
     """A picture as it was read.
 
     Attributes:
@@ -117,48 +122,34 @@ class Decoded(NamedTuple):
         decoder: who gave the pixels, one of `DECODERS`; None if nobody has yet.
     """
 
-    pixels: Image.Image | np.ndarray | Encoded
+    pixels: P_co
     orientation: int
     decoder: str | None
 
     @property
     def image(self) -> Image.Image:
         """The picture as a PIL picture."""
+        if isinstance(self.pixels, Encoded):
+            raise TypeError("a GPU has yet to decode this picture")
         return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
 
 
-def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded:
-    """Decode a picture as `load_image` does, and tell how; for use in threads inside `quiet_pillow`.
+def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded[Pixels]:
+    """Decode a picture, a file or its content, as `load_image` does; for use in threads inside `quiet_pillow`.
 
-    Args:
-        source: the file, or its content.
-        decoder: what `choose_decoder` returned, so that a run has one answer; by default it is asked.
-
-    Returns:
-        The picture, its orientation and its decoder.
-
-    Raises:
-        DecodeError: as `load_image`.
+    `decoder` is what `choose_decoder` returned, so that a run has one answer; by default it is asked.
     """
     data = content(source)
     with _refusing():
         return _decode(data, decoder or choose_decoder())
 
 
-def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
-    """Do what `read` does, but leave JPEGs that are fit for it to a GPU (`fastcam.pictures.gpu`).
+def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded[Pixels | Encoded]:
+    """What `read` does, but leave JPEGs that are fit for it to a GPU (`fastcam.pictures.gpu`).
 
     These are regular, have at most 16 MiB, and are grey or of luminance and two colour differences. Whether nvJPEG
-    knows those that are stored as red, green and blue is not documented.
-
-    Args:
-        source: as for `read`.
-
-    Returns:
-        The picture, its orientation and its decoder; of such a JPEG `Encoded`, its orientation and None.
-
-    Raises:
-        DecodeError: as `load_image`; for the GPU's part only what header and structure tell.
+    knows those that are stored as red, green and blue is not documented. Of them, DecodeError is raised for header and
+    structure only.
     """
     data = content(source)
     with _refusing():
@@ -173,31 +164,14 @@ def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded:
 
 
 def decode(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """Do what `load_image` does, for use in threads inside `quiet_pillow`.
-
-    Args:
-        source: the file's path, or its content as bytes.
-
-    Returns:
-        Upright PIL picture of mode RGB, decoded.
-
-    Raises:
-        DecodeError: as `load_image`.
-    """
+    """The PIL picture, upright RGB, that `load_image` reads; for use in threads inside `quiet_pillow`."""
     return read(source).image
 
 
 def decode_mask(source: str | os.PathLike[str] | bytes) -> np.ndarray:
-    """Read where a picture is neither black nor transparent, for use in threads inside `quiet_pillow`.
+    """Where a picture is neither black nor transparent: bool [H, W], upright; in threads inside `quiet_pillow`.
 
-    Args:
-        source: as for `decode`.
-
-    Returns:
-        bool [H, W], upright. A sample counts however small it is, of 16 bits, too.
-
-    Raises:
-        DecodeError: as `load_image`.
+    A sample counts however small it is, of 16 bits, too.
     """
     data = content(source)
     with _refusing():
@@ -206,16 +180,9 @@ def decode_mask(source: str | os.PathLike[str] | bytes) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Make RGB of a PIL picture of another mode, as of the same picture in a file.
+    """RGB of a PIL picture of another mode, as of the same picture in a file; its EXIF orientation is not looked at.
 
-    Args:
-        image: of any mode; it stays as it is. Its EXIF orientation is not looked at.
-
-    Returns:
-        Of mode RGB, decoded: 16 bits divided by 257, what is transparent on white.
-
-    Raises:
-        DecodeError: its mode has no fixed range (I, F) or no rule, or its file is damaged.
+    The picture stays as it is. DecodeError if its mode has no fixed range (I, F) or no rule, or its file is damaged.
     """
     with _refusing():
         image.load()
@@ -223,35 +190,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """Read a picture's size from its header, without decoding it.
-
-    Args:
-        source: as for `decode`.
-
-    Returns:
-        (width, height) of the upright picture in pixels.
-
-    Raises:
-        DecodeError: if the file cannot be read, is of an unknown format, or its header is damaged.
-    """
+    """(width, height) of an upright picture in pixels, from its header; DecodeError if that cannot be read."""
     return read_header(source).size
 
 
 def read_header(source: str | os.PathLike[str] | bytes) -> Header:
-    """Read a picture's size and orientation, without decoding it.
-
-    Args:
-        source: as for `decode`.
-
-    Returns:
-        Both.
-
-    Raises:
-        DecodeError: as `picture_size`.
-    """
+    """A picture's size and orientation, without decoding it; DecodeError if its header cannot be read."""
     with opened(source) as file, _refusing():
         image = _open(file)
-        width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE) if image.format == "TIFF" else image.size
+        width, height = [image.tag_v2[tag] for tag in _TIFF_SIZE] if isinstance(image, _Tiff) else image.size
         plain = image.format == "PNG" and "exif" not in image.info and not png_may_turn(file)
         orientation = 1 if plain else _orientation(image)  # Pillow would decode a PNG to look behind its pixels
         return Header((height, width) if orientation >= 5 else (width, height), orientation)
@@ -286,9 +233,6 @@ def quiet_pillow() -> Iterator[None]:
 
     Python's warning filters belong to the whole process. So this is for the thread that starts the work, around all
     of it, and not for each decoding thread.
-
-    Yields:
-        Nothing.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -296,18 +240,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def choose_decoder(name: str | None = None) -> str:
-    """Choose who decodes regular JPEGs: OpenCV where it passes a trial, else Pillow.
+    """Which of `DECODERS` has the regular JPEGs: that of a name, or else OpenCV where it passes a trial, else Pillow.
 
     The trial: the installed OpenCV must give Pillow's pixels of a small JPEG to the bit, and refuse a half of it.
-
-    Args:
-        name: one of `DECODERS`, to have that one without a trial.
-
-    Returns:
-        One of `DECODERS`.
-
-    Raises:
-        ValueError: another name.
+    ValueError for a name that is none of them.
     """
     if name is None:
         return "opencv" if _opencv_passes() else "pillow"
@@ -318,11 +254,7 @@ def choose_decoder(name: str | None = None) -> str:
 
 
 def trial_picture() -> Image.Image:
-    """Draw the small picture on whose JPEG decoders are tried.
-
-    Returns:
-        RGB, 61 × 43.
-    """
+    """The small picture on whose JPEG decoders are tried: RGB, 61 × 43."""
     y, x = np.mgrid[:43, :61]
     picture = np.stack([4 * x, 5 * y, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], 2)
     return Image.fromarray(picture.astype(np.uint8))
@@ -336,7 +268,8 @@ def _opencv_passes() -> bool:
     trial_picture().save(buffer, "JPEG", quality=90)
     data = buffer.getvalue()
     with silenced(), Image.open(io.BytesIO(data)) as image:
-        return np.array_equal(_opencv(data), np.asarray(image)) and _opencv(data[: len(data) // 2]) is None
+        found, half = _opencv(data), _opencv(data[: len(data) // 2])
+        return found is not None and half is None and np.array_equal(found, np.asarray(image))
 
 
 @contextmanager
@@ -368,7 +301,7 @@ def _open(file: BinaryIO) -> Image.Image:
     return image
 
 
-def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded:
+def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded[Pixels]:
     kind, look = sniff(data), look or _PICTURE
     deep, bits = False, 8
     if kind == "PNG":
@@ -376,7 +309,7 @@ def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded:
     elif kind == "WEBP":
         check_webp(data)
     image = _open(io.BytesIO(data))
-    if kind == "TIFF":
+    if isinstance(image, _Tiff):
         deep = set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == {16}
     if bits < 8 and image.mode == "L" and "transparency" in image.info:  # Pillow scales the samples only
         image.info["transparency"] *= 255 // (2**bits - 1)
@@ -403,13 +336,14 @@ def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded:
 
 def _plain_rgb(image: Image.Image) -> bool:
     """Whether a JPEG of three components seems to store red, green and blue."""
-    names = bytes(component[0] for component in image.layer)
+    names = bytes(component[0] for component in image.layer) if isinstance(image, JpegImageFile) else b""
     return names == b"RGB" or image.info.get("adobe_transform") == 0
 
 
 def _orientation(image: Image.Image) -> int:
     try:
-        value = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
+        tags = image.tag_v2 if isinstance(image, _Tiff) else image.getexif()
+        value = tags.get(_ORIENTATION)
     except Exception:  # damaged EXIF data says nothing about the picture
         return 1
     return int(value) if value in _UPRIGHT else 1
@@ -438,7 +372,8 @@ def _rgb(image: Image.Image, look: _Look) -> Image.Image:
     if clear:
         format, image = image.format, (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = image.getchannel("A")
-        least, most = alpha.getextrema()
+        levels = np.asarray(alpha)
+        least, most = levels.min(), levels.max()
         if least < 255 and (most or format != "BMP"):  # BMPs often have zeros where alpha is not meant
             shown = Image.new("RGB", image.size, (look.backdrop,) * 3)
             shown.paste(image, mask=alpha)
@@ -448,11 +383,13 @@ def _rgb(image: Image.Image, look: _Look) -> Image.Image:
 
 def _extra(image: Image.Image) -> tuple[int, ...]:
     """What a TIFF says of its samples beyond colour."""
-    return tuple(image.tag_v2.get(_EXTRA_SAMPLES, ()))
+    return tuple(image.tag_v2.get(_EXTRA_SAMPLES, ())) if isinstance(image, _Tiff) else ()
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
     """Decode a JPEG of one or three channels to uint8 [H, W, 3], RGB, as stored; None if OpenCV refuses it."""
+    if _RGB is None:
+        return None
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), _RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:

@@ -70,27 +70,16 @@ def find_pictures(
 
 
 def hidden(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or the system's: a copy, preview or note that nobody put there.
+    """Whether a file or folder is hidden, or the system's: a copy, preview or note that nobody put there, by its name.
 
-    Args:
-        name: without the folders above.
-
-    Returns:
-        Whether it begins with a dot (.ipynb_checkpoints, ._a.jpg, .Trash) or is one of those that macOS, Windows and
-        storage servers make (__MACOSX, $RECYCLE.BIN, @eaDir, Thumbs.db).
+    It begins with a dot (.ipynb_checkpoints, ._a.jpg, .Trash) or is one of those that macOS, Windows and storage
+    servers make (__MACOSX, $RECYCLE.BIN, @eaDir, Thumbs.db).
     """
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _OF_SYSTEMS
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Make a path absolute, with `..` behind a link as the system has it: above where the link leads.
-
-    Args:
-        path: of a file or folder.
-
-    Returns:
-        The path.
-    """
+    """A path made absolute, with `..` behind a link as the system has it: above where the link leads."""
     plain, real = os.path.abspath(path), os.path.realpath(path)
     return plain if os.path.realpath(plain) == real else real
 

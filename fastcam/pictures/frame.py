@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from fastcam import ops
 from fastcam.models import ModelConfig, check_normalization, own_preprocessing
 from fastcam.pictures.containers import MAX_PIXELS, DecodeError
-from fastcam.pictures.decoding import to_rgb
+from fastcam.pictures.decoding import Pixels, to_rgb
 
-Pixels = Image.Image | np.ndarray  # PIL of any mode, or uint8 [H, W, 3], RGB; see `as_rgb`
 _MOST_CONVERTED = 2**23  # pixels of a PIL picture that becomes an array: of more that alone takes as long as resizing
 
 
@@ -36,16 +35,9 @@ class Geometry:
     offset: tuple[int, int] = (0, 0)
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes from the frame to the original.
+        """Lead boxes from the frame to the original.
 
-        Args:
-            boxes: [..., 4], xyxy in pixels of the frame, half-open.
-
-        Returns:
-            float32 [..., 4], xyxy in pixels of the original, half-open; boxes of no area become zeros.
-
-        Raises:
-            ValueError: the boxes' shape does not broadcast with [4].
+        [..., 4], xyxy in pixels, half-open, become float32; boxes of no area become zeros.
         """
         boxes = np.asarray(boxes, np.float64)
         mapped = (boxes + np.array(self.offset * 2)) * np.array(self.original * 2) / np.array(self.resized * 2)
@@ -53,17 +45,9 @@ class Geometry:
         return np.where(empty, 0, mapped).astype(np.float32)
 
     def spread(self, map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Lay a map of the frame over the whole picture, in another size.
+        """Lay a map of the frame, float32 [H, W], over the whole picture, in another size: (width, height) in pixels.
 
-        Args:
-            map: float32 [H, W] over the frame, one value per pixel.
-            size: (width, height) to give the picture, in pixels, positive.
-
-        Returns:
-            float32 [height, width], interpolated linearly; zero where the frame did not reach.
-
-        Raises:
-            ValueError, cv2.error: the map is empty, not [H, W], or of a dtype that OpenCV cannot interpolate.
+        float32 [height, width], interpolated linearly; zero where the frame did not reach.
         """
         scale = np.array(self.resized) / np.array(size)
         shift = scale / 2 - np.array(self.offset) - 0.5
@@ -108,41 +92,22 @@ class Preprocess:
 
     @classmethod
     def of(cls, config: ModelConfig | None, model: nn.Module | None = None) -> Self:
-        """Return the preprocessing that a model's configuration asks for.
+        """The preprocessing that a model's configuration asks for.
 
-        Args:
-            config: of which size, resize, mean and std are used.
-            model: the network to ask where there is no configuration: timm's know size, mean and std of their weights
-                (`pretrained_cfg`). For others it is that of ImageNet, at 224 pixels.
-
-        Returns:
-            The preprocessing.
-
-        Raises:
-            ValueError: one of them is out of range.
+        Where there is none, that of the network: timm's know size, mean and std of their weights (`pretrained_cfg`).
+        For others it is that of ImageNet, at 224 pixels. ValueError if one of them is out of range.
         """
         if config is None:
             return cls(**({} if model is None else own_preprocessing(model)))
-        return cls(config.size, config.resize, tuple(config.mean), tuple(config.std))
+        (r, g, b), (sr, sg, sb) = config.mean, config.std
+        return cls(config.size, config.resize, (r, g, b), (sr, sg, sb))
 
-    def __call__(self, image: Pixels) -> tuple[Tensor, Geometry]:
-        """Prepare one picture.
-
-        Args:
-            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
-
-        Returns:
-            float32 [3, size, size], and the geometry that leads boxes back.
-
-        Raises:
-            TypeError: if the picture is neither PIL nor uint8.
-            ValueError: if an array is not [H, W, 3]; `DecodeError` if a very long picture would be resized to more
-                than `MAX_PIXELS` pixels, or a PIL picture has a mode without a rule (I, F, …).
-        """
+    def __call__(self, image: Pixels | None) -> tuple[Tensor, Geometry]:
+        """Prepare one picture: float32 [3, size, size], and the geometry that leads boxes back; see `frame`."""
         frame, geometry = self.frame(image)
         return self.normalize(torch.from_numpy(frame)[None])[0], geometry
 
-    def frame(self, image: Pixels) -> tuple[np.ndarray, Geometry]:
+    def frame(self, image: Pixels | None) -> tuple[np.ndarray, Geometry]:
         """Resize and crop one picture: `__call__` without `normalize`.
 
         Args:
@@ -152,7 +117,9 @@ class Preprocess:
             uint8 [size, size, 3], RGB, and the geometry that leads boxes back.
 
         Raises:
-            TypeError, ValueError: as in a call.
+            TypeError: if the picture is neither PIL nor uint8.
+            ValueError: if an array is not [H, W, 3]; `DecodeError` if a very long picture would be resized to more
+                than `MAX_PIXELS` pixels, or a PIL picture has a mode without a rule (I, F, …).
         """
         image = _checked(image)
         geometry = self.geometry(size_of(image))
@@ -160,16 +127,9 @@ class Preprocess:
         return resized(image, geometry.resized, (left, top, left + self.size, top + self.size)), geometry
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
-        """Tell where the frame lies in a picture.
+        """Where the frame lies in an upright picture of (width, height) pixels.
 
-        Args:
-            size: (width, height) of the upright picture in pixels.
-
-        Returns:
-            The geometry that leads boxes and maps back.
-
-        Raises:
-            DecodeError: a very long picture would be resized to more than `MAX_PIXELS` pixels.
+        DecodeError if a very long picture would be resized to more than `MAX_PIXELS` pixels.
         """
         if self.resize == "squash":
             return Geometry(size, (self.size, self.size))
@@ -184,20 +144,13 @@ class Preprocess:
     def normalize(self, frames: Tensor) -> Tensor:
         """Scale to [0, 1], subtract the mean and divide by the standard deviation.
 
-        Args:
-            frames: uint8 [N, H, W, 3], on any device.
-
-        Returns:
-            float32 [N, 3, H, W], contiguous, on the same device.
-
-        Raises:
-            RuntimeError: the frames are not [N, H, W, 3].
+        uint8 [N, H, W, 3], on any device, becomes float32 [N, 3, H, W], contiguous, on the same device.
         """
         mean, std = (frames.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
-def as_rgb(image: Pixels) -> Image.Image:
+def as_rgb(image: Pixels | None) -> Image.Image:
     """Take a picture that comes as an object, wherever one may be given.
 
     Args:
@@ -214,7 +167,7 @@ def as_rgb(image: Pixels) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
-def size_of(image: Pixels) -> tuple[int, int]:
+def size_of(image: Pixels | None) -> tuple[int, int]:
     """Width and height in pixels of a picture that comes as an object; raises as `as_rgb`."""
     if isinstance(image, Image.Image):
         return image.size
@@ -222,7 +175,7 @@ def size_of(image: Pixels) -> tuple[int, int]:
     return width, height
 
 
-def resized(image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def resized(image: Pixels | None, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> np.ndarray:
     """Resize a picture, and maybe cut a part out of it: `Image.resize(size, BILINEAR).crop(box)`, to the bit.
 
     `fastcam.ops.resize` does it in a quarter of the time that Pillow takes with arrays, as OpenCV decodes them, and in
@@ -252,7 +205,7 @@ def resized(image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int]
     return np.array(whole if box is None else whole.crop(box))
 
 
-def _checked(image: Pixels) -> Image.Image | np.ndarray:
+def _checked(image: Pixels | None) -> Pixels:
     """A PIL picture as RGB, or an array that is one."""
     if isinstance(image, Image.Image):
         plain = image.mode == "RGB" and not (image.format and "transparency" in image.info)
@@ -260,7 +213,7 @@ def _checked(image: Pixels) -> Image.Image | np.ndarray:
     return _checked_array(image)
 
 
-def _checked_array(image: np.ndarray) -> np.ndarray:
+def _checked_array(image: np.ndarray | None) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = getattr(image, "dtype", type(image).__name__)
         raise TypeError(f"a picture must be a PIL image or a uint8 array [H, W, 3], got {kind}")
@@ -307,4 +260,4 @@ def _same(order: _Order, height: int, width: int, rows: int, columns: int) -> bo
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     expected = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
     found = ops.resize(torch.from_numpy(picture), (rows, columns), None, order(height, width, rows, columns))
-    return np.array_equal(found, expected)
+    return np.array_equal(found, np.asarray(expected))

@@ -43,16 +43,10 @@ _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # after the
 
 
 def check(device: torch.device) -> None:
-    """Check by a trial that JPEGs can be decoded on a device.
+    """Check by a trial that JPEGs can be decoded on a device; ValueError if it is no CUDA device, or the trial fails.
 
     The trial: a small JPEG in colour and a grey one must come back in the size in which they are stored, with Pillow's
     pixels but for 4 levels in the mean and 24 at most. It is made once in a process.
-
-    Args:
-        device: where the network is.
-
-    Raises:
-        ValueError: it is no CUDA device, or the trial fails.
     """
     if device.type != "cuda":
         raise ValueError(f'`decoder` "nvjpeg" needs the network on a CUDA device, it is on {device}: choose another')
@@ -63,20 +57,11 @@ def check(device: torch.device) -> None:
 def frames(pictures: Sequence[Encoded], preprocess: Preprocess, device: torch.device) -> list[Tensor | None]:
     """Decode JPEGs and make them network frames, as `Preprocess.frame` does but for rounding and the decoder's pixels.
 
-    Resizing is torchvision's for tensors: antialiased in float32, rounded at the end. Each picture's frame is the same
-    whatever the others are.
+    Resizing is torchvision's for tensors: antialiased in float32, rounded at the end. Each picture's frame, RGB, uint8
+    [size, size, 3], on the device, is the same whatever the others are. None if it cannot be decoded there, even alone,
+    or is not of the size that its header says. torchvision's decoder for the CPU takes its turn on "cpu".
 
-    Args:
-        pictures: the JPEGs, at least one.
-        preprocess: what to do.
-        device: where to do it; torchvision's decoder for the CPU takes its turn on "cpu".
-
-    Returns:
-        For each picture uint8 [size, size, 3], RGB, on the device; None if it cannot be decoded there, even alone, or
-        is not of the size that its header says.
-
-    Raises:
-        torch.OutOfMemoryError: memory is not enough for several pictures at once. For one it gives None.
+    torch.OutOfMemoryError: memory is not enough for several pictures at once. For one it gives None.
     """
     try:
         found = _decoded([picture.data for picture in pictures], device)

@@ -1,4 +1,4 @@
-"""Decoders kept from writing to the terminal: what they say names no file, and of one they can say it a thousand times.
+"""Decoders kept from writing to the terminal: what they print names no file, and comes a thousand times for one.
 
 libjpeg, libpng and libtiff, which Pillow and OpenCV bring along, print by C's `stderr`; OpenCV's own log has a level.
 """
@@ -24,9 +24,6 @@ def silenced() -> Iterator[None]:
 
     File descriptor 2 stays as it is, and with it what Python, C++ and the system itself write there: only the variable
     `stderr` of the C library points to another stream as long as any thread is within such a block.
-
-    Yields:
-        Nothing.
     """
     global _decoding
     with _lock:
@@ -45,7 +42,7 @@ def silenced() -> Iterator[None]:
 def _turn_off() -> None:
     global _before
     stream, nowhere = _streams()
-    _before = stream and stream.value, cv2.utils.logging.getLogLevel()
+    _before = None if stream is None else stream.value, cv2.utils.logging.getLogLevel()
     if stream is not None:
         stream.value = nowhere
     cv2.utils.logging.setLogLevel(_SILENT)

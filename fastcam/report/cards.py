@@ -240,6 +240,8 @@ class Thumbnails:
             picture = Pictures(self._root or Path(), [id], None if file is None else [file])[0].image
         except ValueError:
             return None
+        if not isinstance(picture, Image.Image):
+            return None
         return picture.resize(_fit(*picture.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
 
     def _map(self, row: Row, size: tuple[int, int]) -> str | None:

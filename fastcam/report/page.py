@@ -21,7 +21,7 @@ from fastcam._files import replacing
 from fastcam._version import __version__
 
 WIDTH, HEIGHT = 400, 160  # of a chart's area, in units of its own
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 _MATRIX = 24  # classes that still make a readable matrix
 _PAIRS = 20
 _SHADES = 10

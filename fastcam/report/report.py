@@ -65,7 +65,7 @@ def write_report(
     per_class: int = 12,
     pictures: int = 300,
 ) -> ReportSummary:
-    """Write what came out of a run as one HTML page that needs nothing else.
+    """Write the results of a run as one HTML page that needs nothing else.
 
     Counts, errors by code, histograms of scores and box sizes, confusion of classes where labels are known, and a
     gallery by class: the best, worst, least sure and wrong pictures and the errors, with maps where the run kept them.

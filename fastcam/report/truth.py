@@ -43,20 +43,9 @@ class Truth:
     def of_data(cls, data: Dataset, ids: Iterable[str], places: Mapping[str, Path | Packed] | None = None) -> Self:
         """Take it from a data set.
 
-        Pictures are the same that lie at the same place. If none does, as where a data set has moved, ids are compared
-        as they are; if none is in both, one side may have a folder more in front of all its ids.
-
-        Args:
-            data: the data set; a `Pictures` is not decoded.
-            ids: those of the run.
-            places: where its pictures are, by id, as far as that is known.
-
-        Returns:
-            What is known.
-
-        Raises:
-            ValueError: no id is in both, or more than one folder would fit.
-            DecodeError: a sample of a data set that is no `Pictures` cannot be read.
+        Pictures are the same that lie at the same place, where `places` has those of the run by id. If none does, as
+        where a data set has moved, ids are compared as they are; if none is in both, one side may have a folder more in
+        front of all its ids, or it is a ValueError. A `Pictures` is not decoded.
         """
         truth = cls("the data set", tuple(data.class_names))
         for id, label, located, file in _samples(data):
@@ -67,8 +56,9 @@ class Truth:
             if file is not None:
                 truth.files[id] = file
         known = list(truth.labels or truth.boxes or truth.files)
+        places = places if places and truth.files else {}
         lying = {_place(file): id for id, file in truth.files.items()} if places else {}
-        same = {id: lying[place] for id, file in (places or {}).items() if (place := _place(file)) in lying}
+        same = {id: lying[place] for id, file in places.items() if (place := _place(file)) in lying}
         if not same:
             run = list(ids)
             if not {*known}.isdisjoint(run):
@@ -82,16 +72,10 @@ class Truth:
 
     @classmethod
     def of_folders(cls, ids: Iterable[str], classes: Iterable[str | None], always: bool = False) -> Self | None:
-        """Take labels from the folders that pictures lie in.
+        """Take the last folder of each id as its label.
 
-        Args:
-            ids: those of the run.
-            classes: names of the classes that the run found, None if unknown.
-            always: do so whatever the folders are called.
-
-        Returns:
-            The name of the last folder of each id as its label; None if less than half of all pictures lie in a folder
-            that is called like one of the classes.
+        None if less than half of all pictures lie in a folder that is called like one of the classes that the run found
+        (None where a name is unknown), unless this is to be done `always`.
         """
         folders = {id: posixpath.basename(posixpath.dirname(id)) for id in ids}
         known = set(classes)
@@ -104,15 +88,10 @@ class Truth:
         return truth
 
     def boxes_in(self, id: str, size: Any, orientation: float | None = None) -> np.ndarray:
-        """Give the true boxes of a picture in its own pixels.
+        """True boxes of a picture in its own pixels, float64 [B, 4], xyxy.
 
-        Args:
-            id: the picture.
-            size: (width, height) of the picture in pixels.
-            orientation: how it was stored; NaN if it was no file, None if that is not known.
-
-        Returns:
-            float64 [B, 4], xyxy; B is 0 if none are known, or if they are of a picture of another size.
+        B is 0 if none are known, or if they are of a picture of another size than (width, height). The orientation says
+        how it was stored; NaN if it was no file, None if that is not known.
         """
         located = self.boxes.get(id)
         if located is None:

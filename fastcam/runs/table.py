@@ -21,8 +21,8 @@ from fastcam.runs.folder import RunFolder
 from fastcam.runs.maps import map_of
 from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, MAX_CLASSES, SCHEMA, Row
 
-_ROWS = 4096  # in memory at a time; with maps, a sixteenth
-_MANY = 1 << 16  # likewise, of few columns
+_ROWS = 4096  # of all columns in memory at a time; with maps, a sixteenth
+_MANY = 1 << 16  # of few columns
 
 
 class FoundBox(NamedTuple):
@@ -69,7 +69,7 @@ class FoundPicture(NamedTuple):
         maps: class index → coarse map, float32 [h, w]; {} where maps were not asked for.
         error: why the picture has no boxes; None if it has.
         orientation: how the picture is stored, 1 to 8 as EXIF numbers them; 1 for a sample that was no file, and where
-            the table does not tell.
+            the table has no such column.
     """
 
     id: str
@@ -130,11 +130,8 @@ class RunTable:
         for path in self.files:
             with open_parquet(path) as file:
                 schema = file.schema_arrow
-            known = {
-                field.name
-                for field in schema
-                if field.name in Row._fields and field.type == SCHEMA.field(field.name).type
-            }
+            places = {name: schema.get_field_index(name) for name in Row._fields}  # -1: there is none, or more than one
+            known = {name for name, i in places.items() if i >= 0 and schema.types[i] == SCHEMA.field(name).type}
             wrong = next((name for name in COLUMNS if name not in known), None)
             if wrong is not None:
                 wanted = f"expected column {wrong}, {SCHEMA.field(wrong).type}"
@@ -153,7 +150,7 @@ class RunTable:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What the table's metadata tell of its making: the run's settings. ValueError if they are no JSON object."""
+        """The run's settings, from the table's metadata; ValueError if these are no JSON object."""
         with open_parquet(self.path) as file:
             return read_info(file)
 
@@ -275,7 +272,7 @@ class RunTable:
                     begin = end
 
     def classes(self) -> list[tuple[int, str | None]]:
-        """List the classes that the rows tell of.
+        """List the classes of all rows.
 
         Returns:
             Each pair of index and name, once, in the order of the table; None for a name that is unknown.
@@ -330,34 +327,38 @@ class RunTable:
     def _box(self, row: Row, first: Row) -> FoundBox:
         """Check a row of a picture, of which `first` is the first."""
         id = row.image_id
-        match row:
-            case Row(
-                width=int(width),
-                height=int(height),
-                rank=int(rank),
-                class_id=int(class_id),
-                score=float(score),
-                x0=float(x0),
-                y0=float(y0),
-                x1=float(x1),
-                y1=float(y1),
-            ) if all(map(math.isfinite, (score, x0, y0, x1, y1, row.box_score or 0))):
-                pass
-            case _:
-                raise ValueError(f"{self.path}: a row of {id!r} has an empty or infinite number")
-        if (width, height) != (first.width, first.height) or min(width, height) < 1 or class_id < 0:
+        if (
+            row.width is None or row.height is None or row.rank is None or row.class_id is None or row.score is None
+            or row.x0 is None or row.y0 is None or row.x1 is None or row.y1 is None
+            # finite if all are: float32 cannot add up to more than float64 holds
+            or not math.isfinite(row.score + row.x0 + row.y0 + row.x1 + row.y1 + (row.box_score or 0))
+        ):  # fmt: skip
+            raise ValueError(f"{self.path}: a row of {id!r} has an empty or infinite number")
+        if (
+            row.width != first.width
+            or row.height != first.height
+            or row.width < 1
+            or row.height < 1
+            or row.class_id < 0
+        ):
             raise ValueError(f"{self.path}: rows of {id!r} contradict each other, or have a negative number")
-        if class_id >= MAX_CLASSES:
-            raise ValueError(f"{self.path}: {id!r} has class {class_id}: expected at most {MAX_CLASSES}")
-        corners = _within(x0, width), _within(y0, height), _within(x1, width), _within(y1, height)
-        name = row.class_name if row.class_name and row.class_name.strip() else None
+        if row.class_id >= MAX_CLASSES:
+            raise ValueError(f"{self.path}: {id!r} has class {row.class_id}: expected at most {MAX_CLASSES}")
+        across, down = float(row.width), float(row.height)
         return FoundBox(
-            rank, class_id, name, score, corners, row.box or 1, score if row.box_score is None else row.box_score
+            row.rank,
+            row.class_id,
+            row.class_name if row.class_name and row.class_name.strip() else None,
+            row.score,
+            (
+                min(max(row.x0, 0.0), across),
+                min(max(row.y0, 0.0), down),
+                min(max(row.x1, 0.0), across),
+                min(max(row.y1, 0.0), down),
+            ),
+            row.box or 1,
+            row.score if row.box_score is None else row.box_score,
         )
-
-
-def _within(edge: float, side: int) -> float:
-    return min(max(edge, 0.0), float(side))
 
 
 def _rows(table: pa.RecordBatch | pa.Table) -> Iterator[Row]:

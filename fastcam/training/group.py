@@ -27,28 +27,14 @@ class Group(NamedTuple):
     device: torch.device
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up over all processes.
-
-        Args:
-            values: of the same shape and dtype in each.
-
-        Returns:
-            The sums, on the device; for one process its own values.
-        """
+        """Add up tensors of one shape and dtype over all processes; the sums are on the device."""
         total = values.to(self.device, copy=True)
         if self.world > 1:
             dist.all_reduce(total)
         return total
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """Collect a tensor of each process.
-
-        Args:
-            values: on the CPU, of the same shape and dtype in each.
-
-        Returns:
-            One tensor of each process, by rank, on the CPU.
-        """
+        """Collect a tensor of each process, by rank; they are on the CPU and of one shape and dtype."""
         if self.world == 1:
             return [values]
         parts = [torch.empty_like(values) for _ in range(self.world)]
@@ -56,29 +42,19 @@ class Group(NamedTuple):
         return parts
 
     def share(self, data: bytes) -> bytes:
-        """Give the first process's bytes to all.
-
-        Args:
-            data: of the first process; ignored in others.
-
-        Returns:
-            The first process's bytes.
-        """
+        """Give the first process's bytes to all; what others pass is ignored."""
         if self.world == 1:
             return data
         size = torch.tensor(len(data))
         dist.broadcast(size, 0)
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else None
-        buffer = torch.empty(int(size), dtype=torch.uint8) if buffer is None else buffer
-        dist.broadcast(buffer, 0)
-        return buffer.numpy().tobytes()
+        if not size:
+            return b""
+        own = bytearray(data if self.rank == 0 else int(size))
+        dist.broadcast(torch.frombuffer(own, dtype=torch.uint8), 0)
+        return bytes(own)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give the first process's buffers to all: without SyncBatchNorm each has running statistics of its own.
-
-        Args:
-            module: the network, changed in place.
-        """
+        """Give the first process's buffers to all: without SyncBatchNorm each has running statistics of its own."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
@@ -94,13 +70,8 @@ def joined(device: str | torch.device | None) -> Iterator[Group]:
     """Take this process's place in the group that torchrun set up, for the time of a `with` block.
 
     Gloo connects CPUs, NCCL the tensors on GPUs. A group that the caller has opened already is used and left open.
-
-    Args:
-        device: where the network runs; by default on a CUDA device if there is one, else on the CPU. "cuda" is the
-            device of this process's number on its machine.
-
-    Yields:
-        The place; rank 0 of 1 without torchrun.
+    The network runs by default on a CUDA device if there is one, else on the CPU; "cuda" is the device of this
+    process's number on its machine.
 
     Raises:
         RuntimeError: there is no such device, or the others cannot be reached.

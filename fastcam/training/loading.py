@@ -5,16 +5,16 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset as ByKey
 
 from fastcam.data import Dataset, Pictures
-from fastcam.pictures import Preprocess
+from fastcam.pictures import Pixels, Preprocess
 from fastcam.pictures.frame import resized, size_of
 from fastcam.pictures.stream import count_threads, stream
 from fastcam.training.settings import Settings
@@ -23,7 +23,8 @@ from fastcam.training.settings import Settings
 _ORDER, _AUGMENTATION = 1, 2
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Key:
     """Which picture, and what for.
 
     Attributes:
@@ -48,16 +49,9 @@ class Batch(NamedTuple):
 
 
 def count_steps(pictures: int, settings: Settings, world: int) -> int:
-    """Count the steps of an epoch.
+    """How many steps an epoch has of so many pictures to train on, by `world` processes.
 
-    Args:
-        pictures: how many there are to train on.
-        settings: of which batch_size is used.
-        world: number of processes.
-
-    Returns:
-        Their number. A last step that would give a process fewer than two pictures, which BatchNorm cannot train on,
-        is left out.
+    A last step that would give a process fewer than two pictures, which BatchNorm cannot train on, is left out.
     """
     whole, rest = divmod(pictures, settings.batch_size)
     return whole + (rest >= 2 * world)
@@ -66,17 +60,9 @@ def count_steps(pictures: int, settings: Settings, world: int) -> int:
 def steps(
     epoch: int, pictures: int, settings: Settings, rank: int = 0, world: int = 1
 ) -> Iterator[tuple[int, list[list[Key]]]]:
-    """Plan an epoch: the same order of pictures in the same steps, however many processes share them.
+    """Plan an epoch, counted from 1: the same order of pictures in the same steps, however many processes share them.
 
-    Args:
-        epoch: from 1.
-        pictures: how many there are to train on.
-        settings: of which seed, batch_size and accumulate are used.
-        rank: number of this process.
-        world: number of processes.
-
-    Yields:
-        For each step the number of pictures in it, of all processes together, and this process's parts of it.
+    For each step the number of pictures in it, of all processes together, and the parts of the process `rank` of it.
     """
     order = np.random.default_rng((_ORDER, settings.seed, epoch)).permutation(pictures)
     for step in range(count_steps(pictures, settings, world)):
@@ -86,15 +72,8 @@ def steps(
         yield len(batch), [[Key(epoch, index) for index in part.tolist()] for part in own]
 
 
-class Reader:
-    """Reads, resizes and augments pictures by key; the same key always gives the same frame.
-
-    Args:
-        train: data to train on.
-        test: data to test on.
-        settings: size, resize, crop, padding, flip, seed and cache are used.
-        preprocess: of the network.
-    """
+class Reader(ByKey[tuple[np.ndarray, int] | Exception]):
+    """Reads, resizes and augments pictures by key; the same key always gives the same frame."""
 
     def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
         # Boxes and masks are not looked at, whatever is wrong with them.
@@ -104,14 +83,9 @@ class Reader:
         self.kept: dict[tuple[bool, int], tuple[np.ndarray, int]] = {}
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, int] | Exception:
-        """Read one picture.
+        """One picture's frame, uint8 [size, size, 3], and label.
 
-        Args:
-            key: which.
-
-        Returns:
-            Frame, uint8 [size, size, 3], and label; or the error that it raised, since processes cannot hand on every
-            exception as it was.
+        Or the error that it raised, since processes cannot hand on every exception as it was.
         """
         try:
             frame, label = self._resized(key.epoch > 0, key.index)
@@ -133,7 +107,7 @@ class Reader:
             self.kept[training, index] = frame, sample.label
         return frame, sample.label
 
-    def _larger(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def _larger(self, image: Pixels | None) -> np.ndarray:
         """The whole picture as it is before a part of it is chosen."""
         side = width = height = round(self.settings.size * 256 / 224)
         if self.settings.resize == "crop":
@@ -143,7 +117,7 @@ class Reader:
 
     def _augmented(self, frame: np.ndarray, key: Key) -> np.ndarray:
         settings = self.settings
-        random = np.random.default_rng((_AUGMENTATION, settings.seed, *key))
+        random = np.random.default_rng((_AUGMENTATION, settings.seed, key.epoch, key.index))
         if settings.crop == "padded":
             frame = np.pad(frame, ((settings.padding,) * 2, (settings.padding,) * 2, (0, 0)))
         top, left = (int(random.integers(length - settings.size + 1)) for length in frame.shape[:2])
@@ -209,7 +183,7 @@ class _Processes:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self._plan = _Plan()
-        self._loader: DataLoader[Batch | Exception] | None = DataLoader(
+        self._loader: DataLoader[tuple[np.ndarray, int] | Exception] | None = DataLoader(
             reader,
             batch_sampler=self._plan,
             num_workers=workers,
@@ -252,13 +226,9 @@ def _start_worker(number: int) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _first_error(items: list) -> Exception | None:
-    return next((item for item in items if isinstance(item, Exception)), None)
-
-
 def _collate(items: list[tuple[np.ndarray, int] | Exception]) -> Batch | Exception:
-    error = _first_error(items)
-    if error is not None:
-        return error
-    frames, labels = zip(*items, strict=True)
+    good = [item for item in items if not isinstance(item, Exception)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, Exception))
+    frames, labels = zip(*good, strict=True)
     return Batch(torch.from_numpy(np.stack(frames)), torch.tensor(labels))

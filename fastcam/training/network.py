@@ -2,9 +2,9 @@
 
 import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,22 +25,37 @@ _HEADS = ("fc", "classifier", "head", "heads")  # where torchvision's and timm's
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class _Part(Protocol):
+    """What has a state that steps change."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+class Means(NamedTuple):
+    """Of some pictures: mean loss and accuracy in [0, 1]."""
+
+    loss: float
+    accuracy: float
+
+
+def means(sums: Tensor) -> Means:
+    """Means of sums: float64 [3], losses, right answers, pictures."""
+    loss, right, seen = sums.tolist()
+    return Means(loss / seen, right / seen)
+
+
+def highest_rate(settings: Settings) -> float:
+    """The learning rate that the schedule does not exceed; given weights are changed in smaller steps."""
+    return settings.lr or (1e-3 if settings.weights is None else 1e-4)
+
+
 class Trainee:
-    """A network with its optimizer, schedule, gradient scaler and moving average.
+    """A network (`model`) with its optimizer, schedule, gradient scaler and moving average.
 
-    Args:
-        config: of the network.
-        settings: of the training.
-        group: the processes that train it.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: of the whole training.
-        given: names of the parameters that the weights gave, when the training is resumed; None to read the weights.
-
-    Attributes:
-        model: the bare network.
-        given: those names.
-        optimizer: of the parameters that learn.
-        schedule: of its learning rate, stepped after each step.
+    `given` are the names of the parameters that the weights gave; for a training that is resumed they are known, and
+    the weights are not read again.
 
     Raises:
         FileNotFoundError: no such file of weights.
@@ -68,17 +83,19 @@ class Trainee:
         if group.world > 1 and group.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model.to(group.device, memory_format=self._layout)
+        self.model.to(group.device).to(memory_format=self._layout)
         self.optimizer = _optimizer(self.model, settings, self.given)
         self.schedule = _schedule(self.optimizer, settings, steps_per_epoch, total_steps)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "fp16")
-        average = None if settings.ema is None else get_ema_multi_avg_fn(settings.ema)
-        self.average = average and AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        self._parallel = None
-        forward: nn.Module = self.model
+        self.average: AveragedModel | None = None
+        if settings.ema is not None:
+            average = get_ema_multi_avg_fn(settings.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self._parallel: DistributedDataParallel | None = None
         if group.world > 1:
             ids = [group.device.index] if group.device.type == "cuda" else None
-            forward = self._parallel = DistributedDataParallel(self.model, device_ids=ids)
+            self._parallel = DistributedDataParallel(self.model, device_ids=ids)
+        forward: Callable[[Tensor], Tensor] = self._parallel or self.model
         self._forward = torch.compile(forward) if settings.compile else forward
         self._preprocess = Preprocess.of(config)
         self._slowed = [
@@ -88,13 +105,18 @@ class Trainee:
         ]
 
     @property
+    def learning_rate(self) -> float:
+        """Of the next step; where weights were given, it is the rate of these."""
+        return float(self.schedule.get_last_lr()[0])
+
+    @property
     def tested(self) -> nn.Module:
         """The network that is tested and saved: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
     def train(self) -> None:
         """Go into training mode, but for what is frozen."""
-        self._forward.train()
+        (self._parallel or self.model).train()
         for module in self.model.modules():
             parameters = list(module.parameters())
             if (
@@ -107,20 +129,16 @@ class Trainee:
     def step(self, parts: Iterable[Batch], count: int) -> Tensor:
         """Take one step: the mean loss over the whole batch, of all processes, goes down its gradient.
 
-        Args:
-            parts: this process's batches.
-            count: pictures in the step, of all processes together.
-
-        Returns:
-            float64 [3], on the network's device: sum of this process's losses, right answers, pictures.
+        `parts` are this process's, `count` the pictures of all processes. Gives sums of this process, see `means`, on
+        the network's device.
         """
         sums = torch.zeros(3, dtype=torch.float64, device=self.group.device)
         parts = list(parts)
         self.optimizer.zero_grad()
         for number, part in enumerate(parts, 1):
             images, labels = self._input(part)
-            last = self._parallel is None or number == len(parts)
-            with nullcontext() if last else self._parallel.no_sync():
+            early = number < len(parts)  # gradients are averaged over processes with the last part only
+            with self._parallel.no_sync() if self._parallel and early else nullcontext():
                 with self._autocast():
                     logits = self._forward(images)
                 loss = F.cross_entropy(
@@ -144,14 +162,7 @@ class Trainee:
 
     @torch.inference_mode()
     def test(self, batches: Iterable[Batch]) -> Tensor:
-        """Classify without learning.
-
-        Args:
-            batches: this process's share.
-
-        Returns:
-            float64 [3] as of `step`, of `tested`.
-        """
+        """Classify this process's share without learning; sums as of `step`, of `tested`."""
         network = self.tested.eval()
         self.group.share_buffers(network)
         sums = torch.zeros(3, dtype=torch.float64, device=self.group.device)
@@ -162,35 +173,23 @@ class Trainee:
             sums += _sums(F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
         return sums
 
-    def state_dict(self) -> dict[str, Any]:
-        """Collect all that steps change.
-
-        Returns:
-            State dictionaries by name.
-        """
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Collect all that steps change: the parts' state dictionaries."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave.
-
-        Args:
-            state: of a trainee with the same configuration and settings.
-
-        Raises:
-            KeyError, RuntimeError, ValueError: it is of another one.
-        """
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+        """Take over what `state_dict` gave, of a trainee with the same configuration and settings."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
-    def _parts(self) -> dict[str, Any]:
-        parts = {
+    def _parts(self) -> dict[str, _Part]:
+        parts: dict[str, _Part] = {
             "model": self.model,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "scaler": self.scaler,
-            "average": self.average,
         }
-        return {name: part for name, part in parts.items() if part is not None}
+        return parts if self.average is None else parts | {"average": self.average}
 
     def _input(self, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self.group.device
@@ -203,6 +202,7 @@ class Trainee:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The sums that `means` takes."""
     right = (logits.argmax(1) == labels).sum()
     return torch.stack([loss.detach().double(), right.double(), torch.full_like(right, len(labels)).double()])
 
@@ -225,7 +225,8 @@ def _freeze(model: nn.Module, settings: Settings, given: frozenset[str]) -> None
 def _optimizer(model: nn.Module, settings: Settings, given: frozenset[str]) -> torch.optim.Optimizer:
     learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     parts = [[p for name, p in learning if (name in given) is old] for old in (True, False)]
-    rates = (settings.lr, settings.lr * settings.new_lr)
+    rate = highest_rate(settings)
+    rates = (rate, rate * settings.new_lr)
     groups = [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)

@@ -1,7 +1,7 @@
 """Training: one loop, from labelled pictures to a network, its checkpoints and its curve.
 
 The loop is here; settings.py says what can be chosen, loading.py how pictures become batches, network.py what a step
-does, group.py how processes share it, checkpoint.py how it goes on after a break, records.py what is told of it.
+does, group.py how processes share it, checkpoint.py how it goes on after a break, records.py what it reports.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from fastcam.data import Dataset
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, quiet_pillow
 from fastcam.training import checkpoint, loading
-from fastcam.training.checkpoint import Place
+from fastcam.training.checkpoint import Facts, Place
 from fastcam.training.group import Group, joined
 from fastcam.training.loading import Key, Loader, Reader
-from fastcam.training.network import Trainee
-from fastcam.training.records import Clock, Records, means
+from fastcam.training.network import Trainee, highest_rate, means
+from fastcam.training.records import Clock, Records
 from fastcam.training.settings import Settings
 
 # Called after each test with the tested network in evaluation mode, its configuration and the data to test on; what it
@@ -127,7 +127,7 @@ def train(
         return _train(data, settings, values, Path(out), group, resume, overwrite, progress, callback)
 
 
-class _Run(NamedTuple):
+class _Loop(NamedTuple):
     """What the loop works with."""
 
     out: Path
@@ -140,7 +140,7 @@ class _Run(NamedTuple):
     pictures: int  # to train on
     test_data: Dataset
     per_epoch: int  # steps
-    facts: dict[str, Any]  # what a state must have in common with the training that goes on from it
+    facts: Facts
     callback: Callback | None
 
 
@@ -155,9 +155,9 @@ def _train(
     progress: bool,
     callback: Callback | None,
 ) -> TrainingResult:
-    state, place = (checkpoint.load(out / "state.pt", group) if resume else None) or (None, Place())
-    settings = _resolve(base, values, state and state["settings"])
-    if group.rank == 0 and state is None and not overwrite:
+    snapshot = checkpoint.load(out / "state.pt", group) if resume else None
+    settings = _resolve(base, values, None if snapshot is None else snapshot.facts.settings)
+    if group.rank == 0 and snapshot is None and not overwrite:
         for path in (out / "last.safetensors", out / "state.pt"):
             if path.exists():
                 raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
@@ -169,25 +169,27 @@ def _train(
     epochs = math.ceil(total / per_epoch)
 
     torch.manual_seed(settings.seed)
-    trainee = Trainee(config, settings, group, per_epoch, total, state and frozenset(state["given"]))
-    facts = {
-        "settings": dataclasses.asdict(settings),
-        "config": config.to_json(),
-        "pictures": (len(train_data), len(test_data)),
-        "given": sorted(trainee.given),
-    }
-    if state is None:
+    given = None if snapshot is None else frozenset(snapshot.facts.given)
+    trainee = Trainee(config, settings, group, per_epoch, total, given)
+    pictures = len(train_data), len(test_data)
+    facts = Facts(dataclasses.asdict(settings), config.to_json(), pictures, sorted(trainee.given))
+    if snapshot is None:
+        place = Place()
         checkpoint.seed_process(settings.seed, group, place)
     else:
-        for name, what in (("config", "classes or another network"), ("pictures", "numbers of pictures")):
-            if state[name] != facts[name]:
-                raise ValueError(f"{out} was trained with other {what}: {state[name]}, now {facts[name]}")
-        trainee.load_state_dict(state)
-        checkpoint.restore_random(state, settings.seed, group, place)
+        place, before = snapshot.place, snapshot.facts
+        for what, was, now in (
+            ("classes or another network", before.config, facts.config),
+            ("numbers of pictures", before.pictures, facts.pictures),
+        ):
+            if was != now:
+                raise ValueError(f"{out} was trained with other {what}: {was}, now {now}")
+        trainee.load_state_dict(snapshot.parts)
+        checkpoint.restore_random(snapshot, settings.seed, group)
     if group.rank == 0:
-        _clear(out, everything=state is None)
+        _clear(out, everything=snapshot is None)
         settings.write(out / "settings.toml")
-        if state is not None:  # it may have been killed after the state was written and before this
+        if snapshot is not None:  # it may have been killed after the state was written and before this
             models.save_checkpoint(out / "last.safetensors", trainee.tested, config)
     done = (place.epoch - 1) * per_epoch + place.step
     reader = Reader(train_data, test_data, settings, Preprocess.of(config))
@@ -195,7 +197,7 @@ def _train(
         loading.opened(reader, group.device) as loader,
         Records(out, group.rank == 0, progress, settings.tensorboard, done) as records,
     ):
-        run = _Run(
+        loop = _Loop(
             out=out,
             settings=settings,
             config=config,
@@ -214,8 +216,8 @@ def _train(
             ahead = (total - (epoch - 1) * per_epoch - steps) * settings.batch_size
             done, whole = (min(count * settings.batch_size, len(train_data)) for count in (place.step, steps))
             with records.epoch(epoch, epochs, done, whole, ahead):
-                entry = _train_epoch(run, place, steps) | _test(run)
-                place = _close_epoch(run, place, entry)
+                entry = _train_epoch(loop, place, steps) | _test(loop)
+                place = _close_epoch(loop, place, entry)
         group.wait()
     best, last, curve, metrics, state_path = (out / name for name in _FILES)
     passed = [Counter(getattr(part, "ignored", ())) for part in (train_data, test_data)]
@@ -235,16 +237,16 @@ def _clear(out: Path, everything: bool) -> None:
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
-def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
+def _train_epoch(loop: _Loop, place: Place, steps: int) -> dict[str, float]:
     """Train for the rest of an epoch."""
-    settings, group, trainee = run.settings, run.group, run.trainee
+    settings, group, trainee = loop.settings, loop.group, loop.trainee
     if place.step == 0:
-        place.learning_rate = trainee.schedule.get_last_lr()[0]
+        place.learning_rate = trainee.learning_rate
     plan = [
-        islice(loading.steps(place.epoch, run.pictures, settings, group.rank, group.world), place.step, steps)
+        islice(loading.steps(place.epoch, loop.pictures, settings, group.rank, group.world), place.step, steps)
         for _ in range(2)  # the loader is ahead
     ]
-    batches = run.loader.batches(part for _, parts in plan[0] for part in parts)
+    batches = loop.loader.batches(part for _, parts in plan[0] for part in parts)
     # The first process carries on the sums of all.
     sums = (place.sums if group.rank == 0 else torch.zeros_like(place.sums)).to(group.device)
     clock, unseen = Clock(group.device, place.spent), 0
@@ -258,63 +260,63 @@ def _train_epoch(run: _Run, place: Place, steps: int) -> dict[str, float]:
         saving = settings.checkpoint_every and step % settings.checkpoint_every == 0 and step < steps
         if group.device.type == "cpu" or step % _LOOK == 0 or step == steps or saving:
             loss, accuracy = means(sums)
-            rate = trainee.schedule.get_last_lr()[0]
+            rate = trainee.learning_rate
             _check_loss(loss, f"after {int(sums[2]) - unseen} pictures of an epoch, at learning rate {rate:.2g}")
-            run.records.step((place.epoch - 1) * run.per_epoch + step, unseen, loss, accuracy, rate)
+            loop.records.step((place.epoch - 1) * loop.per_epoch + step, unseen, loss, accuracy, rate)
             unseen = 0
         if saving:
-            _save(run, dataclasses.replace(place, step=step, sums=group.sum(sums).cpu(), spent=clock.spent))
-    seconds, data_seconds, compute_seconds, trained = clock.spent
+            _save(loop, dataclasses.replace(place, step=step, sums=group.sum(sums).cpu(), spent=clock.spent))
+    spent = clock.spent
     loss, accuracy = means(group.sum(sums))
     _check_loss(loss, "in another process")
     return {
         "epoch": place.epoch,
-        "step": (place.epoch - 1) * run.per_epoch + steps,
+        "step": (place.epoch - 1) * loop.per_epoch + steps,
         "learning_rate": place.learning_rate,
         "train_loss": loss,
         "train_accuracy": accuracy,
-        "seconds": seconds,
-        "data_seconds": data_seconds,
-        "compute_seconds": compute_seconds,
-        "images_per_second": trained / seconds,
+        "seconds": spent.seconds,
+        "data_seconds": spent.data,
+        "compute_seconds": spent.compute,
+        "images_per_second": spent.pictures / spent.seconds,
     }
 
 
-def _test(run: _Run) -> dict[str, float]:
+def _test(loop: _Loop) -> dict[str, float]:
     """Test the network, and let the callback do so."""
-    start, group, settings = time.perf_counter(), run.group, run.settings
-    share = [Key(0, index) for index in range(group.rank, len(run.test_data), group.world)]
+    start, group, settings = time.perf_counter(), loop.group, loop.settings
+    share = [Key(0, index) for index in range(group.rank, len(loop.test_data), group.world)]
     size = math.ceil(settings.batch_size / (group.world * settings.accumulate))
-    batches = run.loader.batches(share[first : first + size] for first in range(0, len(share), size))
-    loss, accuracy = means(group.sum(run.trainee.test(batches)))
+    batches = loop.loader.batches(share[first : first + size] for first in range(0, len(share), size))
+    loss, accuracy = means(group.sum(loop.trainee.test(batches)))
     _check_loss(loss, "in the test after an epoch")
     figures = {"test_loss": loss, "test_accuracy": accuracy}
-    if run.callback is not None and group.rank == 0:
+    if loop.callback is not None and group.rank == 0:
         with checkpoint.random_untouched(group):
-            figures |= run.callback(run.trainee.tested, run.config, run.test_data)
+            figures |= loop.callback(loop.trainee.tested, loop.config, loop.test_data)
     group.wait()
     return figures | {"test_seconds": time.perf_counter() - start}
 
 
-def _close_epoch(run: _Run, place: Place, entry: dict[str, float]) -> Place:
+def _close_epoch(loop: _Loop, place: Place, entry: dict[str, float]) -> Place:
     """Write an epoch's results; give the place after it."""
-    history, figure = [*place.history, entry], run.settings.best_by
-    if run.group.rank == 0:
+    history, figure = [*place.history, entry], loop.settings.best_by
+    if loop.group.rank == 0:
         if figure not in entry:
             raise ValueError(f"`best_by` must be one of the epoch's figures, {', '.join(entry)}; got {figure!r}")
         sign = -1 if figure.endswith("loss") else 1
         if all(sign * entry[figure] > sign * past[figure] for past in place.history):
-            models.save_checkpoint(run.out / "best.safetensors", run.trainee.tested, run.config)
-        run.records.close_epoch(history)
+            models.save_checkpoint(loop.out / "best.safetensors", loop.trainee.tested, loop.config)
+        loop.records.close_epoch(history)
     place = Place(place.epoch + 1, history=history)
-    _save(run, place)
+    _save(loop, place)
     return place
 
 
-def _save(run: _Run, place: Place) -> None:
-    checkpoint.save(run.out / "state.pt", run.facts | run.trainee.state_dict(), place, run.group)
-    if run.group.rank == 0:
-        models.save_checkpoint(run.out / "last.safetensors", run.trainee.tested, run.config)
+def _save(loop: _Loop, place: Place) -> None:
+    checkpoint.save(loop.out / "state.pt", loop.facts, place, loop.trainee.state_dict(), loop.group)
+    if loop.group.rank == 0:
+        models.save_checkpoint(loop.out / "last.safetensors", loop.trainee.tested, loop.config)
 
 
 def _check_loss(loss: float, when: str) -> None:
@@ -326,9 +328,7 @@ def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[st
     """The settings with all defaults in place; those of an earlier training may not change its course."""
     earlier = None if saved is None else Settings.of(None, saved)
     settings = Settings.of(base or earlier, values)
-    if settings.lr is None:
-        settings = dataclasses.replace(settings, lr=1e-3 if settings.weights is None else 1e-4)
-    settings = _with_colours(settings, values, earlier)
+    settings = _with_colours(dataclasses.replace(settings, lr=highest_rate(settings)), values, earlier)
     if earlier is not None:
         free = _FREE + (("epochs", "steps") if settings.schedule in ("multistep", "constant") else ())
         before, now = dataclasses.asdict(earlier), dataclasses.asdict(settings)
@@ -343,18 +343,29 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     """Settings with the mean and std of the earlier training, or of the weights to start from, where none are given."""
     usual = Settings()
     given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
-    known = {}
     if earlier is not None:
         known = {"mean": earlier.mean, "std": earlier.std}
     elif settings.weights is not None:
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
-    taken = {name: known[name] for name in ("mean", "std") if name in known and name not in given}
-    return dataclasses.replace(settings, **taken)
+    else:
+        return settings
+    mean, std = (
+        known[name] if name in known and name not in given else getattr(settings, name) for name in ("mean", "std")
+    )
+    return dataclasses.replace(settings, mean=mean, std=std)
 
 
 def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
-    fields = {name: getattr(settings, name) for name in ("output_stride", "size", "resize", "mean", "std")}
-    return ModelConfig(settings.arch, len(names), class_names=names, **fields)
+    return ModelConfig(
+        settings.arch,
+        len(names),
+        class_names=names,
+        output_stride=settings.output_stride,
+        size=settings.size,
+        resize=settings.resize,
+        mean=settings.mean,
+        std=settings.std,
+    )
 
 
 def _check(settings: Settings, group: Group, per_epoch: int, callback: Callback | None) -> None:
@@ -375,13 +386,14 @@ def _datasets(data: tuple[Dataset, Dataset] | None, settings: Settings) -> tuple
     if data is None:
         if settings.data is None:
             raise ValueError("`data` must tell what to train on: a name, a path or a pair of data sets")
-        place = {"format": settings.format, "images": settings.images}
-        if settings.test_data is None:
-            splits = (settings.train_split or "train", settings.test_split or "val")
-        else:
-            splits = (settings.train_split, settings.test_split)
-        sources = (settings.data, settings.test_data or settings.data)
-        data = tuple(datasets.load(source, split, **place) for source, split in zip(sources, splits, strict=True))
+        train_split, test_split = settings.train_split, settings.test_split
+        if settings.test_data is None:  # two parts of one, else all of both
+            train_split, test_split = train_split or "train", test_split or "val"
+        format, images, test_source = settings.format, settings.images, settings.test_data or settings.data
+        data = (
+            datasets.load(settings.data, train_split, format=format, images=images),
+            datasets.load(test_source, test_split, format=format, images=images),
+        )
     if not (isinstance(data, tuple) and len(data) == 2):
         raise TypeError(f"`data` must be a name, a path or a pair of data sets, got {type(data).__name__}")
     for name, part in zip(("train on", "test on"), data, strict=True):

@@ -20,8 +20,7 @@ from fastcam.cli.options import classes, lines, read_targets
 from fastcam.data import Pictures
 from fastcam.data.matching import by_name, in_classes, meet, warning
 from fastcam.data.names import Names, by_number, look, ordered, plain_id, read_text, tidy
-from fastcam.evaluation.sources import MapFolder
-from fastcam.evaluation.store import MapStore, MapWriter
+from fastcam.evaluation.sources import MapFolder, MapStore, MapWriter
 from fastcam.models import ModelConfig
 from fastcam.report.truth import Classes, Truth
 from fastcam.training import read_toml

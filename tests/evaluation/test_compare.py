@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from fastcam import cli, models
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
-from fastcam.evaluation.compare import Row, compare
+from fastcam.evaluation.compare import compare
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.settings import ROWS
+from fastcam.evaluation.sources import Variant
 from fastcam.methods import METHODS
 from fastcam.models import ModelConfig, to_gap
 
@@ -58,15 +59,15 @@ def data() -> list[Sample]:
 
 
 def test_names_of_rows():
-    assert Row.parse("cam") == Row("cam")
-    assert Row.parse("gradcam++") == Row("gradcam++")
-    assert Row.parse("gradcam+++tap+aug") == Row("gradcam++", tap=True, aug=True)
-    assert Row.parse("gradcam++tap+aug").name == "gradcam+++tap+aug"
-    assert Row.parse("gradcam+eigen") == Row("gradcam", eigen=True)
-    assert Row.parse("cam+pas+clamp+tap").name == "cam+tap+clamp+pas"
+    assert Variant.parse("cam") == Variant("cam")
+    assert Variant.parse("gradcam++") == Variant("gradcam++")
+    assert Variant.parse("gradcam+++tap+aug") == Variant("gradcam++", tap=True, aug=True)
+    assert Variant.parse("gradcam++tap+aug").name == "gradcam+++tap+aug"
+    assert Variant.parse("gradcam+eigen") == Variant("gradcam", eigen=True)
+    assert Variant.parse("cam+pas+clamp+tap").name == "cam+tap+clamp+pas"
     for name in (*METHODS, *ROWS):
-        assert Row.parse(name).name == name
-        assert Row.parse(f"{name}+aug").aug
+        assert Variant.parse(name).name == name
+        assert Variant.parse(f"{name}+aug").aug
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_names_of_rows():
 )
 def test_wrong_names_of_rows(name, message):
     with pytest.raises(ValueError, match=message):
-        Row.parse(name)
+        Variant.parse(name)
 
 
 ALL = [
@@ -118,7 +119,7 @@ def test_rows_are_those_of_each_method_alone(rows, layers, model, data, tmp_path
     options = {"config": CONFIG, "batch_size": 3, "bootstrap": 20, "progress": False}
     table = compare(model, data, methods=rows, target_layers=layers, protocol=SMALL, **options)
     assert [entry.name for entry in table.entries] == rows
-    for entry, row in zip(table.entries, map(Row.parse, rows), strict=True):
+    for entry, row in zip(table.entries, map(Variant.parse, rows), strict=True):
         # Another pooling as a network of its own.
         network = to_gap(model, "tap") if row.tap else model
         alone = evaluate(

@@ -22,8 +22,8 @@ from fastcam import data as datasets, models
 from fastcam.data import Sample
 from fastcam.evaluation import PROTOCOLS
 from fastcam.evaluation.gallery import choose_cases
-from fastcam.evaluation.network import Network, frame
 from fastcam.evaluation.settings import MapSettings
+from fastcam.evaluation.sources import NetworkMaps
 from tests.support import oracle
 from tests.support.evaluations import CLASSES, CONFIG, PROTOCOL, SIDE, evaluated, network, write_wsol
 
@@ -125,6 +125,8 @@ def test_ranks_of_logits_that_tie_are_those_of_localize(folder, tmp_path):
         found = {(row["image_id"], row["class_id"]): row["rank"] for row in rows(run.path)}
         assert [found[id, label] for id, label in zip(data.ids, data.labels, strict=True)] == ranks
         boxes = evaluated(data, tmp_path / f"{name} boxes", model=None, config=None, boxes=run.path).metrics
+        plan = json.loads((tmp_path / name / "plan.json").read_text())
+        assert plan["settings"]["weights"] == told(tmp_path / "maps")["source"]["weights"]
         for k in (1, 5):
             assert boxes["figures"][f"Top-{k} Cls"] == told(tmp_path / "maps")["figures"][f"Top-{k} Cls"]
 
@@ -182,9 +184,9 @@ def test_methods_and_their_options(folder):
     data, model = datasets.load(folder), network()
 
     def maps(**options) -> tuple:
-        source = Network(data, model, CONFIG, protocol=PROTOCOL, settings=MapSettings(**options))
-        batch = source.finish([source.load(*job) for job in source.jobs(range(5))])
-        assert batch.coarse
+        source = NetworkMaps(data, model, CONFIG, PROTOCOL, MapSettings(**options))
+        batch = source.finish([source.load(job) for job in source.jobs(range(5))])
+        assert isinstance(batch.maps, torch.Tensor)
         return batch.maps.relu() if batch.relu else batch.maps, batch
 
     images = torch.stack(
@@ -231,7 +233,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
-        ({"protocol": "standart"}, "did you mean standard"),
+        ({"protocol": "standart"}, "`protocol` must be one of standard, paper, .* got 'standart'"),
         ({"maps": tmp_path}, "exactly one of"),
         ({"model": None}, "exactly one of"),
         ({"model": None, "maps": tmp_path, "method": "gradcam"}, "method: for maps of a `model` only"),
@@ -247,11 +249,11 @@ def test_network_options_are_checked(folder, tmp_path):
 def test_the_frame_of_a_protocol():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8))
     squashed = tf.resize(picture, [64, 64])
-    np.testing.assert_array_equal(frame(PROTOCOLS["standard"], picture, (64, 64)), np.array(squashed))
+    np.testing.assert_array_equal(PROTOCOLS["standard"].frame(picture, (64, 64)), np.array(squashed))
     cropped = tf.center_crop(tf.resize(picture, [256, 256]), [224, 224])
-    np.testing.assert_array_equal(frame(PROTOCOLS["rethinking"], np.array(picture), (224, 224)), np.array(cropped))
+    np.testing.assert_array_equal(PROTOCOLS["rethinking"].frame(np.array(picture), (224, 224)), np.array(cropped))
     cropped = tf.center_crop(tf.resize(picture, [128, 128]), [112, 112])
-    np.testing.assert_array_equal(frame(PROTOCOLS["rethinking"], picture, (112, 112)), np.array(cropped))
+    np.testing.assert_array_equal(PROTOCOLS["rethinking"].frame(picture, (112, 112)), np.array(cropped))
 
 
 # ---- thresholds ------------------------------------------------------------------------------------------------------

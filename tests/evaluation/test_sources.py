@@ -12,8 +12,7 @@ import torch
 import fastcam
 from fastcam import data as datasets
 from fastcam.evaluation import PROTOCOLS
-from fastcam.evaluation.sources import MapFolder
-from fastcam.evaluation.store import MapStore, MapWriter
+from fastcam.evaluation.sources import MapFolder, MapStore, MapWriter
 from fastcam.runs.schema import Row, schema, to_table
 from tests.support import oracle
 from tests.support.evaluations import CLASSES, PROTOCOL, write_wsol
@@ -22,7 +21,7 @@ from tests.support.evaluations import CLASSES, PROTOCOL, write_wsol
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch) -> None:
     """Which take longer than all else here, and are looked at elsewhere."""
-    monkeypatch.setattr("fastcam.evaluation.plots.box_accuracy", lambda result, path: path)
+    monkeypatch.setattr("fastcam.evaluation.outputs.plot_box_accuracy", lambda result, path: path)
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +158,15 @@ def test_store_keeps_ranks(data, coarse, tmp_path):
 
 
 def test_store_is_read_in_groups(data, coarse, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastcam.evaluation.store._GROUP", 2)
+    monkeypatch.setattr("fastcam.evaluation.sources.store._GROUP", 2)
     path = write_store(tmp_path / "maps.parquet", data, coarse, [3, 1, 0, 2, 8, 7, 5, 4, 6])
     assert pq.ParquetFile(path).num_row_groups == 5
     store = MapStore(path, data)
     for positions in (range(9), range(2, 7), [0, 3, 8]):
         jobs = list(store.jobs(positions))
         assert [place for place, _ in jobs] == [store.order[position] for position in positions]
-        for loaded in (store.load(*job) for job in jobs):
-            np.testing.assert_array_equal(loaded.content[0], coarse[loaded.place])
+        for loaded in map(store.load, jobs):
+            np.testing.assert_array_equal(loaded.content.map, coarse[loaded.place])
     with MapWriter(tmp_path / "copy.parquet", {}) as writer:
         writer.write(["first"], coarse[:1], [None])
         writer.copy(path)

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from fastcam import data
 from fastcam.evaluation.evaluate import evaluate
-from fastcam.evaluation.store import MapWriter
+from fastcam.evaluation.sources import MapWriter
 from fastcam.export import MapTable, check_formats, export
 from fastcam.export.maps import Upsampler
 from tests.support import tables

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import fastcam
-from fastcam import explanation, metrics
+from fastcam import drawing, metrics
 from fastcam.data import Sample
 from fastcam.evaluation.compare import compare
 from fastcam.methods import MapWarning
@@ -246,10 +246,8 @@ def test_cam_tells_what_to_do_without_a_linear_layer_at_the_end(folder, tmp_path
 
 
 def test_figures_tell_probabilities(folder, tmp_path, monkeypatch):
-    told, grid = [], explanation.panels.grid
-    monkeypatch.setattr(
-        explanation.panels, "grid", lambda rows, labels=(), *a: (told.append(labels), grid(rows, labels, *a))[1]
-    )
+    told, grid = [], drawing.grid
+    monkeypatch.setattr(drawing, "grid", lambda rows, labels=(), *a: (told.append(labels), grid(rows, labels, *a))[1])
     options = {"layers": ["features"], "progress": False}
 
     def explained(model, name):

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from skimage.measure import label, regionprops
 
 from fastcam import ops, reference
+from tests.support.operands import ALL_4X4, maps_of_every_kind, shapes
 
 
 def scipy_components(mask: np.ndarray, connectivity: int) -> list[tuple[int, ...]]:
@@ -46,9 +47,6 @@ def largest(masks: torch.Tensor, connectivity: int = 8, rule: str = "pixels") ->
     return ops.boxes(masks.float(), size, levels, False, "bilinear", connectivity, rule).tolist()
 
 
-ALL_4X4 = (torch.arange(2**16)[:, None] >> torch.arange(16) & 1).reshape(-1, 4, 4).bool()
-
-
 @pytest.mark.parametrize("connectivity", [4, 8])
 def test_every_4x4_mask(connectivity):
     expected = [scipy_components(m, connectivity) for m in ALL_4X4.numpy()]
@@ -63,43 +61,6 @@ def test_every_4x4_mask(connectivity):
 def test_every_4x4_mask_by_contour():
     varied = ALL_4X4[1:-1]
     assert largest(varied, 8, "contour") == [contour_box(m) for m in varied.numpy()]
-
-
-def spiral(size: int) -> np.ndarray:
-    mask = np.zeros((size, size), bool)
-    y = x = 0
-    dy, dx = 0, 1
-    for length in [size - 1, *(n for n in range(size - 1, 0, -2) for _ in range(2))]:
-        for _ in range(length):
-            mask[y, x] = True
-            y, x = y + dy, x + dx
-        dy, dx = dx, -dy
-    return mask
-
-
-def shapes(size: int) -> dict[str, np.ndarray]:
-    y, x = np.mgrid[:size, :size]
-    comb = (x % 2 == 0) | (y == size - 1)
-    serpentine = (y % 2 == 0) | ((x == size - 1) & (y % 4 == 1)) | ((x == 0) & (y % 4 == 3))
-    radius = np.hypot(y - size / 2, x - size / 2)
-    twins = np.zeros((size, size), bool)
-    twins[1:4, 1:4] = twins[1:4, size - 4 : size - 1] = twins[size - 4 : size - 1, 2:5] = True
-    return {
-        "spiral": spiral(size),
-        "comb": comb,
-        "comb upside down": comb[::-1],
-        "serpentine": serpentine,
-        "serpentine columns": serpentine.T,
-        "diagonals": (x + y) % 3 == 0,
-        "anti-diagonals": (x - y) % 3 == 0,
-        "checkerboard": (x + y) % 2 == 0,
-        "nested rings": (radius.astype(int) % 4) < 2,
-        "thin rings": (radius.astype(int) % 3) == 0,
-        "twins": twins,
-        "frame": (x == 0) | (y == 0) | (x == size - 1) | (y == size - 1),
-        "columns": x % 2 == 1,
-        "last pixel": (x == size - 1) & (y == size - 1),
-    }
 
 
 @pytest.mark.parametrize("size", [9, 31, 32, 33, 63, 64, 65, 128, 130])
@@ -160,30 +121,6 @@ def test_max_components_keeps_the_largest_and_the_first_of_equals():
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
-
-
-def maps_of_every_kind(count: int, height: int, width: int, seed: int = 3) -> dict[str, np.ndarray]:
-    """Normalised maps float64 [count, H, W]: smooth, blurred, noisy, flat steps, holes, ties, constants."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.normal(size=(count, 7, 7))
-    noise = rng.random((count, height, width))
-    rings = np.stack(
-        [np.sin(np.hypot(*(np.mgrid[:height, :width] - 20 * rng.random((2, 1, 1)))) * f) for f in rng.random(count)]
-    )
-    kinds = {
-        "smooth": np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_CUBIC) for m in coarse]),
-        "blurred": np.stack([cv2.GaussianBlur(m, (0, 0), 2) for m in noise]),
-        "noise": noise,
-        "steps": np.floor(noise * 3),
-        "rings": rings,
-        "blocks": np.kron(rng.integers(0, 5, (count, (height + 3) // 4, (width + 3) // 4)), np.ones((4, 4)))[
-            :, :height, :width
-        ],
-    }
-    for name, maps in kinds.items():
-        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-        kinds[name] = (maps - low) / np.maximum(high - low, 1e-12)
-    return {**kinds, "zeros": np.zeros((1, height, width)), "ones": np.ones((1, height, width))}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

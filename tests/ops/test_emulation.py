@@ -22,9 +22,16 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-
-from .test_components import ALL_4X4, maps_of_every_kind, shapes
-from .test_ops import DTYPES, WEIGHTINGS, assert_close, masks_like, scores_around_edges
+from tests.support.operands import (
+    ALL_4X4,
+    DTYPES,
+    WEIGHTINGS,
+    assert_close,
+    maps_of_every_kind,
+    masks_like,
+    scores_around_edges,
+    shapes,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATION = ROOT / "tests" / "emulation"

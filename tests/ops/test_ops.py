@@ -13,17 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from fastcam import ops, reference
-
-WEIGHTINGS = ["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"]
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    scale = expected.abs().max().item() if expected.numel() else 0
-    torch.testing.assert_close(
-        actual.double().cpu(), expected.double().cpu(), rtol=0, atol=tolerance * max(scale, 1e-30)
-    )
+from tests.support.operands import DTYPES, WEIGHTINGS, assert_close, masks_like, scores_around_edges
 
 
 def layouts(tensor: Tensor) -> dict[str, Tensor]:
@@ -218,23 +208,6 @@ def test_class_boxes_is_class_map_then_boxes(device):
 
 
 # ---- histograms ------------------------------------------------------------------------------------------------------
-
-
-def scores_around_edges(bins: int, dtype: torch.dtype) -> Tensor:
-    """Scores [n] on each edge of a histogram's bins, beside it, in between, and where no score should be."""
-    kind = torch.zeros((), dtype=dtype).numpy().dtype.type
-    edges = np.append(np.arange(bins) * (1 / bins), [1, 2, 3]).astype(kind)
-    beside = [np.nextafter(edges, kind(end)) for end in (-9, 9)]
-    exact = (np.arange(bins + 1) / bins).astype(kind)
-    odd = [np.nan, np.inf, -np.inf, -0.0, 5e-324, 1e-45, -1e-45, -0.5, 1.5, 2.5, 3.1, 1e30, -1e30]
-    scores = [edges, *beside, exact, np.array(odd, kind), np.random.default_rng(0).random(500).astype(kind)]
-    return torch.from_numpy(np.random.default_rng(1).permutation(np.concatenate(scores)))
-
-
-def masks_like(maps: Tensor) -> Tensor:
-    """Masks of background, object, and two values that do not count."""
-    kinds = torch.tensor([0, 1, 255, 2], dtype=torch.uint8)
-    return kinds[torch.multinomial(torch.tensor([4.0, 4, 1, 1]), maps.numel(), replacement=True)].view(maps.shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -13,7 +13,6 @@ from torch import nn
 
 from fastcam.data import Sample
 from fastcam.data.pictures import Pictures
-from fastcam.evaluation.network import frame as framed
 from fastcam.evaluation.protocols import PROTOCOLS
 from fastcam.localization import localize
 from fastcam.pictures import DecodeError, Preprocess, as_rgb, decode_mask, load_image, read
@@ -70,7 +69,7 @@ def doors(tmp_path, picture) -> dict[str, np.ndarray]:
     found = {
         "as_rgb": np.asarray(as_rgb(picture)),
         "Preprocess": Preprocess(SIDE).frame(picture)[0],
-        "evaluation": framed(PROTOCOLS["standard"], picture, (SIDE, SIDE)),
+        "evaluation": PROTOCOLS["standard"].frame(picture, (SIDE, SIDE)),
     }
     settings = Settings(data="x", arch="resnet18", size=28, crop="random", flip=False)
     reader = Reader(Data(), Data(), settings, Preprocess(28))
@@ -186,19 +185,19 @@ def test_modes_without_a_range_are_refused_at_every_door(tmp_path, mode):
         with pytest.raises(DecodeError, match=f"unsupported: colour mode {mode}, which has no fixed range"):
             door(picture)
     with pytest.raises(DecodeError, match="colour mode"):
-        framed(PROTOCOLS["standard"], picture, (SIDE, SIDE))
+        PROTOCOLS["standard"].frame(picture, (SIDE, SIDE))
     run = localize(Brightness().eval(), [Sample(picture, id="a")], out=tmp_path / "run", progress=False)
     assert dict(run.codes) == {"unsupported": 1}
 
 
 @pytest.mark.parametrize("array", [ramp().astype(np.uint16), (ramp() / 65535)[..., None].repeat(3, 2), ramp() > 3])
 def test_arrays_that_are_no_pictures_are_refused_at_every_door(array):
-    for door in (as_rgb, Preprocess(SIDE), lambda image: framed(PROTOCOLS["standard"], image, (SIDE, SIDE))):
+    for door in (as_rgb, Preprocess(SIDE), lambda image: PROTOCOLS["standard"].frame(image, (SIDE, SIDE))):
         with pytest.raises(TypeError, match=r"uint8 array \[H, W, 3\]"):
             door(array)
     for shape in ((4, 4), (4, 4, 4), (4, 4, 1)):
         with pytest.raises(ValueError, match=r"must be \[H, W, 3\]"):
-            framed(PROTOCOLS["standard"], np.zeros(shape, np.uint8), (SIDE, SIDE))
+            PROTOCOLS["standard"].frame(np.zeros(shape, np.uint8), (SIDE, SIDE))
 
 
 def test_a_picture_made_of_another_keeps_its_colours(tmp_path):

@@ -1,12 +1,13 @@
 """Pictures with all that an evaluator takes of them, drawn; some are hard."""
 
+import json
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from fastcam.data import Sample
-from fastcam.evaluation import PROTOCOLS
+from fastcam.evaluation import PROTOCOLS, Evaluator, Result
 from tests.support import oracle
 
 SIZE, CLASSES = (13, 16), 7
@@ -48,3 +49,14 @@ def protocol(name: str = "standard"):
 
 
 STREAM = pictures(24, 9)
+
+
+def evaluated(data: Pictures, name: str = "standard", **options) -> Result:
+    options = {"num_classes": CLASSES, "bootstrap": 20, **options}
+    evaluator = Evaluator(protocol(name), **options)
+    evaluator.add(**data.take(range(len(data.ids))))
+    return evaluator.result()
+
+
+def same(one: Result, other: Result) -> bool:
+    return json.dumps(one.to_dict()) == json.dumps(other.to_dict())

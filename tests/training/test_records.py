@@ -116,7 +116,7 @@ def test_the_bar_tells_loss_accuracy_rate_and_time_left(tmp_path, monkeypatch) -
 def test_the_clock_divides_time(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    clock = records.Clock(torch.device("cpu"), (10.0, 4.0, 5.0, 100))
+    clock = records.Clock(torch.device("cpu"), records.Spent(10.0, 4.0, 5.0, 100))
     for data, compute, rest in ((1, 2, 0.5), (0.25, 3, 0)):
         with clock.waiting():
             now[0] += data

@@ -1,4 +1,4 @@
-"""A batch on its way into the accumulator: checked picture by picture, packed, and brought to the frame of the maps."""
+"""A batch on its way into the tally: checked picture by picture, packed, and brought to the frame of the maps."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from fastcam.models import ranking
 _SLACK = 1.0  # pixels by which a true box may stick out: some data sets round, some count from 1
 
 
-class Batch(NamedTuple):
+class PackedBatch(NamedTuple):
     """The good pictures of a batch, n of them.
 
     Attributes:
@@ -41,23 +41,26 @@ class Batch(NamedTuple):
     label: np.ndarray
     rank: np.ndarray | None
 
-    def parts(self, most: int) -> Iterator["Batch"]:
-        """Divide it.
-
-        Args:
-            most: pictures in a part.
-
-        Yields:
-            The parts in order; one, if there are no pictures.
-        """
+    def parts(self, most: int) -> Iterator["PackedBatch"]:
+        """Divide it into parts of at most `most` pictures, in order; one, if there are no pictures."""
         if len(self.rows) <= most:
             yield self
             return
         ends = np.append(0, self.counts.cumsum())
         for start in range(0, len(self.rows), most):
-            stop = min(start + most, len(self.rows))
-            part = {name: None if values is None else values[start:stop] for name, values in self._asdict().items()}
-            yield Batch(**part | {"boxes": self.boxes[ends[start] : ends[stop]]})
+            part = slice(start, min(start + most, len(self.rows)))
+            yield PackedBatch(
+                self.rows[part],
+                self.ids[part],
+                self.maps[part],
+                self.high[part],
+                self.flat[part],
+                self.counts[part],
+                self.boxes[ends[part.start] : ends[part.stop]],
+                self.masks[part],
+                self.label[part],
+                None if self.rank is None else self.rank[part],
+            )
 
 
 def pack(
@@ -69,21 +72,8 @@ def pack(
     logits: Any = None,
     labels: Any = None,
     ranks: Any = None,
-) -> tuple[Batch, list[tuple[str, str]]]:
-    """Check and pack.
-
-    Args:
-        protocol: tells the size and the frame of the maps.
-        num_classes: how many classes there are, so that every picture must have one; None if it does not matter.
-        ids: as for `Evaluator.add`, like all arguments that follow.
-        maps: see there.
-        truths: see there.
-        logits: see there.
-        labels: see there.
-        ranks: see there.
-
-    Returns:
-        The good pictures, and id and reason of each bad one.
+) -> tuple[PackedBatch, list[tuple[str, str]]]:
+    """Check what `Evaluator.add` is given, and pack the good pictures; gives also id and reason of each bad one.
 
     Raises:
         TypeError: maps, logits or ids of another kind.
@@ -113,7 +103,7 @@ def pack(
         counts, boxes, sizes, label = counts[rows], boxes[keep], sizes[keep], label[rows]
         rank = None if rank is None else rank[rows]
     masks = [truths[row].mask for row in rows]
-    batch = Batch(
+    packed = PackedBatch(
         rows,
         [ids[row] for row in rows],
         stacked,
@@ -125,7 +115,7 @@ def pack(
         label,
         rank,
     )
-    return batch, [(ids[row], reasons[row]) for row in sorted(reasons)]
+    return packed, [(ids[row], reasons[row]) for row in sorted(reasons)]
 
 
 def _check_ids(ids: list[str], truths: list[Sample], reasons: dict[int, str]) -> None:
@@ -190,7 +180,9 @@ def _floats(values: Any) -> Tensor:
 
 def _boxes(truths: list[Sample], reasons: dict[int, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(number of boxes [N], boxes [M, 4], size of the picture of each [M, 2])."""
-    counts, parts, sizes = np.zeros(len(truths), np.int64), [np.zeros((0, 4))], []
+    counts = np.zeros(len(truths), np.int64)
+    parts: list[np.ndarray] = [np.zeros((0, 4))]
+    sizes: list[tuple[int, int]] = []
     for row, truth in enumerate(truths):
         if truth.boxes is None:
             continue
@@ -206,8 +198,8 @@ def _boxes(truths: list[Sample], reasons: dict[int, str]) -> tuple[np.ndarray, n
     boxes = np.concatenate(parts)  # float64, whatever the parts are
     width_height = np.repeat(np.array(sizes).reshape(-1, 2), [len(part) for part in parts[1:]], 0)
     owner = np.repeat(np.arange(len(truths)), counts)
-    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(1)  # not so with NaN, either
-    inside = (boxes[:, :2] >= -_SLACK).all(1) & (boxes[:, 2:] <= width_height + _SLACK).all(1)
+    ordered = np.all(boxes[:, 2:] >= boxes[:, :2], axis=1)  # not so with NaN, either
+    inside = np.all(boxes[:, :2] >= -_SLACK, axis=1) & np.all(boxes[:, 2:] <= width_height + _SLACK, axis=1)
     for index in np.flatnonzero(~(ordered & inside)).tolist():
         box, (width, height) = ", ".join(f"{edge:g}" for edge in boxes[index]), width_height[index]
         if not np.isfinite(boxes[index]).all():
@@ -269,5 +261,5 @@ def _ranks(
         return ranks
     if logits is None:
         return None
-    index = torch.from_numpy(label.clip(0, classes - 1)).to(logits.device)[:, None]
+    index = torch.from_numpy(label.clip(0, logits.shape[1] - 1)).to(logits.device)[:, None]
     return ranking.ranks_of(logits, index)[:, 0].cpu().numpy()

@@ -1,4 +1,9 @@
-"""What an evaluation has done so far, on disk: it can go on after a break, and parts of it can be put together."""
+"""What an evaluation has done so far, on disk: it can go on after a break, and parts of it can be put together.
+
+`run.json` says what is measured. `<position>-<records>.safetensors` has the evaluator's sums after that many positions;
+it is written last, so that whatever goes beyond it is dropped on resuming. `records.bin` has one record for each
+picture, `maps/` the maps since each save.
+"""
 
 import json
 import os
@@ -8,35 +13,25 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from fastcam._files import replacing
 from fastcam.evaluation.evaluator import Evaluator
-from fastcam.evaluation.sources import Batch, Loaded
-from fastcam.evaluation.store import MapWriter
+from fastcam.evaluation.sources import Loaded, Maps, MapWriter
 
 _SUFFIX = ".safetensors"
 
 
 class Span(NamedTuple):
-    """A run's share of the work, as positions in the order of its source.
-
-    Attributes:
-        start: the first.
-        stop: behind the last.
-        total: how many there are in all parts together.
-    """
+    """A run's share of the work, as positions in the order of its source; `total` of all parts together."""
 
     start: int
     stop: int
     total: int
 
 
-class State:
+class Progress:
     """A folder with the evaluator's sums, a record of each picture, and maps that are to be kept.
-
-    `run.json` tells what is measured. `<position>-<records>.safetensors` has the sums after that many positions; it is
-    written last, so that whatever goes beyond it is dropped on resuming. `records.bin` has one record for each picture,
-    `maps/` the maps since each save.
 
     Args:
         folder: it.
@@ -57,15 +52,15 @@ class State:
         run: Mapping[str, Any],
         span: Span,
         make: Callable[[], Evaluator],
-        map_dtype: str | None = None,
-        map_info: Mapping[str, Any] | None = None,
+        map_dtype: str | None,
+        map_info: Mapping[str, Any],
     ) -> None:
         self.folder, self.span, self.evaluator = folder, span, make()
         self.position, self._saved, self._count = span.start, -1, 0
         self._run = json.loads(json.dumps(dict(run)))
         self._make, self._map_dtype, self._map_info = make, map_dtype, map_info
         self._maps: MapWriter | None = None
-        self._records: BinaryIO | None = None
+        self._file: BinaryIO | None = None
         levels = 1 if len(self.evaluator.thresholds) == 1 else 256
         fields = [("place", "<i8"), ("reference", "<f8"), ("label", "<i4"), ("rank", "<i4"), ("iou", "<f4", (levels,))]
         self._dtype = np.dtype(fields)
@@ -76,27 +71,18 @@ class State:
         return any(self.folder.glob(f"*{_SUFFIX}"))
 
     def begin(self) -> None:
-        """Start anew; what an earlier run left is deleted.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Start anew; what an earlier run left is deleted."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
         (self.folder / "maps").mkdir(parents=True)
         with replacing(self.folder / "run.json") as partial:
             partial.write_text(json.dumps({"run": self._run, "span": self.span}), encoding="utf-8")
-        self._records = open(self.folder / "records.bin", "ab")  # noqa: SIM115 (as long as the run)
 
     def resume(self) -> bool:
-        """Go on where an earlier run of the same share was broken off.
-
-        Returns:
-            Whether there was one; if not, nothing has changed.
+        """Go on where an earlier run of the same share was broken off; gives whether there was one.
 
         Raises:
             ValueError: it measured something else, or its files are damaged.
-            OSError: they cannot be read.
         """
         if (saved := self._latest(self.folder)) is None:
             return False
@@ -106,22 +92,17 @@ class State:
         self.evaluator.load(self._sums(self.folder, self.position, self._count))
         self._saved = self.position
         os.truncate(self.folder / "records.bin", self._count * self._dtype.itemsize)
-        self._records = open(self.folder / "records.bin", "ab")  # noqa: SIM115 (as long as the run)
         for path in (self.folder / "maps").iterdir():
             if path.name.startswith(".") or int(path.stem) >= self.position:
                 path.unlink()
         return True
 
     def join(self, parts: Sequence[Path]) -> None:
-        """Take over what the runs of all parts have done, instead of working.
-
-        Args:
-            parts: their folders, in any order.
+        """Take over what the runs of all parts, in any order, have done, instead of working.
 
         Raises:
             FileNotFoundError: one has no such folder.
             ValueError: one measured something else, is not finished or damaged, or they do not make a whole.
-            OSError: one cannot be read.
         """
         found = []
         if self.folder.resolve() in [part.resolve() for part in parts]:
@@ -153,18 +134,10 @@ class State:
             self._count += count
         self.save(self.span.stop)
 
-    def record(self, loaded: Sequence[Loaded], rank: Any, reference: Any, iou: Any) -> None:
-        """Note pictures.
-
-        Args:
-            loaded: n of them.
-            rank: [n], of their true classes, or None.
-            reference: [n], see `Scores`.
-            iou: [n, K], by 8-bit level.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+    def record(
+        self, loaded: Sequence[Loaded[Any]], rank: Sequence[int | None] | np.ndarray | None, reference: Any, iou: Any
+    ) -> None:
+        """Note n pictures: rank of their true classes or None, reference [n] (see `Scores`), IoU [n, K] by level."""
         rows = np.zeros(len(loaded), self._dtype)
         rows["place"] = [one.place for one in loaded]
         rows["label"] = [-1 if one.truth.label is None else one.truth.label for one in loaded]
@@ -173,36 +146,25 @@ class State:
         self._records.write(rows.tobytes())
         self._count += len(rows)
 
-    def keep(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Keep coarse maps, if they are wanted.
-
-        Args:
-            batch: coarse maps.
-            rows: those of it that are to be kept.
-
-        Raises:
-            ValueError: a value is too large for the dtype.
-            OSError: the file cannot be written.
-        """
-        if self._map_dtype is None or not rows:
+    def keep(self, maps: Maps, rows: Sequence[int]) -> None:
+        """Keep some of a batch's coarse maps, if they are wanted; ValueError if the dtype cannot hold a value."""
+        if self._map_dtype is None or not rows or not isinstance(maps.maps, Tensor):
             return
         if self._maps is None:
             path = self.folder / "maps" / f"{self.position:012d}.parquet"
             self._maps = MapWriter(path, self._map_info, self._map_dtype)
             self._maps.__enter__()
-        ranks = batch.ranks or [None] * len(batch.loaded)
-        ids, classes = [batch.loaded[row].id for row in rows], [batch.classes[row] for row in rows]
-        self._maps.write(ids, batch.maps[rows], classes, [ranks[row] for row in rows])
+        nothing = [None] * len(maps.loaded)
+        classes, ranks = maps.classes or nothing, maps.ranks or nothing
+        self._maps.write(
+            [maps.loaded[row].id for row in rows],
+            maps.maps[list(rows)],
+            [classes[row] for row in rows],
+            [ranks[row] for row in rows],
+        )
 
     def save(self, position: int) -> None:
-        """Make all that was done durable.
-
-        Args:
-            position: up to where that is.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Make all that was done up to a position durable."""
         if self._maps is not None:
             self._maps.__exit__(None, None, None)
             self._maps = None
@@ -216,18 +178,17 @@ class State:
 
     def close(self) -> None:
         """Close the files; what was not saved is dropped."""
-        if self._records is not None:
-            self._records.close()
+        if self._file is not None:
+            self._file.close()
         if self._maps is not None:
             self._maps.__exit__(InterruptedError, InterruptedError("not saved"), None)
             self._maps = None
 
     def records(self) -> np.ndarray:
-        """Give the records.
+        """The records in the order of the work, mapped from the file.
 
-        Returns:
-            In the order of the work, mapped from the file: "place" in the data set, "label" (-1 for none), "rank" of it
-            (0 for none), "iou", float32 [K], by 8-bit level, and "reference" (see `Scores`).
+        "place" in the data set, "label" (-1 for none), "rank" of it (0 for none), "iou", float32 [K], by 8-bit level,
+        and "reference" (see `Scores`).
         """
         self._records.flush()
         if not self._count:
@@ -235,25 +196,26 @@ class State:
         return np.memmap(self.folder / "records.bin", self._dtype, "r", shape=(self._count,))
 
     def write_maps(self, path: Path) -> None:
-        """Write all maps that were kept to one store.
-
-        Args:
-            path: its file.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write all maps that were kept, if they are wanted, to one store."""
+        if self._map_dtype is None:
+            return
         with MapWriter(path, self._map_info, self._map_dtype) as writer:
             for segment in sorted((self.folder / "maps").glob("*.parquet")):
                 writer.copy(segment)
+
+    @property
+    def _records(self) -> BinaryIO:
+        if self._file is None:
+            self._file = open(self.folder / "records.bin", "ab")  # noqa: SIM115 (as long as the run)
+        return self._file
 
     def _latest(self, folder: Path) -> tuple[Span, int, int] | None:
         """Share, position and records of a folder's last save."""
         if not (folder / "run.json").is_file():
             return None
         try:
-            told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            theirs, span = told["run"], Span(*told["span"])
+            stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            theirs, span = stored["run"], Span(*stored["span"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from None
         for key in self._run.keys() | theirs.keys():

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fastcam._files import replacing
-from fastcam.data import Sample
-from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
+from fastcam.data import Collection, Sample
+from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
 from fastcam.runs.maps import decode_map
 from fastcam.runs.table import read_info
 
@@ -38,17 +38,9 @@ class MapWriter:
     """Writes the compact store, maps.parquet: coarse maps before ReLU, upsampling and normalisation.
 
     One row for each map: image_id, class_id, rank (place of the class among the logits, 1 the highest), height, width
-    and map (its values row by row, little-endian). Used in a `with` block, at whose end the file gets its name; if the
-    block raises, nothing stays.
-
-    Args:
-        path: the Parquet file to create or replace.
-        info: what made the maps; stored as JSON in the file's metadata under "fastcam".
-        dtype: "float32", or "float16" for half the size and a rounding of 0.05 %.
-
-    Raises:
-        ValueError: another dtype.
-        OSError: the file cannot be made (on entering the block) or written.
+    and map (its values row by row, little-endian, as "float32", or as "float16" for half the size and a rounding of
+    0.05 %). What made the maps is JSON in the file's metadata, under "fastcam". Used in a `with` block, at whose end
+    the file gets its name; if the block raises, nothing stays.
     """
 
     def __init__(
@@ -75,17 +67,9 @@ class MapWriter:
         classes: Sequence[int | None],
         ranks: Sequence[int | None] | None = None,
     ) -> None:
-        """Append maps; they are held back until they fill a row group, or the `with` block ends.
+        """Append maps [N, h, w]; they are held back until they fill a row group, or the `with` block ends.
 
-        Args:
-            ids: of N pictures.
-            maps: [N, h, w], floating.
-            classes: class index of each, or None.
-            ranks: place of the class among the logits of each, 1 the highest, or None.
-
-        Raises:
-            ValueError: N differs, or a value is too large for float16.
-            OSError: the file cannot be written.
+        Raises ValueError if N differs, or a value is too large for float16.
         """
         values = np.asarray(maps)
         height, width = values.shape[1:]
@@ -101,14 +85,7 @@ class MapWriter:
             self._flush()
 
     def copy(self, path: str | os.PathLike[str]) -> None:
-        """Append all maps of another store that was written with the same dtype.
-
-        Args:
-            path: its file.
-
-        Raises:
-            OSError: it cannot be read, or this one not be written.
-        """
+        """Append all maps of another store that was written with the same dtype."""
         self._flush()
         with pq.ParquetFile(path) as file:
             for group in file.iter_batches(_GROUP):
@@ -123,26 +100,22 @@ class MapWriter:
             self._pending.clear()
 
 
-class MapStore(Source):
-    """Reads the compact store that `MapWriter` writes, row group by row group.
+class StoredMap(NamedTuple):
+    """A row of the store, with the map decoded: float32 [h, w]."""
 
-    Args:
-        path: the Parquet file.
-        data: the data set; maps belong to its `ids`.
-        crop: of the protocol, which the maps have to be made for.
+    map: np.ndarray
+    class_id: int | None
+    rank: int | None
 
-    Attributes:
-        order: see `Source`.
-        problems: likewise.
-        info: likewise.
-        labelled: whether the maps are of the true classes.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no such store, or its maps are of another part of the pictures.
+class MapStore(Source[dict[str, Any], StoredMap]):
+    """Reads the compact store that `MapWriter` writes, row group by row group; `crop` is the protocol's.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is no such store, or its maps are of another
+    part of the pictures.
     """
 
-    def __init__(self, path: str | os.PathLike[str], data: Any, crop: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], data: Collection, crop: int | None = None) -> None:
         self.path, self.data = Path(path), data
         if not self.path.is_file():
             raise FileNotFoundError(f"no file or folder of maps at {path}")
@@ -168,7 +141,7 @@ class MapStore(Source):
             ]
             raise ValueError(f"{path} has maps of {parts[0]}, the protocol is for {parts[1]}")
         self._relu, self.labelled = bool(made.get("relu")), made.get("targets") == "label"
-        self.info = {"maps": made}
+        self._made = made
         places, own, found = Places(data.ids), frozenset(ids), set[int]()
         self.order: list[int] = []
         self.problems: list[tuple[str, str]] = []
@@ -189,7 +162,13 @@ class MapStore(Source):
             seen.add(id)
         self.problems += [(id, f"no map in {path}") for place, id in enumerate(data.ids) if place not in found]
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: D102 (see Source)
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What made the maps."""
+        return {"maps": self._made}
+
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Places and rows of the file."""
         wanted = np.array([self._rows[position] for position in positions], np.int64)
         groups = np.searchsorted(self._starts, wanted, "right") - 1
         with pq.ParquetFile(self.path) as file:
@@ -201,19 +180,18 @@ class MapStore(Source):
                     yield self.order[position], row
                 begin = end
 
-    def load(self, place: int, row: dict[str, Any]) -> Loaded:  # noqa: D102 (see Source)
-        return attempt(place, self.data.ids[place], lambda: self._decoded(place, row))
-
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
-        values = torch.from_numpy(np.stack([map for map, _, _ in (one.content for one in loaded)]))
-        classes, ranks = ([one.content[i] for one in loaded] for i in (1, 2))
-        return Batch(loaded, values, True, self._relu, classes, ranks=None if not any(ranks) else ranks)
-
-    def _decoded(self, place: int, row: dict[str, Any]) -> tuple[Sample, Any]:
-        truth, shape = self.data.truth(place), (row["height"], row["width"])
+    def read(self, place: int, what: dict[str, Any]) -> tuple[Sample, StoredMap]:
+        """The map, decoded; it must be of the true class, if it is said to be."""
+        truth, shape = self.data.truth(place), (what["height"], what["width"])
         if shape != self._shape:
-            raise ValueError(f"its map in {self.path} is {list(shape)}, others are {list(self._shape)}")
-        values = decode_map(row["map"], *shape)
-        if self.labelled and truth.label is not None and row["class_id"] != truth.label:
-            raise ValueError(f"its map in {self.path} is of class {row['class_id']}, its label is {truth.label}")
-        return truth, (values, row["class_id"], row["rank"])
+            raise ValueError(f"its map in {self.path} is {list(shape)}, others are {self._shape and list(self._shape)}")
+        values = decode_map(what["map"], *shape)
+        if self.labelled and truth.label is not None and what["class_id"] != truth.label:
+            raise ValueError(f"its map in {self.path} is of class {what['class_id']}, its label is {truth.label}")
+        return truth, StoredMap(values, what["class_id"], what["rank"])
+
+    def finish(self, loaded: Sequence[Loaded[StoredMap]]) -> Maps:
+        """The maps of pictures, with the ranks that the store has."""
+        values = torch.from_numpy(np.stack([one.content.map for one in loaded]))
+        ranks = [one.content.rank for one in loaded]
+        return Maps(loaded, values, self._relu, ranks=ranks if any(ranks) else None)

@@ -1,17 +1,17 @@
 """Boxes of a run of `fastcam.localize` as maps: one inside, zero outside."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from fastcam.data import Pictures, Sample
+from fastcam.data import Collection, Pictures, Sample
 from fastcam.data.names import Names, by_number
 from fastcam.evaluation.protocols import Protocol
-from fastcam.evaluation.result import Result
-from fastcam.evaluation.sources import Batch, Loaded, Places, Source, attempt, elsewhere
+from fastcam.evaluation.result import BOX_DELTAS, Figures, Result
+from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
 from fastcam.pictures import Header
 from fastcam.runs.schema import Row
 from fastcam.runs.table import RunTable
@@ -20,36 +20,22 @@ _COLUMNS = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1",
 _NONE, _HIGHEST, _LABEL, _ERROR = range(4)
 
 
-class BoxTable(Source):
+class BoxTable(Source[None, np.ndarray]):
     """The box of each picture in a boxes.parquet, brought to the frame of a protocol and rounded to its pixels.
 
-    It is that of the true class if the table has one, else that of the highest class. Pictures with an error count as
-    misses: one pixel in a corner.
+    It is that of the true class if the table has one, else that of the highest class; with `targets` "highest" labels
+    are not looked at. Pictures with an error count as misses: one pixel in a corner. There are no thresholds, so that
+    only what one box shows is measured.
 
-    Args:
-        path: the table.
-        data: the data set; rows belong to its `ids`.
-        protocol: of which the frame is used.
-        targets: "label", or "highest" for boxes of the highest class; labels are not looked at then.
-
-    Attributes:
-        order: see `fastcam.evaluation.sources.Source`.
-        problems: likewise.
-        info: likewise.
-        errors: (id, reason) of pictures that the run could not read.
-        known: rows are of the k highest classes at least, so that Top-k figures are known up to this k.
-        pure: whether all boxes are of the true class, or all are of the highest.
-        labelled: whether they are of the true class where it is listed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such table.
+    Raises FileNotFoundError if there is no such file, ValueError if it is no such table.
     """
+
+    graded = False
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        data: Any,
+        data: Collection,
         protocol: Protocol,
         targets: Literal["label", "highest"] = "label",
     ) -> None:
@@ -75,46 +61,52 @@ class BoxTable(Source):
         self.problems += [(data.ids[place], f"no box in {path}") for place in missing]
         self.order = [place for place in np.flatnonzero(found).tolist() if place not in self._bad]
         kinds = self._kind[found & (self._kind != _ERROR)]
-        self.pure = self._labels is None or bool((kinds == _LABEL).all())
+        # All boxes are of the true class, or all of the highest.
+        self._pure = self._labels is None or bool((kinds == _LABEL).all())
         listed = self._listed[found & (self._kind == _HIGHEST)]
-        self.known = 0 if self._labels is None else int(listed.min()) if len(listed) else np.inf
-        self.info = {"boxes": self.path.name, "targets": targets}
+        # Rows are of the k highest classes at least, so that Top-k figures are known up to this k.
+        self._known = 0 if self._labels is None else int(listed.min()) if len(listed) else np.inf
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int]]:  # noqa: D102 (see Source)
-        return ((self.order[position],) for position in positions)
+    @property
+    def info(self) -> Mapping[str, str]:
+        """Which table, and which of its boxes."""
+        return {"boxes": self.path.name, "targets": "label" if self.labelled else "highest"}
 
-    def load(self, place: int) -> Loaded:  # noqa: D102 (see Source)
-        return attempt(place, self.data.ids[place], lambda: (self._truth(place), self._map(place)))
+    def figures(self, result: Result) -> Figures:
+        """What is known of boxes without maps.
 
-    def finish(self, loaded: Sequence[Loaded]) -> Batch:  # noqa: D102 (see Source)
-        # Behind all that are listed, if it is none of these.
-        places = [one.place for one in loaded]
-        ranks = np.where(self._rank > 0, self._rank, 1 + np.maximum(self._listed, 5))[places]
-        ranks = None if self._labels is None else ranks.tolist()
-        maps = [one.content for one in loaded]
-        return Batch(loaded, maps, False, False, [None] * len(loaded), ranks=ranks)
-
-    def told(self, result: Result) -> dict[str, Any]:
-        """What is known of boxes without maps, in place of what a result tells of maps.
-
-        Args:
-            result: of the evaluator that was given these boxes as maps.
-
-        Returns:
-            Entries of `Result.to_dict`: figures (Top-k as far as the table has ranks; "GT-known Loc" where all boxes
-            are those of the true classes; BoxAcc and mean IoU where they are all of one kind) and their intervals, and
-            no curves; "errors" lists the pictures that count as misses because the run could not read them.
+        Top-k as far as the table has ranks; "GT-known Loc" where all boxes are those of the true classes; BoxAcc and
+        mean IoU where they are all of one kind.
         """
-        figures = {
-            name: value for name, value in result.figures.items() if name[:4] == "Top-" and int(name[4]) <= self.known
-        }
-        if self.pure:
-            figures["GT-known Loc"] = result.figures["GT-known Loc"]
-            figures |= {name: float(curve[0]) for name, curve in result.curves.items() if name[-2:].isdecimal()}
-            figures["mean IoU"] = result.figures["mean IoU"]
-        intervals = {name: list(range) for name, range in result.intervals.items() if name in figures}
-        empty = {"curves": {}, "thresholds": [], "best_thresholds": {}}
-        return {"figures": figures, "intervals": intervals, "errors": self.errors} | empty
+        known = dict(result.figures)
+        wanted = [f"Top-{k} {what}" for what in ("Cls", "Loc") for k in (1, 5) if k <= self._known]
+        if self._pure:
+            names = [f"BoxAcc {delta}" for delta in BOX_DELTAS]
+            known |= {name: float(result.curves[name][0]) for name in names if name in result.curves}
+            wanted += ["GT-known Loc", *names, "mean IoU"]
+        percent = {name: known[name] for name in wanted if name in known}
+        intervals = {name: range for name, range in result.intervals.items() if name in percent}
+        figures = Figures(percent, intervals, {}, curves=False)
+        return figures if self.labelled else figures.renamed("GT-known Loc", "BoxAcc 50")
+
+    def cautions(self, result: Result | None) -> list[str | None]:
+        """None: the run itself has warned of its maps."""
+        return []
+
+    def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, None]]:
+        """Places."""
+        return ((self.order[position], None) for position in positions)
+
+    def read(self, place: int, what: None) -> tuple[Sample, np.ndarray]:
+        """The box as a map."""
+        return self._truth(place), self._map(place)
+
+    def finish(self, loaded: Sequence[Loaded[np.ndarray]]) -> Maps:
+        """The maps of pictures, with the ranks that the table has."""
+        places, ranks = [one.place for one in loaded], None
+        if self.labelled:  # behind all that are listed, if it is none of these
+            ranks = np.where(self._rank > 0, self._rank, 1 + np.maximum(self._listed, 5))[places].tolist()
+        return Maps(loaded, [one.content for one in loaded], ranks=ranks)
 
     def _truth(self, place: int) -> Sample:
         """What is true of the picture as the run saw it."""
@@ -169,28 +161,20 @@ class BoxTable(Source):
             self._kind[place] = _ERROR
             self.errors.append((row.image_id, row.error or "error"))
             return None
-        match row:
-            case Row(
-                width=int(width),
-                height=int(height),
-                rank=int(rank),
-                class_id=int(class_id),
-                x0=float(x0),
-                y0=float(y0),
-                x1=float(x1),
-                y1=float(y1),
-            ) if min(width, height) >= 1:
-                box, size = (x0, y0, x1, y1), (width, height)
-            case _:
-                return "a row with empty columns"
-        if not (np.isfinite(box).all() and 0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):
+        if (
+            row.width is None or row.height is None or row.rank is None or row.class_id is None
+            or row.x0 is None or row.y0 is None or row.x1 is None or row.y1 is None or min(row.width, row.height) < 1
+        ):  # fmt: skip
+            return "a row with empty columns"
+        box, size = (row.x0, row.y0, row.x1, row.y1), (row.width, row.height)
+        if not (0 <= box[0] <= box[2] <= size[0] and 0 <= box[1] <= box[3] <= size[1]):  # nor NaN
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
         if not 1 <= (row.orientation or 1) <= 8:
             return f"orientation {row.orientation}, none of 1 to 8,"
-        self._listed[place] = max(self._listed[place], rank)
-        if self._labels is not None and class_id == self._labels[place]:
-            self._kind[place], self._rank[place] = _LABEL, rank
-        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and rank == 1):
+        self._listed[place] = max(self._listed[place], row.rank)
+        if self._labels is not None and row.class_id == self._labels[place]:
+            self._kind[place], self._rank[place] = _LABEL, row.rank
+        elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and row.rank == 1):
             self._kind[place] = _HIGHEST
         else:
             return None

@@ -1,24 +1,29 @@
 """Pictures in, figures out: where a network sees the classes that are asked for, by several methods and layers."""
 
+import dataclasses
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastcam import drawing, methods as all_methods, ops, panels
+from fastcam import drawing, ops
+from fastcam._options import accepts
+from fastcam.drawing import Cell
+from fastcam.explanation.settings import ExplainSettings
+from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
-from fastcam.panels import Cell
-from fastcam.pictures import DecodeError, Geometry, Preprocess, decode, find_pictures, quiet_pillow
+from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess, as_rgb, find_pictures, quiet_pillow, read
+from fastcam.pictures.stream import batched, stream
 
 _LONGER_SIDE = 512  # of a picture in a figure, in pixels
 
@@ -39,8 +44,8 @@ _TITLES = {
 }
 
 
-class Summary(NamedTuple):
-    """What a run did.
+class Explanation(NamedTuple):
+    """What a run of `explain` did.
 
     Attributes:
         pictures: how many pictures came in.
@@ -55,31 +60,16 @@ class Summary(NamedTuple):
     ignored: Mapping[str, int] = {}
 
 
+@accepts(ExplainSettings)
 def explain(
     model: nn.Module,
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str],
+    settings: ExplainSettings,
     config: ModelConfig | None = None,
-    methods: str | Sequence[str] = "gradcam",
-    layers: Sequence[str] | None = None,
-    fuse: Literal["mean", "max"] | None = None,
-    targets: Sequence[int] | None = None,
-    top_k: int = 1,
-    smooth: Sequence[str] = (),
-    grid: bool = True,
-    panel: bool = False,
-    num_results: int = 0,
-    boxes: Sequence[str] | None = None,
-    threshold: float | None = None,
-    component_threshold: float = 0.6,
-    blend: tuple[float, float] | None = None,
-    relu: bool | None = None,
-    mode: str = "bilinear",
-    backend: str = "fused",
-    overwrite: bool = False,
     progress: bool = True,
-) -> Summary:
+) -> Explanation:
     """Draw where a network sees classes in pictures.
 
     Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one, or what
@@ -96,29 +86,9 @@ def explain(
             parameters, in evaluation mode, and stays as it was.
         source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
+        settings: what is drawn.
         config: preprocessing, class names and threshold that the model was made with; by default 224 pixels, squashed,
             ImageNet's mean and std; of timm's networks size, mean and std that their `pretrained_cfg` has.
-        methods: one or several names, keys of `fastcam.methods.METHODS` or `ATTRIBUTIONS`.
-        layers: dotted names of target layers, whose maps are drawn beside each other; by default the model's last
-            stage.
-        fuse: make one map of all layers instead, by their "mean" or "max".
-        targets: class indices to explain.
-        top_k: without targets, this many classes of each picture, those of the highest scores.
-        smooth: any of "aug" (the average over six views of the picture) and "eigen" (the first principal component);
-            for maps.
-        grid: write NAME_grid.png.
-        panel: write NAME_panel.png.
-        num_results: write imgN, camN and ResultN for this many of the first pictures.
-        boxes: what is drawn into maps over pictures: "largest", the box of the largest component above `threshold`
-            of the map's range, in red; "all", those of every component above `component_threshold` of the maximum, in
-            magenta. By default "largest" in panels and results, and none in grids.
-        threshold: in [0, 1); by default that of `config`, else 0.2.
-        component_threshold: in [0, 1).
-        blend: weights of colour-coded map and picture; by default 0.7 and 0.5 in figures, 0.3 and 0.5 in results.
-        relu: clip the map at zero before it is upsampled; by default as the method has it.
-        mode: upsampling, "bilinear" or "bicubic".
-        backend: "fused", or "reference" for plain PyTorch.
-        overwrite: replace existing files; by default that is an error.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
@@ -136,56 +106,75 @@ def explain(
         OSError: a figure cannot be written.
         RuntimeError: the network failed.
     """
-    threshold = (
-        threshold if threshold is not None else 0.2 if config is None or config.threshold is None else config.threshold
-    )
-    for name, number in (("threshold", threshold), ("component_threshold", component_threshold)):
-        if not 0 <= number < 1:
-            raise ValueError(f"`{name}` must be at least 0 and less than 1, got {number!r}")
-    for name, values, known in (("smooth", smooth, ("aug", "eigen")), ("boxes", boxes or (), ("largest", "all"))):
-        if wrong := [value for value in values if value not in known]:
-            raise ValueError(f"`{name}` may have {' and '.join(known)}, got {wrong[0]!r}")
-    if not (grid or panel or num_results):
-        raise ValueError("there is nothing to draw: ask for `grid`, `panel` or `num_results`")
-    names = [methods] if isinstance(methods, str) else list(methods)
-    options = {"relu": relu, "mode": mode, "backend": backend}
-    views = list(_views(model, names, layers, fuse, options))
-    if (panel or num_results or smooth) and not any(view.is_map for view in views):
-        what = "panel" if panel else "num_results" if num_results else "smooth"
-        raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {', '.join(names)}")
+    if settings.threshold is None and config is not None and config.threshold is not None:
+        settings = dataclasses.replace(settings, threshold=config.threshold)
+    views = list(_views(model, settings))
+    if (settings.panel or settings.num_results or settings.smooth) and not any(view.is_map for view in views):
+        what = "panel" if settings.panel else "num_results" if settings.num_results else "smooth"
+        names = ", ".join(settings.methods)
+        raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {names}")
 
     sources = [source] if isinstance(source, str | os.PathLike) else source
     ignored: Counter[str] = Counter()
     listed = list(find_pictures(sources, ignored))
-    jobs = list(zip(listed, _file_names([id for id, _ in listed]), strict=True))
-    plan = [
-        [Path(out, f"{name}_grid.png")] * grid
-        + [Path(out, f"{name}_panel.png")] * panel
-        + [*panels.result_paths(out, number)] * (number <= num_results)
-        for number, (_, name) in enumerate(jobs, 1)
+    jobs = [
+        _Job(id, path, number, Path(out, f"{name}_grid.png"), Path(out, f"{name}_panel.png"))
+        for number, ((id, path), name) in enumerate(zip(listed, _file_names([id for id, _ in listed]), strict=True), 1)
     ]
-    if not overwrite and (existing := next((path for paths in plan for path in paths if path.exists()), None)):
+    if not settings.overwrite and (existing := next(filter(Path.exists, _files(jobs, out, settings)), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
 
-    network = _Network(model, views, Preprocess.of(config, model), config, targets, top_k, smooth)
-    draw = _Drawing(threshold, component_threshold, boxes, blend, bool(layers))
+    network = _Explainer(model, views, Preprocess.of(config, model), config, settings)
+    draw = _Figures(settings)
     errors: list[tuple[str, str]] = []
     files: list[Path] = []
-    with quiet_pillow(), quiet_methods(), tqdm(jobs, unit="picture", disable=None if progress else True) as bar:
-        for number, ((id, path), name) in enumerate(bar, 1):
+    with (
+        quiet_pillow(),
+        quiet_methods(),
+        tqdm(total=len(jobs), unit="picture", disable=None if progress else True) as bar,
+    ):
+        for ((job, pixels),) in stream(batched(jobs, 1), _read):
+            bar.update()
             try:
-                explained = network.explain(decode(path))
+                if isinstance(pixels, DecodeError):
+                    raise pixels
+                explained = network.explain(pixels)
             except DecodeError as error:
-                errors.append((id, str(error)))
+                errors.append((job.id, str(error)))
                 continue
-            if grid:
-                files.append(panels.save(draw.grid(explained, id), Path(out, f"{name}_grid.png")))
-            if panel:
-                files.append(panels.save(draw.panel(explained, id), Path(out, f"{name}_panel.png")))
-            if number <= num_results:
-                files.extend(draw.results(explained, out, number))
+            if settings.grid:
+                files.append(drawing.save(draw.grid(explained, job.id), job.grid))
+            if settings.panel:
+                files.append(drawing.save(draw.panel(explained, job.id), job.panel))
+            if job.number <= settings.num_results:
+                files.extend(draw.results(explained, out, job.number))
     tell(network.cautions())
-    return Summary(len(jobs), tuple(files), tuple(errors), ignored)
+    return Explanation(len(jobs), tuple(files), tuple(errors), ignored)
+
+
+class _Job(NamedTuple):
+    """One picture, its number from 1, and the files of its figures."""
+
+    id: str
+    path: Path
+    number: int
+    grid: Path
+    panel: Path
+
+
+def _files(jobs: Sequence[_Job], out: str | os.PathLike[str], settings: ExplainSettings) -> Iterator[Path]:
+    """All files that will be written."""
+    for job in jobs:
+        yield from [job.grid] * settings.grid + [job.panel] * settings.panel
+        if job.number <= settings.num_results:
+            yield from drawing.result_paths(out, job.number)
+
+
+def _read(job: _Job) -> tuple[_Job, Pixels | DecodeError]:
+    try:
+        return job, read(job.path).pixels
+    except DecodeError as error:
+        return job, error
 
 
 class _View(NamedTuple):
@@ -193,33 +182,48 @@ class _View(NamedTuple):
 
     title: str
     layers: tuple[str, ...]
-    call: Any
-    is_map: bool
+    method: Method | Attribution
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it gives maps, and not gradients in the picture."""
+        return isinstance(self.method, Method)
+
+    @property
+    def maps(self) -> Sequence[Method]:
+        """The methods in it that have target layers."""
+        if isinstance(self.method, Method):
+            return [self.method]
+        return self.method.cams if isinstance(self.method, GuidedGradCAM) else []
 
 
-def _views(
-    model: nn.Module, names: Sequence[str], layers: Sequence[str] | None, fuse: str | None, options: dict[str, Any]
-) -> Iterator[_View]:
+def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
     groups: list[list[str] | None] = [None]
-    if layers:
-        groups = [list(layers)] if fuse else [[layer] for layer in layers]
-    for name in dict.fromkeys(names):
-        title, is_map = _TITLES.get(name, name), name in all_methods.METHODS
-        if name in all_methods.ATTRIBUTIONS and name != "guided-gradcam":
-            yield _View(title, (), all_methods.create(name, model), False)
+    if settings.layers:
+        groups = [list(settings.layers)] if settings.fuse else [[layer] for layer in settings.layers]
+    for name in dict.fromkeys(settings.methods):
+        title = _TITLES.get(name, name)
+        if name in ATTRIBUTIONS and name != "guided-gradcam":
+            yield _View(title, (), create(name, model))
             continue
         for group in groups:
-            if is_map:
-                call = all_methods.create(name, model, target_layers=group, fuse=fuse or "mean", **options)
-                yield _View(title, tuple(call.layers), call, True)
+            if name in METHODS:
+                method = METHODS[name](
+                    model,
+                    group,
+                    fuse=settings.fuse or "mean",
+                    relu=settings.relu,
+                    mode=settings.mode,
+                    backend=settings.backend,
+                )
+                yield _View(title, tuple(method.layers), method)
             else:
-                call = all_methods.create(name, model, target_layers=group)
-                yield _View(title, tuple(group or ()), call, False)
+                yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
 
 
 def _file_names(ids: Sequence[str]) -> list[str]:
     """Names for files: ids without suffix and odd characters, each once."""
-    names, taken = [], Counter()
+    names, taken = [], Counter[str]()
     for id in ids:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.splitext(id)[0])[-80:]
         taken[name] += 1
@@ -239,7 +243,7 @@ class _Explained(NamedTuple):
     found: list[tuple[_View, str, np.ndarray]]  # view, title of its layers, [k, H, W] or [k, 3, H, W] over the frame
 
 
-class _Network:
+class _Explainer:
     """Runs all views on one picture after the other."""
 
     def __init__(
@@ -248,39 +252,35 @@ class _Network:
         views: Sequence[_View],
         preprocess: Preprocess,
         config: ModelConfig | None,
-        targets: Sequence[int] | None,
-        top_k: int,
-        smooth: Sequence[str],
+        settings: ExplainSettings,
     ) -> None:
-        self.model, self.views, self.preprocess, self.top_k = model, views, preprocess, top_k
+        self.model, self.views, self.preprocess, self.top_k = model, views, preprocess, settings.top_k
         self.class_names = config.class_names if config else ()
-        self.targets = None if targets is None else torch.tensor([list(targets)])
-        self.smooth = {f"{kind}_smooth": True for kind in smooth}
+        self.targets = None if settings.targets is None else torch.tensor([settings.targets])
+        self.aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
         self.like = next(model.parameters(), torch.empty(0))
         self.outputs: Outputs | None = None
-        self.maps, self.constant = Counter(), Counter()  # all of a view, and those that show nothing
+        self.maps: Counter[tuple[str, tuple[str, ...]]] = Counter()  # all of a view
+        self.constant: Counter[tuple[str, tuple[str, ...]]] = Counter()  # those that show nothing
 
     def cautions(self) -> Iterator[str]:
         """What is to be said of views whose maps mislead, or mostly show nothing."""
         for view in self.views:
-            key, grids = (view.title, view.layers), view.call.grids if view.is_map else {}
+            key, grids = (view.title, view.layers), view.method.grids if isinstance(view.method, Method) else {}
             if self.maps[key]:
-                yield from view.call.cautions
-            if said := constant(self.constant[key], self.maps[key], grids):
-                yield f"{view.title}: {said}"
+                yield from view.method.cautions
+            if caution := constant(self.constant[key], self.maps[key], grids):
+                yield f"{view.title}: {caution}"
 
-    def explain(self, image: Image.Image) -> _Explained:
+    def explain(self, image: Pixels) -> _Explained:
         frame, geometry = self.preprocess.frame(image)
         images = self.preprocess.normalize(torch.from_numpy(frame)[None].to(self.like.device)).to(self.like.dtype)
-        classes, logits, found = self.targets, None, []
+        logits, classes, found = torch.empty(0), self.targets, []
         for view in self.views:
-            chosen = {"top_k": self.top_k} if classes is None else {"targets": classes}
-            result = view.call(images, **chosen, **(self.smooth if view.is_map else {}))[0]
-            cams = [view.call] if view.is_map else getattr(view.call, "cams", [])
-            sizes = {layer: "×".join(map(str, grid)) for cam in cams for layer, grid in cam.grids.items()}
-            classes, logits = view.call.targets, view.call.outputs
+            result, logits, classes = self._run(view, images, classes)
             if not logits.isfinite().all():
                 raise DecodeError("model", "its logits are not finite")
+            sizes = {layer: "×".join(map(str, grid)) for cam in view.maps for layer, grid in cam.grids.items()}
             layers = "\n".join(f"{layer} {sizes.get(layer, '')}".strip() for layer in view.layers)
             values = result.float().cpu().numpy()
             if not view.is_map and values.ndim == 3:  # saliency: a few high values would leave the rest black
@@ -293,30 +293,35 @@ class _Network:
         if self.outputs is None:
             self.outputs = recognise(self.model, images)
         chances = probabilities(logits.float(), self.outputs)[0]
-        texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in classes[0].tolist()]
-        small = image.convert("RGB")
+        texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in ([] if classes is None else classes[0].tolist())]
+        small = as_rgb(image).copy()
         small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
         return _Explained(np.array(small), geometry, texts, found)
+
+    def _run(self, view: _View, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """[k, …] of one picture, logits [1, C], and the classes [1, k]: those asked for, else the highest."""
+        top_k = self.top_k if classes is None else None
+        if isinstance(view.method, Method):
+            result = view.method(images, classes, top_k, aug_smooth=self.aug, eigen_smooth=self.eigen)
+        else:
+            result = view.method(images, classes, top_k)
+        if view.method.outputs is None or view.method.targets is None:
+            raise RuntimeError(f"{view.title} has no logits and classes after its call")
+        return result[0], view.method.outputs, view.method.targets
 
     def _name(self, class_id: int) -> str:
         return f"{class_id} {self.class_names[class_id]}" if self.class_names else f"class {class_id}"
 
 
-class _Drawing:
+class _Figures:
     """Makes figures of what was explained."""
 
-    def __init__(
-        self,
-        threshold: float,
-        component_threshold: float,
-        boxes: Sequence[str] | None,
-        blend: tuple[float, float] | None,
-        named: bool,
-    ) -> None:
-        self.threshold, self.component_threshold, self.kinds, self.blend = threshold, component_threshold, boxes, blend
-        self.named = named  # whether grids name layers
+    def __init__(self, settings: ExplainSettings) -> None:
+        self.threshold = 0.2 if settings.threshold is None else settings.threshold
+        self.component_threshold, self.kinds, self.blend = settings.component_threshold, settings.boxes, settings.blend
+        self.named = bool(settings.layers)  # whether grids name layers
 
-    def grid(self, explained: _Explained, title: str) -> Any:
+    def grid(self, explained: _Explained, title: str) -> Figure:
         maps = sum(view.is_map for view, _, _ in explained.found)
         rows = []
         for rank in range(len(explained.classes)):
@@ -328,11 +333,12 @@ class _Drawing:
                     row.append(Cell(drawing.colorize(values), "heatmap"))
                 row.append(Cell(self._picture(explained, view, values, result[rank], self.kinds or ()), name))
             rows.append(row if rank == 0 else [cell._replace(title="") for cell in row])
-        return panels.grid(rows, explained.classes, title)
+        return drawing.grid(rows, explained.classes, title)
 
-    def panel(self, explained: _Explained, title: str) -> Any:
+    def panel(self, explained: _Explained, title: str) -> Figure:
         kinds = ("largest",) if self.kinds is None else self.kinds
-        rows, labels = [], []
+        rows: list[list[Cell]] = []
+        labels = []
         for rank, text in enumerate(explained.classes):
             for view, layers, result in explained.found:
                 if view.is_map:
@@ -345,7 +351,7 @@ class _Drawing:
                     titles = ("", "", "") if rows else ("original", "map", self._caption(kinds))
                     rows.append([Cell(*pair) for pair in zip(pictures, titles, strict=True)])
                     labels.append("\n".join([text.replace("\n", " "), view.title, layers]))
-        return panels.grid(rows, labels, title)
+        return drawing.grid(rows, labels, title)
 
     def results(self, explained: _Explained, out: str | os.PathLike[str], number: int) -> tuple[Path, ...]:
         result = next(result for view, _, result in explained.found if view.is_map)[0]
@@ -353,7 +359,7 @@ class _Drawing:
         kinds = ("largest",) if self.kinds is None else self.kinds
         wanted = np.concatenate([np.zeros((0, 4)), *(boxes[kind] for kind in kinds)])
         map_weight, image_weight = self.blend or (0.3, 0.5)
-        return panels.save_results(
+        return drawing.save_results(
             out, number, explained.picture, self._over(explained, result), wanted, image_weight, map_weight
         )
 
