@@ -10,6 +10,7 @@ test:
 lint:
 	ruff check .
 	ruff format --check .
+	mypy
 	git ls-files 'csrc/*' 'tests/emulation/*.h' 'tests/emulation/*.cpp' | xargs clang-format --dry-run --Werror
 
 format:

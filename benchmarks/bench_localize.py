@@ -38,7 +38,7 @@ from fastcam import methods, models
 from fastcam._memory import keep_memory
 from fastcam.bench import cpu
 from fastcam.localization import Plan, localize
-from fastcam.localization.network import Network
+from fastcam.localization.network import Inference
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
 
@@ -137,7 +137,7 @@ def share(run: Callable[[], object]) -> float:
     spent: dict[str, float] = {}
     begin = time.perf_counter()
     with (
-        timed(Network, "rows", spent),
+        timed(Inference, "rows", spent),
         timed(methods, "observe", spent),
         timed(Preprocess, "normalize", spent),
         timed(Plan, "commit", spent),

@@ -72,7 +72,7 @@ _HOMES = {
 # Former names of modules, until 1.0.
 _MOVED = {
     "decoding": "pictures",
-    "distributed": "localization.engines.machines",
+    "distributed": "localization.engines",
     "outputs": "export",
     "panels": "drawing",
     "visualize": "drawing",

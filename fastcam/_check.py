@@ -1,7 +1,14 @@
 """Checks that many functions make of their arguments, with the texts of their errors."""
 
 import difflib
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Pixels in 0..1 deviate by at most 0.5; 1 leaves them as they are, and Caffe's networks want them times 255.
+_LEAST_STD, _MOST_STD = 0.001, 2.0
 
 
 def whole(name: str, value: object, least: int) -> None:
@@ -27,3 +34,32 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def listed(names: list[str], limit: int = 5) -> str:
     """Join names for an error: the first with commas between, then "…" for those left out."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse what cannot be the mean and standard deviation of colours in 0..1.
+
+    Args:
+        mean: of R, G and B.
+        std: of R, G and B. Legal are 1, which leaves the pixels as they are, and 1/255, which gives them as 0..255.
+
+    Raises:
+        ValueError: they are not three finite numbers each, a mean is not in 0..1, a deviation is not positive, or it is
+            so large or small that the network would see one grey or values of thousands: they are for colours in
+            0..255, or were divided by 255 twice.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        kind = "finite numbers" if name == "mean" else "positive numbers"
+        if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            raise ValueError(f"`{name}` must be three {kind}, one per channel, got {values!r}")
+    if not 0 <= min(mean) <= max(mean) <= 1:
+        hint = ", which is for colours in 0..255: divide mean and std by 255" if max(mean) > 1 else ""
+        raise ValueError(f"`mean` must be in 0..1, as the colours are, got {tuple(mean)!r}{hint}")
+    if max(std) > _MOST_STD:
+        raise ValueError(
+            f"`std` must be that of colours in 0..1, got {tuple(std)!r}, which is for colours in 0..255: divide by 255"
+        )
+    if min(std) < _LEAST_STD:
+        raise ValueError(
+            f"`std` must be that of colours in 0..1, at least {_LEAST_STD}, got {tuple(std)!r}: divided by 255 twice?"
+        )

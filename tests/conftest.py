@@ -20,6 +20,29 @@ with contextlib.suppress(ImportError):  # only some tests need it
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="all tests, also those marked long, as .ci/run does")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs file by file on all processors, where pytest-xdist is installed; what is named does not."""
+    whole, option = config.args_source is pytest.Config.ArgsSource.TESTPATHS, config.option
+    busy = option.markexpr or option.collectonly or option.usepdb or option.capture == "no"
+    busy = busy or "FASTCAM_KILLS" in os.environ  # by which each process would draw other moments
+    if whole and not busy and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # processes with several threads each share the processors
+        option.numprocesses, option.dist = min(8, len(os.sched_getaffinity(0))), "loadfile"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests run with --long, with -m long, and where they are named."""
+    if not (config.option.long or "long" in config.option.markexpr or any("::" in name for name in config.args)):
+        long = {item for item in items if item.get_closest_marker("long")}
+        config.hook.pytest_deselected(items=list(long))
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, object]:
     """With ``-m gpu`` a test module whose packages are missing skips, visibly: machines with a GPU are often bare."""

@@ -320,3 +320,19 @@ def test_maps_of_shared_pictures_lie_on_the_objects(shared, tmp_path, drawn):
     truth = torch.tensor([[90, 105, 370, 250]]) * 224 / torch.tensor([500, 375, 500, 375])  # body, neck and bill
     assert fastcam.metrics.pointing_game(map, truth, tolerance=0).item()
     assert fastcam.evaluation.box_iou(ops.boxes(map, map.shape[1:], 0.2, relu=False), truth).item() > 0.35
+
+
+def test_options_are_those_of_the_dataclass(folder, tmp_path):
+    torch.manual_seed(0)
+    model, few = models.build("resnet18", 3), ModelConfig("resnet18", 3, size=SIDE)
+    options = {"methods": ["gradcam", "saliency"], "targets": np.arange(2), "boxes": ["all"], "blend": [1, 0.5]}
+    settings = explanation.ExplainSettings(**options)
+    assert settings.targets == (0, 1)
+    assert explanation.ExplainSettings(methods="layercam").methods == ("layercam",)
+    explanation.explain(model, folder / "0.png", out=tmp_path / "a", config=few, **options)
+    explanation.explain(model, folder / "0.png", out=tmp_path / "b", config=few, settings=settings)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'method'; did you mean methods"):
+        explanation.explain(model, folder, out=tmp_path / "c", method="gradcam")
+    assert "targets: class indices to explain" in explanation.explain.__doc__

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 import fastcam
-from fastcam import metrics, models, pictures, removal
+from fastcam import metrics, models, pictures
 
 
 class Mean(nn.Module):
@@ -97,7 +97,7 @@ def slow_curve(model, images, maps, classes, steps, base, insert):
 @pytest.mark.parametrize("insert", [False, True])
 def test_curves_equal_a_plain_loop(insert):
     model, images, maps = network().eval(), torch.randn(3, 3, 9, 12), torch.rand(3, 9, 12)
-    base = removal.blurred(images) if insert else torch.zeros_like(images)
+    base = metrics.blurred(images) if insert else torch.zeros_like(images)
     with torch.no_grad():
         expected = slow_curve(model, images, maps, [0, 3, 1], 10, base, insert)
     function = metrics.insertion if insert else metrics.deletion
@@ -176,7 +176,7 @@ def test_road_combined_and_noise():
 def test_impute_solves_its_equations(device, dtype):
     images = torch.randn(3, 2, 15, 22, dtype=dtype, device=device)
     missing = torch.rand(3, 15, 22, device=device) < torch.tensor([0.1, 0.6, 0.95], device=device)[:, None, None]
-    filled = removal.impute(images, missing)
+    filled = metrics.impute(images, missing)
     assert filled.dtype == dtype
     keep = ~missing[:, None].expand_as(images)
     assert torch.equal(filled[keep], images[keep])
@@ -193,18 +193,18 @@ def test_impute_equals_grad_cam_on_a_large_hole():
     peer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0)
     image, known = torch.randn(3, 64, 64), torch.ones(64, 64)
     known[5:60, 3:50] = 0
-    ours = removal.impute(image[None], known[None] == 0)[0]
+    ours = metrics.impute(image[None], known[None] == 0)[0]
     torch.testing.assert_close(ours, peer(image, known), atol=1e-4, rtol=1e-4)
 
 
 def test_impute_where_nothing_or_all_is_missing():
     images = torch.randn(2, 3, 4, 5, dtype=torch.bfloat16)
     none = torch.zeros(2, 4, 5, dtype=torch.bool)
-    assert torch.equal(removal.impute(images, none), images)
-    assert not removal.impute(images, ~none).any()
-    assert removal.impute(images[:0], none[:0]).shape == (0, 3, 4, 5)
+    assert torch.equal(metrics.impute(images, none), images)
+    assert not metrics.impute(images, ~none).any()
+    assert metrics.impute(images[:0], none[:0]).shape == (0, 3, 4, 5)
     one = torch.zeros(1, 1, 1, 1)
-    assert removal.impute(one, torch.ones(1, 1, 1, dtype=torch.bool)).item() == 0
+    assert metrics.impute(one, torch.ones(1, 1, 1, dtype=torch.bool)).item() == 0
 
 
 def test_blur_is_the_published_kernel():
@@ -213,7 +213,7 @@ def test_blur_is_the_published_kernel():
     point[5, 5] = 1
     kernel = ndimage.gaussian_filter(point, 5)
     expected = np.stack([ndimage.convolve(channel, kernel, mode="constant") for channel in image[0]])
-    assert removal.blurred(torch.from_numpy(image))[0].numpy() == pytest.approx(expected, abs=1e-12)
+    assert metrics.blurred(torch.from_numpy(image))[0].numpy() == pytest.approx(expected, abs=1e-12)
 
 
 def test_pointing_game_by_hand(device):
@@ -305,9 +305,9 @@ def test_wrong_use():
         (ValueError, "each of the 2 boxes", lambda: point(maps, boxes, [0, 2])),
         (ValueError, "finite boxes", lambda: point(maps, torch.zeros(2, 5))),
         (ValueError, "masks must have", lambda: point(maps, maps[:1] > 0.5)),
-        (TypeError, "`missing` bool", lambda: removal.impute(images, maps)),
-        (ValueError, r"\[N, H, W\], got", lambda: removal.impute(images, maps[:1] > 0)),
-        (ValueError, "`tolerance`", lambda: removal.impute(images, maps > 0, tolerance=0)),
+        (TypeError, "`missing` bool", lambda: metrics.impute(images, maps)),
+        (ValueError, r"\[N, H, W\], got", lambda: metrics.impute(images, maps[:1] > 0)),
+        (ValueError, "`tolerance`", lambda: metrics.impute(images, maps > 0, tolerance=0)),
     ):
         with pytest.raises(error, match=text):
             call()

@@ -24,7 +24,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def processor() -> str:
-    """What the processor says of itself, and the instruction set in use."""
+    """The processor's own name, and the instruction set in use."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as lines:

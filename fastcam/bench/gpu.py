@@ -23,7 +23,7 @@ _SECONDS = 0.12  # about so long may a call of an alternative take; else it gets
 
 
 def works(full: bool = False) -> list[Work]:
-    """The rows of the table: all of them, or the ones with a target and one for each other operator."""
+    """The rows of the table: all of them, or few that have a target or stand for an operator."""
     return [work for operator in OPERATORS for work in (operator.gpu if full else operator.gpu[: operator.brief])]
 
 

@@ -40,48 +40,28 @@ if has("cv2"):
 
 
 class Alternative(NamedTuple):
-    """What one would write without an operator: takes the same inputs and keywords.
+    """What one would write without an operator: takes the same inputs and keywords."""
 
-    Attributes:
-        name: as tables show it.
-        call: the pipeline.
-        library: that it needs, by the name of its module.
-        cost: seconds for a picture of 224 x 224 pixels, roughly; decides how many it is given.
-    """
-
-    name: str
+    name: str  # as tables show it
     call: Callable[..., object]
-    library: str = "torch"
-    cost: float = 0.0
+    library: str = "torch"  # that it needs, by the name of its module
+    cost: float = 0.0  # seconds for a picture of 224 x 224 pixels, roughly; decides how many it is given
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One row of a table: an operator on inputs of one kind and size.
+    """One row of a table: an operator on inputs of one kind and size."""
 
-    Attributes:
-        title: as tables show it.
-        images: in one call.
-        call: the operator.
-        inputs: makes random ones for so many images, on a device.
-        options: keywords of operator, twin and alternatives.
-        alternatives: the usual one first.
-        twin: cost of the twin, as of an alternative; None where it is not worth a row.
-        pixels: of an image, which costs are in proportion to.
-        target: microseconds an image on an H200.
-        waits: for the device, so that no CUDA graph can hold it.
-    """
-
-    title: str
-    images: int
-    call: Callable[..., object]
-    inputs: Callable[[int, str], Inputs]
-    options: Mapping[str, object] = field(default_factory=dict)
-    alternatives: tuple[Alternative, ...] = ()
-    twin: float | None = None
-    pixels: int = 224**2
-    target: float | None = None
-    waits: bool = False
+    title: str  # as tables show it
+    images: int  # in one call
+    call: Callable[..., object]  # the operator
+    inputs: Callable[[int, str], Inputs]  # random ones for so many images, on a device
+    options: Mapping[str, object] = field(default_factory=dict)  # keywords of operator, twin and alternatives
+    alternatives: tuple[Alternative, ...] = ()  # the usual one first
+    twin: float | None = None  # its cost, as of an alternative; None where it is not worth a row
+    pixels: int = 224**2  # of an image, which costs are in proportion to
+    target: float | None = None  # microseconds an image on an H200
+    waits: bool = False  # for the device, so that no CUDA graph can hold it
 
     def ours(self) -> Callable[..., object]:
         """The operator with its keywords."""
@@ -109,25 +89,15 @@ class Work:
 
 
 class Operator(NamedTuple):
-    """All that benchmarks and comparisons need of an operator.
+    """All that benchmarks and comparisons need of an operator; its twin in `fastcam.reference` has the same name."""
 
-    Attributes:
-        call: the function in `fastcam.ops`; its twin in `fastcam.reference` has the same name.
-        takes: kind of its inputs, a key of `SITUATIONS` in ``tests/support/agreement.py``; None without a CUDA kernel.
-        cpu: works of ``pytest benchmarks``.
-        gpu: works of ``python -m benchmarks.gpu``.
-        brief: so many of them, the first, are those of `fastcam bench`.
-        headline: title of its row in the CPU's table of `fastcam bench`, and the work for a number of images.
-        variants: keywords by which it takes another path; a function is called with the inputs for the value.
-    """
-
-    call: Callable[..., object]
-    takes: str | None
-    cpu: Sequence[Work]
-    gpu: Sequence[Work] = ()
-    brief: int = 1
-    headline: tuple[str, Callable[[int], Work]] | None = None
-    variants: Sequence[Mapping[str, object]] = ({},)
+    call: Callable[..., object]  # the function in `fastcam.ops`
+    takes: str | None  # kind of its inputs, a key of `SITUATIONS` in tests/support/agreement.py; None without CUDA
+    cpu: Sequence[Work]  # of ``pytest benchmarks``
+    gpu: Sequence[Work] = ()  # of ``python -m benchmarks.gpu``
+    brief: int = 1  # so many of them, the first, are those of `fastcam bench`
+    headline: tuple[str, Callable[[int], Work]] | None = None  # its row on the CPU there, for a number of images
+    variants: Sequence[Mapping[str, object]] = ({},)  # keywords for other paths; a function is called with the inputs
 
 
 # ---- random inputs ---------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""The command line: one module for each command.
+"""The command line: a module for each command.
 
-Exit codes: 0 all well, 1 failed, 2 wrong usage or input, 3 finished, but some inputs failed.
+errors.py has the exit codes and what is said of errors and warnings; options.py what several commands share;
+generate.py makes options of the dataclasses that declare them.
 """
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -25,7 +27,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):  # names that it cannot show must not end a command
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

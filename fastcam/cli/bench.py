@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from fastcam.cli import options
+from fastcam.cli.errors import plain_errors
 
 
-@options.plain_errors()
+@plain_errors()
 def bench(
     threads: Annotated[
         str, typer.Option(help="Compare 1 thread with so many: a number, or all that PyTorch would take.")

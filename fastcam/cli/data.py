@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fastcam.cli import options
+from fastcam.cli.errors import SOME_FAILED, plain_errors, say
 
 app = typer.Typer(
     help="Make data sets, and look at them.",
@@ -17,7 +17,7 @@ app = typer.Typer(
 
 
 @app.command()
-@options.plain_errors()
+@plain_errors()
 def catdog(
     source: Annotated[
         Path, typer.Argument(metavar="SRC", help="Folder with train/ or train.zip, or of cat.0.jpg, dog.0.jpg, ….")
@@ -36,7 +36,7 @@ def catdog(
 
 
 @app.command()
-@options.plain_errors()
+@plain_errors()
 def info(
     name: Annotated[
         str,
@@ -57,17 +57,15 @@ def info(
     from fastcam import data
 
     source, format = (name, None) if path is None else (path, None if name == "auto" else name)
-    parts = {
-        part: data.info(source, part, format, images, decode=decode)
-        for part in ([split] if split else data.splits(source, format) or [None])
-    }
+    wanted: list[str | None] = [split] if split else [*data.splits(source, format)]
+    parts = {part: data.info(source, part, format, images, decode=decode) for part in wanted or [None]}
     if as_json:
         print(json.dumps({part or "all": found.to_dict() for part, found in parts.items()}, indent=2))
     for part, found in parts.items():
         if not as_json:
             for line in ([f"{part}:"] if part else []) + found.lines():
-                options.say(line)
+                say(line)
         for id, reason in found.malformed + found.damaged:
-            options.say(f"fastcam: {id}: {reason}", error=True)
+            say(f"fastcam: {id}: {reason}", error=True)
     if any(found.malformed or found.damaged for found in parts.values()):
-        raise typer.Exit(3)
+        raise typer.Exit(SOME_FAILED)

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fastcam.cli import options
+from fastcam.cli.errors import plain_errors
 
 
-@options.plain_errors()
+@plain_errors()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fastcam-demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,

@@ -1,33 +1,55 @@
 """`fastcam evaluate`."""
 
 import time
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from fastcam._options import check, option
 from fastcam.cli import options
+from fastcam.cli.errors import SOME_FAILED, plain_errors, say
+from fastcam.cli.generate import generated
+from fastcam.evaluation.settings import EvaluateSettings
 
 
-class Wanted(StrEnum):
-    """Which class's map counts."""
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """What the command line says in other words than the function."""
 
-    label = "label"
-    highest = "highest"
+    percentile: float | None = option(None, "thresholds are relative to this percentile of a map [the protocol's]")
+    save_maps: bool = option(False, "keep the coarse maps in maps.parquet")
+    map_dtype: Literal["float32", "float16"] = option("float32", "how --save-maps stores them")
+    part: str | None = option(None, "do the I-th of N parts of the work only", metavar="I/N")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def of(self, settings: EvaluateSettings, merge: list[Path]) -> EvaluateSettings:
+        """Put it into the settings."""
+        from fastcam.evaluation import PROTOCOLS
+
+        rule = PROTOCOLS.get(str(settings.protocol))  # what is none is refused with the other options
+        if rule is not None and self.percentile is not None:
+            rule = rule._replace(percentile=self.percentile)
+        return replace(
+            settings,
+            protocol=rule or settings.protocol,
+            save_maps=self.map_dtype if self.save_maps else None,
+            part=None if self.part is None else _share(self.part),
+            merge=merge,
+        )
 
 
-class Stored(StrEnum):
-    """How maps are stored."""
-
-    float32 = "float32"
-    float16 = "float16"
-
-
-@options.plain_errors()
+@plain_errors()
+@generated
 def evaluate(
     data: options.DataSet,
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, pictures.parquet, plots and gallery.")],
+    network: options.NetworkOptions,
+    settings: EvaluateSettings,
+    flags: EvaluateFlags,
     split: options.Split = None,
     format: options.Format = None,
     images: options.Images = None,
@@ -40,40 +62,10 @@ def evaluate(
         typer.Option(help="Measure maps of this network: a checkpoint, or weights (.safetensors, .pt) for --arch."),
     ] = None,
     arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    class_names: options.ClassNames = None,
-    num_classes: options.NumClasses = None,
-    method: Annotated[str, typer.Option(help="cam, gradcam, gradcam++, …")] = "cam",
-    target_layer: options.TargetLayer = None,
-    tap: Annotated[bool, typer.Option("--tap", help="Thresholded average pooling instead of the network's.")] = False,
-    clamp: Annotated[bool, typer.Option("--clamp", help="Count negative weights as zero in CAM's maps.")] = False,
-    relu: options.Relu = None,
-    smooth: Annotated[list[str] | None, typer.Option(help="aug, eigen or aug,eigen: smoother maps.")] = None,
-    targets: Annotated[Wanted, typer.Option(help="Map of the true class, or of the highest.")] = Wanted.label,
-    protocol: options.Rules = "standard",
-    percentile: Annotated[
-        float | None, typer.Option(help="Thresholds are relative to this percentile of a map [the protocol's].")
-    ] = None,
-    threshold: Annotated[float | None, typer.Option(help="τ of GT-known and Top-k Loc [the protocol's].")] = None,
-    threshold_from: Annotated[
-        Path | None, typer.Option(help="metrics.json of another split: take the best thresholds there.")
-    ] = None,
-    bootstrap: options.Bootstrap = 200,
-    cases: Annotated[int, typer.Option(min=0, help="Best, median and worst pictures to show of each.")] = 6,
-    save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep the coarse maps in maps.parquet.")] = False,
-    map_dtype: Annotated[Stored, typer.Option(help="How --save-maps stores them.")] = Stored.float32,
-    skip_bad: options.SkipBad = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was broken off in OUT.")] = False,
-    part: Annotated[str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts of the work only.")] = None,
     merge: Annotated[
         list[Path] | None, typer.Option(help="Folders of all parts, one option each: put them together.")
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Batches between saves for --resume.")] = 100,
-    batch_size: options.BatchSize = 32,
     device: options.Device = None,
-    overwrite: options.Overwrite = False,
 ) -> None:
     """Measure how well maps or boxes find objects: MaxBoxAcc, PxAP, Top-k Loc and more, with plots and a gallery.
 
@@ -81,59 +73,37 @@ def evaluate(
     there was something bad.
     """
     from fastcam import data as datasets
-    from fastcam.evaluation import PROTOCOLS
     from fastcam.evaluation.evaluate import evaluate
 
     begin = time.perf_counter()
-    chosen = {"method": method, "tap": tap, "clamp": clamp}
-    network = {name: value for name, value in chosen.items() if value not in ("cam", False)}
-    chosen = {"target_layers": target_layer or None, "relu": relu, "smooth": options.parts(smooth)}
-    network |= {name: value for name, value in chosen.items() if value is not None}
-    given = options.given(size, None, mean, std, class_names, num_classes, None)
+    model = config = None
     if weights is not None:
-        model, network["config"] = options.load(weights, arch, given)
-        network["model"] = model.to(device or options.default_device())
-    elif arch or given:
+        model, config = network.load(weights, arch)
+        model = model.to(device or options.default_device())
+    elif arch or network.given:
         raise ValueError("--arch, --size, --mean, --std, --class-names and --num-classes are for --weights")
     problems: list[tuple[str, str]] = []
-    rule = PROTOCOLS.get(protocol, protocol)
-    if percentile is not None and rule is not protocol:
-        rule = rule._replace(percentile=percentile)
-    bad = problems if skip_bad else None
+    settings = flags.of(settings, merge or [])
+    bad = problems if settings.skip_bad else None
     loaded = datasets.load(data, split, format, images, truth_only=weights is None, bad=bad)
     options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
-    if weights is not None and targets is Wanted.label:
-        options.say_of_labels(loaded, network["config"])
+    if config is not None and settings.targets == "label":
+        options.say_of_labels(loaded, config)
     summary = evaluate(
-        loaded,
-        out=out,
-        maps=maps,
-        boxes=boxes,
-        targets=targets.value,
-        protocol=rule,
-        threshold=threshold,
-        threshold_from=threshold_from,
-        bootstrap=bootstrap,
-        skip_bad=skip_bad,
-        problems=problems,
-        cases=cases,
-        save_maps=map_dtype.value if save_maps else None,
-        resume=resume,
-        part=None if part is None else _share(part),
-        merge=merge or (),
-        save_every=save_every,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        **network,
+        loaded, out=out, maps=maps, boxes=boxes, model=model, config=config, settings=settings, problems=problems
     )
     for line in summary.table:
         print(line)
     done = f"{summary.pictures} pictures in {time.perf_counter() - begin:.1f} s"
-    print(f"{done}; part {part} is in {out}" if part else f"{done}; metrics.json, plots and gallery are in {out}")
+    print(
+        f"{done}; part {flags.part} is in {out}"
+        if flags.part
+        else f"{done}; metrics.json, plots and gallery are in {out}"
+    )
     for id, reason in [*summary.bad, *summary.missed]:
-        options.say(f"fastcam: {id}: {reason}", error=True)
+        say(f"fastcam: {id}: {reason}", error=True)
     if summary.bad or summary.missed:
-        raise typer.Exit(3)
+        raise typer.Exit(SOME_FAILED)
 
 
 def _share(text: str) -> tuple[int, int]:

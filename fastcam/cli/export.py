@@ -2,17 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fastcam.cli import options
+from fastcam.cli.errors import SOME_FAILED, plain_errors, say
 
 if TYPE_CHECKING:
     from fastcam.export import Exported
 
 
-@options.plain_errors()
+@plain_errors()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `fastcam localize`, or its boxes.parquet.")],
     format: Annotated[
@@ -43,26 +44,25 @@ def export(
     """
     from fastcam import export
 
-    with options.saying(r"\d+ of \d+ categories"):
-        done = export.export(
-            run,
-            format,
-            out,
-            annotations=annotations,
-            categories=None if categories is None else _read_categories(categories),
-            size=None if size is None else _read_size(size),
-            cuts=None if cuts is None else options.pair("--cuts", cuts),
-            url=url,
-            overwrite=overwrite,
-        )
+    done = export.export(
+        run,
+        format,
+        out,
+        annotations=annotations,
+        categories=None if categories is None else _read_categories(categories),
+        size=None if size is None else _read_size(size),
+        cuts=None if cuts is None else options.pair("--cuts", cuts),
+        url=url,
+        overwrite=overwrite,
+    )
     print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
     for note in done.notes:
-        options.say(f"fastcam: {note}", error=True)
+        say(f"fastcam: {note}", error=True)
     if done.left_out:
-        options.say(f"fastcam: {left_out(done)}", error=True)
-        raise typer.Exit(3)
+        say(f"fastcam: {left_out(done)}", error=True)
+        raise typer.Exit(SOME_FAILED)
 
 
 def left_out(done: "Exported") -> str:
@@ -71,10 +71,10 @@ def left_out(done: "Exported") -> str:
     return f"{done.left_out} pictures left out, such as {id!r}: {reason}"
 
 
-def _read_size(text: str) -> int | str:
+def _read_size(text: str) -> int | Literal["picture"]:
     if text != "picture" and not text.isdecimal():
         raise ValueError(f"--size must be a number of pixels or picture, got {text!r}")
-    return text if text == "picture" else int(text)
+    return "picture" if text == "picture" else int(text)
 
 
 def _read_categories(path: Path) -> dict[int, int]:

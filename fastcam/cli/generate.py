@@ -1,17 +1,18 @@
 """Options of the command line, made of the dataclasses that declare them (`fastcam._options`).
 
-    @generated(LocalizeSettings)
-    def localize(paths: …, out: …, *, options: dict[str, Any]) -> None:
-        fastcam.localize(…, settings=LocalizeSettings(**options))
+    @generated
+    def localize(paths: …, out: …, settings: LocalizeSettings, device: …) -> None: ...
 
-The command gets what the user gave, by the names of the fields and as these have it; the dataclass has defaults and
-checks.
+Each parameter of a command that is such a dataclass becomes its options, and the command gets the record of what the
+user gave; as `Annotated[dict[str, Any], TrainSettings]` the values themselves, by the names of the fields. The
+dataclass has defaults and checks.
 """
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -20,46 +21,30 @@ from fastcam import _options
 from fastcam._options import Option
 
 
-def generated(record: type, *, leave_out: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a dataclass, but for `leave_out`, in the place of its keyword `options`."""
-    defaults = {field.name: field.default for field in dataclasses.fields(record)}
-    kinds = {
-        name: kind
-        for name, kind in _options.kinds(record).items()
-        if _options.options(record)[name].cli and name not in leave_out
-    }
+def generated(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command options in the place of parameters that are dataclasses of options."""
+    signature = inspect.signature(command, eval_str=True)
+    records = {name: one.annotation for name, one in signature.parameters.items() if _record(one.annotation)}
+    kinds = {name: _kinds(_record(annotation)) for name, annotation in records.items()}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
-        place = next((i for i, one in enumerate(own) if one.default is not one.empty), len(own))
-        made = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=_default(name, kind[0], defaults[name]),
-                annotation=_annotation(name, kind, defaults[name], _options.options(record)[name]),
-            )
-            for name, kind in kinds.items()
-        ]
+    def run(context: typer.Context, **values: Any) -> None:
+        for name, annotation in records.items():
+            taken = {field: values.pop(field) for field in kinds[name]}
+            given = {
+                field: _read(field, kinds[name][field], taken[field])
+                for field in kinds[name]
+                if getattr(context.get_parameter_source(field), "name", "") == "COMMANDLINE"
+            }
+            values[name] = given if get_origin(annotation) is Annotated else annotation(**given)
+        command(**values)
 
-        def run(context: typer.Context, **values: Any) -> None:
-            taken = {name: values.pop(name) for name in kinds}
-            given = [name for name in kinds if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-            command(**values, options={name: _read(name, kinds[name], taken[name]) for name in given})
-
-        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            inspect.Parameter("context", keyword, annotation=typer.Context),
-            *own[:place],
-            *made,
-            *own[place:],
-        ]
-        run.__signature__ = inspect.Signature([one.replace(kind=keyword) for one in parameters])  # type: ignore[attr-defined]
-        return run
-
-    return decorate
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for name, one in signature.parameters.items():
+        parameters += _parameters(_record(one.annotation)) if name in records else [one]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    vars(run)["__signature__"] = inspect.Signature([one.replace(kind=keyword) for one in parameters])
+    return run
 
 
 def flag(name: str, known: Option) -> str:
@@ -67,9 +52,37 @@ def flag(name: str, known: Option) -> str:
     return (known.flags or f"--{name.replace('_', '-')}").partition("/")[0]
 
 
+def _record(annotation: Any) -> Any:
+    """The dataclass of options that a parameter is, or stands for; None if it is none."""
+    for one in get_args(annotation) if get_origin(annotation) is Annotated else (annotation,):
+        if isinstance(one, type) and dataclasses.is_dataclass(one):
+            return one
+    return None
+
+
+def _kinds(record: type) -> Mapping[str, tuple[Any, ...]]:
+    """The types of the fields that the command line has."""
+    known = _options.options(record)
+    return {name: kinds for name, kinds in _options.kinds(record).items() if known[name].cli}
+
+
+def _parameters(record: Any) -> list[inspect.Parameter]:
+    defaults = {field.name: field.default for field in dataclasses.fields(record)}
+    known = _options.options(record)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(name, kinds[0], defaults[name]),
+            annotation=_annotation(name, kinds, defaults[name], known[name]),
+        )
+        for name, kinds in _kinds(record).items()
+    ]
+
+
 def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option) -> Any:
     """The type and help of an option as typer takes them."""
-    kind, flags, kind_of_help = kinds[0], known.flags or f"--{name.replace('_', '-')}", _sentence(known.help)
+    kind, flags = kinds[0], known.flags or f"--{name.replace('_', '-')}"
     shown: Any = _text(default) if isinstance(default, tuple) and default else default is not False
     taken: Any = kind
     facts: dict[str, Any] = {}
@@ -79,14 +92,15 @@ def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option) 
         taken = _choices(name, kind)
     elif get_origin(kind) is tuple:
         taken = list[str]
-        facts["metavar"] = known.metavar or ",".join(["…" if get_args(kind)[-1] is Ellipsis else "A,B,C"])
+        if get_args(kind)[0] is not str:
+            facts["metavar"] = "A,B,…" if get_args(kind)[-1] is Ellipsis else ",".join("ABC"[: len(get_args(kind))])
     elif kind in (int, float):
         facts["min"] = known.least
-    elif kind not in (str, bool):
+    elif kind not in (str, bool, Path):
         taken = str
     if known.metavar:
         facts["metavar"] = known.metavar
-    return Annotated[taken | None, typer.Option(flags, help=kind_of_help, show_default=shown, **facts)]
+    return Annotated[taken | None, typer.Option(flags, help=_sentence(known.help), show_default=shown, **facts)]
 
 
 def _choices(name: str, kind: Any) -> Any:
@@ -110,18 +124,20 @@ def _read(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
     part, count = get_args(kind)[0], len(get_args(kind))
     if part is str or get_origin(part) is Literal:
         return tuple(parts)
-    single = get_args(kind)[-1] is not Ellipsis  # as many as there are; one stands for all
+    fixed = get_args(kind)[-1] is not Ellipsis
     try:
         numbers = tuple(part(text) for text in parts)
     except ValueError:
         numbers = ()
-    if single and len(numbers) == 1:
+    if fixed and count == 3 and len(numbers) == 1:  # one stands for all
         numbers *= count
-    if not numbers or (single and len(numbers) != count):
-        what = (
-            f"one number or {'three' if count == 3 else count} with commas between" if single else "numbers with commas"
-        )
-        raise ValueError(f"--{name.replace('_', '-')} must be {what}; got {','.join(parts)!r}")
+    if not numbers or (fixed and len(numbers) != count):
+        what = "whole numbers with commas, such as 60,120,160"
+        if fixed:
+            what = "two numbers with a comma between, such as 0.7,0.5"
+        if fixed and count == 3:
+            what = "one number or three with commas between, such as 0.5 or 0.4,0.5,0.6"
+        raise ValueError(f"--{name.replace('_', '-')} must be {what}; got {','.join(value)!r}")
     return numbers
 
 

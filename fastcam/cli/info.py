@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import options
+from fastcam.cli.errors import plain_errors
 
 
-@options.plain_errors()
+@plain_errors()
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, devices, what was built and which SIMD path runs."""
     import torch

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from fastcam.cli import options
+from fastcam.cli.errors import plain_errors
 
 
-@options.plain_errors()
+@plain_errors()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `fastcam localize`, or its table.")],
     out: Annotated[

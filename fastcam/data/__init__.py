@@ -1,4 +1,14 @@
-"""Data sets: sequences of `Sample`s in an order that never changes."""
+"""Data sets: sequences of `Sample`s in an order that never changes.
+
+loading    `load`, and the table of formats
+readers/   a module for each layout; `reading` is what they share
+sample     what a data set is, and gives
+pictures   data sets of picture files; `turning` is for those that EXIF turns
+names      class names, ids and texts as others write them
+matching   where labels meet a network's classes
+overview   what `fastcam data info` shows
+shapes     the drawn data set; `catdog` makes class folders of dogs-vs-cats
+"""
 
 from fastcam.data import matching
 from fastcam.data.loading import load, splits

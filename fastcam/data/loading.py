@@ -70,7 +70,7 @@ def load(
         images: folder of the pictures, where it is not where the format has it.
         truth_only: labels, boxes and sizes alone are wanted: picture files need not exist.
         bad: a list to which (id, reason) is appended for each picture that is malformed or missing and so left out;
-            the id is file and line where it cannot be told. None raises at the first. What is wrong with a whole file
+            the id is file and line where it is not known. None raises at the first. What is wrong with a whole file
             always raises. A list that is a `Faults` keeps the pictures, those without annotations, too.
 
     Returns:

@@ -60,7 +60,7 @@ def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
 def meet(names: Sequence[str], classes: Sequence[str], count: int | None = None) -> list[int] | None:
     """The classes of a network that labels are: by name, else by number where all names are whole numbers.
 
-    `classes` is () and `count` None where they are unknown. None where nothing tells, so that labels are taken for the
+    `classes` is () and `count` None where they are unknown. None where neither helps, so that labels are taken for the
     network's numbers. Raises as `by_name`.
     """
     places = by_name(names, classes)
@@ -96,12 +96,12 @@ def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> A
 def warning(names: Sequence[str], classes: Sequence[str], count: int) -> str | None:
     """A warning of labels that may not be a network's classes, such as those of a few folders.
 
-    None if they meet by name, or nothing tells against their numbers. Raises as `by_name`.
+    None if they meet by name, or nothing speaks against their numbers. Raises as `by_name`.
     """
     if by_name(names, classes) is not None or all(name == str(index) for index, name in enumerate(names)):
         return None
     places = by_number(names, count) or range(len(names))
-    # What is named by another number is told of first.
+    # What is named by another number comes first.
     odd = [label for label, name in enumerate(names) if whole(name) not in (None, places[label])]
     if not odd and len(names) == count and not classes:
         return None

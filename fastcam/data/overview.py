@@ -46,7 +46,7 @@ class Info(NamedTuple):
         pictures: how many there are, the damaged ones included, the malformed ones not.
         classes: name and number of pictures of each class; [] without classes. Names can come twice, as ILSVRC's do.
         width: of the pictures as stored, in pixels.
-        height: likewise.
+        height: in pixels.
         resized: pictures that are stored in another size than the data set has it.
         boxed: pictures with boxes.
         boxes: number of boxes of each of these.
@@ -54,7 +54,7 @@ class Info(NamedTuple):
         masked: pictures with masks.
         mask_share: share of a mask that is object, in [0, 1].
         ignored: files that were passed over, by suffix.
-        malformed: (id, reason) of each picture that the data set's files tell malformed things about, or that is
+        malformed: (id, reason) of each picture whose annotation in the data set's files is malformed, or that is
             missing.
         damaged: (id, reason) of each picture that cannot be read.
     """
@@ -123,15 +123,15 @@ def info(
     """Look at every picture of a data set.
 
     Args:
-        source: see `fastcam.data.load`, as `split`, `format` and `images`.
-        split: likewise.
-        format: likewise.
-        images: likewise.
+        source: see `fastcam.data.load`.
+        split: see `fastcam.data.load`.
+        format: see `fastcam.data.load`.
+        images: see `fastcam.data.load`.
         decode: decode each picture, so that damage is found; otherwise only sizes are read.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
-        What it has. Sizes are those of the pictures as stored; without `decode` those that the data set tells.
+        What it has. Sizes are those of the pictures as stored; without `decode` those in the data set's files.
 
     Raises:
         FileNotFoundError, ValueError: as `fastcam.data.load`, but for malformed or missing pictures.
@@ -180,7 +180,7 @@ def _look(data: Collection, decode: bool, index: int) -> _Seen | tuple[str, str]
     """Read one picture: what is of interest, or its id and what is wrong."""
     try:
         sample = data[index] if decode else data.truth(index)
-    except ValueError as error:  # DecodeError, or a box outside of a picture whose size no other file tells
+    except ValueError as error:  # DecodeError, or a box outside of a picture whose size no other file has
         return data.ids[index], str(error)
     stored = sample.size if sample.image is None else size_of(sample.image)
     size = sample.size or stored

@@ -97,7 +97,7 @@ class Pictures:
         self.files: list[Path | Packed] = [root / id for id in self.ids] if files is None else list(files)
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
         self.class_names, self.ignored, self.resized = class_names, ignored, resized
-        self._ambiguous: Frame | None = None  # what those are taken for whose size does not tell; None until one comes
+        self._ambiguous: Frame | None = None  # what those are taken for whose size is not enough; None until one comes
         columns = {"files": self.files, "labels": labels, "boxes": boxes, "masks": masks, "sizes": sizes}
         for name, values in columns.items():
             if values is not None and len(values) != len(self.ids):
@@ -158,23 +158,23 @@ class Pictures:
             DecodeError, ValueError, IndexError: as `truth`.
         """
         header = self._header(index) if header is None else header
-        boxes, told = _at(self.boxes, index), _at(self.sizes, index)
+        boxes, size = _at(self.boxes, index), _at(self.sizes, index)
         frame = self._frame(index, header)
         if frame == "neither":
             name, (width, height) = self.files[index], header.size
-            if told is None:
+            if size is None:
                 assert boxes is not None  # without size and boxes all fits
                 box = ", ".join(f"{edge:g}" for edge in boxes[_outside(boxes, header.size).argmax()])
                 raise ValueError(f"{name}: box {box} lies outside the picture of {width}x{height}")
             stored = f", stored as {height}x{width}" if header.orientation >= 5 else ""
             raise ValueError(
-                f"{name} has {width}x{height} pixels{stored}, but the data set tells of {told[0]}x{told[1]}, a picture "
+                f"{name} has {width}x{height} pixels{stored}, but the data set tells of {size[0]}x{size[1]}, a picture "
                 "of other proportions: it may have been cropped; give its own size with the boxes"
             )
-        told = told or (header.size[::-1] if frame == "stored" and header.orientation >= 5 else header.size)
+        size = size or (header.size[::-1] if frame == "stored" and header.orientation >= 5 else header.size)
         if frame != "stored":
-            return boxes, told
-        turned, size = turn_boxes(np.zeros((0, 4)) if boxes is None else boxes, told, header.orientation)
+            return boxes, size
+        turned, size = turn_boxes(np.zeros((0, 4)) if boxes is None else boxes, size, header.orientation)
         return None if boxes is None else turned, size
 
     def labelled(self) -> Self:
@@ -241,17 +241,17 @@ class Pictures:
         return self._decided(index, found, header)
 
     def _first_sight(self, index: int, header: Header) -> Frame:
-        boxes, told = _at(self.boxes, index), _at(self.sizes, index)
-        if told is not None:
-            return frame_of(told, *header)
+        boxes, size = _at(self.boxes, index), _at(self.sizes, index)
+        if size is not None:
+            return frame_of(size, *header)
         if boxes is None:
             return "either"
         stored = header.size[::-1] if header.orientation >= 5 else header.size
-        fits = [not _outside(boxes, size).any() for size in (header.size, stored)]
+        fits = [not _outside(boxes, extent).any() for extent in (header.size, stored)]
         return "either" if all(fits) else "upright" if fits[0] else "stored" if fits[1] else "neither"
 
     def _decided(self, index: int, found: Frame, header: Header) -> Frame:
-        """Ask the other pictures where a picture's own size cannot tell."""
+        """Ask the other pictures where a picture's own size is not enough."""
         if found != "either":
             return found
         if header.orientation == 1:

@@ -49,7 +49,7 @@ class Dataset(Protocol):
 
 
 class Collection(Dataset, Protocol):
-    """What `fastcam.data.load` gives: a data set that tells about its pictures without decoding them, too."""
+    """What `fastcam.data.load` gives: a data set that knows its pictures without decoding them, too."""
 
     @property
     def ids(self) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 A class is a texture on a shape, such as "striped disc". Place, size, aspect ratio, rotation and colours are random.
 Behind the object lie a smooth colour field with grain, blobs, lines, and distractors: the shapes of all classes without
-texture, in the same colours. So neither a colour nor an outline tells where the object is, only its surface does.
+texture, in the same colours. So neither a colour nor an outline gives away where the object is, only its surface does.
 """
 
 import math

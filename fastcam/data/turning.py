@@ -1,7 +1,7 @@
 """Truth and pictures that EXIF turns: which of both pictures it speaks of, the stored or the upright one.
 
-Numbers of the EXIF standard, 1 to 8, tell how a picture is stored; `fastcam.pictures` shows all upright. What a data
-set tells may be of either: a script that asks Pillow for a size has the stored one; browsers, OpenCV and tools for
+Numbers of the EXIF standard, 1 to 8, say how a picture is stored; `fastcam.pictures` shows all upright. What a data
+set says may be of either: a script that asks Pillow for a size has the stored one; browsers, OpenCV and tools for
 annotation show and measure the upright one. Sizes give it away where a picture is turned by a quarter and not square.
 """
 
@@ -16,7 +16,7 @@ INVERSE = {6: 8, 8: 6}  # of a turn; the others are their own
 _MIRRORED = (2, 3, 6, 7), (3, 4, 7, 8)  # along x, along y, after the axes have changed places (5 to 8)
 
 
-def frame_of(told: Size, upright: Size, orientation: int) -> Frame:
+def frame_of(given: Size, upright: Size, orientation: int) -> Frame:
     """Which picture a size is of, by the size of the upright one and the orientation, 1 to 8, that it is stored in.
 
     "stored" or "upright", if it is that of one of them only, or of its proportions to a rounded pixel, since pictures
@@ -24,7 +24,7 @@ def frame_of(told: Size, upright: Size, orientation: int) -> Frame:
     """
     stored = upright[::-1] if orientation >= 5 else upright
     for fits in (_same, _proportional):
-        found = fits(told, upright), fits(told, stored)
+        found = fits(given, upright), fits(given, stored)
         if any(found):
             return "either" if all(found) else "upright" if found[0] else "stored"
     return "neither"

@@ -149,7 +149,7 @@ def compare(
             if picture.id not in left_out
         ]
         _write(comparison, Path(out), shared.reader, drawn)
-    tell(cautions)
+    tell(cautions, stacklevel=3)  # of whoever called: between is what takes the options one by one
     return comparison
 
 

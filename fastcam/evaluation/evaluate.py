@@ -165,27 +165,15 @@ def evaluate(
             done.begin()
         with quiet_methods():
             _measure(source, done, settings, progress)
-        bad = tuple(done.evaluator.bad)
-        if settings.part is not None:
-            tell(source.cautions(None))
-            return EvaluationSummary(out, span.stop - span.start, None, bad=bad)
-
-        result = done.evaluator.result()
-        figures = source.figures(result)
-        metrics, table = run | result.to_dict() | figures.to_dict(), figures.table()
-        metrics["data"] = {"root": str(getattr(source.data, "root", "")) or None} | run["data"]
-        if source.errors is not None:
-            metrics["errors"] = source.errors
-        if chosen is not None and (share := _at_thresholds(result, chosen)) is not None:
-            metrics["BoxAccV2"] = share
-            table.append(f"{'BoxAccV2':<14}{share:7.2f}  at the thresholds of {settings.threshold_from}")
-        records = done.records()
-        write_outputs(out, source, result, figures, threshold, records, settings.cases, settings.batch_size)
-        done.write_maps(out / "maps.parquet")
-    write_metrics(out / "metrics.json", metrics)
-    shutil.rmtree(done.folder)
-    tell(source.cautions(result))
-    return EvaluationSummary(out, max(result.counts.values()), metrics, tuple(table), bad, tuple(source.errors or ()))
+        if settings.part is None:
+            summary, cautions = _write(out, source, done, run, settings, threshold, chosen)
+        else:
+            bad, cautions = tuple(done.evaluator.bad), source.cautions(None)
+            summary = EvaluationSummary(out, span.stop - span.start, None, bad=bad)
+    if settings.part is None:
+        shutil.rmtree(done.folder)
+    tell(cautions, stacklevel=3)  # of whoever called: between is what takes the options one by one
+    return summary
 
 
 # ---- open ------------------------------------------------------------------------------------------------------------
@@ -239,17 +227,6 @@ def _read_thresholds(path: Path, protocol: Protocol) -> dict[str, float]:
         if name != "threshold" and theirs.get(name) != ours:
             raise ValueError(f"{path} has chosen its threshold with {name} {theirs.get(name)!r}, not {ours!r}")
     return best
-
-
-def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:
-    """BoxAccV2 at thresholds chosen on another split, one for each δ; None where one of both has no such figures."""
-    if "BoxAcc 50 all" not in result.curves or "MaxBoxAccV2 50" not in best:
-        return None
-    shares = [
-        result.curves[f"BoxAcc {delta} all"][threshold_index(result.thresholds, best[f"MaxBoxAccV2 {delta}"])]
-        for delta in BOX_DELTAS
-    ]
-    return float(np.mean(shares))
 
 
 # ---- measure ---------------------------------------------------------------------------------------------------------
@@ -306,3 +283,44 @@ def _pixel_curves(protocol: Protocol, maps: Sequence[Tensor | np.ndarray], masks
     levels = np.array([protocol.threshold]) if single else np.arange(256) / 255
     stacked = torch.stack([torch.as_tensor(values) for values in maps])
     return pixels.overlaps(stacked, [protocol.frame_mask(mask) for mask in masks], levels)
+
+
+# ---- write -----------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    out: Path,
+    source: Source[Any, Any],
+    done: Progress,
+    run: dict[str, Any],
+    settings: EvaluateSettings,
+    threshold: float | None,
+    chosen: dict[str, float] | None,
+) -> tuple[EvaluationSummary, list[str | None]]:
+    """Write all files, metrics.json last; gives also what misleads in the maps."""
+    result = done.evaluator.result()
+    figures = source.figures(result)
+    metrics, table = run | result.to_dict() | figures.to_dict(), figures.table()
+    metrics["data"] = {"root": str(getattr(source.data, "root", "")) or None} | run["data"]
+    if source.errors is not None:
+        metrics["errors"] = source.errors
+    if chosen is not None and (share := _at_thresholds(result, chosen)) is not None:
+        metrics["BoxAccV2"] = share
+        table.append(f"{'BoxAccV2':<14}{share:7.2f}  at the thresholds of {settings.threshold_from}")
+    write_outputs(out, source, result, figures, threshold, done.records(), settings.cases, settings.batch_size)
+    done.write_maps(out / "maps.parquet")
+    write_metrics(out / "metrics.json", metrics)
+    pictures, missed = max(result.counts.values()), tuple(source.errors or ())
+    summary = EvaluationSummary(out, pictures, metrics, tuple(table), tuple(result.bad), missed)
+    return summary, source.cautions(result)
+
+
+def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:
+    """BoxAccV2 at thresholds chosen on another split, one for each δ; None where one of both has no such figures."""
+    if "BoxAcc 50 all" not in result.curves or "MaxBoxAccV2 50" not in best:
+        return None
+    shares = [
+        result.curves[f"BoxAcc {delta} all"][threshold_index(result.thresholds, best[f"MaxBoxAccV2 {delta}"])]
+        for delta in BOX_DELTAS
+    ]
+    return float(np.mean(shares))

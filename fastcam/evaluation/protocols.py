@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam._check import one_of
+from fastcam._check import suggest
 from fastcam.evaluation.overlap import best_overlap, box_iou
-from fastcam.pictures.frame import Pixels, resized
+from fastcam.pictures import Pixels
+from fastcam.pictures.frame import resized
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -129,8 +130,6 @@ class Protocol(NamedTuple):
         Raises:
             TypeError, ValueError: as `fastcam.pictures.as_rgb`.
         """
-        if image is None:
-            raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got None")
         height, width = size or self.size
         if self.crop is None:
             return resized(image, (width, height))
@@ -233,7 +232,9 @@ def protocol_of(protocol: object) -> Protocol:
         return protocol
     if not isinstance(protocol, str):
         raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
-    one_of("protocol", protocol, PROTOCOLS)
+    if protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise ValueError(f"`protocol` must be one of {known}, got {protocol!r}{suggest(protocol, PROTOCOLS)}")
     return PROTOCOLS[protocol]
 
 

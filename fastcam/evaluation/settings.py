@@ -23,12 +23,10 @@ class MeasureSettings:
     metrics: Sequence[str] = option(METRICS, "which of them to measure, see `fastcam.evaluation.Evaluator`", cli=False)
     bootstrap: int = option(200, "replicates for confidence intervals, 0 for none", least=0)
     seed: int = option(0, "of the replicates", cli=False)
-    skip_bad: bool = option(False, "list what cannot be measured instead of stopping at the first", decides=False)
+    skip_bad: bool = option(False, "list what cannot be measured instead of stopping at the first")
     batch_size: int = option(32, "pictures in a batch", least=1)
     overwrite: bool = option(
-        False,
-        "replace the results, or the run that was broken off, that `out` has; otherwise that is an error",
-        decides=False,
+        False, "replace the results, or the run that was broken off, that `out` has; otherwise that is an error"
     )
 
     def __post_init__(self) -> None:
@@ -78,14 +76,12 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
     )
-    cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0, decides=False)
+    cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0)
     save_maps: Literal["float32", "float16"] | None = option(
         None, "write the network's coarse maps to `out`/maps.parquet, in this dtype", cli=False
     )
     resume: bool = option(
-        False,
-        "go on with the run that was broken off in `out`, if there is one; the results are the same",
-        decides=False,
+        False, "go on with the run that was broken off in `out`, if there is one; the results are the same"
     )
     part: tuple[int, int] | None = option(
         None, "(i, n): do the i-th of n parts of the work only, from 1; `merge` makes the whole of them", cli=False
@@ -93,7 +89,7 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     merge: Sequence[str | os.PathLike[str]] = option(
         (), "folders of all parts, in any order; everything else as it was for them", cli=False
     )
-    save_every: int = option(100, "batches between saves of the state that `resume` needs", least=1, decides=False)
+    save_every: int = option(100, "batches between saves of the state that `resume` needs", least=1)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Explanation(NamedTuple):
     """What a run of `explain` did.
 
     Attributes:
-        pictures: how many pictures came in.
+        pictures: how many pictures there were.
         files: the files written, in order.
         errors: id and reason of each picture that could not be explained.
         ignored: files that were passed over, as for `fastcam.pictures.find_pictures`.
@@ -117,11 +117,11 @@ def explain(
     sources = [source] if isinstance(source, str | os.PathLike) else source
     ignored: Counter[str] = Counter()
     listed = list(find_pictures(sources, ignored))
-    jobs = [
-        _Job(id, path, number, Path(out, f"{name}_grid.png"), Path(out, f"{name}_panel.png"))
+    sheets = [
+        _Sheet(id, path, number, Path(out, f"{name}_grid.png"), Path(out, f"{name}_panel.png"))
         for number, ((id, path), name) in enumerate(zip(listed, _file_names([id for id, _ in listed]), strict=True), 1)
     ]
-    if not settings.overwrite and (existing := next(filter(Path.exists, _files(jobs, out, settings)), None)):
+    if not settings.overwrite and (existing := next(filter(Path.exists, _files(sheets, out, settings)), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
 
     network = _Explainer(model, views, Preprocess.of(config, model), config, settings)
@@ -131,28 +131,28 @@ def explain(
     with (
         quiet_pillow(),
         quiet_methods(),
-        tqdm(total=len(jobs), unit="picture", disable=None if progress else True) as bar,
+        tqdm(total=len(sheets), unit="picture", disable=None if progress else True) as bar,
     ):
-        for ((job, pixels),) in stream(batched(jobs, 1), _read):
+        for ((sheet, pixels),) in stream(batched(sheets, 1), _read, prefetch=1):
             bar.update()
             try:
                 if isinstance(pixels, DecodeError):
                     raise pixels
                 explained = network.explain(pixels)
             except DecodeError as error:
-                errors.append((job.id, str(error)))
+                errors.append((sheet.id, str(error)))
                 continue
             if settings.grid:
-                files.append(drawing.save(draw.grid(explained, job.id), job.grid))
+                files.append(drawing.save(draw.grid(explained, sheet.id), sheet.grid))
             if settings.panel:
-                files.append(drawing.save(draw.panel(explained, job.id), job.panel))
-            if job.number <= settings.num_results:
-                files.extend(draw.results(explained, out, job.number))
-    tell(network.cautions())
-    return Explanation(len(jobs), tuple(files), tuple(errors), ignored)
+                files.append(drawing.save(draw.panel(explained, sheet.id), sheet.panel))
+            if sheet.number <= settings.num_results:
+                files.extend(draw.results(explained, out, sheet.number))
+    tell(network.cautions(), stacklevel=3)  # of whoever called: between is what takes the options one by one
+    return Explanation(len(sheets), tuple(files), tuple(errors), ignored)
 
 
-class _Job(NamedTuple):
+class _Sheet(NamedTuple):
     """One picture, its number from 1, and the files of its figures."""
 
     id: str
@@ -162,19 +162,19 @@ class _Job(NamedTuple):
     panel: Path
 
 
-def _files(jobs: Sequence[_Job], out: str | os.PathLike[str], settings: ExplainSettings) -> Iterator[Path]:
+def _files(sheets: Sequence[_Sheet], out: str | os.PathLike[str], settings: ExplainSettings) -> Iterator[Path]:
     """All files that will be written."""
-    for job in jobs:
-        yield from [job.grid] * settings.grid + [job.panel] * settings.panel
-        if job.number <= settings.num_results:
-            yield from drawing.result_paths(out, job.number)
+    for sheet in sheets:
+        yield from [sheet.grid] * settings.grid + [sheet.panel] * settings.panel
+        if sheet.number <= settings.num_results:
+            yield from drawing.result_paths(out, sheet.number)
 
 
-def _read(job: _Job) -> tuple[_Job, Pixels | DecodeError]:
+def _read(sheet: _Sheet) -> tuple[_Sheet, Pixels | DecodeError]:
     try:
-        return job, read(job.path).pixels
+        return sheet, read(sheet.path).pixels
     except DecodeError as error:
-        return job, error
+        return sheet, error
 
 
 class _View(NamedTuple):
@@ -264,7 +264,7 @@ class _Explainer:
         self.constant: Counter[tuple[str, tuple[str, ...]]] = Counter()  # those that show nothing
 
     def cautions(self) -> Iterator[str]:
-        """What is to be said of views whose maps mislead, or mostly show nothing."""
+        """Warnings of views whose maps mislead, or mostly show nothing."""
         for view in self.views:
             key, grids = (view.title, view.layers), view.method.grids if isinstance(view.method, Method) else {}
             if self.maps[key]:

@@ -7,20 +7,20 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam._check import listed
 from fastcam.data import Pictures, Sample
 from fastcam.data.names import Names, id_problem, path_look
+from fastcam.localization.settings import Targets
 from fastcam.pictures import DecodeError, find_pictures
-
-_SHOWN = 3  # names in a warning
-
-Targets = Literal["label"] | Mapping[str, int] | None
 
 _COLUMNS = pa.schema(
     [
@@ -38,36 +38,69 @@ _COLUMNS = pa.schema(
 )
 
 
-class Item(NamedTuple):
-    """One input.
+class FileState(NamedTuple):
+    """What is seen of an input's file without decoding it; None for what cannot be read, which shows in its turn."""
+
+    size: int | None = None  # bytes of the file
+    time: int | None = None  # when it was last changed, in nanoseconds
+    content: bytes | None = None  # digest of the input's bytes, if that was asked for
+
+
+_UNSEEN = FileState()
+
+
+@dataclass(frozen=True, slots=True)
+class FileInput:
+    """A picture that is a file, or within a larger one.
 
     Attributes:
-        index: its place among all.
+        index: its place among all inputs.
         key: path relative to the data set's folder, with "/".
-        path: the file, or the larger file that it is in.
-        offset: where it begins in the larger file; None if it is a file of its own.
-        length: its number of bytes there.
+        path: the file.
+        part: offset and length within a larger file; None if it is a file of its own.
         target: class asked for.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
-        extent: width and height that they refer to; None if it is the picture's.
-        sample: gives the sample of a data set that has no files, with its boxes, or raises why it cannot be read.
-        size: bytes of the file when the plan was made; None if it could not be read, as all that follow.
-        time: when it was last changed, in nanoseconds.
-        content: digest of its content, if that was asked for.
+        extent: (width, height) that they refer to; None if these are the picture's.
+        state: of the file, when the plan was made.
     """
 
     index: int
     key: str
-    path: Path | None = None
-    offset: int | None = None
-    length: int | None = None
+    path: Path
+    part: tuple[int, int] | None = None
     target: int | None = None
-    truth: list[float] | None = None
-    extent: list[int] | None = None
-    sample: Callable[[], Sample] | None = None
-    size: int | None = None
-    time: int | None = None
-    content: bytes | None = None
+    truth: tuple[float, ...] | None = None
+    extent: tuple[int, int] | None = None
+    state: FileState = _UNSEEN
+
+    def look(self, content: bool) -> FileState:
+        """Look at the file, and with `content` read it."""
+        try:
+            status = os.stat(self.path)
+            digest = None
+            if content:
+                with open(self.path, "rb") as file:
+                    if self.part is None:
+                        digest = hashlib.file_digest(file, _content_hash).digest()
+                    else:
+                        file.seek(self.part[0])
+                        digest = _content_hash(file.read(self.part[1])).digest()
+            return FileState(status.st_size, status.st_mtime_ns, digest)
+        except OSError:
+            return _UNSEEN
+
+
+@dataclass(frozen=True, slots=True)
+class SampleInput:
+    """A picture of a data set without files: `read` gives it, or raises why it cannot be read; else as `FileInput`."""
+
+    index: int
+    key: str
+    read: Callable[[], Sample]
+    target: int | None = None
+
+
+Input = FileInput | SampleInput
 
 
 class Asked:
@@ -82,14 +115,7 @@ class Asked:
         self._keys: dict[str, str] = {}  # which input each row is of
 
     def of(self, key: str, path: Path | None = None) -> int | None:
-        """Give the class of an input.
-
-        Args:
-            key: its key.
-            path: its file, which a row may name, too.
-
-        Returns:
-            The class; None if no row is its.
+        """The class of an input, whose row may name its file, too; None if no row is its.
 
         Raises:
             ValueError: several rows look like it, or its row was another input's.
@@ -107,14 +133,10 @@ class Asked:
         return self._targets[row]
 
     def warn(self, stacklevel: int = 1) -> None:
-        """Tell of rows that are no input's.
-
-        Args:
-            stacklevel: of the caller, for `warnings.warn`.
-        """
+        """Warn of rows that are no input's."""
         unused = [row for row in self._targets if row not in self._keys]
         if unused:
-            shown = ", ".join(map(repr, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN)
+            shown = listed([repr(row) for row in unused], 3)
             what = f"{len(unused)} of {len(self._targets)} classes asked for are of no picture here: {shown}"
             warnings.warn(what, stacklevel=stacklevel + 1)
 
@@ -129,7 +151,7 @@ class Files:
 
     Attributes:
         ignored: files that were passed over, by suffix; counted anew with each listing.
-        asked: classes by image_id, if these are the targets, likewise.
+        asked: classes by image_id, if these are the targets; new with each listing, too.
     """
 
     def __init__(self, source: list[str | os.PathLike[str]] | Pictures, targets: Targets, drawn: int) -> None:
@@ -137,11 +159,8 @@ class Files:
         self.ignored: Counter[str] = Counter()
         self.asked = Asked(targets) if isinstance(targets, Mapping) else None
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[FileInput]:
         """List them.
-
-        Yields:
-            The inputs.
 
         Raises:
             FileNotFoundError, ValueError, OSError: as `fastcam.pictures.find_pictures`.
@@ -152,54 +171,42 @@ class Files:
         if isinstance(self.targets, Mapping):
             self.asked = Asked(self.targets)
         escaped: set[str] = set()  # others cannot come twice
-        for index, (key, path, place, label, drawn) in enumerate(self._entries()):
+        for entry in self._entries():
+            key = entry.key
             if key.startswith("/") or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
                 raise ValueError(f"the picture {key!r} must have a path relative to its folder, without `.` and `..`")
             if "\\" in key:
                 if key in escaped:
                     raise ValueError(f"the name {key!r} comes twice: once escaped, once as it is")
                 escaped.add(key)
-            target = label
+            target = entry.target if self.targets == "label" else None
             if self.asked is not None:
-                target = self.asked.of(key, path if place[0] is None else None)
-            elif self.targets is None:
-                target = None
-            yield Item(index, key, path, *place, _class(key, target), *drawn)
+                target = self.asked.of(key, entry.path if entry.part is None else None)
+            yield replace(entry, target=_class(key, target))
 
-    def _entries(self) -> Iterator[tuple[str, Path, tuple[int | None, int | None], int | None, tuple[Any, ...]]]:
+    def _entries(self) -> Iterator[FileInput]:
+        """The inputs as they come, with the labels as targets."""
         if not isinstance(self.source, Pictures):
-            for key, path in find_pictures(self.source, self.ignored):
-                yield key, path, (None, None), None, ()
+            for index, (key, path) in enumerate(find_pictures(self.source, self.ignored)):
+                yield FileInput(index, key, path)
             return
         pictures = self.source
         self.ignored.update(pictures.ignored)
-        for i, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
-            packed = not isinstance(file, Path)
-            truth: tuple[Any, ...] = ()
-            if i < self.drawn and pictures.boxes is not None and pictures.boxes[i] is not None:
-                try:
-                    boxes, size = pictures.located(i)
-                    truth = boxes.ravel().tolist(), list(size)
-                except ValueError:  # what cannot be drawn, or not read, which is told in its turn
-                    truth = ()
-            yield (
-                key,
-                file.path if packed else file,
-                (file.offset, file.size) if packed else (None, None),
-                None if pictures.labels is None else pictures.labels[i],
-                truth,
-            )
+        for index, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
+            path, part = (file, None) if isinstance(file, Path) else (file.path, (file.offset, file.size))
+            label = None if pictures.labels is None else pictures.labels[index]
+            truth = extent = None
+            if index < self.drawn and pictures.boxes is not None and pictures.boxes[index] is not None:
+                with suppress(ValueError):  # it cannot be drawn, or not read, which shows in its turn
+                    boxes, extent = pictures.located(index)
+                    truth = None if boxes is None else tuple(boxes.ravel().tolist())
+            yield FileInput(index, key, path, part, label, truth, extent)
 
     def listing(self, path: Path | None = None, group: int = 1, content: bool = False) -> tuple[str, int]:
-        """List all inputs, and write the list.
-
-        Args:
-            path: Parquet file to write, or None to write none.
-            group: inputs in a row group.
-            content: read all files, so that the digest knows what is in them.
+        """List all inputs, and write the list to `path`, a Parquet file with `group` inputs in a row group.
 
         Returns:
-            A digest of keys, sizes, times and classes, and of the content if that is asked for, 32 hexadecimal digits;
+            A digest of keys, sizes, times and classes, and with `content` of all files' content, 32 hexadecimal digits;
             and the number of inputs.
 
         Raises:
@@ -207,18 +214,18 @@ class Files:
             FileNotFoundError, ValueError: as when iterating.
         """
         digest, count = hashlib.blake2b(digest_size=16), 0
-        pending: list[tuple] = []
+        pending: list[tuple[object, ...]] = []
         writer = None if path is None else pq.ParquetWriter(path, _COLUMNS)
         try:
-            for item in self:
-                state = state_of(item, content)
-                known = (item.key, item.offset, item.length, *state, item.target)
-                digest.update(repr(known).encode())
+            for entry in self:
+                state = entry.look(content)
+                part = entry.part or (None, None)
+                digest.update(repr((entry.key, *part, *state, entry.target)).encode())
                 count += 1
                 if writer is not None:
                     # Who goes on may do so in another folder, or on another machine.
-                    place = os.fsencode(os.path.abspath(item.path)), item.offset, item.length
-                    pending.append((item.key, *place, *state, item.target, item.truth, item.extent))
+                    place = os.fsencode(os.path.abspath(entry.path))
+                    pending.append((entry.key, place, *part, *state, entry.target, entry.truth, entry.extent))
                     if len(pending) == group:
                         _write(writer, pending)
             if pending:
@@ -229,7 +236,7 @@ class Files:
         return digest.hexdigest(), count
 
 
-def _write(writer: pq.ParquetWriter, pending: list[tuple]) -> None:
+def _write(writer: pq.ParquetWriter, pending: list[tuple[object, ...]]) -> None:
     columns = zip(zip(*pending, strict=True), _COLUMNS, strict=True)
     writer.write_table(
         pa.Table.from_arrays([pa.array(values, field.type) for values, field in columns], schema=_COLUMNS)
@@ -237,66 +244,39 @@ def _write(writer: pq.ParquetWriter, pending: list[tuple]) -> None:
     pending.clear()
 
 
-def state_of(item: Item, content: bool) -> tuple[int | None, int | None, bytes | None]:
-    """Look at a file.
-
-    Args:
-        item: the input.
-        content: read it.
-
-    Returns:
-        Size and time of the file, and a digest of the input's content; None for what cannot be read, which is told in
-        its turn.
-    """
-    try:
-        status = os.stat(item.path)
-        if not content:
-            return status.st_size, status.st_mtime_ns, None
-        with open(item.path, "rb") as file:
-            if item.offset is None:
-                return status.st_size, status.st_mtime_ns, hashlib.file_digest(file, _content_hash).digest()
-            file.seek(item.offset)
-            return status.st_size, status.st_mtime_ns, _content_hash(file.read(item.length)).digest()
-    except OSError:
-        return None, None, None
-
-
 def _content_hash(data: bytes = b"") -> Any:
     return hashlib.blake2b(data, digest_size=16)
 
 
-def read_listing(path: Path, group: int | None = None) -> Iterator[Item]:
-    """Read a list that `Files.listing` wrote.
-
-    Args:
-        path: the Parquet file.
-        group: one row group only.
-
-    Yields:
-        The inputs.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+def read_listing(path: Path, group: int | None = None) -> Iterator[FileInput]:
+    """Read the inputs of a list that `Files.listing` wrote, or of one of its row groups; OSError if that fails."""
     with pq.ParquetFile(path) as file:
         index = group * file.metadata.row_group(0).num_rows if group else 0  # all but the last are of one size
         for i in range(file.num_row_groups) if group is None else [group]:
             for row in file.read_row_group(i).to_pylist():
-                yield Item(index, **{**row, "path": Path(os.fsdecode(row["path"]))})
+                yield FileInput(
+                    index,
+                    row["key"],
+                    Path(os.fsdecode(row["path"])),
+                    None if row["offset"] is None else (row["offset"], row["length"]),
+                    row["target"],
+                    None if row["truth"] is None else tuple(row["truth"]),
+                    None if row["extent"] is None else (row["extent"][0], row["extent"][1]),
+                    FileState(row["size"], row["time"], row["content"]),
+                )
                 index += 1
 
 
-def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Iterator[Item], int | None]":
-    """Tell files from samples, by the first of them.
+@dataclass(frozen=True)
+class Samples:
+    """Inputs that a data set gives, once; asked for, one raises ValueError if its key comes twice or is no path."""
 
-    Args:
-        source: as for `fastcam.localization.localize`.
-        targets: likewise.
-        drawn: so many of the first get their true boxes.
+    inputs: Iterator[SampleInput]
+    count: int | None  # where it is known
 
-    Returns:
-        The files; or the inputs that a data set gives, once, and their number where that is known. Asked for, an input
-        raises a ValueError if its key comes twice or is no relative path.
+
+def open_source(source: Any, targets: Targets, drawn: int) -> Files | Samples:
+    """Tell files from samples, by the first of them; so many of the first as are `drawn` get their true boxes.
 
     Raises:
         TypeError: it is neither.
@@ -310,13 +290,13 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
             raise TypeError(
                 f"`source` must be a path, several paths, or a data set of samples, got {type(source).__name__}"
             )
-        # Samples are read in the thread that asks for the items, since data sets need not be safe in several.
+        # Samples are read in the thread that asks for the inputs, since data sets need not be safe in several.
         outcomes = (_read(source, i) for i in range(len(source))) if sized else map(_given, source)
         first = list(islice(outcomes, 1))
         if first and not _is_path(first[0]):
             if first[0].exception() is None:
                 _check_sample(first[0].result())
-            return _samples(chain(first, outcomes), targets), len(source) if sized else None
+            return Samples(_samples(chain(first, outcomes), targets), len(source) if sized else None)
         # The order of a set changes from process to process.
         paths = source if sized else [path.result() for path in chain(first, outcomes)]
         source = sorted(paths, key=os.fspath) if isinstance(source, Set) else list(paths)
@@ -328,7 +308,7 @@ def open_source(source: Any, targets: Targets, drawn: int) -> "Files | tuple[Ite
     return Files(source, targets, drawn)
 
 
-def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item]:
+def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[SampleInput]:
     keys: set[str] = set()
     asked = Asked(targets) if isinstance(targets, Mapping) else None
     for index, outcome in enumerate(outcomes):
@@ -341,7 +321,7 @@ def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Item
             raise ValueError(f"sample {index}, {key!r}: {problem}")
         keys.add(key)
         target = getattr(sample, "label", None) if asked is None else asked.of(key)
-        yield Item(index, key, target=_class(key, target) if targets else None, sample=outcome.result)
+        yield SampleInput(index, key, outcome.result, _class(key, target) if targets else None)
     if asked is not None:
         asked.warn()
 

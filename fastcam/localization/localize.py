@@ -31,20 +31,20 @@ An *engine* decides who computes which shard. All it needs (`distributed` builds
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain, islice
-from typing import Any, Literal
 
 from torch import nn
 from tqdm import tqdm
 
-from fastcam import pictures
+from fastcam import _check, pictures
+from fastcam._options import accepts
 from fastcam.data import Pictures, Sample
 from fastcam.localization.engines.local import run_workers
-from fastcam.localization.inputs import Item, Targets
-from fastcam.localization.plan import Plan, Summary
-from fastcam.localization.planning import planned
+from fastcam.localization.inputs import SampleInput
+from fastcam.localization.plan import LocalizationSummary, Plan, planned
+from fastcam.localization.settings import LocalizeSettings
 from fastcam.localization.worker import Worker
 from fastcam.models import ModelConfig
 
@@ -56,36 +56,17 @@ ERRORS: Mapping[str, str] = {
 }
 
 
+@accepts(LocalizeSettings)
 def localize(
     model: nn.Module,
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Sample],
     *,
     out: str | os.PathLike[str],
+    settings: LocalizeSettings,
     config: ModelConfig | None = None,
-    method: str = "cam",
-    target_layers: Any = None,
-    threshold: float | None = None,
-    relu: bool | None = None,
-    mode: str = "bilinear",
-    top_k: int = 1,
-    targets: Targets = None,
-    batch_size: int = 32,
-    backend: str = "fused",
-    overlays: int = 0,
-    maps: bool = False,
-    boxes: Literal["largest", "all"] = "largest",
-    min_area: float = 0.01,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    channels_last: bool = True,
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
-    decoder: str | None = None,
-    threads: int | None = None,
     workers: int = 1,
-    shard_size: int = 1024,
-    hash_content: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
-) -> Summary:
+) -> LocalizationSummary:
     """Find the objects of each picture's classes and write their boxes to `out`/boxes.parquet.
 
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.runs.schema.Row`: boxes
@@ -112,41 +93,12 @@ def localize(
             it must be a relative path without "..", and come but once.
         out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A
             picture there that they have not written is one.
+        settings: what can be chosen, see `LocalizeSettings`.
         config: preprocessing (size, resize, mean, std), class names and threshold that the model was made with; by
             default 224 pixels, squashed, ImageNet's mean and std; of timm's networks size, mean and std that their
             `pretrained_cfg` has.
-        method: name of the method, see `fastcam.methods`.
-        target_layers: modules or dotted names; by default the model's last stage.
-        threshold: fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of
-            `config`, else 0.2.
-        relu: clip the map at zero before it is upsampled; by default as the method has it.
-        mode: upsampling, "bilinear" or "bicubic".
-        top_k: boxes for this many classes of each picture, those of the highest scores.
-        targets: boxes for one given class of each picture instead: "label" takes that of the samples (if `config` and
-            the data set have names of classes, and all of the data set's are among the network's, the class of the
-            same name, else the class of that number where all names are whole numbers), a mapping goes from image_id
-            to class index; its keys need but look like a picture's, and a warning tells of those that are none's. The
-            row's rank then tells where the class stands among all.
-        batch_size: pictures per forward pass.
-        backend: "fused", or "reference" for plain PyTorch.
-        overlays: for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture
-            with the box of the first class (and the sample's true boxes in green).
-        maps: keep the maps, float16 at the target layer's resolution, in the table's column cam.
-        boxes: "largest", the box around the largest component, or "all" of at least `min_area`, largest first.
-        min_area: fraction of the frame that a component must cover; the largest needs not.
-        precision: of the network: "float32" (that of its parameters) or "bfloat16" by autocast, for GPUs.
-        channels_last: lay out pictures and weights with the channels last, which is faster; the weights are put back.
-        compile: mode of `torch.compile`, for the method cam; "reduce-overhead" also replays CUDA graphs.
-        decoder: who decodes JPEGs, see `fastcam.pictures.choose_decoder`; or "nvjpeg", never chosen by itself: the GPU
-            that the model is on, with other pixels than those have, see `fastcam.pictures.gpu`. What it cannot decode
-            they do, and the row says so. Not yet tried on a GPU.
-        threads: threads of the network in each process; by default those of a run that is resumed, else torch's.
         workers: processes that share the work; with several, the model must be one that can be pickled, and a script
             needs its `if __name__ == "__main__":`. With one there is none but this.
-        shard_size: pictures that are finished at once, and so lost at most by each worker when it is killed.
-        hash_content: read all files before, so that a change is noticed that leaves size and time as they were.
-        overwrite: replace a run of other inputs or options, finished or not, or compute a table anew; by default the
-            first is an error. What no plan of fastcam's tells of is never replaced.
         progress: show a progress bar where standard error is a terminal.
 
     Returns:
@@ -167,61 +119,37 @@ def localize(
         OSError: the results cannot be written, or another process is at work in `out`.
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
-    options = {"method": method, "target_layers": target_layers, "threshold": threshold, "relu": relu, "mode": mode}
-    options |= {"top_k": top_k, "targets": targets, "batch_size": batch_size, "backend": backend, "maps": maps}
-    options |= {"overlays": overlays, "boxes": boxes, "min_area": min_area, "precision": precision}
-    options |= {"channels_last": channels_last, "compile": compile, "decoder": decoder, "threads": threads}
-    place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise ValueError(f"`workers` must be a whole number of at least 1, got {workers!r}")
+    _check.whole("workers", workers, 1)
     with ExitStack() as stack:
-        plan, items = stack.enter_context(planned(model, source, config, options, **place, listed=False))
-        if plan.finished() is not None:
-            return plan.finish().told()
-        bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
-        if items is not None:
-            return _stream(plan, model, items, bar.update).told()
-        missing = plan.missing()
-        bar.update(plan.pictures - sum(map(plan.size, missing)))
-        while True:
-            try:
-                if workers > 1:
-                    run_workers(plan, model, missing, workers, bar.update)
-                else:
-                    with Worker(plan, model) as worker:
-                        worker.run(missing, on_pictures=bar.update)
-            except BaseException as error:
-                done = plan.shards - len(plan.missing())
-                error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
-                raise
-            if (summary := plan.finish()) is not None:
-                return summary.told()
-            missing = plan.missing()
+        plan, samples = stack.enter_context(planned(model, source, config, settings, out, listed=False))
+        if plan.finished() is None:
+            bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
+            if samples is not None:
+                _stream(plan, model, samples, bar)
+            else:
+                _compute(plan, model, workers, bar)
+        summary = plan.finish()
+        assert summary is not None
+        return summary.warned()
 
 
+@accepts(LocalizeSettings)
 def prepare(
     model: nn.Module,
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Pictures,
     *,
     out: str | os.PathLike[str],
+    settings: LocalizeSettings,
     config: ModelConfig | None = None,
-    shard_size: int = 1024,
-    hash_content: bool = False,
-    overwrite: bool = False,
-    **options: Any,
 ) -> Plan:
     """Plan a run that others will do, or find it planned already.
 
     Args:
         model: as for `localize`.
         source: files, folders, or a data set of picture files.
-        out: as for `localize`, as all that follow.
-        config: likewise.
-        shard_size: likewise.
-        hash_content: likewise.
-        overwrite: likewise.
-        **options: likewise: method, target_layers, threshold, relu, mode, top_k, targets, batch_size, backend,
-            overlays, maps, boxes, min_area, precision, channels_last, compile, decoder and threads.
+        out: as for `localize`.
+        settings: as for `localize`.
+        config: as for `localize`.
 
     Returns:
         The plan; `finished` tells if there is nothing to do.
@@ -229,20 +157,31 @@ def prepare(
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.
     """
-    place = {"out": out, "shard_size": shard_size, "hash_content": hash_content, "overwrite": overwrite}
-    with planned(model, source, config, options, **place) as (plan, _):
+    with planned(model, source, config, settings, out) as (plan, _):
         return plan
 
 
-def _stream(plan: Plan, model: nn.Module, items: Iterator[Item], on_pictures: Callable[[int], object]) -> Summary:
+def _compute(plan: Plan, model: nn.Module, workers: int, bar: tqdm) -> None:
+    """Compute what is missing, again where a part turns out to be damaged, and finish."""
+    bar.update(plan.done())
+    with plan.resumable():
+        while plan.finish() is None:
+            missing = plan.missing()
+            if workers > 1:
+                run_workers(plan, model, missing, workers, bar.update)
+            else:
+                with Worker(plan, model) as worker:
+                    worker.run(missing, on_pictures=bar.update)
+
+
+def _stream(plan: Plan, model: nn.Module, samples: Iterator[SampleInput], bar: tqdm) -> None:
     """Run on samples, which come once."""
-    shards = ((shard, chain([item], islice(items, plan.shard_size - 1))) for shard, item in enumerate(items))
+    shards = ((shard, chain([first], islice(samples, plan.shard_size - 1))) for shard, first in enumerate(samples))
     try:
         with Worker(plan, model) as worker:
-            worker.compute(shards, on_pictures=on_pictures)
+            worker.compute(shards, on_pictures=bar.update)
     except BaseException as error:
         path, rows = plan.salvage()
         if rows:
             error.add_note(f"the {rows} rows finished by then are in {path}")
         raise
-    return plan.finish()

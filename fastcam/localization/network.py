@@ -1,10 +1,10 @@
 """Batches of pictures through the network, to rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,108 +13,99 @@ from torch import Tensor, nn
 
 from fastcam import drawing, methods
 from fastcam._files import replacing
-from fastcam.localization.passes import Compiled, Run, observed
-from fastcam.methods.running import MixedPicturesError, check_rows
+from fastcam.localization.plan import Findings
+from fastcam.localization.run_settings import RunSettings, make_method
+from fastcam.methods.core import Method
+from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
+from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
 from fastcam.models.ranking import ranks_of
-from fastcam.pictures import DecodeError, Encoded, Geometry, Preprocess, gpu, read
+from fastcam.pictures import DecodeError, Encoded, Geometry, gpu, read
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
 from fastcam.runs.maps import scaled
 from fastcam.runs.schema import Row
 
 
-class Picture(NamedTuple):
-    """One picture made ready for the network, or the reason why it is not.
+class Drawn(NamedTuple):
+    """What an overlay is drawn on: uint8 [h, w, 3], and true boxes [B, 4] as fractions of width and height."""
+
+    thumbnail: np.ndarray
+    truth: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture made ready for the network. One that failed is its row at once.
 
     Attributes:
+        index: its place among all inputs.
         key: its id.
-        frame: uint8 [size, size, 3], RGB; a JPEG that the network's GPU is to decode; None if it failed.
+        frame: uint8 [size, size, 3], RGB; or a JPEG that the network's GPU is to decode.
         geometry: from the frame to the picture.
-        target: class asked for.
-        error: "code: reason".
         orientation: as it was stored, see `fastcam.pictures.Decoded`.
         decoder: likewise.
-        thumbnail: uint8 [h, w, 3], where an overlay is wanted.
-        truth: true boxes [B, 4] as fractions of width and height, for the overlay.
-        index: its place among all inputs.
+        target: class asked for.
+        drawn: where an overlay is wanted.
     """
 
+    index: int
     key: str
-    frame: np.ndarray | Tensor | Encoded | None = None
-    geometry: Geometry | None = None
-    target: int | None = None
-    error: str | None = None
+    frame: np.ndarray | Tensor | Encoded
+    geometry: Geometry
     orientation: int | None = None
     decoder: str | None = None
-    thumbnail: np.ndarray | None = None
-    truth: np.ndarray | None = None
-    index: int = 0
+    target: int | None = None
+    drawn: Drawn | None = None
 
     def failed(self, error: str) -> Row:
-        """Make the row of a picture that failed.
-
-        Args:
-            error: "code: reason".
-
-        Returns:
-            The row.
-        """
-        width, height = self.geometry.original if self.geometry else (None, None)
-        found = {"orientation": self.orientation, "decoder": self.decoder}
-        return Row(self.key, width, height, status="error", error=error, **found)
+        """The row of a picture that failed, with "code: reason"."""
+        return failed(self.key, error, self.orientation, self.decoder, self.geometry.original)
 
 
-class Network:
-    """A model and a method, as the settings of a plan have them. Used in a `with` block, which puts the model back.
+def failed(
+    key: str,
+    error: str,
+    orientation: int | None = None,
+    decoder: str | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+) -> Row:
+    """The row of a picture that failed, with "code: reason" and what is known of it."""
+    return Row(key, *size, status="error", error=error, orientation=orientation, decoder=decoder)
+
+
+class Inference:
+    """A network and a method, as the settings of a plan have them. Used in a `with` block, which puts the model back.
 
     Args:
         model: the network, on its device.
         settings: of the plan.
         class_names: of its classes, () if unknown.
-        out: the run's folder, for overlays.
-
-    Attributes:
-        smallest_batch: size of the smallest batch that was needed to get by with the memory.
-        outputs: what the network's outputs are, see `fastcam.methods.scores`; None before the first batch.
+        files: the run's, for overlays.
 
     Raises:
         TypeError, ValueError: an option of the method is wrong, or the decoder is not for this machine.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        settings: Mapping[str, Any],
-        class_names: tuple[str, ...],
-        out: Path,
-    ) -> None:
-        self.settings, self.class_names, self.out, self.model = settings, class_names, out, model
-        self.preprocess = Preprocess(
-            settings["size"], settings["resize"], tuple(settings["mean"]), tuple(settings["std"])
-        )
-        self.cam = methods.create(
-            settings["method"],
-            model,
-            target_layers=settings["target_layers"],
-            relu=settings["relu"],
-            mode=settings["mode"],
-            backend=settings["backend"],
-        )
-        self.num_classes: int | None = settings["num_classes"]
+    def __init__(self, model: nn.Module, settings: RunSettings, class_names: tuple[str, ...], files: RunFolder) -> None:
+        self.settings, self.class_names, self.files, self.model = settings, class_names, files, model
+        self.preprocess = settings.preprocess
+        self.cam = make_method(model, settings.options, settings.target_layers)
+        self.num_classes = settings.num_classes
         self.like = next(model.parameters(), torch.empty(0))
-        if settings["decoder"] == "nvjpeg":
+        if settings.decoder == "nvjpeg":
             gpu.check(self.like.device)
-        self.smallest_batch: int = settings["batch_size"]
+        self.smallest_batch = settings.batch_size
         self.outputs: Outputs | None = None
         self._rows_checked = False
-        self._compiled = Compiled(self.cam, settings["compile"]) if settings["compile"] else None
+        mode = settings.options.compile
+        self._compiled = None if mode is None else CompiledCAM(self.cam, mode)
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(self.settings["threads"])
-        if self.settings["channels_last"]:
+        torch.set_num_threads(self.settings.threads)
+        if self.settings.options.channels_last:
             self._stack.enter_context(_channels_last(self.model))
         if self._compiled is not None:
             self._stack.enter_context(self._compiled)
@@ -125,27 +116,15 @@ class Network:
     ) -> None:
         self._stack.close()
 
-    def facts(self) -> dict[str, Any]:
-        """What the network's own doing tells of the run, for its marks.
+    def findings(self) -> Findings:
+        """What is known of the network by now."""
+        return Findings(self.smallest_batch, self.outputs, self.cam.grids, self.cam.cautions)
 
-        Returns:
-            batch, outputs, and of the method grids and cautions: JSON.
-        """
-        return {
-            "batch": self.smallest_batch,
-            "outputs": self.outputs,
-            "grids": self.cam.grids,
-            "cautions": self.cam.cautions,
-        }
-
-    def rows(self, batch: list[Picture]) -> list[Row]:
-        """Localize in the pictures of a batch.
+    def rows(self, pictures: Sequence[Prepared | Row]) -> list[Row]:
+        """Localize in the pictures of a batch, at most `batch_size`; rows of those that failed stay as they are.
 
         A batch of fewer pictures, or with such that failed, is filled up with black ones, so that the network always
         sees the same shape and every picture has the same place.
-
-        Args:
-            batch: at most `batch_size` pictures.
 
         Returns:
             Their rows, in order. If the network fails on a batch, but not on a black one, all pictures of the batch
@@ -154,10 +133,10 @@ class Network:
         Raises:
             RuntimeError, ValueError: the network fails on a black batch as well, or mixes the pictures of a batch.
         """
-        batch = [self._checked(picture) for picture in batch]
-        if all(picture.error is not None for picture in batch):
-            return [picture.failed(picture.error) for picture in batch]
-        size, found = self.smallest_batch, []
+        batch = [self._checked(picture) for picture in pictures]
+        if all(isinstance(picture, Row) for picture in batch):
+            return [picture for picture in batch if isinstance(picture, Row)]
+        size, found = self.smallest_batch, list[Row]()
         try:
             for at in range(0, len(batch), size):
                 batch[at : at + size] = self._decoded(batch[at : at + size])
@@ -174,65 +153,70 @@ class Network:
             else:
                 code = "memory" if memory else "model"
                 reason = f"{code}: {next(iter(str(error).splitlines()), type(error).__name__)}"
-                return [picture.failed(picture.error or reason) for picture in batch]
+                return [picture if isinstance(picture, Row) else picture.failed(reason) for picture in batch]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.rows(batch)
 
     def _sound(self) -> bool:
         """Whether the network works on a black picture; then a failure is the batch's, not the set-up's."""
-        side = self.settings["size"]
-        black = Picture("", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), 0)
+        side = self.preprocess.size
+        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), target=0)
         try:
             self._localize([black], self.smallest_batch)
         except (RuntimeError, ValueError):
             return False
         return True
 
-    def _checked(self, picture: Picture) -> Picture:
-        classes, target = self.num_classes, picture.target
-        if target is None or (target >= 0 and (classes is None or target < classes)):
+    def _checked(self, picture: Prepared | Row) -> Prepared | Row:
+        if isinstance(picture, Row) or picture.target is None:
             return picture
-        return picture._replace(error=f"no_target: class {target} is none of the model's {classes or ''}".rstrip())
+        classes, target = self.num_classes, picture.target
+        if target >= 0 and (classes is None or target < classes):
+            return picture
+        return picture.failed(f"no_target: class {target} is none of the model's {classes or ''}".rstrip())
 
-    def _decoded(self, batch: list[Picture]) -> list[Picture]:
+    def _decoded(self, batch: list[Prepared | Row]) -> list[Prepared | Row]:
         """Decode what was left to the GPU, and what fails there on the CPU."""
-        waiting = [i for i, picture in enumerate(batch) if picture.error is None and isinstance(picture.frame, Encoded)]
-        if not waiting:
-            return batch
-        found = gpu.frames([batch[i].frame for i in waiting], self.preprocess, self.like.device)
-        for i, frame in zip(waiting, found, strict=True):
-            picture = batch[i]
-            batch[i] = picture._replace(frame=frame, decoder="nvjpeg") if frame is not None else self._on_cpu(picture)
+        waiting = [
+            (i, picture, picture.frame)
+            for i, picture in enumerate(batch)
+            if isinstance(picture, Prepared) and isinstance(picture.frame, Encoded)
+        ]
+        if waiting:
+            found = gpu.frames([encoded for _, _, encoded in waiting], self.preprocess, self.like.device)
+            for (i, picture, encoded), frame in zip(waiting, found, strict=True):
+                on_gpu = None if frame is None else replace(picture, frame=frame, decoder="nvjpeg")
+                batch[i] = on_gpu or self._on_cpu(picture, encoded)
         return batch
 
-    def _on_cpu(self, picture: Picture) -> Picture:
+    def _on_cpu(self, picture: Prepared, encoded: Encoded) -> Prepared | Row:
         try:
-            found = read(picture.frame.data)
+            found = read(encoded.data)
+            assert not isinstance(found.pixels, Encoded)  # which only `read_encoded` gives
             frame, geometry = self.preprocess.frame(found.pixels)
         except DecodeError as error:
-            return Picture(picture.key, error=str(error), index=picture.index)
-        return picture._replace(frame=frame, geometry=geometry, decoder=found.decoder)
+            return failed(picture.key, str(error))
+        return replace(picture, frame=frame, geometry=geometry, decoder=found.decoder)
 
-    def _localize(self, batch: list[Picture], size: int) -> list[Row]:
-        side = self.settings["size"]
+    def _localize(self, batch: Sequence[Prepared | Row], size: int) -> list[Row]:
+        options, side, top_k = self.settings.options, self.preprocess.size, self.settings.top_k
         frames = np.zeros((size, side, side, 3), np.uint8)
         targets = np.zeros((size, 1), np.int64)
         for i, picture in enumerate(batch):
-            if picture.error is None:
+            if isinstance(picture, Prepared):
                 targets[i] = picture.target or 0
                 if isinstance(picture.frame, np.ndarray):
                     frames[i] = picture.frame
         pixels = torch.from_numpy(frames).to(self.like.device)
         for i, picture in enumerate(batch):
-            if picture.error is None and isinstance(picture.frame, Tensor):
+            if isinstance(picture, Prepared) and isinstance(picture.frame, Tensor):
                 pixels[i] = picture.frame
         images = self.preprocess.normalize(pixels).to(self.like.dtype)
-        if self.settings["channels_last"]:
+        if options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        top_k = self.settings["top_k"]
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bfloat16"):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
                 check_rows(unwrap(self.model), images, run.logits)
@@ -248,46 +232,65 @@ class Network:
         else:
             ranks = ranks_of(logits, classes)
         scores = probabilities(logits, self.outputs).gather(1, classes)
-        found = self._components(run) if self.settings["boxes"] == "all" else self._largest(run)
-        cams = scaled(run.coarse().double().cpu().numpy()) if self.settings["maps"] else None
+        found = self._components(run) if options.boxes == "all" else self._largest(run)
+        cams = scaled(run.coarse().double().cpu().numpy()) if options.maps else None
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
         rows: list[Row] = []
         for i, picture in enumerate(batch):
-            if picture.error is not None or not finite[i]:
-                rows.append(picture.failed(picture.error or "model: its logits are not finite"))
+            if isinstance(picture, Row) or not finite[i]:
+                rows.append(picture if isinstance(picture, Row) else picture.failed("model: its logits are not finite"))
                 continue
-            first, how = len(rows), (picture.orientation, picture.decoder)
+            first = len(rows)
             for k, (rank, c, score, (corners, peaks)) in enumerate(
                 zip(*(column[i] for column in columns), strict=True)
             ):
-                name = self.class_names[c] if self.class_names else None
-                what = picture.key, *picture.geometry.original, rank, c, name, score
                 boxes = picture.geometry.to_original(corners).tolist()
-                for number, (edges, peak) in enumerate(zip(boxes, peaks, strict=True), 1):
-                    cam = () if cams is None or number > 1 else (cams[i, k].tobytes(), *cams.shape[-2:])
-                    rows.append(Row(*what, *edges, "ok", None, number, score * peak, *how, *cam))
-            if picture.thumbnail is not None:
-                self._draw(picture, run.maps()[i, 0], rows[first])
+                for number, ((x0, y0, x1, y1), peak) in enumerate(zip(boxes, peaks, strict=True), 1):
+                    cam = None if cams is None or number > 1 else cams[i, k]
+                    rows.append(
+                        Row(
+                            image_id=picture.key,
+                            width=picture.geometry.original[0],
+                            height=picture.geometry.original[1],
+                            rank=rank,
+                            class_id=c,
+                            class_name=self.class_names[c] if self.class_names else None,
+                            score=score,
+                            x0=x0,
+                            y0=y0,
+                            x1=x1,
+                            y1=y1,
+                            box=number,
+                            box_score=score * peak,
+                            orientation=picture.orientation,
+                            decoder=picture.decoder,
+                            cam=None if cam is None else cam.tobytes(),
+                            cam_height=None if cam is None else cam.shape[0],
+                            cam_width=None if cam is None else cam.shape[1],
+                        )
+                    )
+            if picture.drawn is not None:
+                self._draw(picture, picture.drawn, run.maps()[i, 0], rows[first])
         return rows
 
-    def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> Run:
+    def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> "Pass":
         if self._compiled is not None:
             return self._compiled(images, chosen, top_k)
         return observed(self.cam, images, chosen, top_k)
 
-    def _largest(self, run: Run) -> list[list[tuple[np.ndarray, list[float]]]]:
+    def _largest(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The largest box of each map, with 1 for the peak in it: the full-size maps never exist."""
-        boxes = run.boxes(self.settings["threshold"]).cpu().numpy()
+        boxes = run.boxes(self.settings.threshold).cpu().numpy()
         return [[(box[None], [1.0]) for box in row] for row in boxes]
 
-    def _components(self, run: Run) -> list[list[tuple[np.ndarray, list[float]]]]:
+    def _components(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The boxes of all components that are large enough, largest first, and of the largest in any case."""
         maps = run.maps()
         ranks, (height, width) = maps.shape[1], maps.shape[-2:]
         flat = maps.flatten(0, 1)
-        masks = flat > torch.tensor(self.settings["threshold"], dtype=torch.float32)
+        masks = flat > torch.tensor(self.settings.threshold, dtype=torch.float32)
         boxes, areas, owners = (part.cpu().numpy() for part in self.cam.ops.components(masks))
         heights = flat.cpu().numpy()
         found = [[(np.zeros((1, 4), np.int32), [1.0])] * ranks for _ in maps]  # where there is none
@@ -295,24 +298,130 @@ class Network:
         for chosen in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
             if len(chosen):
                 owner = owners[chosen[0]]
-                large = areas[chosen] >= self.settings["min_area"] * height * width
+                large = areas[chosen] >= (self.settings.min_area or 0) * height * width
                 large[0] = True
                 kept = boxes[chosen[large]]
                 peaks = [float(heights[owner, y0:y1, x0:x1].max()) for x0, y0, x1, y1 in kept]
                 found[owner // ranks][owner % ranks] = kept, peaks
         return found
 
-    def _draw(self, picture: Picture, map: Tensor, row: Row) -> None:
-        height, width = picture.thumbnail.shape[:2]
+    def _draw(self, picture: Prepared, drawn: Drawn, map: Tensor, row: Row) -> None:
+        height, width = drawn.thumbnail.shape[:2]
         scale = np.array([width, height] * 2) / np.array(picture.geometry.original * 2)
         panel = drawing.panel(
-            picture.thumbnail,
+            drawn.thumbnail,
             picture.geometry.spread(map.cpu().numpy(), (width, height)),
             np.array([row.x0, row.y0, row.x1, row.y1]) * scale,
-            () if picture.truth is None else picture.truth * ([width, height] * 2),
+            () if drawn.truth is None else drawn.truth * ([width, height] * 2),
         )
-        with replacing(RunFolder(self.out).overlay(picture.index, picture.key)) as path, path.open("wb") as file:
+        with replacing(self.files.overlay(picture.index, picture.key)) as path, path.open("wb") as file:
             Image.fromarray(panel).save(file, "JPEG", quality=90, comment=OVERLAY_COMMENT)
+
+
+class Pass(NamedTuple):
+    """What a forward pass gave.
+
+    Attributes:
+        logits: [N, C].
+        classes: int64 [N, k], those that maps are of.
+        boxes: from a threshold to int32 [N, k, 4], in pixels of the images.
+        maps: gives float32 [N, k, H, W] in [0, 1].
+        coarse: gives [N, k, h, w], before ReLU and upsampling.
+        linear: tells whether a linear layer or a pooling gave the logits, and nothing came after it.
+    """
+
+    logits: Tensor
+    classes: Tensor
+    boxes: Callable[[float], Tensor]
+    maps: Callable[[], Tensor]
+    coarse: Callable[[], Tensor]
+    linear: Callable[[], bool]
+
+
+def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | None) -> Pass:
+    """Run a network for a method on prepared images [N, 3, H, W], for targets int64 [N, 1] or the `top_k` classes."""
+    run = methods.observe([cam], images, targets, top_k)
+    assert run.chosen.classes is not None
+    return Pass(
+        run.logits,
+        run.chosen.classes,
+        lambda threshold: cam.boxes(run, threshold=threshold),
+        lambda: cam(run),
+        lambda: cam.coarse(run),
+        lambda: run.linear is not None,
+    )
+
+
+class CompiledCAM:
+    """CAM with a network that `torch.compile` has compiled. Used in a `with` block.
+
+    The first call begins with an observed pass on black images, which finds the linear layer whose weights CAM needs.
+    After that the network is a compiled function from images to logits and features; the mode "reduce-overhead" replays
+    it as a CUDA graph.
+
+    Args:
+        cam: the method, a `fastcam.CAM` of one layer.
+        mode: of `torch.compile`: "default", "reduce-overhead" or "max-autotune".
+
+    Raises:
+        ValueError: another method, or several layers.
+    """
+
+    def __init__(self, cam: Method, mode: str) -> None:
+        if type(cam) is not methods.CAM or len(cam.layers) > 1:
+            raise ValueError("`compile` is for the method cam with one target layer")
+        self.cam, self.mode = cam, mode
+        ((self.name, self.layer),) = cam.layers.items()
+        self._stack = ExitStack()
+        self._network: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._network = None
+
+    def __call__(self, images: Tensor, targets: Tensor | None, top_k: int | None) -> Pass:
+        """As `observed`; the images always of one shape."""
+        if self._network is None:
+            forward = methods.observe([self.cam], torch.zeros_like(images), targets, top_k)
+            self.cam.boxes(forward)  # refuses what is no CAM network, with the reason
+            head = forward.at([self.name]).head(0)
+            assert head is not None
+            self._head, self._network = head, self._compile()
+        with torch.no_grad():
+            logits, features = (part.clone() for part in self._network(images))  # a graph's memory is used again
+        classes = resolve_targets(targets, top_k, logits).classes
+        assert classes is not None
+        features = features.relu() if self._head.relu else features
+        weights = self._head.weight[classes]
+        ops, size, relu, mode = self.cam.ops, images.shape[-2:], self.cam.relu, self.cam.mode
+        return Pass(
+            logits,
+            classes,
+            lambda threshold: ops.class_boxes(features, weights, size, threshold=threshold, relu=relu, mode=mode),
+            lambda: ops.heatmap(ops.class_map(features, weights), size, normalize="after", relu=relu, mode=mode),
+            lambda: ops.class_map(features, weights),
+            lambda: True,
+        )
+
+    def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        model, kept = unwrap(self.cam.model), []
+
+        def keep(module: nn.Module, given: tuple, output: Tensor) -> None:
+            kept.append(output.clone())  # a layer that works in place may follow
+
+        def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+            kept.clear()
+            logits = model(images)
+            return logits, kept[0]
+
+        self._stack.enter_context(evaluation_mode(model))
+        self._stack.callback(self.layer.register_forward_hook(keep).remove)
+        return torch.compile(forward, mode=self.mode, dynamic=False)
 
 
 @contextmanager

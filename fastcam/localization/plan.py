@@ -1,25 +1,37 @@
-"""The plan of a run and its parts on disk: what is to be done, and what is done."""
+"""The plan of a run and its parts on disk: what is to be done, and what is done.
 
+`planned` makes a folder ready for a run, or finds it planned already, and holds it while the run is at work.
+"""
+
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+from torch import nn
 
 from fastcam._files import replacing
-from fastcam.localization.inputs import Item, read_listing
+from fastcam.data.matching import in_classes
+from fastcam.localization.inputs import FileInput, Files, SampleInput, Samples, open_source, read_listing
+from fastcam.localization.run_settings import RunSettings, decide
+from fastcam.localization.settings import LocalizeSettings
 from fastcam.methods.cautions import constant, tell
+from fastcam.methods.scores import Outputs
+from fastcam.models import ModelConfig
 from fastcam.runs.folder import RunFolder
 from fastcam.runs.schema import Row, merge, schema, write_rows
-from fastcam.runs.table import audit
+from fastcam.runs.table import Audit, audit
 
 
-class Summary(NamedTuple):
+class LocalizationSummary(NamedTuple):
     """What a run did.
 
     Attributes:
@@ -45,17 +57,73 @@ class Summary(NamedTuple):
     outputs: str | None = None
     cautions: tuple[str, ...] = ()
 
-    def told(self) -> Self:
-        """Warn of the cautions, as if the caller of this did.
-
-        Returns:
-            The same summary.
-
-        Warns:
-            fastcam.methods.MapWarning: each of them.
-        """
+    def warned(self) -> Self:
+        """Itself, once the caller of its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
         tell(self.cautions, stacklevel=3)
         return self
+
+
+class Findings(NamedTuple):
+    """What was found of the network by running it.
+
+    Attributes:
+        batch: size of the smallest batch that was needed to get by with the memory.
+        outputs: what its outputs are, see `fastcam.methods.scores`; None before the first batch.
+        grids: (height, width) of each target layer's maps.
+        cautions: of the method.
+    """
+
+    batch: int
+    outputs: Outputs | None
+    grids: Mapping[str, tuple[int, int]]
+    cautions: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """That a shard is done, as JSON beside its part.
+
+    Attributes:
+        digest: of the plan.
+        rows: of the part.
+        pictures: inputs.
+        errors: pictures that failed, by code.
+        maps: how many were searched for boxes.
+        empty: those of them that had none.
+        batch: as in `Findings`, and all until `cautions`.
+        bytes: of the part.
+        blake2b: its digest.
+    """
+
+    digest: str
+    rows: int
+    pictures: int
+    errors: Mapping[str, int]
+    maps: int
+    empty: int
+    batch: int
+    outputs: Outputs | None
+    grids: Mapping[str, tuple[int, int]]
+    cautions: Sequence[str | None]
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class RunAudit:
+    """What was counted in a finished table, as JSON beside it; names as in `Mark` and `LocalizationSummary`."""
+
+    plan: str
+    pictures: int
+    rows: int
+    errors: Mapping[str, int]
+    ignored: Mapping[str, int]
+    smallest_batch: int
+    maps: int
+    empty: int
+    outputs: Outputs | None
+    cautions: Sequence[str]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +132,7 @@ class Plan:
 
     Attributes:
         folder: where.
-        settings: what decides about rows; JSON.
+        settings: what decides about rows.
         class_names: of the model, () if unknown.
         digest: of settings and inputs, 32 hexadecimal digits.
         pictures: number of inputs; None for samples whose number is not known.
@@ -74,7 +142,7 @@ class Plan:
     """
 
     folder: Path
-    settings: Mapping[str, Any]
+    settings: RunSettings
     class_names: tuple[str, ...]
     digest: str
     pictures: int | None
@@ -99,11 +167,17 @@ class Plan:
         path = RunFolder(Path(folder)).plan
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            if not (isinstance(known["settings"], dict) and known["shard_size"] > 0):
-                raise ValueError("its settings are none")
-            return cls(Path(folder), **{**known, "class_names": tuple(known["class_names"])})
-        except (ValueError, TypeError, KeyError) as error:
+            if not known["shard_size"] > 0:
+                raise ValueError("its shards have no size")
+            settings = RunSettings.from_json(known["settings"])
+            return cls(Path(folder), **{**known, "settings": settings, "class_names": tuple(known["class_names"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is no plan that this version of fastcam can read") from error
+
+    def write(self) -> None:
+        """Put it where `load` reads it."""
+        values = {name: value for name, value in vars(self).items() if name != "folder"}
+        _write_json(self.files.plan, {**values, "settings": self.settings.to_json()})
 
     @property
     def files(self) -> RunFolder:
@@ -116,90 +190,47 @@ class Plan:
         return self.files.table
 
     @property
+    def inputs(self) -> Path:
+        """Where the list of inputs is."""
+        return self.files.inputs
+
+    @property
     def shards(self) -> int:
         """How many there are; 0 for samples whose number is not known."""
         return -(-(self.pictures or 0) // self.shard_size)
 
     def size(self, shard: int) -> int:
-        """Count the inputs of a shard.
-
-        Args:
-            shard: its index.
-
-        Returns:
-            Their number.
-        """
-        return min(self.shard_size, self.pictures - shard * self.shard_size)
-
-    @property
-    def inputs(self) -> Path:
-        """Where the list of inputs is."""
-        return self.files.inputs
+        """The number of inputs of a shard."""
+        return min(self.shard_size, (self.pictures or 0) - shard * self.shard_size)
 
     def part(self, shard: int) -> Path:
-        """Tell where the rows of a shard go.
-
-        Args:
-            shard: its index.
-
-        Returns:
-            A Parquet file.
-        """
+        """Where the rows of a shard go, a Parquet file."""
         return self.files.part(shard)
 
-    def mark(self, shard: int) -> dict[str, Any] | None:
-        """Read the mark of a shard.
-
-        Args:
-            shard: its index.
-
-        Returns:
-            rows, pictures, errors (by code), maps that were searched for boxes, empty ones among them, bytes, blake2b,
-            and what was known of the run: batch, the size of the smallest batch it took, outputs, grids and cautions;
-            None if the shard is not done.
-        """
-        part = self.part(shard)
+    def mark(self, shard: int) -> Mark | None:
+        """The mark of a shard; None if it is not done."""
         try:
-            mark = json.loads(self.files.mark(shard).read_text(encoding="utf-8"))
-            return mark if mark["digest"] == self.digest and part.stat().st_size == mark["bytes"] else None
-        except (OSError, ValueError, KeyError, TypeError):
+            mark = Mark(**json.loads(self.files.mark(shard).read_text(encoding="utf-8")))
+            return mark if mark.digest == self.digest and self.part(shard).stat().st_size == mark.bytes else None
+        except (OSError, ValueError, TypeError):
             return None
 
     def missing(self) -> list[int]:
-        """List the shards that are not done.
-
-        Returns:
-            Their indices, ascending; all of them until the first is done, none once the table is finished.
-        """
+        """The shards that are not done, ascending: all until the first is done, none once the table is finished."""
         if self.finished() is not None:
             return []
         return [shard for shard in range(self.shards) if self.mark(shard) is None]
 
-    def items(self, shard: int) -> Iterator[Item]:
-        """Read the inputs of a shard.
+    def done(self) -> int:
+        """The number of pictures in shards that are done."""
+        return (self.pictures or 0) - sum(map(self.size, self.missing()))
 
-        Args:
-            shard: its index.
-
-        Returns:
-            The inputs, in order.
-
-        Raises:
-            OSError: the list cannot be read.
-        """
+    def items(self, shard: int) -> Iterator[FileInput]:
+        """The inputs of a shard, in order; OSError if the list cannot be read."""
         return read_listing(self.inputs, shard)
 
-    def commit(self, shard: int, rows: list[Row], pictures: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the rows of a shard, and mark it done once they are on the disk.
-
-        Args:
-            shard: its index.
-            rows: all of its rows, in the order of its inputs.
-            pictures: the number of these.
-            facts: what is known of the run by now, see `mark`.
-
-        Returns:
-            The mark.
+    def commit(self, shard: int, rows: list[Row], pictures: int, findings: Findings) -> Mark:
+        """Write the rows of a shard, in the order of its inputs, and mark it done once they are on the disk.
 
         Raises:
             OSError: they cannot be written; the shard is not marked then.
@@ -208,52 +239,54 @@ class Plan:
         with replacing(part) as path:
             write_rows(rows, path, self.columns())
             content = path.read_bytes()
-        mark = {
-            "digest": self.digest,
-            "rows": len(rows),
-            "pictures": pictures,
-            "errors": Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
-            "maps": sum(row.box == 1 for row in rows),
-            "empty": sum(row.x1 == 0 for row in rows),
-            **facts,
-            "bytes": len(content),
-            "blake2b": digest_of(content),
-        }
-        write_json(self.files.mark(shard), mark)
+        mark = Mark(
+            digest=self.digest,
+            rows=len(rows),
+            pictures=pictures,
+            errors=Counter(row.error.partition(":")[0] for row in rows if row.error is not None),
+            maps=sum(row.box == 1 for row in rows),
+            empty=sum(row.x1 == 0 for row in rows),
+            **findings._asdict(),
+            bytes=len(content),
+            blake2b=_digest(content),
+        )
+        _write_json(self.files.mark(shard), vars(mark))
         return mark
 
     def columns(self) -> pa.Schema:
-        """Name the columns of this run's tables.
+        """The columns of this run's tables, with the settings in the metadata."""
+        return schema(self.settings.options.maps, {**self.settings.to_json(), "plan": self.digest})
 
-        Returns:
-            The schema, with the settings in its metadata.
-        """
-        return schema(self.settings["maps"], {**self.settings, "plan": self.digest})
-
-    def finished(self) -> Summary | None:
-        """Tell whether the table is there, by the audit that is written after it.
-
-        Returns:
-            What the audit counted; None if there is none of this plan, or no table.
-        """
+    def audited(self) -> RunAudit | None:
+        """What was counted in the table; None if there is no table of this plan."""
         try:
-            audit = json.loads(self.files.audit.read_text(encoding="utf-8"))
-            if audit["plan"] != self.digest or not self.table.exists():
-                return None
-            errors, ignored = dict(audit["errors"]), dict(audit["ignored"])
-            counts = audit["pictures"], audit["rows"], sum(errors.values()), errors, ignored, audit.get("empty", 0)
-            return Summary(self.table, *counts, audit.get("outputs"), tuple(audit.get("cautions", ())))
-        except (OSError, ValueError, KeyError, TypeError):
+            found = RunAudit(**json.loads(self.files.audit.read_text(encoding="utf-8")))
+            return found if found.plan == self.digest and self.table.exists() else None
+        except (OSError, ValueError, TypeError):
             return None
 
-    def finish(self, alone: bool = True) -> Summary | None:
-        """Put the parts together, compare the table with the inputs, and clean up.
+    def finished(self) -> LocalizationSummary | None:
+        """What the run did, by the audit that is written after the table; None if it is not finished."""
+        found = self.audited()
+        if found is None:
+            return None
+        return LocalizationSummary(
+            self.table,
+            found.pictures,
+            found.rows,
+            sum(found.errors.values()),
+            dict(found.errors),
+            dict(found.ignored),
+            found.empty,
+            found.outputs,
+            tuple(found.cautions),
+        )
 
-        For one process, when all shards are marked. Parts are discarded that no longer have the bytes they were marked
-        with. Where the table is there already, what a process left that was killed while it cleaned up is removed.
+    def finish(self) -> LocalizationSummary | None:
+        """Put the parts together, compare the table with the inputs, and clean up: by one process, at the end.
 
-        Args:
-            alone: whether nobody else is at work in the folder, so that what killed ranks have left is removed, too.
+        Parts are discarded that no longer have the bytes they were marked with. Where the table is there already, what
+        a process left that was killed while it cleaned up is removed.
 
         Returns:
             What was counted; None if shards are missing.
@@ -262,41 +295,51 @@ class Plan:
             OSError: the table cannot be written.
             RuntimeError: the table has not each input once, in order; it gets no name then.
         """
-        if self.finished() is None:
+        if self.audited() is None:
             if self.missing() or self.discard():
                 return None
             marks = [mark for _, mark in self._marks()]
             with replacing(self.table) as path:
                 merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
-                keys = (item.key for item in read_listing(self.inputs)) if self.listed else None
-                counts = audit(path, keys)._asdict()
-            if not self.listed:
-                counts["pictures"] = sum(mark["pictures"] for mark in marks)
-            smallest = min((mark["batch"] for mark in marks), default=self.settings["batch_size"])
-            known = {"plan": self.digest, **counts, "ignored": self.ignored, "smallest_batch": smallest}
-            known |= {name: sum(mark[name] for mark in marks) for name in ("maps", "empty")}
-            known["outputs"] = next((mark["outputs"] for mark in marks if mark["outputs"] is not None), None)
-            said = [caution for mark in marks for caution in mark["cautions"]]
-            if self.settings["method"] != "cam":  # whose maps are constant where the picture is, whatever the layer
-                grids = {name: grid for mark in marks for name, grid in mark["grids"].items()}
-                said.append(constant(known["empty"], known["maps"], grids))
-            known["cautions"] = [*dict.fromkeys(caution for caution in said if caution is not None)]
-            known["bytes"] = self.table.stat().st_size
-            write_json(self.files.audit, known)
-        self.files.remove_parts(alone)
+                counts = audit(path, (entry.key for entry in read_listing(self.inputs)) if self.listed else None)
+            _write_json(self.files.audit, vars(self._audit(counts, marks)))
+        self.files.remove_parts()
         return self.finished()
 
+    def _audit(self, counts: Audit, marks: Sequence[Mark]) -> RunAudit:
+        maps, empty = sum(mark.maps for mark in marks), sum(mark.empty for mark in marks)
+        cautions = [caution for mark in marks for caution in mark.cautions]
+        if self.settings.options.method != "cam":  # whose maps are constant where the picture is, whatever the layer
+            grids = {name: grid for mark in marks for name, grid in mark.grids.items()}
+            cautions.append(constant(empty, maps, grids))
+        return RunAudit(
+            plan=self.digest,
+            pictures=sum(mark.pictures for mark in marks) if counts.pictures is None else counts.pictures,
+            rows=counts.rows,
+            errors=counts.errors,
+            ignored=self.ignored,
+            smallest_batch=min((mark.batch for mark in marks), default=self.settings.batch_size),
+            maps=maps,
+            empty=empty,
+            outputs=next((mark.outputs for mark in marks if mark.outputs is not None), None),
+            cautions=[*dict.fromkeys(caution for caution in cautions if caution is not None)],
+            bytes=self.table.stat().st_size,
+        )
+
+    @contextlib.contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Let errors within the block say how much is done, and that the rest needs but the same call."""
+        try:
+            yield
+        except BaseException as error:
+            done = self.shards - len(self.missing())
+            error.add_note(f"{done} of {self.shards} parts are done; the same call computes the rest")
+            raise
+
     def intact(self) -> bool:
-        """Tell whether the finished table still has its size.
-
-        Returns:
-            Whether it has that of the audit.
-
-        Raises:
-            OSError: there is no table, or no audit.
-        """
-        audit = json.loads(self.files.audit.read_text(encoding="utf-8"))
-        return audit.get("bytes") == self.table.stat().st_size
+        """Whether the finished table still has its size."""
+        found = self.audited()
+        return found is not None and found.bytes == self.table.stat().st_size
 
     def salvage(self) -> tuple[Path, int]:
         """Put the parts of a run together that cannot be resumed.
@@ -308,26 +351,21 @@ class Plan:
             OSError: it cannot be written.
         """
         path = self.files.partial
-        rows = sum(mark["rows"] for _, mark in self._marks())
-        if not rows:
-            return path, 0
-        with replacing(path) as temporary:
-            merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
-        self.files.remove_parts()
+        rows = sum(mark.rows for _, mark in self._marks())
+        if rows:
+            with replacing(path) as temporary:
+                merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
+            self.files.remove_parts()
         return path, rows
 
     def discard(self) -> list[int]:
-        """Unmark the shards whose parts no longer have the bytes they were marked with.
-
-        Returns:
-            Their indices.
-        """
-        changed = [i for i, mark in self._marks() if digest_of(self.part(i).read_bytes()) != mark["blake2b"]]
+        """Unmark the shards whose parts no longer have the bytes they were marked with, and return them."""
+        changed = [i for i, mark in self._marks() if _digest(self.part(i).read_bytes()) != mark.blake2b]
         for shard in changed:
             self.files.mark(shard).unlink()
         return changed
 
-    def _marks(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _marks(self) -> Iterator[tuple[int, Mark]]:
         """Done shards in order; of samples all that there are, of files all."""
         shard = 0
         while (mark := self.mark(shard)) is not None:
@@ -335,27 +373,211 @@ class Plan:
             shard += 1
 
 
-def digest_of(content: bytes) -> str:
-    """Digest bytes.
+_held: set[int] = set()  # folders that this process holds, but not those that it forks, which may outlive it
 
-    Args:
-        content: any.
 
-    Returns:
-        32 hexadecimal digits.
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class Planned(NamedTuple):
+    """A plan whose folder is ready and held, and the inputs where the plan does not list them."""
+
+    plan: Plan
+    samples: Iterator[SampleInput] | None
+
+
+@contextlib.contextmanager
+def planned(
+    model: nn.Module,
+    source: Any,
+    config: ModelConfig | None,
+    options: LocalizeSettings,
+    out: str | os.PathLike[str],
+    *,
+    listed: bool = True,
+) -> Iterator[Planned]:
+    """Plan a run, or find it planned already, and hold its folder: no other process plans or runs there meanwhile.
+
+    A run that is resumed keeps its own size of shards. With `listed` only inputs that are files are taken.
+
+    Raises:
+        FileExistsError: the folder has a run of another plan, and the message says what differs; or files that no plan
+            of fastcam's tells of.
+        FileNotFoundError, TypeError, ValueError: as `fastcam.localization.localize`.
+        OSError: another process holds the folder, the plan cannot be written, or inputs cannot be listed.
     """
+    run = RunFolder(Path(out))
+    settings = decide(model, config, options)
+    names = () if config is None else tuple(config.class_names)
+    if options.targets == "label":
+        source = in_classes(source, names, None if config is None else config.num_classes)
+    opened = open_source(source, options.targets, options.overlays)
+    files = opened if isinstance(opened, Files) else None
+    if files is None and listed:
+        raise TypeError(f"`source` must be picture files, got {type(source).__name__}")
+    if files is not None:
+        next(iter(files), None)  # what is wrong from the start is said before anything is touched
+        if isinstance(files.source, list):
+            run.refuse_sources(files.source)
+    with _hold(run.path):
+        plan = _plan(run, settings, names, options, files, opened.count if isinstance(opened, Samples) else None)
+        if files is not None and files.asked is not None:
+            files.asked.warn(3)
+        yield Planned(plan, opened.inputs if isinstance(opened, Samples) else None)
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Make a folder and lock it until the end, or until this process is killed; the kernel sees to that.
+
+    The folder itself is what is locked: a file for it would be one more in there. Some file systems, such as NFS, have
+    no locks for folders: there it is only made.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _held.add(handle)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another process is at work in {folder}: wait for it, or choose another `out`") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _plan(
+    run: RunFolder,
+    settings: RunSettings,
+    names: tuple[str, ...],
+    options: LocalizeSettings,
+    files: Files | None,
+    count: int | None,
+) -> Plan:
+    """The plan that the folder has, if it is this one; else a new one, unless another or something else is there."""
+    try:
+        old = Plan.load(run.path)
+    except (OSError, ValueError):
+        old = None
+    if old is None and (foreign := next(run.own_files(), None)) is not None:
+        raise FileExistsError(
+            f"{foreign} is there, and no plan of this version of fastcam that tells of it: choose another `out`"
+        )
+    if options.threads is None and old is not None:
+        settings = replace(settings, threads=old.settings.threads or settings.threads)
+    shard_size = -(-options.shard_size // settings.batch_size) * settings.batch_size  # of whole batches
+
+    def plan(listing: str, count: int | None) -> Plan:
+        batch = settings.batch_size if count is None else max(1, min(settings.batch_size, count))
+        decided = replace(settings, batch_size=batch)
+        digest = _digest(json.dumps([decided.to_json(), names, listing], sort_keys=True).encode())
+        ignored = {} if files is None else dict(files.ignored)
+        return Plan(run.path, decided, names, digest, count, shard_size, files is not None, ignored)
+
+    def listed(path: Path | None = None, group: int = 1) -> Plan:
+        return plan("samples", count) if files is None else plan(*files.listing(path, group, options.hash_content))
+
+    if old is not None:
+        made = listed()
+        same = made.digest == old.digest
+        if same and files is not None and (not options.overwrite or old.finished() is None):
+            if old.finished() is None and _moved(old, files):
+                with replacing(old.inputs) as path:
+                    if listed(path, old.shard_size).digest != old.digest:
+                        raise OSError("pictures change while they are listed: wait until they are complete")
+            elif old.finished() is not None and not old.intact():
+                raise FileExistsError(f"{old.table} is not as the run left it: `overwrite` computes it anew")
+            return old
+        if not options.overwrite and (old.table.exists() or not same):
+            what = f"{old.table} exists already" if old.table.exists() else f"{run.path} has an unfinished run"
+            why = "" if same else f", made by another plan ({_difference(old, made, files, options.hash_content)})"
+            raise FileExistsError(f"{what}{why}: choose another folder, or `overwrite` it")
+    with _writing(run.path):
+        run.clear()
+    if files is None:
+        made = listed()
+        made.write()
+    else:
+        # The plan before the list: without a plan, nothing in the folder counts as fastcam's.
+        with replacing(run.inputs) as path:
+            made = listed(path, shard_size)
+            made.write()
+    return made
+
+
+def _moved(old: Plan, files: Files) -> bool:
+    """Whether the list lacks, or has the files at other places than they have now."""
+    try:
+        places = zip(read_listing(old.inputs), files, strict=True)
+        return any(there.path != Path(os.path.abspath(here.path)) for there, here in places)
+    except (OSError, ValueError):
+        return True
+
+
+def _difference(old: Plan, new: Plan, files: Files | None, content: bool) -> str:
+    """Name what differs between two plans."""
+    found = []
+    settings = old.settings.to_json(), new.settings.to_json()
+    for name in sorted(settings[1]):
+        there, here = (values[name] for values in settings)
+        if there != here:
+            found.append(name if name == "weights" else f"{name}: {there} there, {here} here")
+    if old.class_names != new.class_names:
+        found.append("class names")
+    if old.listed != new.listed:
+        found.append("a data set without files")
+    elif old.pictures != new.pictures:
+        found.append(f"pictures: {old.pictures} there, {new.pictures} here")
+    elif not found and files is not None:
+        found.append(_changed(old, files, content))
+    elif found == [f"overlays: {old.settings.options.overlays} there, {new.settings.options.overlays} here"]:
+        found[0] += "; drawings change no row, but are made with them"
+    return "; ".join(found)
+
+
+def _changed(old: Plan, files: Files, content: bool) -> str:
+    """Name the first picture that is not as the list has it, and what of it."""
+    for there, here in zip_longest(read_listing(old.inputs), files):
+        if there is None or here is None or there.key != here.key:
+            return f"pictures: {(there or here).key} is there only"
+        state = here.look(content)
+        if state[:2] == there.state[:2] and (state.content is None) != (there.state.content is None):
+            return f"hash_content: {there.state.content is not None} there, {content} here"
+        kinds = {
+            "size": state.size != there.state.size,
+            "time": state.time != there.state.time,
+            "content": state.content != there.state.content,
+            "class": here.target != there.target,
+            "place": (here.part or (None,))[0] != (there.part or (None,))[0],
+        }
+        if differ := [kind for kind, changed in kinds.items() if changed]:
+            return f"{' and '.join(differ)} of {here.key}"
+    return "pictures"
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # of its own kind it would be taken for an input that is missing
+        raise OSError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def _digest(content: bytes) -> str:
+    """32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file of JSON, whole or not at all.
-
-    Args:
-        path: the file.
-        value: of JSON's kinds.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -1,149 +1,111 @@
-"""What decides about rows, as JSON."""
+"""The options of `localize`: its signature, documentation and checks, and the command's flags, are made of them."""
 
 from collections.abc import Mapping
-from importlib import metadata
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import cv2
-import PIL
-import torch
-from torch import nn
+from fastcam._options import check, option
 
-from fastcam import methods
-from fastcam._version import __version__
-from fastcam.localization.inputs import Targets
-from fastcam.models import ModelConfig
-from fastcam.models.digest import digest
-from fastcam.pictures import Preprocess, choose_decoder, gpu
+Targets = Literal["label"] | Mapping[str, int] | None
 
 
-def settings_of(
-    model: nn.Module,
-    config: ModelConfig | None,
-    *,
-    method: str = "cam",
-    target_layers: Any = None,
-    threshold: float | None = None,
-    relu: bool | None = None,
-    mode: str = "bilinear",
-    top_k: int = 1,
-    targets: Targets = None,
-    batch_size: int = 32,
-    backend: str = "fused",
-    overlays: int = 0,
-    maps: bool = False,
-    boxes: str = "largest",
-    min_area: float = 0.01,
-    precision: str = "float32",
-    channels_last: bool = True,
-    compile: str | None = None,
-    decoder: str | None = None,
-    threads: int | None = None,
-) -> dict[str, Any]:
-    """Check the options of a run and put them down.
+@dataclass(frozen=True)
+class LocalizeSettings:
+    """What can be chosen of a localization; ValueError or TypeError for what cannot be.
 
-    Args:
-        model: the network; a digest of its weights and its printed form stand for it.
-        config: as for `fastcam.localization.localize`, as all that follow.
-        method: likewise.
-        target_layers: likewise.
-        threshold: likewise.
-        relu: likewise.
-        mode: likewise.
-        top_k: likewise; None in the settings if classes are given.
-        targets: likewise.
-        batch_size: likewise.
-        backend: likewise.
-        overlays: likewise.
-        maps: likewise.
-        boxes: likewise.
-        min_area: likewise.
-        precision: likewise.
-        channels_last: likewise.
-        compile: likewise.
-        decoder: likewise.
-        threads: likewise; None is left to the plan.
-
-    Returns:
-        The settings, of JSON's kinds.
-
-    Raises:
-        TypeError, ValueError: an option is unknown or out of range.
+    In this order those that decide about rows stand in plan.json.
     """
-    least = {"top_k": (top_k, 1), "batch_size": (batch_size, 1), "overlays": (overlays, 0)}
-    if threads is not None:
-        least["threads"] = threads, 1
-    for name, (number, smallest) in least.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < smallest:
-            raise ValueError(f"`{name}` must be a whole number of at least {smallest}, got {number!r}")
-    for name, value, known in (
-        ("boxes", boxes, ("largest", "all")),
-        ("precision", precision, ("float32", "bfloat16")),
-        ("compile", compile, (None, "default", "reduce-overhead", "max-autotune")),
-    ):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}, got {value!r}")
-    if not 0 <= min_area <= 1:
-        raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {min_area!r}")
-    if config is not None and top_k > config.num_classes:
-        raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {top_k}")
-    if threshold is None:
-        threshold = 0.2 if config is None or config.threshold is None else config.threshold
-    if not 0 <= threshold < 1:
-        raise ValueError(f"`threshold` must be at least 0 and less than 1, got {threshold!r}")
-    if not (targets is None or targets == "label" or isinstance(targets, Mapping)):
-        raise TypeError(f'`targets` must be None, "label" or a mapping from image_id to class, got {targets!r}')
-    if method in methods.ATTRIBUTIONS:
-        known = ", ".join(methods.METHODS)
-        raise ValueError(f"`method` {method} gives no maps that boxes are made of; these do: {known}")
-    preprocess = Preprocess.of(config, model)
-    # Made once for its checks, and for the names of the layers.
-    cam = methods.create(method, model, target_layers=target_layers, relu=relu, mode=mode, backend=backend)
-    if maps and len(cam.layers) > 1:
-        raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
-    like = next(model.parameters(), torch.empty(0))
-    if decoder == "nvjpeg":
-        gpu.check(like.device)
-    else:
-        decoder = choose_decoder(decoder)
-    return {
-        **versions(decoder),
-        "arch": None if config is None else config.arch,
-        "num_classes": None if config is None else config.num_classes,
-        "weights": digest(model),
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(preprocess).items()},
-        "method": method,
-        "target_layers": list(cam.layers),
-        "threshold": float(threshold),
-        "relu": relu,
-        "mode": mode,
-        "backend": backend,
-        "top_k": None if targets is not None else top_k,
-        "batch_size": batch_size,
-        "overlays": overlays,
-        "maps": bool(maps),
-        "boxes": boxes,
-        "min_area": float(min_area) if boxes == "all" else None,
-        "precision": precision,
-        "channels_last": bool(channels_last),
-        "compile": compile,
-        "decoder": decoder,
-        "threads": threads,
-        "device": like.device.type,
-        "dtype": str(like.dtype).removeprefix("torch."),
-    }
+
+    method: str = option("cam", "name of the method: cam, gradcam, gradcam++, …, see `fastcam.methods`")
+    target_layers: tuple[str, ...] | Any = option(
+        None, "modules or dotted names; by default the network's last stage", flags="--target-layer"
+    )
+    threshold: float | None = option(
+        None,
+        "fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of `config` "
+        "or the checkpoint, else 0.2",
+    )
+    relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
+    mode: Literal["bilinear", "bicubic"] = option("bilinear", "upsampling of the map")
+    backend: Literal["fused", "reference"] = option("fused", "own kernels, or plain PyTorch")
+    top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
+    targets: Targets = option(
+        None,
+        'boxes for one given class of each picture instead: "label" takes that of the samples (if the network and '
+        "the data set have names of classes, and all of the data set's are among the network's, the class of the same "
+        "name, else the class of that number where all names are whole numbers), a mapping goes from image_id to class "
+        "index; its keys need but look like a picture's, and a warning names those that are none's. The row's rank "
+        "then says where the class stands among all",
+        decides=False,  # it is in the list of inputs
+        cli=False,
+    )
+    batch_size: int = option(32, "pictures per forward pass", least=1)
+    overlays: int = option(
+        0,
+        "for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture with the "
+        "box of the first class (and the sample's true boxes in green)",
+        least=0,
+    )
+    maps: bool = option(False, "keep the maps, float16 at the target layer's resolution, in the table's column cam")
+    boxes: Literal["largest", "all"] = option(
+        "largest", "the box around the largest component, or around all of at least `min_area`, largest first"
+    )
+    min_area: float = option(
+        0.01, "with all boxes: fraction of the frame that a component must cover; the largest needs not"
+    )
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32", "of the network: that of its parameters, or bfloat16 by autocast, for GPUs"
+    )
+    channels_last: bool = option(
+        True,
+        "lay out pictures and weights with the channels last, which is faster; the weights are put back",
+        flags="--channels-last/--channels-first",
+    )
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = option(
+        None, "mode of `torch.compile`, for the method cam; reduce-overhead also replays CUDA graphs [not compiled]"
+    )
+    decoder: str | None = option(
+        None,
+        "who decodes JPEGs: opencv or pillow [opencv, if its pixels are right], see `fastcam.pictures.choose_decoder`; "
+        "or nvjpeg, never chosen by itself: the GPU that the model is on, with slightly other pixels, see "
+        "`fastcam.pictures.gpu`. What it cannot decode they do, and the row says so. Not yet tried on a GPU",
+    )
+    threads: int | None = option(
+        None,
+        "threads of the network in each process; by default those of a run that is resumed, else torch's",
+        least=1,
+    )
+    shard_size: int = option(
+        1024,
+        "pictures that are finished at once, and so lost at most by each worker when it is killed",
+        least=1,
+        decides=False,
+    )
+    hash_content: bool = option(
+        False,
+        "read all files before, so that a change is noticed that leaves size and time as they were",
+        decides=False,
+    )
+    overwrite: bool = option(
+        False,
+        "replace a run of other inputs or options, finished or not, or compute a table anew; by default the first is "
+        "an error. What no plan of fastcam's tells of is never replaced",
+        decides=False,
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.targets is None or self.targets == "label" or isinstance(self.targets, Mapping)):
+            raise TypeError(
+                f'`targets` must be None, "label" or a mapping from image_id to class, got {self.targets!r}'
+            )
+        check(self)
+        if not 0 <= self.min_area <= 1:
+            raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {self.min_area!r}")
+        if self.threshold is not None:
+            check_threshold(self.threshold)
 
 
-def versions(decoder: str) -> dict[str, str]:
-    """Name the software that decides about rows.
-
-    Args:
-        decoder: of the settings.
-
-    Returns:
-        Those of the settings that every machine of a run must have alike.
-    """
-    decoders = f"opencv {cv2.__version__}, pillow {PIL.__version__}"
-    if decoder == "nvjpeg":
-        decoders += f", torchvision {metadata.version('torchvision')}"
-    return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}
+def check_threshold(value: float) -> None:
+    """Refuse what is no fraction of a map's range."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`threshold` must be at least 0 and less than 1, got {value!r}")

@@ -1,29 +1,36 @@
 """One process at work: pictures are decoded in threads, go through the network in batches, and rows to the disk."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
-from fastcam.data import Sample
-from fastcam.localization.inputs import Item
-from fastcam.localization.network import Network, Picture
-from fastcam.localization.plan import Plan
+from fastcam.localization.inputs import FileInput, Input
+from fastcam.localization.network import Drawn, Inference, Prepared, failed
+from fastcam.localization.plan import Mark, Plan
 from fastcam.methods.cautions import quiet_methods
 from fastcam.pictures import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
-from fastcam.pictures.stream import in_order
+from fastcam.pictures.stream import batched, stream
 from fastcam.runs.schema import Row
 
 _THUMBNAIL = 512  # longer side of a picture in an overlay, in pixels
 
-OnDone = Callable[[int, Mapping[str, Any]], None]
-OnPictures = Callable[[int], None]
+OnDone = Callable[[int, Mark], object]
+OnPictures = Callable[[int], object]
+
+
+class _Job(NamedTuple):
+    """An input of a shard."""
+
+    shard: int
+    entry: Input
 
 
 class Worker:
@@ -41,23 +48,16 @@ class Worker:
         TypeError, ValueError: an option of the method is wrong.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        model: nn.Module,
-        *,
-        decoding_threads: int | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, model: nn.Module, *, decoding_threads: int | None = None) -> None:
         self.plan = plan
-        self.network = Network(model, plan.settings, plan.class_names, plan.folder)
-        self.decoding_threads = decoding_threads or min(8, len(os.sched_getaffinity(0)))
+        self.inference = Inference(model, plan.settings, plan.class_names, plan.files)
+        self.decoding_threads = decoding_threads
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(quiet_pillow())
             stack.enter_context(quiet_methods())
-            stack.enter_context(self.network)
-            self._pool = stack.enter_context(ThreadPoolExecutor(self.decoding_threads, "fastcam-decode"))
+            stack.enter_context(self.inference)
             self._writer = stack.enter_context(ThreadPoolExecutor(1, "fastcam-write"))
             self._stack = stack.pop_all()
         return self
@@ -83,103 +83,92 @@ class Worker:
 
     def compute(
         self,
-        shards: Iterable[tuple[int, Iterable[Item]]],
+        shards: Iterable[tuple[int, Iterable[Input]]],
         on_done: OnDone | None = None,
         on_pictures: OnPictures | None = None,
     ) -> None:
-        """Do what `run` does, for inputs that the plan does not list.
+        """Do what `run` does, for shards with inputs that the plan does not list."""
+        shard, rows, pictures = 0, list[Row](), 0
+        written: Future[None] | None = None
 
-        Args:
-            shards: pairs of a shard's index and its inputs.
-            on_done: as for `run`.
-            on_pictures: as for `run`.
+        def write() -> None:
+            """Write the last shard's rows, when those of the one before are written."""
+            nonlocal written
+            _wait(written)
+            if pictures:
+                written = self._writer.submit(self._commit, shard, rows, pictures, on_done)
 
-        Raises:
-            OSError, RuntimeError, ValueError: as `run`.
-        """
-        size = self.plan.settings["batch_size"]
-        batch: list[Picture] = []
-        rows: list[Row] = []
-        pictures, written = 0, None
-
-        def localize() -> None:
-            nonlocal pictures
-            if batch:
-                rows.extend(self.network.rows(batch))
+        try:
+            for batch in stream(self._batches(shards), self._prepare, threads=self.decoding_threads):
+                if batch[0][0] != shard:
+                    write()
+                    shard, rows, pictures = batch[0][0], [], 0
+                rows += self.inference.rows([picture for _, picture in batch])
                 pictures += len(batch)
                 if on_pictures is not None:
                     on_pictures(len(batch))
-                batch.clear()
-
-        try:
-            for shard, picture in in_order(self._pool, self._prepare, _jobs(shards), 2 * size):
-                if picture is not None:
-                    batch.append(picture)
-                    if len(batch) == size:
-                        localize()
-                    continue
-                localize()
-                _wait(written)
-                written = self._writer.submit(self._commit, shard, rows, pictures, on_done)
-                rows, pictures = [], 0
         except BaseException:
-            if not self.plan.listed and rows:  # cannot be computed again
+            if not self.plan.listed:  # cannot be computed again
+                write()
                 _wait(written)
-                self._commit(shard, rows, pictures, None)
             raise
+        write()
         _wait(written)
 
+    def _batches(self, shards: Iterable[tuple[int, Iterable[Input]]]) -> Iterator[list[_Job]]:
+        for shard, inputs in shards:
+            yield from batched((_Job(shard, entry) for entry in inputs), self.plan.settings.batch_size)
+
     def _commit(self, shard: int, rows: list[Row], pictures: int, on_done: OnDone | None) -> None:
-        mark = self.plan.commit(shard, rows, pictures, self.network.facts())
+        mark = self.plan.commit(shard, rows, pictures, self.inference.findings())
         if on_done is not None:
             on_done(shard, mark)
 
-    def _prepare(self, shard: int, item: Item | None) -> tuple[int, Picture | None]:
-        """Decode and resize one picture; in a thread. No item is the end of a shard."""
-        return shard, None if item is None else self._picture(item)
+    def _prepare(self, job: _Job) -> tuple[int, Prepared | Row]:
+        """Decode and resize one picture; in a thread."""
+        return job.shard, self._picture(job.entry)
 
-    def _picture(self, item: Item) -> Picture:
-        picture = Picture(item.key, index=item.index)
+    def _picture(self, entry: Input) -> Prepared | Row:
+        settings, preprocess = self.plan.settings, self.inference.preprocess
+        orientation = decoder = None
         try:
-            if item.sample is None:
-                source = item.path if item.offset is None else read_part(item.path, item.offset, item.length)
-                decoder = self.plan.settings["decoder"]
-                found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
-                status = os.stat(item.path)  # afterwards, so that no change goes unseen
-                if (status.st_size, status.st_mtime_ns) != (item.size, item.time):
-                    raise DecodeError("unreadable", "changed since the plan was made")
-                truth = None if item.truth is None else np.reshape(item.truth, (-1, 4))
-                sample = Sample(found.pixels, boxes=truth, size=item.extent)
+            image: Image.Image | np.ndarray | Encoded | None
+            if isinstance(entry, FileInput):
+                found = self._read(entry)
+                image, orientation, decoder = found.pixels, found.orientation, found.decoder
+                boxes, extent = None if entry.truth is None else np.reshape(entry.truth, (-1, 4)), entry.extent
             else:
-                sample = item.sample()
-                found = Decoded(sample.image, None, None)
-            picture = picture._replace(orientation=found.orientation, decoder=found.decoder)
-            if isinstance(sample.image, Encoded):  # the network's side goes on with it
-                frame, geometry = sample.image, self.network.preprocess.geometry(sample.image.size)
+                sample = entry.read()
+                image, boxes, extent = sample.image, sample.boxes, sample.size
+            if image is None:
+                raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got NoneType")
+            frame: np.ndarray | Encoded
+            if isinstance(image, Encoded):  # the network's side goes on with it
+                frame, geometry = image, preprocess.geometry(image.size)
             else:
-                frame, geometry = self.network.preprocess.frame(sample.image)
+                frame, geometry = preprocess.frame(image)
         except DecodeError as error:
-            return picture._replace(error=str(error))
+            return failed(entry.key, str(error), orientation, decoder)
         except OSError as error:
-            return picture._replace(error=f"unreadable: {error}")
-        picture = picture._replace(frame=frame, geometry=geometry)
-        if not self.plan.settings["top_k"]:
-            if item.target is None:
-                return picture._replace(error="no_target: no class is given for this picture")
-            picture = picture._replace(target=item.target)
-        if item.index < self.plan.settings["overlays"]:
-            picture = picture._replace(thumbnail=_thumbnail(sample.image))
-            if sample.boxes is not None:  # they may speak of a larger picture than the one that is stored
-                extent = np.array([*(sample.size or geometry.original)] * 2)
-                picture = picture._replace(truth=np.reshape(sample.boxes, (-1, 4)) / extent)
+            return failed(entry.key, f"unreadable: {error}", orientation, decoder)
+        picture = Prepared(entry.index, entry.key, frame, geometry, orientation, decoder, entry.target)
+        if settings.top_k is None and entry.target is None:
+            return picture.failed("no_target: no class is given for this picture")
+        if entry.index < settings.options.overlays and (thumbnail := _thumbnail(image)) is not None:
+            # The boxes may speak of a larger picture than the one that is stored.
+            sides = np.array([*(extent or geometry.original)] * 2)
+            truth = None if boxes is None else np.reshape(boxes, (-1, 4)) / sides
+            return replace(picture, drawn=Drawn(thumbnail, truth))
         return picture
 
-
-def _jobs(shards: Iterable[tuple[int, Iterable[Item]]]) -> Iterator[tuple[int, Item | None]]:
-    for shard, items in shards:
-        for item in items:
-            yield shard, item
-        yield shard, None
+    def _read(self, entry: FileInput) -> Decoded:
+        source = entry.path if entry.part is None else read_part(entry.path, *entry.part)
+        decoder = self.plan.settings.decoder
+        found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
+        status = os.stat(entry.path)  # afterwards, so that no change goes unseen
+        if (status.st_size, status.st_mtime_ns) != entry.state[:2]:
+            raise DecodeError("unreadable", "changed since the plan was made")
+        return found
 
 
 def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:

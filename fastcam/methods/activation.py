@@ -1,10 +1,11 @@
 """Methods that need activations only: class activation mapping and Eigen-CAM."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastcam.methods.core import Method, WeightedSum
+from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
 
@@ -14,7 +15,7 @@ class CAM(Method):
 
     CAM_c = Σ_k W[c, k]·A_k, for networks that end in a global pooling and one linear layer (ResNet, DenseNet,
     GoogLeNet, MobileNetV2, `fastcam.models.to_gap`…), or in the pooling alone (Network in Network). After global
-    average pooling the map's mean plus the bias is the logit: it says where the score comes from. Maximum and
+    average pooling the map's mean plus the bias is the logit: it shows where the score comes from. Maximum and
     thresholded average pooling give the same sum. Which pooling there is, is seen from the numbers of every call, and
     networks with another head are refused. No ReLU by default, as in the paper. Where a ReLU stands between target
     layer and pooling (DenseNet), the features are taken after it.
@@ -35,15 +36,22 @@ class CAM(Method):
 
     relu = False
 
-    def __init__(self, model: Any, target_layers: Any = None, *, clamp: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
+        *,
+        clamp: bool = False,
+        **options: Unpack[MethodOptions],
+    ) -> None:
         super().__init__(model, target_layers, **options)
         self.clamp = clamp
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         classes = forward.targets.classes
         if classes is None:
             raise TypeError("CAM explains classes: `targets` must be class indices, got callables; GradCAM takes them")
-        terms = []
+        terms: list[CoarseMap] = []
         for index, (name, features) in enumerate(zip(self.layers, forward.features, strict=True)):
             head = forward.head(index)
             if head is None:
@@ -58,8 +66,8 @@ class CAM(Method):
 
 
 def _obstacle(features: Tensor, forward: Forward) -> str:
-    if forward.linear is None or forward.pooled is None:
-        if forward.last is None or forward.last.again.shape != forward.logits.shape:
+    if forward.linear is None:
+        if forward.last is None or forward.last.recomputed.shape != forward.logits.shape:
             return "the logits are not the output of a linear layer"
         return (
             "the logits are not the output of a linear layer: they are not what weight and bias of the last linear "
@@ -88,10 +96,10 @@ class EigenCAM(Method):
         >>> maps = fastcam.EigenCAM(model, target_layers=["layer4"])(images)
     """
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         return [
             projection(features)[:, None].expand(-1, forward.targets.ranks, -1, -1) for features in forward.features
         ]
 
-    def _eigen_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _eigen_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         return self._layer_maps(forward)

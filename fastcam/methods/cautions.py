@@ -1,4 +1,4 @@
-"""What is said of maps that show nothing, or something else than it seems."""
+"""Warnings of maps that show nothing, or something else than it seems."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,45 +9,26 @@ from fastcam.methods.scores import last_function
 
 
 class MapWarning(UserWarning):
-    """Maps may mislead: the message says which, and what to do."""
+    """Maps may mislead: the message names them, and what to do."""
 
 
 @contextmanager
 def quiet_methods() -> Iterator[None]:
-    """Silence these warnings in a run, which tells of them once, at its end; see `fastcam.pictures.quiet_pillow`.
-
-    Yields:
-        Nothing.
-    """
+    """Silence these warnings in a run, which gives them once, at its end; see `fastcam.pictures.quiet_pillow`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=MapWarning)
         yield
 
 
 def tell(cautions: Iterable[str | None], stacklevel: int = 2) -> None:
-    """Warn of what a run has found.
-
-    Args:
-        cautions: sentences; None, and one that comes again, is passed over.
-        stacklevel: of the warnings, as if the caller of this gave them.
-
-    Warns:
-        MapWarning: each of them.
-    """
+    """Give each sentence once as a MapWarning, as if the caller of this gave it; None is passed over."""
     for caution in dict.fromkeys(cautions):
         if caution is not None:
             warnings.warn(caution, MapWarning, stacklevel=stacklevel + 1)
 
 
 def single(grids: Mapping[str, tuple[int, int]]) -> str | None:
-    """Say what is wrong with target layers of one position.
-
-    Args:
-        grids: (height, width) of the maps of each target layer, by its name.
-
-    Returns:
-        A sentence; None if all have more.
-    """
+    """A sentence on target layers of one position, by their grids (height, width); None if all have more."""
     names = [name for name, (height, width) in grids.items() if height * width == 1]
     if not names:
         return None
@@ -58,16 +39,10 @@ def single(grids: Mapping[str, tuple[int, int]]) -> str | None:
 
 
 def constant(count: int, total: int, grids: Mapping[str, tuple[int, int]]) -> str | None:
-    """Say that most maps of a run show nothing; a few that do not are ordinary.
+    """A sentence on a run of which most maps, `count` of `total`, show nothing: they are constant or not finite.
 
-    Args:
-        count: maps that are constant or not finite, which all become zeros.
-        total: all maps, with these.
-        grids: as for `single`; empty if not known.
-
-    Returns:
-        A sentence; None if no more than half are constant, if there is but one, or if all layers have one position,
-        as `single` says.
+    None if no more than half are, which is ordinary, if there is but one map, or if all layers have one position, as
+    `single` says. Grids are as there, and empty if they are not known.
     """
     if 2 * count <= total or total < 2 or (grids and all(height * width == 1 for height, width in grids.values())):
         return None
@@ -83,16 +58,11 @@ def constant(count: int, total: int, grids: Mapping[str, tuple[int, int]]) -> st
 
 
 def saturated(run: Forward) -> str | None:
-    """Say what gradients of a softmax mean for maps.
-
-    Args:
-        run: a forward pass with a graph.
-
-    Returns:
-        A sentence; None if the network ends in no softmax. A sigmoid scales gradients, but mixes no classes.
-    """
-    function = {"Softmax": "softmax", "LogSoftmax": "log-softmax"}.get(last_function(run))
-    return function and (
-        f"{type(run.model).__name__} ends in a {function}, and gradients of probabilities mix all classes and vanish "
+    """A sentence on gradients of a softmax, if the network ends in one. A sigmoid scales them, but mixes no classes."""
+    softmax = {"Softmax": "softmax", "LogSoftmax": "log-softmax"}.get(last_function(run) or "")
+    if softmax is None:
+        return None
+    return (
+        f"{type(run.model).__name__} ends in a {softmax}, and gradients of probabilities mix all classes and vanish "
         "where the network is sure: for maps of the logits, pass the network without it"
     )

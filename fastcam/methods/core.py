@@ -1,24 +1,26 @@
 """What all methods share: options, target layers, and the way from a coarse map to the result.
 
-A method says only how a target layer's coarse map comes about (`Method._layer_maps`). Everything a user could get
-wrong, and everything that must be put back afterwards, is handled here once.
+A method computes only the coarse map of a target layer (`Method._layer_maps`). Everything a user could get wrong, and
+everything that must be put back afterwards, is handled here once.
 """
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
-from fastcam.methods.forward import Forward
+from fastcam.methods.forward import Forward, ReshapeTransform
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import default_target_layer, resolve_layers, unwrap
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
+
+TargetLayers: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 
 
 class WeightedSum(NamedTuple):
@@ -33,14 +35,27 @@ class WeightedSum(NamedTuple):
     weights: Tensor
 
 
+CoarseMap: TypeAlias = WeightedSum | Tensor  # a tensor is [N, k, h, w], [N, h, w] once the rank is dropped
+
+
+class MethodOptions(TypedDict, total=False):
+    """Keywords that every method takes: see `Method`."""
+
+    relu: bool | None
+    order: Literal["fastcam", "grad-cam"]
+    mode: Literal["bilinear", "bicubic"]
+    backend: Literal["fused", "reference"]
+    fuse: Literal["mean", "max"]
+    reshape_transform: ReshapeTransform | None
+
+
 class Method:
     """Base of all methods: maps in [0, 1] that show where a network sees a class.
 
     One forward pass in evaluation mode gives logits and features. Hooks live only during a call, and a call leaves
     the model as it was: mode of every module, hooks, parameters and their `.grad`, also when it raises. A `with`
     block is welcome, and not needed. A model serves one call at a time: threads need models of their own. Calls work
-    inside `torch.no_grad`, `torch.inference_mode` and
-    `torch.autocast`; results carry no graph.
+    inside `torch.no_grad`, `torch.inference_mode` and `torch.autocast`; results carry no graph.
 
     The network inside DataParallel and `torch.compile` is run itself, on the device of the images, since neither shows
     its layers to hooks.
@@ -62,8 +77,8 @@ class Method:
         fuse: how the maps of several layers become one, by their "mean" or "max"; normalised again.
         reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], where N is the number of
             images, for layers with tokens or another layout. None is enough for maps, [N, K, h, w] or [N, h, w, K],
-            and for the transformers of torchvision and timm: what a layer gives is seen from the shapes of each pass
-            (`fastcam.models.Layouts`).
+            and for the transformers of torchvision and timm: what a layer gives is recognised by the shapes of each
+            pass (`fastcam.models.Layouts`).
 
     Attributes:
         outputs: logits [N, C] of the last call.
@@ -78,20 +93,20 @@ class Method:
         TypeError, ValueError: a layer is unknown (similar names are listed), or an option has no such value.
     """
 
-    relu: ClassVar[bool] = True
+    relu: bool = True
     _needs_gradients: ClassVar[bool] = False
 
     def __init__(
         self,
         model: nn.Module,
-        target_layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
+        target_layers: TargetLayers = None,
         *,
         relu: bool | None = None,
         order: Literal["fastcam", "grad-cam"] = "fastcam",
         mode: Literal["bilinear", "bicubic"] = "bilinear",
         backend: Literal["fused", "reference"] = "fused",
         fuse: Literal["mean", "max"] = "mean",
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: ReshapeTransform | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
@@ -223,23 +238,22 @@ class Method:
             )
         forward = self._observed(images, targets, top_k, aug_smooth)
         terms = self._terms(forward, eigen_smooth)
-        size = tuple(forward.images.shape[-2:]) if size is None else size
-        options = {"threshold": threshold, "mode": self.mode, "connectivity": connectivity, "largest": largest}
+        pixels: int | Sequence[int] = forward.images.shape[-2:] if size is None else size
+        options = {"mode": self.mode, "connectivity": connectivity, "largest": largest}
         if len(terms) > 1 or self.order == "grad-cam" or forward.augmented or percentile < 100:
-            maps = self._heatmap(terms, size, forward.augmented)
+            maps = self._heatmap(terms, pixels, forward.augmented)
             if percentile < 100:
                 fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
-                options["threshold"] = _percentile(maps, percentile).reshape(
-                    *maps.shape[:-2], *[1] * fractions.dim()
-                ) * (fractions)
-            return self.ops.boxes(maps, size, relu=False, **options)
+                highest = _percentile(maps, percentile)
+                threshold = highest.reshape(*highest.shape, *[1] * fractions.dim()) * fractions
+            return self.ops.boxes(maps, pixels, threshold, relu=False, **options)
         (term,) = terms
         if isinstance(term, WeightedSum):
-            return self.ops.class_boxes(*term, size, relu=self.relu, **options)
-        return self.ops.boxes(term, size, relu=self.relu, **options)
+            return self.ops.class_boxes(*term, pixels, threshold, relu=self.relu, **options)
+        return self.ops.boxes(term, pixels, threshold, relu=self.relu, **options)
 
     def uses_gradients(self, run: Forward) -> bool:
-        """Tell whether the maps of a run take a backward pass.
+        """Whether the maps of a run take a backward pass.
 
         Args:
             run: what `observe` gave.
@@ -252,26 +266,27 @@ class Method:
         """
         return False
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         """What a method is: for each target layer a WeightedSum, or a coarse map [N, k, h, w] before ReLU."""
         raise NotImplementedError
 
-    def _eigen_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _eigen_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         """The same with eigen_smooth: the first component of what `_layer_maps` would sum over channels."""
         return self._projected(self._layer_maps(forward))
 
-    def _projected(self, terms: list[WeightedSum | Tensor]) -> list[Tensor]:
-        if not all(isinstance(term, WeightedSum) for term in terms):
+    def _projected(self, terms: Sequence[CoarseMap]) -> list[Tensor]:
+        sums = [term for term in terms if isinstance(term, WeightedSum)]
+        if len(sums) < len(terms):
             raise ValueError(f"eigen_smooth needs weighted channels, which {type(self).__name__} does not have")
         return [
             torch.stack([projection(features * row[..., None, None]) for row in weights.unbind(1)], 1)
-            for features, weights in terms
+            for features, weights in sums
         ]
 
     def _observed(self, images: Tensor | Forward, targets: Any, top_k: int | None, aug_smooth: bool) -> Forward:
         """A run of this method's own, or a given one as this method sees it."""
         if not isinstance(images, Forward):
-            return _run([self], images, targets, top_k, aug_smooth, keep=False)
+            return _run_for([self], images, targets, top_k, aug_smooth, keep=False)
         if targets is not None or top_k is not None or aug_smooth:
             raise ValueError(
                 "`targets`, `top_k` and `aug_smooth` are those of the run: pass them to `observe`, or pass images"
@@ -280,11 +295,13 @@ class Method:
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
         return images.at(self.layers, [self.reshape_transform] * len(self.layers))
 
-    def _terms(self, forward: Forward, eigen_smooth: bool) -> list[WeightedSum | Tensor]:
+    def _terms(self, forward: Forward, eigen_smooth: bool) -> Sequence[CoarseMap]:
+        """The coarse maps of all target layers, without the rank if there is one class only; notes what was run."""
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
-        self.grids = {name: tuple(maps.shape[2:]) for name, maps in zip(self.layers, forward.features, strict=True)}
+        pairs = zip(self.layers, forward.features, strict=True)
+        self.grids = {name: (maps.shape[2], maps.shape[3]) for name, maps in pairs}
         self._caution(forward)
         ranked, classes = forward.targets.ranked, forward.chosen.classes
         self.outputs = forward.logits[: forward.count]
@@ -297,7 +314,7 @@ class Method:
         ]
 
     def _caution(self, forward: Forward) -> None:
-        """Note what shapes and graph tell; warn, once, of maps that cannot show anything."""
+        """Note what shapes and graph mean for the maps; warn, once, of maps that cannot show anything."""
         gradients = self._needs_gradients and forward.targets.classes is not None
         empty = single(self.grids)
         if empty is not None and empty not in self.cautions:
@@ -305,12 +322,11 @@ class Method:
         found = (empty, saturated(forward) if gradients else None)
         self.cautions += [caution for caution in found if caution is not None and caution not in self.cautions]
 
-    def _sum(self, term: WeightedSum | Tensor) -> Tensor:
+    def _sum(self, term: CoarseMap) -> Tensor:
         return self.ops.class_map(*term) if isinstance(term, WeightedSum) else term
 
-    def _heatmap(
-        self, terms: list[WeightedSum | Tensor], size: int | tuple[int, int], aug_smooth: bool = False
-    ) -> Tensor:
+    def _heatmap(self, terms: Sequence[CoarseMap], size: int | Sequence[int], aug_smooth: bool = False) -> Tensor:
+        """Upsampled and normalised maps [..., H, W] of all target layers, fused."""
         maps = []
         for term in terms:
             coarse = self._sum(term)
@@ -367,17 +383,20 @@ def observe(
         >>> run = fastcam.methods.observe([cam, grad], images)
         >>> maps, boxes = cam(run), grad.boxes(run)
     """
-    return _run(methods, images, targets, top_k, aug_smooth, keep=True)
+    return _run_for(methods, images, targets, top_k, aug_smooth, keep=True)
 
 
-def _run(
+def _run_for(
     methods: Sequence[Method], images: Tensor, targets: Any, top_k: int | None, aug_smooth: bool, keep: bool
 ) -> Forward:
+    """One pass for all these methods; `keep` is for several, which share gradients."""
     models = {id(unwrap(method.model)): method.model for method in methods}
     if len(models) != 1:
         raise ValueError(f"`methods` must be one or several of one model, got {len(methods)} of {len(models)} models")
     (model,) = models.values()
-    layers, reshape, graph = {}, {}, {}
+    layers: dict[str, nn.Module] = {}
+    reshape: dict[str, ReshapeTransform | None] = {}
+    graph: dict[str, nn.Module] = {}  # of those that need gradients
     for method in methods:
         layers |= method.layers
         reshape |= dict.fromkeys(method.layers, method.reshape_transform)

@@ -3,19 +3,20 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.methods.running import BatchStatistics, NoCuts, check_images, evaluation_mode
+from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, views
-from fastcam.methods.targets import resolve_targets
+from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
 
-Reshape = Sequence[Callable[[Tensor], Tensor] | None]
+ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor]  # a layer's output to [N, K, h, w]
 
 # Operations between the last maps and the logits that leave the gradient of a pooling and a linear layer as it is.
 _PLAIN = {"AddmmBackward0", "MmBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
@@ -28,18 +29,29 @@ _POOLINGS = {
 }
 
 
-class Last(NamedTuple):
-    """The linear layer that ran last in a pass.
-
-    Attributes:
-        linear: the layer.
-        pooled: what it was given.
-        again: what its weight and bias give for that.
-    """
+class LastLinear(NamedTuple):
+    """The linear layer that ran last in a pass."""
 
     linear: nn.Linear
-    pooled: Tensor
-    again: Tensor
+    pooled: Tensor  # [N, K], its input
+    recomputed: Tensor  # [N, C], what its weight and bias give for that
+
+
+class OtherPooling(NamedTuple):
+    """A global pooling in place of the network's own, before its linear layer."""
+
+    layer: str  # whose output is pooled
+    pool: nn.Module
+    pooled: Callable[[Tensor], Tensor]  # that output to [N, K]
+    linear: nn.Linear
+
+
+@dataclass
+class _Shared:
+    """What all views of a run have in common, once it is computed."""
+
+    proved: bool | None = None  # whether the logits are the last linear layer's output
+    whole: "Forward | None" = None  # the run with the graph where the network stops it
 
 
 class Forward:
@@ -48,16 +60,16 @@ class Forward:
     Attributes:
         model: the network itself, outside of wrappers.
         images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows.
-        count: number of pictures as they came, without their views.
+        count: number of pictures, without their views.
         augmented: whether these are the six views of aug_smooth.
-        raw: output of each target layer as it came; the images where those are explained.
+        raw: output of each target layer as the layer gives it; the images where those are explained.
         features: the same as [N, K, h, w], without a graph.
         reshape: what turns each target layer's output into those, or None.
         logits: [N, C], without a graph.
         targets: what is to be explained.
-        chosen: targets of the pictures as they came, without their views.
+        chosen: the targets of the pictures, without their views.
         last: the linear layer that ran last, whether or not the logits are its output.
-        batch_statistics: whether the network normalised by the statistics of the batch, if `examine` said to look.
+        batch_statistics: whether the network normalised by the statistics of the batch, if `examine` is set.
     """
 
     def __init__(
@@ -69,7 +81,7 @@ class Forward:
         top_k: int | None,
         *,
         graph: Literal["images"] | Collection[str] = (),
-        reshape: Reshape | None = None,
+        reshape: Sequence[ReshapeTransform | None] | None = None,
         augment: bool = False,
         keep: bool = False,
         examine: bool = False,
@@ -83,7 +95,7 @@ class Forward:
             targets: what is to be explained.
             top_k: instead of targets.
             graph: what `gradients` will be asked for: names of target layers; or the images, if there are no layers.
-            reshape: for each layer what turns its output into [N, K, h, w]; None where the shapes tell it.
+            reshape: for each layer what turns its output into [N, K, h, w]; None where the shapes decide.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
@@ -94,48 +106,55 @@ class Forward:
         self.images = images = views(images.detach()) if augment else images.detach()
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
         self._layouts = Layouts(self.model, layers)
-        examination = BatchStatistics() if examine else contextlib.nullcontext()
-        with self._layouts.watch(), examination:
-            self._outputs, logits, linear = _run(self.model, layers, images, graph)
-        self.last = _again(*linear) if linear else None
-        self.batch_statistics = examine and examination.seen
+        statistics = WatchBatchStatistics() if examine else None
+        with self._layouts.watch(), statistics or contextlib.nullcontext():
+            self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
+        self.last = _recomputed(*linear) if linear else None
+        self.batch_statistics = statistics is not None and statistics.seen
         self._graph = ["images"] if graph == "images" else list(graph)
-        self._pooling: tuple[str, nn.Module, Callable[[Tensor], Tensor]] | None = None
+        self._pooling: OtherPooling | None = None
         self._thresholds = _thresholds(self.model)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
-        self._explain(logits)
+        self._take_logits(logits)
         self._all = list(self._outputs), reshape
-        self._look(*self._all)
+        self._take_layers(*self._all)
 
-    def _explain(self, logits: Tensor) -> None:
-        """Take these for the network's logits [N, C], with their graph."""
+    def _take_logits(self, logits: Tensor) -> None:
+        """Explain these logits [N, C], with their graph."""
         self._logits, self.logits = logits, logits.detach()
         self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
-        self.targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
-        self._heads: dict[Any, Head | None] = {}
-        self._kept: dict[int, dict[str, Tensor | None]] = {}
-        self._common: dict[str, Any] = {}  # what all views of this run have in common once it is computed
+        self.targets: Targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
+        self._heads: dict[tuple[str, ReshapeTransform | None], Head | None] = {}
+        self._kept: dict[int, dict[str, Tensor]] = {}
+        self._shared = _Shared()
+
+    @property
+    def _head(self) -> LastLinear | None:
+        """The last linear layer, if the logits are its output, as their numbers prove."""
+        if self._shared.proved is None:
+            self._shared.proved = self.last is not None and _same(self.last, self.logits)
+        return self.last if self._shared.proved else None
 
     @property
     def linear(self) -> nn.Linear | None:
-        """The linear layer whose weight and bias the logits come from, as their numbers prove, or None."""
-        if "proved" not in self._common:
-            self._common["proved"] = self.last is not None and _same(self.last, self.logits)
-        return self.last.linear if self._common["proved"] else None
+        """The linear layer whose output the logits are, as their numbers prove, or None."""
+        head = self._head
+        return None if head is None else head.linear
 
     @property
-    def pooled(self) -> Tensor | None:
-        """What that layer was given, [N, K], or None."""
-        return None if self.linear is None else self.last.pooled
+    def pooled(self) -> Tensor:
+        """What that layer was given, [N, K]; without one the logits themselves."""
+        head = self._head
+        return self.logits if head is None else head.pooled
 
     @property
-    def ending(self) -> Any:
-        """The node of the graph that gives the logits, as `Tensor.grad_fn`; None without a graph."""
+    def grad_fn(self) -> Any:
+        """The node of the graph that gives the logits; None without a graph."""
         return self._logits.grad_fn
 
-    def _look(self, layers: list[str], reshape: Reshape | None) -> None:
+    def _take_layers(self, layers: list[str], reshape: Sequence[ReshapeTransform | None] | None) -> None:
         self._layers, self.raw = layers, [self._outputs[name] for name in layers]
         self.reshape = list(reshape or [None] * len(layers))
         for index, (name, output) in enumerate(zip(layers, self.raw, strict=True)):
@@ -149,18 +168,10 @@ class Forward:
         with self.variations() as model:
             model(images.clone())  # a network may work on its input in place
 
-    def at(self, layers: Collection[str], reshape: Reshape | None = None) -> Self:
-        """See the run as a method with these target layers does; gradients and what else is computed is shared.
+    def at(self, layers: Collection[str], reshape: Sequence[ReshapeTransform | None] | None = None) -> Self:
+        """The same run as a method with these target layers, which were observed, sees it; what is computed is shared.
 
-        Args:
-            layers: names of layers that were observed.
-            reshape: as in the run itself.
-
-        Returns:
-            The same run.
-
-        Raises:
-            ValueError: a layer was not observed, or gives no [N, K, h, w].
+        ValueError: a layer was not observed, or gives no [N, K, h, w].
         """
         for name in layers:
             if name not in self._outputs:
@@ -169,7 +180,7 @@ class Forward:
                     "to `observe`"
                 )
         view = copy.copy(self)
-        view._look(list(layers), reshape)
+        view._take_layers(list(layers), reshape)
         return view
 
     def with_pooling(self, pool: nn.Module) -> Self:
@@ -187,32 +198,35 @@ class Forward:
         Raises:
             ValueError: the network has no global pooling and linear layer, or the pooled layer was not observed.
         """
-        index = next((i for i in range(len(self._layers)) if self.head(i) is not None), None)
-        if index is None or self.linear is None:
+        heads = [self.head(i) for i in range(len(self._layers))]
+        index, head = next(((i, head) for i, head in enumerate(heads) if head is not None), (0, None))
+        linear = self.linear
+        if head is None or linear is None:
             raise ValueError(
                 f"another pooling needs a global pooling and one linear layer after one of the observed layers, but in "
                 f"{type(self.model).__name__} that is not so after {', '.join(self._layers)}"
             )
-        relu = self.head(index).relu
+        relu = head.relu
 
         def pooled(output: Tensor) -> Tensor:
             maps = self._spatial(index, output)
             return pool(maps.relu() if relu else maps).flatten(1)
 
         view = copy.copy(self)
-        view._pooling, view._thresholds = (self._layers[index], pool, pooled), _thresholds(pool)
+        view._pooling = OtherPooling(self._layers[index], pool, pooled, linear)
+        view._thresholds = _thresholds(pool)
         with torch.inference_mode(False), torch.set_grad_enabled(self.raw[index].requires_grad):
             # What was made inside inference mode may not enter a graph, a copy may.
-            state = (self.linear.weight, self.linear.bias)
-            weight, bias = (t.clone() if t is not None and t.is_inference() else t for t in state)
+            weight = linear.weight.clone() if linear.weight.is_inference() else linear.weight
+            bias = linear.bias.clone() if linear.bias is not None and linear.bias.is_inference() else linear.bias
             given = pooled(self.raw[index])
             logits = F.linear(given, weight, bias)
-            view.last = Last(self.linear, given.detach(), logits.detach())
-            view._explain(logits)
-        for i in range(len(self._layers)):
-            plain, head = self.head(i), view.head(i)
-            if plain is not None and head is not None:  # negative values do not show in a thresholded mean
-                view._heads[self._layers[i], self.reshape[i]] = head._replace(relu=plain.relu)
+            view.last = LastLinear(linear, given.detach(), logits.detach())
+            view._take_logits(logits)
+        for i, plain in enumerate(heads):
+            other = view.head(i)
+            if plain is not None and other is not None:  # negative values do not show in a thresholded mean
+                view._heads[self._layers[i], self.reshape[i]] = other._replace(relu=plain.relu)
         return view
 
     def _spatial(self, index: int, output: Tensor, count: int | None = None) -> Tensor:
@@ -226,76 +240,54 @@ class Forward:
         return shaped
 
     def head(self, layer: int) -> Head | None:
-        """Recognise a global pooling and at most one linear layer after a target layer.
-
-        Args:
-            layer: index of the target layer.
-
-        Returns:
-            See `fastcam.models.find_head`.
-        """
+        """The global pooling and at most one linear layer after a target layer: see `fastcam.models.find_head`."""
         key = self._layers[layer], self.reshape[layer]
         if key not in self._heads:
-            pooled = self.logits if self.linear is None else self.pooled
-            self._heads[key] = find_head(self.features[layer], self.linear, pooled, self._thresholds)
+            self._heads[key] = find_head(self.features[layer], self.linear, self.pooled, self._thresholds)
         return self._heads[key]
 
     @contextlib.contextmanager
     def variations(self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None) -> Iterator[nn.Module]:
-        """Run the model again, on variations of the pictures or of a layer's output, as it was run before.
+        """The model as it was run, to be called without a graph on variations of the pictures.
 
-        Args:
-            replacements: forward hooks by module, in place while the context lasts.
-
-        Yields:
-            The model in evaluation mode, to be called without a graph.
+        The replacements are forward hooks by module, for variations of a layer's output.
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
             if self._pooling is not None:
-                name, _, pooled = self._pooling
+                name, _, pooled, linear = self._pooling
                 given: list[Tensor] = []
 
-                def pool(module: nn.Module, args: tuple, output: Tensor) -> None:
+                def pool(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
                     given[:] = [pooled(output)]
 
                 stack.callback(self._modules[name].register_forward_hook(pool).remove)
-                stack.callback(self.linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
+                stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
             yield self.model
 
-    def leads_plainly(self, layer: int) -> bool:
-        """Tell whether the gradient of a logit is what its head's weight says, and nothing else lies on the way.
+    def has_plain_path(self, layer: int, head: Head) -> bool:
+        """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
 
-        Args:
-            layer: index of a target layer that has a head.
-
-        Returns:
-            Whether the graph has a pooling and a linear layer alone between the target layer's output and the logits.
+        The gradient of a logit is then known from the head's weight.
         """
         output = self._outputs[self._layers[layer]]
-        allowed = _PLAIN | _POOLINGS[self.head(layer).pool]
-        return output.requires_grad and _leads(self._logits.grad_fn, output, allowed, {}) is True
+        allowed = _PLAIN | _POOLINGS[head.pool]
+        return output.requires_grad and _leads_by(allowed, self._logits.grad_fn, output, {}) is True
 
     def gradients(self) -> Iterator[list[Tensor]]:
-        """Differentiate the scores, rank by rank, with respect to each target layer's output.
+        """For each rank the gradients of its scores at the target layers, [N, K, h, w] each, in the features' dtype.
 
         Where the network stops all gradients on their way to a layer (a frozen trunk in `torch.no_grad`, `detach`, a
-        checkpoint that takes none), it runs once more without that.
-
-        Yields:
-            For each rank the gradients at the target layers, [N, K, h, w] each, in the features' dtype.
-
-        Raises:
-            ValueError: a score does not depend on a target layer.
+        checkpoint that takes none), it runs once more without that. ValueError: a score does not depend on a layer.
         """
         for rank in range(self.targets.ranks):
             found = self._gradient(rank)
-            if any(found.get(name) is None for name in self._layers):
-                found = self._without_cuts()._gradient(rank)
+            if not found.keys() >= set(self._layers):
+                found = self._with_whole_graph()._gradient(rank)
             for name in self._layers:
-                if found.get(name) is None:
+                if name not in found:
                     raise ValueError(
                         f"the target does not depend on the layer {name!r}: no gradient reaches it. What the network "
                         "computes outside of autograd (in NumPy, in torch.inference_mode, in whole or quantised "
@@ -308,7 +300,7 @@ class Forward:
         for rank in range(self.targets.ranks):
             self._gradient(rank)
 
-    def _gradient(self, rank: int) -> dict[str, Tensor | None]:
+    def _gradient(self, rank: int) -> dict[str, Tensor]:
         if rank in self._kept:
             return self._kept[rank]
         found = self._differentiate(rank)
@@ -316,61 +308,65 @@ class Forward:
             self._kept[rank] = found
         return found
 
-    def _differentiate(self, rank: int) -> dict[str, Tensor | None]:
-        """The gradients of one rank at all layers that have a graph, as the layers give their output."""
+    def _differentiate(self, rank: int) -> dict[str, Tensor]:
+        """The gradients of one rank at all layers that they reach, as the layers give their output."""
         last = rank + 1 == self.targets.ranks
         with torch.enable_grad():
             score = self.targets.score(self._logits, rank)
             if not score.requires_grad:
-                return dict.fromkeys(self._graph)
+                return {}
             leaves = [self._outputs[name] for name in self._graph]
             try:
                 found = torch.autograd.grad(score, leaves, retain_graph=self._keep or not last, allow_unused=True)
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
-                return dict.fromkeys(self._graph)
-        return dict(zip(self._graph, found, strict=True))
+                return {}
+        pairs = zip(self._graph, found, strict=True)
+        return {name: gradient for name, gradient in pairs if gradient is not None}
 
-    def _without_cuts(self) -> Self:
+    def _with_whole_graph(self) -> "Forward":
         """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
-        if "again" not in self._common:
+        if self._shared.whole is None:
             view = copy.copy(self)
-            graph = "images" if self._graph == ["images"] else list(self._modules)
+            graph: Literal["images"] | list[str] = "images" if self._graph == ["images"] else list(self._modules)
             view._graph = ["images"] if graph == "images" else graph
-            with torch.inference_mode(False), torch.no_grad(), NoCuts():
-                view._outputs, logits, linear = _run(self.model, self._modules, self.images, graph)
-            view.last = _again(*linear) if linear else None
+            with torch.inference_mode(False), torch.no_grad(), KeepGradients():
+                view._outputs, logits, linear = _run_once(self.model, self._modules, self.images, graph)
+            view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
-            view._explain(logits)
-            view._look(*self._all)
-            self._common["again"] = view if self._pooling is None else view.with_pooling(self._pooling[1])
-        return self._common["again"]
+            view._take_logits(logits)
+            view._take_layers(*self._all)
+            self._shared.whole = view if self._pooling is None else view.with_pooling(self._pooling.pool)
+        return self._shared.whole
 
 
-def _same(last: Last, logits: Tensor) -> bool:
+def _same(last: LastLinear, logits: Tensor) -> bool:
     """Whether the logits are what the last linear layer's weight and bias give, up to the order of summation."""
-    if last.again.shape != logits.shape:
+    if last.recomputed.shape != logits.shape:
         return False
-    if torch.equal(last.again, logits):
+    if torch.equal(last.recomputed, logits):
         return True
     exact = torch.promote_types(logits.dtype, torch.float32)
     weight = last.linear.weight.detach().to(exact)
-    again, logits, pooled = (tensor.to(exact) for tensor in (last.again, logits, last.pooled))
+    recomputed, logits, pooled = (tensor.to(exact) for tensor in (last.recomputed, logits, last.pooled))
     size = (pooled.square() @ weight.square().T).sqrt()
-    tolerance = torch.finfo(last.again.dtype).eps * (8 + weight.shape[1] ** 0.5)
-    return not ((again - logits).abs() > tolerance * size).any()  # NaN is no objection: it shows in the map
+    tolerance = torch.finfo(last.recomputed.dtype).eps * (8 + weight.shape[1] ** 0.5)
+    return not ((recomputed - logits).abs() > tolerance * size).any()  # NaN is no objection: it shows in the map
 
 
-def _leads(node: Any, output: Tensor, allowed: set[str], known: dict[Any, bool | None]) -> bool | None:
-    """Whether the way from a node of the graph to a layer's output has allowed operations only; None: it has no way."""
+def _leads_by(allowed: set[str], node: Any, output: Tensor, known: dict[Any, bool | None]) -> bool | None:
+    """Whether all ways from a node of the graph to a layer's output have allowed operations only; None: there is none.
+
+    Nodes that were visited are in `known`.
+    """
     if node is None:
         return None
     if node is output.grad_fn or getattr(node, "variable", None) is output:
         return True
     if node not in known:
         known[node] = None
-        ways = [_leads(following, output, allowed, known) for following, _ in node.next_functions]
+        ways = [_leads_by(allowed, following, output, known) for following, _ in node.next_functions]
         if any(way is not None for way in ways):
             known[node] = node.name() in allowed and False not in ways
     return known[node]
@@ -380,19 +376,19 @@ def _thresholds(module: nn.Module) -> set[float]:
     return {part.threshold for part in module.modules() if isinstance(part, ThresholdedAvgPool2d)}
 
 
-def _run(
-    model: nn.Module, layers: dict[str, nn.Module], images: Tensor, graph: Literal["images"] | Collection[str]
+def _run_once(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Literal["images"] | Collection[str]
 ) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
     """Run the model once; give the layers' outputs, the logits, and the linear layer that ran last with its input.
 
-    The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after
-    has one, whatever the parameters and the caller's grad mode say. With a graph from the images, those are the leaf.
+    The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after has one,
+    whatever the parameters require and the caller's grad mode is. With a graph from the images, those are the leaf.
     """
     outputs: dict[str, Tensor] = {}
     linears: list[tuple[nn.Linear, Tensor]] = []
 
     def capture(name: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, args: tuple, output: Any) -> Tensor | None:
+        def hook(module: nn.Module, args: tuple[object, ...], output: object) -> Tensor | None:
             if not isinstance(output, Tensor):
                 raise TypeError(f"the target layer {name!r} must give one tensor, got {type(output).__name__}")
             # Cloned, since in-place layers (ReLU) may follow; the network goes on with a copy for the same reason.
@@ -407,7 +403,7 @@ def _run(
 
         return hook
 
-    def see_linear(module: nn.Linear, args: tuple, output: Tensor) -> None:
+    def see_linear(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
         if args:  # a keyword call hides its input, so that no head is recognised
             linears[:] = [(module, args[0])]
 
@@ -434,7 +430,7 @@ def _run(
     return {name: outputs[name] for name in layers} or outputs, logits, linears[0] if linears else None
 
 
-def _again(linear: nn.Linear, given: Tensor) -> Last | None:
+def _recomputed(linear: nn.Linear, given: Tensor) -> LastLinear | None:
     """Do once more what a plain linear layer does; None where this one cannot be that."""
     weight, bias = linear.weight, linear.bias
     if given.dim() != 2 or not given.is_floating_point() or not isinstance(weight, Tensor):
@@ -443,4 +439,4 @@ def _again(linear: nn.Linear, given: Tensor) -> Last | None:
         return None
     with torch.no_grad():
         given = given.detach()
-        return Last(linear, given, F.linear(given, weight, bias))
+        return LastLinear(linear, given, F.linear(given, weight, bias))

@@ -1,23 +1,17 @@
 """Grad-CAM and its family: channels, or single positions, weighted by the gradient of the score."""
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastcam._check import one_of
-from fastcam.methods.core import Method, WeightedSum
+from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
 from fastcam.reference import nonzero, ratio_base
-
-
-def _checked(eps: float) -> float:
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"`eps` must be a finite number, 0 or more, got {eps!r}")
-    return eps
 
 
 class GradientMethod(Method):
@@ -37,10 +31,7 @@ class GradientMethod(Method):
     def _channel_weights(self, gradient: Tensor, total: Tensor, positions: int) -> Tensor:
         """The weights [N, k, K] where the gradient [N, k, K] is the same at all positions.
 
-        Args:
-            gradient: G of each class and channel, [N, k, K].
-            total: sum of the activations over positions, [N, 1, K].
-            positions: their number, h·w.
+        `total` [N, 1, K] is the sum of the activations over the positions, h·w in number.
         """
         raise NotImplementedError
 
@@ -52,13 +43,13 @@ class GradientMethod(Method):
         with torch.no_grad():
             return self._closed_form(self._observed(run, None, None, False)) is None
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         closed = self._closed_form(forward)
         if closed is not None:
             return [closed]
         return self._by_gradients(forward, self._sums)
 
-    def _eigen_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _eigen_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         closed = self._closed_form(forward)
         if closed is not None:
             return self._projected([closed])
@@ -69,15 +60,17 @@ class GradientMethod(Method):
         return self.ops.gradient_map(features, gradients, self._weighting, self.eps)
 
     def _closed_form(self, forward: Forward) -> WeightedSum | None:
-        head = forward.head(0) if len(self.layers) == 1 and forward.targets.classes is not None else None
-        if head is None or head.relu or not (head.pool == "gap" or self._any_pooling):
+        """The map without a backward pass, where a head gives the gradient; None where it does not."""
+        classes = forward.targets.classes
+        head = forward.head(0) if len(self.layers) == 1 and classes is not None else None
+        if head is None or classes is None or head.relu or not (head.pool == "gap" or self._any_pooling):
             return None
-        if not forward.leads_plainly(0):
+        if not forward.has_plain_path(0, head):
             return None
         (features,) = forward.features
         positions = features.shape[-2] * features.shape[-1]
         exact = torch.promote_types(features.dtype, torch.float32)
-        gradient = head.weight[forward.targets.classes].to(exact) / positions
+        gradient = head.weight[classes].to(exact) / positions
         if head.pool == "tap":  # channels without a positive value are pooled to a constant
             gradient = gradient * (features.amax((2, 3)) > 0)[:, None]
         total = features.sum((2, 3), dtype=exact)[:, None]
@@ -89,6 +82,12 @@ class GradientMethod(Method):
             for layers in forward.gradients()
         ]
         return [torch.stack(maps, 1) for maps in zip(*ranks, strict=True)]
+
+
+def _checked(eps: float) -> float:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"`eps` must be a finite number, 0 or more, got {eps!r}")
+    return eps
 
 
 def _exact(*tensors: Tensor) -> list[Tensor]:
@@ -154,7 +153,7 @@ class EigenGradCAM(HiResCAM):
         >>> maps = fastcam.EigenGradCAM(model)(images)
     """
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         return self._eigen_maps(forward)
 
 
@@ -196,8 +195,16 @@ class XGradCAM(GradientMethod):
     """
 
     _weighting = "xgradcam"
+    eps: float
 
-    def __init__(self, model: Any, target_layers: Any = None, *, eps: float = 1e-7, **options: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
+        *,
+        eps: float = 1e-7,
+        **options: Unpack[MethodOptions],
+    ) -> None:
         super().__init__(model, target_layers, **options)
         self.eps = _checked(eps)
 
@@ -238,15 +245,16 @@ class GradCAMPlusPlus(GradientMethod):
     """
 
     _weighting = "gradcam++"
+    eps: float
 
     def __init__(
         self,
-        model: Any,
-        target_layers: Any = None,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
         *,
         eps: float = 1e-6,
         variant: Literal["paper", "author"] = "paper",
-        **options: Any,
+        **options: Unpack[MethodOptions],
     ) -> None:
         super().__init__(model, target_layers, **options)
         one_of("variant", variant, ("paper", "author"))

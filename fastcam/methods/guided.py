@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from fastcam._check import one_of
 from fastcam.methods.cautions import saturated
-from fastcam.methods.forward import Forward
+from fastcam.methods.core import TargetLayers
+from fastcam.methods.forward import Forward, ReshapeTransform
 from fastcam.methods.gradient import GradCAM
 
 _RECTIFIERS = {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -141,10 +142,10 @@ class GuidedGradCAM(GuidedBackprop):
     def __init__(
         self,
         model: nn.Module,
-        target_layers: Any = None,
+        target_layers: TargetLayers = None,
         *,
         mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
-        reshape_transform: Any = None,
+        reshape_transform: ReshapeTransform | None = None,
     ) -> None:
         super().__init__(model)
         one_of("mode", mode, ("bilinear", "bicubic", "nearest"))

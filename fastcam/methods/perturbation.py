@@ -1,14 +1,15 @@
-"""Methods that weight channels by what the network says when only they, or all but they, are seen."""
+"""Methods that weight channels by the network's scores when only they, or all but they, are seen."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcam._check import one_of, whole
-from fastcam.methods.core import Method, WeightedSum
-from fastcam.methods.forward import Forward
+from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
+from fastcam.methods.forward import Forward, ReshapeTransform
 from fastcam.methods.scores import Outputs, probabilities, recognise
 from fastcam.reference import min_max
 
@@ -32,12 +33,12 @@ class PerturbationMethod(Method):
 
     def __init__(
         self,
-        model: Any,
-        target_layers: Any = None,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
         *,
         batch_size: int | None = None,
         top_channels: int | None = None,
-        **options: Any,
+        **options: Unpack[MethodOptions],
     ) -> None:
         super().__init__(model, target_layers, **options)
         for name, value in (("batch_size", batch_size), ("top_channels", top_channels)):
@@ -91,15 +92,15 @@ class ScoreCAM(PerturbationMethod):
 
     def __init__(
         self,
-        model: Any,
-        target_layers: Any = None,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
         *,
         score: Literal["logit", "probability"] = "logit",
         softmax: bool = True,
         baseline: Tensor | None = None,
         normalize: Literal["after", "before"] = "after",
         align_corners: bool = False,
-        **options: Any,
+        **options: Unpack[MethodOptions],
     ) -> None:
         super().__init__(model, target_layers, **options)
         one_of("score", score, ("logit", "probability"))
@@ -108,7 +109,7 @@ class ScoreCAM(PerturbationMethod):
         self.normalize, self.align_corners = normalize, align_corners
         self._outputs: Outputs | None = None  # what probabilities are made of
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         probable = self.score == "probability" and forward.targets.classes is not None
         self._outputs = recognise(forward.model, forward.images) if probable else None
         with forward.variations() as model:
@@ -146,7 +147,7 @@ class ScoreCAM(PerturbationMethod):
         packs = self._packs(features, alive)
         for owners, channels in (pack.unbind(1) for pack in packs):
             masked = forward.images[owners]
-            masked *= self._masks(features[owners, channels], tuple(masked.shape[2:])).to(masked.dtype)[:, None]
+            masked *= self._masks(features[owners, channels], masked.shape[2:]).to(masked.dtype)[:, None]
             found = self._scores(model(masked), owners, forward)
             if isinstance(offset, Tensor):
                 found = found - (offset[owners, 0] if len(offset) > 1 else offset[0])
@@ -155,7 +156,7 @@ class ScoreCAM(PerturbationMethod):
             scores = scores.softmax(1).nan_to_num(0.0)  # NaN where no channel was run
         return scores.transpose(1, 2)
 
-    def _masks(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+    def _masks(self, coarse: Tensor, size: Sequence[int]) -> Tensor:
         """Masks [B, H, W] in [0, 1] of channels [B, h, w]."""
         if not self.align_corners:
             return self.ops.heatmap(coarse, size, False, self.normalize, "bilinear")
@@ -189,7 +190,7 @@ class AblationCAM(PerturbationMethod):
         >>> maps = fastcam.AblationCAM(model, target_layers=["layer3"])(images)
     """
 
-    def _layer_maps(self, forward: Forward) -> list[WeightedSum | Tensor]:
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         every = torch.arange(len(forward.images), device=forward.images.device)
         exact = torch.promote_types(forward.logits.dtype, torch.float32)
         scores = forward.targets.scores(forward.logits, every).to(exact)[:, None]  # [N, 1, ranks]
@@ -201,24 +202,23 @@ class AblationCAM(PerturbationMethod):
     def _drops(self, index: int, forward: Forward, scores: Tensor) -> Tensor:
         """S − S_k, [N, K, ranks]."""
         features, classes = forward.features[index], forward.targets.classes
-        head = forward.head(index)
+        head, drops = forward.head(index), None
         if head is not None and classes is not None:
-            pooled = (forward.logits if forward.linear is None else forward.pooled)[..., None]
-            drops = pooled * head.weight[classes].transpose(1, 2)
+            drops = (forward.pooled[..., None] * head.weight[classes].transpose(1, 2)).to(scores.dtype)
             if self.top_channels is None:
-                return drops.to(scores.dtype)
+                return drops
         alive = (features != 0).flatten(2).any(2)
         result = scores.new_zeros(*features.shape[:2], forward.targets.ranks)
         packs = self._packs(features, alive)
-        if head is not None and classes is not None:
+        if drops is not None:
             for owners, channels in (pack.unbind(1) for pack in packs):
-                result[owners, channels] = drops[owners, channels].to(result.dtype)
+                result[owners, channels] = drops[owners, channels]
             return result
         transform, name = forward.reshape[index], list(self.layers)[index]
         places: dict[torch.Size, Tensor] = {}  # of packs of one size
         current: list[Tensor] = []
 
-        def ablate(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        def ablate(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
             owners, channels = current
             without = features[owners].contiguous()
             without[torch.arange(len(owners), device=owners.device), channels] = 0
@@ -245,7 +245,7 @@ def _relative(drops: Tensor, scores: Tensor) -> Tensor:
     return drops / torch.where(size > largest * torch.finfo(drops.dtype).eps, size, 1)
 
 
-def _places(output: Tensor, transform: Any, shape: torch.Size) -> Tensor:
+def _places(output: Tensor, transform: ReshapeTransform, shape: torch.Size) -> Tensor:
     """Where each number of the maps, [B, K, h, w], lies in the layer's own output: flat indices."""
     numbers = torch.arange(output.numel(), dtype=torch.float64, device=output.device)
     shaped = transform(numbers.view_as(output))

@@ -1,9 +1,10 @@
 """How a network is run: in evaluation mode, the same way with and without a graph, and left as it was."""
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import torch
@@ -14,16 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def check_images(model: nn.Module, images: Tensor) -> None:
-    """See that images fit a model as far as can be told before it runs.
-
-    Args:
-        model: the network.
-        images: what is to be [N, 3, H, W], floating, of the dtype and on the device of the model's parameters.
-
-    Raises:
-        TypeError: they are no floating-point tensor, or of another dtype than the parameters outside of autocast.
-        ValueError: they are not [N, 3, H, W], or on another device.
-    """
+    """Refuse images that are not [N, 3, H, W], floating, of the dtype and on the device of the model's parameters."""
     if not isinstance(images, Tensor):
         raise TypeError(f"`images` must be a tensor [N, 3, H, W], got {type(images).__name__}")
     if images.dim() != 4:
@@ -41,14 +33,7 @@ def check_images(model: nn.Module, images: Tensor) -> None:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and each of its modules and buffers back as it was at the end.
-
-    Args:
-        model: the network; compiled code in it runs as it was written, so that hooks are seen.
-
-    Yields:
-        Nothing.
-    """
+    """Put a model in evaluation mode, and each of its modules and buffers back as it was at the end."""
     modules = list(model.modules())
     training = [module for module in modules if module.training]
     # Compiled code passes hooks by, so that what is compiled runs as it was written.
@@ -58,7 +43,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         for module in training:
             stack.callback(setattr, module, "training", True)
             module.training = False
-        stack.enter_context(_one_way_of_attention)
+        stack.enter_context(_slow_path_of_attention)
         if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
@@ -84,8 +69,8 @@ def _copied_buffers(modules: list[nn.Module]) -> Iterator[None]:
             buffers[name] = buffer
 
 
-class _OneWayOfAttention:
-    """While entered, attention takes the path that it takes with a graph: torch's other one rounds otherwise.
+class _SlowPathOfAttention:
+    """While entered, attention takes the path that it takes with a graph: torch's fast path rounds otherwise.
 
     The switch is the whole process's, so that the last thread to leave puts it back.
     """
@@ -107,23 +92,24 @@ class _OneWayOfAttention:
                 torch.backends.mha.set_fastpath_enabled(self._before)
 
 
-_one_way_of_attention = _OneWayOfAttention()
+_slow_path_of_attention = _SlowPathOfAttention()
 
-_DETACH = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}
+_DETACH = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, inspect.getattr_static(Tensor, "data").__get__}
 
 
-class NoCuts(TorchFunctionMode):
+class KeepGradients(TorchFunctionMode):
     """While active, a network stops no gradients: `no_grad`, `detach`, `.data` and reentrant checkpoints pass them.
 
     Gradients begin where they are first switched on in the block; what runs before has no graph.
     """
 
-    def __enter__(self) -> "NoCuts":
+    def __enter__(self) -> Self:
         self._begun = False
         self._stack = contextlib.ExitStack()
         # Other threads' checkpoints keep their activations meanwhile: the same numbers, more memory.
-        self._stack.enter_context(mock.patch.object(torch.utils.checkpoint, "CheckpointFunction", _Through))
-        return super().__enter__()
+        self._stack.enter_context(mock.patch.object(torch.utils.checkpoint, "CheckpointFunction", _PlainCheckpoint))
+        super().__enter__()
+        return self
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
@@ -139,29 +125,25 @@ class NoCuts(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-class _Through:
-    """A checkpoint that keeps its activations."""
+class _PlainCheckpoint:
+    """A checkpoint that keeps its activations, and so the graph."""
 
     @staticmethod
     def apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
         return function(*args)
 
 
-class BatchStatistics(TorchFunctionMode):
-    """While active, notices batch normalisation by the statistics of the batch itself.
-
-    Attributes:
-        seen: whether there was any.
-    """
+class WatchBatchStatistics(TorchFunctionMode):
+    """While active, notices batch normalisation by the statistics of the batch itself: then `seen` is True."""
 
     seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in (F.batch_norm, torch.batch_norm) and not self.seen:
-            mean, training = (1, 5) if func is F.batch_norm else (3, 5)
-            mean = args[mean] if len(args) > mean else kwargs.get("running_mean")
-            training = args[training] if len(args) > training else kwargs.get("training", False)
+            place = 1 if func is F.batch_norm else 3
+            mean = args[place] if len(args) > place else kwargs.get("running_mean")
+            training = args[5] if len(args) > 5 else kwargs.get("training", False)
             given = args[0] if args else kwargs["input"]
             # With a batch of one it normalises something else, such as each filter of a weight.
             self.seen = (mean is None or bool(training)) and len(given) > 1
@@ -175,26 +157,20 @@ class MixedPicturesError(ValueError):
 def check_rows(model: nn.Module, images: Tensor, logits: Tensor) -> None:
     """Refuse a network whose logits for a picture depend on the other pictures of its batch.
 
-    Args:
-        model: the network.
-        images: [N, 3, H, W], a batch that it was run on; its first picture is run alone, or beside blank ones where the
-            network takes none alone.
-        logits: [N, C], what it gave.
-
-    Raises:
-        MixedPicturesError: the first row is another one then.
+    Of images [N, 3, H, W] that it gave logits [N, C] for, the first is run alone, or beside blank ones where the
+    network takes none alone; MixedPicturesError if its row is another one then.
     """
     if len(images) < 2:
         return
     with torch.no_grad(), evaluation_mode(model):
-        alone = None
+        rows: Tensor | None = None
         with contextlib.suppress(Exception):  # a fixed number of pictures, batch normalisation of a single value, …
-            alone = model(images[:1].clone())
-        if not isinstance(alone, Tensor) or alone.shape != logits[:1].shape:
+            rows = model(images[:1].clone())
+        if not isinstance(rows, Tensor) or rows.shape != logits[:1].shape:
             others = images.clone()
             others[1:] = 0
-            alone = model(others)[:1]
-    beside, alone = logits[0].double(), alone[0].double()
+            rows = model(others)
+        beside, alone = logits[0].double(), rows[0].double()
     # Far more than batches of other sizes differ by rounding, TF32's included.
     tolerance = max(0.005, 4 * torch.finfo(logits.dtype).eps ** 0.5) * beside.abs().max()
     if beside.isfinite().all() and not ((beside - alone).abs() <= tolerance).all():

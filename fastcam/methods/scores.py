@@ -11,7 +11,7 @@ from fastcam.methods.forward import Forward
 
 Outputs = Literal["logits", "logit", "probabilities", "log-probabilities"]
 
-_LAST = {  # functions that end a network, as autograd calls them
+_LAST: dict[str, Outputs] = {  # functions that end a network, as autograd calls them
     "Softmax": "probabilities",
     "Sigmoid": "probabilities",
     "Hardsigmoid": "probabilities",
@@ -26,11 +26,11 @@ _KEEPING = re.compile(
 
 
 def recognise(model: nn.Module, images: Tensor) -> Outputs:
-    """Tell what a network's outputs are, by the network alone: whatever pictures it is given, the answer is the same.
+    """Recognise what a network's outputs are, by the network alone: whatever pictures it gets, the answer is the same.
 
-    It runs once, on two pictures of noise. The last function in the graph tells, be it a module or not: softmax and
-    sigmoid give probabilities. Where it tells nothing (a mean of several networks' softmax), numbers do: logits do not
-    all lie in [0, 1] with rows that sum to 1.
+    It runs once, on two pictures of noise. The last function in the graph decides, be it a module or not: softmax and
+    sigmoid give probabilities. Where it decides nothing (a mean of several networks' softmax), numbers do: logits do
+    not all lie in [0, 1] with rows that sum to 1.
 
     Args:
         model: the network.
@@ -58,7 +58,8 @@ def recognise(model: nn.Module, images: Tensor) -> Outputs:
         return "logit"
     if run.linear is None:
         tolerance = max(1e-5, torch.finfo(run.logits.dtype).eps)
-        for kind in ("probabilities", "log-probabilities"):
+        kinds: tuple[Outputs, ...] = ("probabilities", "log-probabilities")
+        for kind in kinds:
             if _sum_to_one(probabilities(run.logits, kind).double(), tolerance):
                 return kind
     return "logits"
@@ -69,7 +70,7 @@ def probabilities(outputs: Tensor, kind: Outputs) -> Tensor:
 
     Args:
         outputs: [N, C], floating.
-        kind: what `recognise` told of the network.
+        kind: what `recognise` found.
 
     Returns:
         [N, C] in [0, 1], float32 (float64 for float64): the softmax of logits, the sigmoid of a single one, and
@@ -84,15 +85,7 @@ def probabilities(outputs: Tensor, kind: Outputs) -> Tensor:
 
 
 def check_names(class_names: Sequence[str], count: int) -> None:
-    """See that a network has one output for each name of a class.
-
-    Args:
-        class_names: the names, none if they are not known.
-        count: of the outputs.
-
-    Raises:
-        ValueError: there are more or fewer names.
-    """
+    """Refuse names of classes, if there are any, that are more or fewer than the network's outputs."""
     if class_names and len(class_names) != count:
         hint = "; a single output is the score of one class, so name that one only" if count == 1 else ""
         raise ValueError(
@@ -101,22 +94,14 @@ def check_names(class_names: Sequence[str], count: int) -> None:
 
 
 def last_function(run: Forward) -> str | None:
-    """Find the softmax, sigmoid or logarithm of one that a network ends in.
-
-    Args:
-        run: one forward pass with a graph.
-
-    Returns:
-        "Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax" or "LogSigmoid"; None if it ends in another function, or if
-        there is no graph.
-    """
+    """The softmax, sigmoid or logarithm of one that a network ends in, a key of `_LAST`; None without, or a graph."""
     node = _last(run)
     return None if node is None else _name(node)
 
 
 def _last(run: Forward) -> Any:
     """The node of that function."""
-    node = run.ending
+    node = run.grad_fn
     while node is not None and _name(node) not in _LAST:
         earlier = [earlier for earlier, _ in node.next_functions if earlier is not None]
         node = earlier[0] if earlier and _KEEPING.fullmatch(_name(node)) else None

@@ -8,14 +8,7 @@ _FACTORS = (1.0, 0.9, 1.1)  # the plain view first
 
 
 def views(images: Tensor) -> Tensor:
-    """Make the six views of aug_smooth: three brightnesses, each as it is and mirrored.
-
-    Args:
-        images: [N, 3, H, W], floating, normalised.
-
-    Returns:
-        [6·N, 3, H, W], view by view; the first N are the images.
-    """
+    """The six views of aug_smooth, [6·N, 3, H, W]: three brightnesses, each as it is and mirrored; images first."""
     scaled = torch.cat([images, *(images * factor for factor in _FACTORS[1:])])
     return torch.cat([scaled, scaled.flip(-1)])
 

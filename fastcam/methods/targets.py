@@ -1,12 +1,14 @@
 """What maps are to explain: classes or callables, one or several for each picture."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastcam.models.ranking import highest
+
+Target: TypeAlias = Callable[[Tensor], Tensor]  # a picture's logits [C] to a scalar
 
 
 class Targets(NamedTuple):
@@ -14,12 +16,12 @@ class Targets(NamedTuple):
 
     Attributes:
         classes: int64 [N, k], or None where callables compute the scores.
-        callables: one for each picture, from its logits [C] to a scalar; or None.
+        callables: one for each picture, from its logits [C] to a scalar; none where there are classes.
         ranked: whether the result has a dimension for the k classes.
     """
 
     classes: Tensor | None
-    callables: Sequence[Callable[[Tensor], Tensor]] | None
+    callables: Sequence[Target]
     ranked: bool
 
     @property
@@ -28,18 +30,9 @@ class Targets(NamedTuple):
         return 1 if self.classes is None else self.classes.shape[1]
 
     def score(self, logits: Tensor, rank: int) -> Tensor:
-        """Sum one score of every picture: in evaluation mode pictures do not interact, so neither do gradients.
+        """Sum one score over the pictures of logits [N, C]: a scalar with their graph.
 
-        Args:
-            logits: [N, C], floating.
-            rank: which of the scores, in [0, ranks).
-
-        Returns:
-            Scalar of the logits' dtype, with their graph.
-
-        Raises:
-            TypeError: a callable does not give a scalar tensor.
-            ValueError: a callable's scalar does not depend on the logits.
+        In evaluation mode pictures do not interact, so neither do the gradients of the sum.
         """
         if self.classes is not None:
             return logits.gather(1, self.classes[:, rank, None]).sum()
@@ -52,39 +45,21 @@ class Targets(NamedTuple):
         return total
 
     def scores(self, logits: Tensor, owners: Tensor) -> Tensor:
-        """Give all scores of variations of the pictures.
-
-        Args:
-            logits: [B, C], floating, one row for each variation.
-            owners: int64 [B], the picture that each is a variation of.
-
-        Returns:
-            [B, ranks] of the logits' dtype.
-
-        Raises:
-            TypeError: a callable does not give a scalar tensor.
-        """
+        """All scores [B, ranks] of variations: their logits [B, C], and the pictures that they are of, int64 [B]."""
         if self.classes is not None:
             return logits.gather(1, self.classes[owners])
         found = [_scalar(self.callables[i], row) for i, row in zip(owners.tolist(), logits, strict=True)]
         return torch.stack(found)[:, None] if found else logits.new_empty(0, 1)
 
     def repeated(self, times: int) -> "Targets":
-        """The same targets for several runs of the pictures, run by run.
-
-        Args:
-            times: number of runs.
-
-        Returns:
-            Targets of times·N pictures.
-        """
+        """The same targets for several runs of the pictures, run by run: those of times·N pictures."""
         if self.classes is not None:
             return self._replace(classes=self.classes.repeat(times, 1))
         return self._replace(callables=[*self.callables] * times)
 
 
-def _scalar(target: Callable[[Tensor], Tensor], row: Tensor) -> Tensor:
-    score = target(row)
+def _scalar(target: Target, row: Tensor) -> Tensor:
+    score: object = target(row)
     if not isinstance(score, Tensor) or score.numel() != 1:
         got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
         raise TypeError(f"a target must turn one picture's logits [C] into a scalar tensor, got {got}")
@@ -92,32 +67,19 @@ def _scalar(target: Callable[[Tensor], Tensor], row: Tensor) -> Tensor:
 
 
 def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
-    """Turn the `targets` and `top_k` of a call into class indices or callables.
-
-    Args:
-        targets: see `Method.__call__`.
-        top_k: see `Method.__call__`.
-        logits: [N, C].
-
-    Returns:
-        The targets, class indices on the device of the logits.
-
-    Raises:
-        TypeError: targets are of no known kind.
-        ValueError: both are given, their number is not N, or a class is out of range.
-    """
+    """Turn the `targets` and `top_k` of `Method.__call__` into class indices or callables, for logits [N, C]."""
     count, classes = logits.shape
     if isinstance(targets, str) and targets == "all":
         targets = torch.arange(classes, device=logits.device).expand(count, classes)
-        return Targets(targets, None, ranked=True) if top_k is None else resolve_targets(targets, top_k, logits)
+        return Targets(targets, (), ranked=True) if top_k is None else resolve_targets(targets, top_k, logits)
     if top_k is not None:
         if targets is not None:
             raise ValueError("pass `targets` or `top_k`, not both")
         if not isinstance(top_k, int) or not 1 <= top_k <= classes:
             raise ValueError(f"`top_k` must be an int in 1 … {classes} (the number of classes), got {top_k!r}")
-        return Targets(highest(logits, top_k), None, ranked=True)
+        return Targets(highest(logits, top_k), (), ranked=True)
     if targets is None:
-        return Targets(highest(logits, 1), None, ranked=False)
+        return Targets(highest(logits, 1), (), ranked=False)
     if callable(targets):
         return Targets(None, [targets] * count, ranked=False)
     if isinstance(targets, list | tuple) and any(callable(target) for target in targets):
@@ -132,7 +94,7 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
             f"`targets` must be class indices or callables, got {type(targets).__name__}: {error}"
         ) from None
     if indices.numel() == 0:
-        indices = indices.long()  # an empty list has no integers to tell its dtype by
+        indices = indices.long()  # an empty list has no integers to take its dtype from
     if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex() or indices.dim() > 2:
         raise TypeError(
             f"`targets` must be integers: one, [N] or [N, k]; got {indices.dtype} of shape {list(indices.shape)}"
@@ -149,7 +111,7 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
             wrong = low if low < 0 else high
             raise ValueError(f"class {wrong} in `targets` is out of range: the model has classes 0 … {classes - 1}")
     indices = indices.to(logits.device, copy=True)
-    return Targets(indices if indices.dim() == 2 else indices[:, None], None, ranked=indices.dim() == 2)
+    return Targets(indices if indices.dim() == 2 else indices[:, None], (), ranked=indices.dim() == 2)
 
 
 def _check_count(got: int, expected: int) -> None:

@@ -1,6 +1,6 @@
 """Networks: built by name, their weights and checkpoints, the layers and heads that maps are taken from."""
 
-from fastcam._check import suggest
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam.models.checkpoints import (
     ModelConfig,
     load_checkpoint,
@@ -22,7 +22,7 @@ from fastcam.models.layers import (
 )
 from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
-from fastcam.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_normalization, own_preprocessing, published
+from fastcam.models.preprocessing import own_preprocessing, published
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -12,25 +12,19 @@ from dataclasses import dataclass
 from itertools import takewhile
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Unpack
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization
 from fastcam._files import replacing
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
-from fastcam.models.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TRANSFORMED,
-    check_normalization,
-    published,
-    wants_half,
-)
-from fastcam.models.states import State, find_state, load_state, plain, read_safetensors
+from fastcam.models.preprocessing import HALF, Published, published, wants_half
+from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 _METADATA_KEY = "fastcam"
 
@@ -112,13 +106,23 @@ class ModelConfig:
             ValueError: the text is no JSON object, has other fields, or a field has a value that it cannot have.
         """
         try:
-            fields = json.loads(text)
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+            fields: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            return cls(**values)
         except (AttributeError, TypeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a fastcam model configuration: {error}") from None
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+class ConfigFields(Published, total=False):
+    """The fields of a `ModelConfig` but `arch`, as keywords."""
+
+    output_stride: int | None
+    class_names: tuple[str, ...]
+    resize: Literal["squash", "crop"]
+    threshold: float | None
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load a file of weights into a network, in place: all of them or none.
 
     The file may be a plain state_dict or what trainers write: the one dictionary of tensors in it is taken, at whatever
@@ -130,7 +134,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
 
     torchvision's published weights of GoogLeNet, Inception v3 and EfficientNetV2-L want pictures normalised with mean
     and std 0.5, unless one of the first two has `transform_input`, as torchvision's own constructor sets it: for 1000
-    classes a warning says so.
+    classes there is a warning.
 
     Args:
         model: the network, bare or in a wrapper.
@@ -153,8 +157,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         )
 
 
-def load_network(path: str | os.PathLike, arch: str | None = None, **given: Any) -> tuple[nn.Module, ModelConfig]:
-    """Build the network of a file of weights, and say how pictures are prepared for it.
+def load_network(
+    path: str | os.PathLike[str], arch: str | None = None, **given: Unpack[ConfigFields]
+) -> tuple[nn.Module, ModelConfig]:
+    """Build the network of a file of weights, with the configuration by which pictures are prepared for it.
 
     A checkpoint of fastcam knows its configuration. Plain weights are prepared for as the published weights of the
     architecture are (see `fastcam.models.preprocessing.published`); where that is not ImageNet's mean and std, and
@@ -192,8 +198,8 @@ def load_network(path: str | os.PathLike, arch: str | None = None, **given: Any)
     return model.eval(), config
 
 
-def preprocessing_of(path: str | os.PathLike, arch: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """Say what the weights of a file were trained with.
+def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[str] = ()) -> Published:
+    """Look up what the weights of a file were trained with.
 
     Args:
         path: as for `load_weights`.
@@ -213,8 +219,9 @@ def preprocessing_of(path: str | os.PathLike, arch: str, given: Collection[str] 
         return {"mean": config.mean, "std": config.std}
     fields = published(arch)
     usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if odd := [name for name in usual if name not in given and fields.get(name, usual[name]) != usual[name]]:
-        wanted = " and ".join(f"{name} {','.join(f'{value:g}' for value in fields[name])}" for name in odd)
+    wants = {"mean": fields.get("mean", IMAGENET_MEAN), "std": fields.get("std", IMAGENET_STD)}
+    if odd := [name for name in usual if name not in given and wants[name] != usual[name]]:
+        wanted = " and ".join(f"{name} {','.join(f'{value:g}' for value in wants[name])}" for name in odd)
         warnings.warn(
             f"{path}: {wanted}, as the published weights of {arch} want; if these are others, give mean and std "
             "(--mean, --std)",
@@ -250,7 +257,7 @@ def load_tensors(source: Path | BinaryIO) -> Any:
 
 
 def start_from(
-    path: str | os.PathLike, arch: str, num_classes: int, output_stride: int | None = None
+    path: str | os.PathLike[str], arch: str, num_classes: int, output_stride: int | None = None
 ) -> tuple[nn.Module, frozenset[str]]:
     """Build a network and give it the weights of a file as far as they go.
 
@@ -297,13 +304,13 @@ def start_from(
     return model, given & fitting.keys()
 
 
-def _fits(model: nn.Module, state: State) -> bool:
+def _fits(model: nn.Module, state: SavedWeights) -> bool:
     """Whether a state's parameters are the model's, by name."""
     names = [f".{plain(name)}" for name in state.tensors]
     return all(any(name.endswith(f".{own}") for name in names) for own, _ in model.named_parameters())
 
 
-def _load_start(model: nn.Module, state: State) -> None:
+def _load_start(model: nn.Module, state: SavedWeights) -> None:
     """Load weights, but not those of an older version that the network would turn into."""
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     load_state(model, state)
@@ -311,7 +318,7 @@ def _load_start(model: nn.Module, state: State) -> None:
         raise ValueError(f"{state} are of an older version of {type(model).__name__}, from which no training can start")
 
 
-def _read_state(path: Path) -> State:
+def _read_state(path: Path) -> SavedWeights:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:
@@ -328,7 +335,7 @@ def _read_state(path: Path) -> State:
     return find_state(content, path)
 
 
-def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConfig) -> None:
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: ModelConfig) -> None:
     """Write a network and its configuration to one safetensors file, atomically.
 
     The file appears under its name only when it is complete; an older one stays until then.
@@ -353,14 +360,14 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, config: ModelConf
                 f"{type(model).__name__} with transform_input=True takes ImageNet's mean and std, got {config.mean} "
                 f"and {config.std}; set transform_input=False if these are its own"
             )
-        config = dataclasses.replace(config, **TRANSFORMED)
+        config = dataclasses.replace(config, mean=HALF, std=HALF)
     whole = model.state_dict()
     state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
     with replacing(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata={_METADATA_KEY: config.to_json()}))
 
 
-def load_checkpoint(path: str | os.PathLike) -> tuple[nn.Module, ModelConfig]:
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfig]:
     """Read what `save_checkpoint` wrote.
 
     Args:
@@ -385,7 +392,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[nn.Module, ModelConfig]:
     return model.eval(), config
 
 
-def read_config(path: str | os.PathLike) -> ModelConfig | None:
+def read_config(path: str | os.PathLike[str]) -> ModelConfig | None:
     """Read the configuration in a checkpoint without its weights.
 
     Args:
@@ -408,7 +415,7 @@ def read_config(path: str | os.PathLike) -> ModelConfig | None:
             firsts = {(file.get_slice(key).get_shape() or [1])[0] for key in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError:
         return None
-    # Before so large a network is built; smaller ones do no harm, and loading tells what is missing.
+    # Before so large a network is built; smaller ones do no harm, and loading names what is missing.
     if config is not None and config.num_classes > 1000 and config.num_classes not in firsts:
         raise ValueError(f"{path} has no weights for the {config.num_classes} classes of its configuration")
     return config

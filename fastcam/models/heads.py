@@ -1,6 +1,6 @@
 """What follows the last maps: global poolings, and the recognition of heads by their numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -69,7 +69,7 @@ def find_head(
 ) -> Head | None:
     """Recognise, from one forward pass, a head in which each logit is a weighted sum of pooled channels.
 
-    However the pooling is written, the numbers tell: the linear layer (or the logits, where there is none) must have
+    However the pooling is written, the numbers decide: the linear layer (or the logits, where there is none) must have
     seen each channel's mean, maximum or thresholded mean, or that of its positive part. This is checked on the very
     pictures that the maps are for. With the mean, logit = mean(CAM) + bias.
 
@@ -95,9 +95,12 @@ def find_head(
     scale = features.abs().mean((2, 3), dtype=exact)
     # Summation orders and half types differ by far less than any other pooling would.
     tolerance = torch.finfo(pooled.dtype).eps ** 0.5
-    pools = [("gap", lambda x: x.mean((2, 3), dtype=exact)), ("gmp", lambda x: x.amax((2, 3)))]
-    # Its threshold cuts where the network's own precision has it.
-    pools += [("tap", lambda x, t=t: ThresholdedAvgPool2d(t)(x).flatten(1)) for t in thresholds]
+    pools: list[tuple[Pool, Callable[[Tensor], Tensor]]] = [
+        ("gap", lambda maps: maps.mean((2, 3), dtype=exact)),
+        ("gmp", lambda maps: maps.amax((2, 3))),
+        # Its threshold cuts where the network's own precision has it.
+        *(("tap", nn.Sequential(ThresholdedAvgPool2d(threshold), nn.Flatten())) for threshold in thresholds),
+    ]
     for name, pool in pools if features.numel() else pools[:1]:
         for relu in (False, True):
             values = pool(features.relu() if relu else features)

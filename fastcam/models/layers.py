@@ -32,12 +32,13 @@ def default_target_layer(model: nn.Module) -> str:
     encoder = [name for name, _ in model.named_modules() if name.startswith("encoder.layers.encoder_layer_")]
     if "conv_proj" in children and encoder:  # torchvision's VisionTransformer
         return f"{'.'.join(encoder[-1].split('.')[:3])}.ln_1"
-    if isinstance(children.get("blocks"), nn.Sequential | nn.ModuleList):
-        if "patch_embed" in children and "norm1" in dict(children["blocks"][-1].named_children()):  # timm's
-            return f"blocks.{len(children['blocks']) - 1}.norm1"
+    blocks = children.get("blocks")
+    if isinstance(blocks, nn.Sequential | nn.ModuleList):
+        if "patch_embed" in children and "norm1" in dict(blocks[-1].named_children()):  # timm's
+            return f"blocks.{len(blocks) - 1}.norm1"
         if "conv_head" in children and "bn2" in children and "global_pool" in children:  # timm's EfficientNet
             return "bn2"
-        return f"blocks.{len(children['blocks']) - 1}"
+        return f"blocks.{len(blocks) - 1}"
     name = next((name for name in _LAST_STAGES if name in children), None)
     if name is None:
         stages = [name for name, child in children.items() if next(child.parameters(), None) is not None]

@@ -1,11 +1,11 @@
-"""How a layer arranges what it gives: seen from shapes in a forward pass, and refused where they prove nothing."""
+"""How a layer arranges what it gives: found by shapes in a forward pass, and refused where they prove nothing."""
 
 import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from torchvision.ops import Permute
 
 from fastcam.models.layers import swin_reshape, vit_reshape
 
-_FIRST, _LAST = "NCHW", "NHWC"
+Grid: TypeAlias = tuple[int, int]  # h, w
+Transform: TypeAlias = Callable[[Tensor], Tensor]  # a layer's output to [N, K, h, w]
+
+_FIRST, _LAST = "NCHW", "NHWC"  # as timm calls them
 
 # Whatever these are given, they take its second dimension for channels.
 _CHANNELS_FIRST = (
@@ -50,10 +53,20 @@ _ELEMENTWISE = (
 )
 
 
+class Readings(NamedTuple):
+    """The layouts in which an output of four dimensions can be read, by ever stricter conditions."""
+
+    possible: list[str]  # it is no matrix of attention
+    fitting: list[str]  # and h x w has the proportions of the images
+    enclosed: list[str]  # and it is no finer than what is around it, as padded windows would be
+    within: list[str]  # those, fitting or not, whose h x w is within the grids right around the layer, if there are any
+    tokens: bool  # whether only numbers of tokens, and no grids, are right around the layer
+
+
 class Layouts:
     """The layouts of target layers in one forward pass.
 
-    Maps are [N, K, h, w] or [N, h, w, K]. Which, is told by the layer's type where that fixes it (a convolution, a
+    Maps are [N, K, h, w] or [N, h, w, K]. Which, is decided by the layer's type where that fixes it (a convolution, a
     linear layer); otherwise by the one reading whose h x w has the proportions of the images, up to a position of
     rounding on each side. Where both have them, a pass with a smaller image shows which dimensions are positions.
     Matrices of attention, with a side as long as the tokens or positions around them, are no maps.
@@ -70,9 +83,9 @@ class Layouts:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._model = model
         self._paths = {name: _path(model, name) for name in names}
-        self._grids: dict[nn.Module, tuple[int, int]] = {}  # of patch embeddings
+        self._grids: dict[nn.Module, Grid] = {}  # of patch embeddings
         self._shapes: dict[nn.Module, list[torch.Size]] = {}  # of what goes in and out
-        self._found: dict[str, Callable[[Tensor], Tensor] | None] = {}
+        self._found: dict[str, Transform | None] = {}
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -82,19 +95,19 @@ class Layouts:
             Nothing.
         """
 
-        def note(module: nn.Module, args: tuple, output: Any) -> None:
+        def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
             shapes = [x.shape for x in (*args, output) if isinstance(x, Tensor) and x.dim() in (3, 4)]
             if any(len(shape) == 4 for shape in shapes) and not (isinstance(output, Tensor) and output.dim() == 4):
                 shapes.append(torch.Size((1, 1, 1, 1)))  # pooled to one position, or flattened
             self._shapes[module] = shapes
 
         def grid_of(patches: nn.Module) -> Callable[..., None]:
-            def note_grid(module: nn.Module, args: tuple, output: Any) -> None:
-                self._grids[patches] = tuple(output.shape[2:])
+            def note_grid(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+                self._grids[patches] = output.shape[2], output.shape[3]
 
             return note_grid
 
-        hooks = {}
+        hooks: dict[tuple[nn.Module, nn.Module | None], Callable[..., None]] = {}
         for path in self._paths.values():
             hooks |= {(module, None): note for module in path[1:]}
             if patches := _embedding(path)[0]:
@@ -105,9 +118,7 @@ class Layouts:
                 stack.callback(module.register_forward_hook(hook).remove)
             yield
 
-    def reshape(
-        self, name: str, output: Tensor, images: Tensor, run: Callable[[Tensor], Any]
-    ) -> Callable[[Tensor], Tensor] | None:
+    def reshape(self, name: str, output: Tensor, images: Tensor, run: Callable[[Tensor], Any]) -> Transform | None:
         """Find what turns a layer's output into [N, K, h, w].
 
         Args:
@@ -125,13 +136,14 @@ class Layouts:
         if name not in self._found:
             path, shape = self._paths[name], tuple(output.shape)
             size = self._size(path, images)
-            found: Any = NotImplemented
+            found: Transform | None = None
+            layout: str | None = None
             if len(shape) == 3 and shape[0] == len(images):
                 found = self._tokens(path, shape, size)
             elif len(shape) == 4 and shape[0] == len(images):
                 layout = self._maps(path, shape, size, images, run)
-                found = {_FIRST: None, _LAST: swin_reshape}.get(layout, NotImplemented)
-            if found is NotImplemented:
+                found = swin_reshape if layout == _LAST else None
+            if found is None and layout != _FIRST:
                 height, width = images.shape[-2:]
                 raise ValueError(
                     f"the target layer {name!r} must give maps [N, K, h, w], got {list(shape)}, in which nothing shows "
@@ -141,19 +153,19 @@ class Layouts:
             self._found[name] = found
         return self._found[name]
 
-    def _tokens(self, path: list[nn.Module], shape: tuple[int, ...], size: tuple[int, ...]) -> Any:
-        """`vit_reshape` for tokens [N, L, K], or NotImplemented."""
-        patches, prefix = _embedding(path)  # of which some networks add the prefix in later blocks
+    def _tokens(self, path: list[nn.Module], shape: tuple[int, ...], size: Grid) -> Transform | None:
+        """`vit_reshape` with grid and prefix for tokens [N, L, K], if one of each makes L of what was seen."""
+        patches, prefix = _embedding(path)
+        grids: set[Grid] = set()
         if patches is not None:
-            grids = {self._grids[patches]} if patches in self._grids else set()
+            grids = {self._grids[patches]} if patches in self._grids else grids
         elif _keeps_rows(path):
             around = (_grids(self._shapes.get(block, []), size) for block in reversed(_around(path)))
-            grids = next(filter(None, around), set())
-        else:
-            return NotImplemented
-        found = {(grid, count) for grid in grids for count in {0, prefix} if grid[0] * grid[1] + count == shape[1]}
+            grids = next(filter(None, around), grids)
+        # Some networks add the other tokens in later blocks only.
+        found = {(grid, count) for grid in grids for count in {0, prefix} if math.prod(grid) + count == shape[1]}
         if len(found) != 1:
-            return NotImplemented
+            return None
         ((grid, prefix),) = found
         return partial(vit_reshape, grid=grid, prefix=prefix)
 
@@ -161,52 +173,60 @@ class Layouts:
         self,
         path: list[nn.Module],
         shape: tuple[int, ...],
-        size: tuple[int, ...],
+        size: Grid,
         images: Tensor,
         run: Callable[[Tensor], Any],
     ) -> str | None:
-        """The layout of a map with four dimensions, or None."""
-        layer = path[-1]
-        grids = {_FIRST: shape[2:], _LAST: shape[1:3]}
-        seen, counts = self._surroundings(path, size)
-        # No matrix of attention: its sides are as long as there are positions around, and are no sides of those.
-        possible = [layout for layout, grid in grids.items() if not counts & {*grid} or _between(grid, seen)]
-        fitting = [layout for layout in possible if _proportional(grids[layout], size)]
-        if counts and not seen:  # among tokens
-            fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
-        # No padded window: it is finer than what is around it.
-        enclosing = [around for block in _around(path) if (around := _grids(self._shapes.get(block, ()), size))]
-        coarser = [layout for layout in fitting if all(_between(grids[layout], {(1, 1), *s}) for s in enclosing)]
-
+        """The layout of an output with four dimensions, or None: the first of these that decides."""
+        layer, readings = path[-1], self._readings(path, shape, size)
+        # The layer's own type. Padding, cropping and fixed sizes are a convolution's right.
         proof = _proof(layer, shape)
-        if proof == _FIRST:  # padding, cropping and fixed sizes are a convolution's right
-            return _FIRST if _FIRST in possible else None
+        if proof == _FIRST:
+            return _FIRST if _FIRST in readings.possible else None
         if proof == _LAST:
-            return _LAST if _LAST in coarser and (not seen or _between(grids[_LAST], seen)) else None
-        if not possible or (counts and not seen and not fitting):
+            return _LAST if _LAST in readings.enclosed and _LAST in readings.within else None
+        # Nothing that could be a map.
+        if not readings.possible or (readings.tokens and not readings.fitting):
             return None
-        if fitting == coarser == [_FIRST]:
+        # The only one with the images' proportions.
+        if readings.fitting == readings.enclosed == [_FIRST]:
             return _FIRST
-        # Without such normalisations hardly a network has channels last.
+        # The modules around: without such normalisations hardly a network has channels last.
         plain = not any(hasattr(module, "normalized_shape") for module in self._model.modules())
         kinds = ({_kind(module, shape) for module in outer.modules()} - {None} for outer in reversed(path))
-        if plain and _FIRST in possible and next(filter(None, kinds), None) == {_FIRST}:
+        if plain and _FIRST in readings.possible and next(filter(None, kinds), None) == {_FIRST}:
             return _FIRST
-        if fitting == coarser == [_LAST] and not plain:
+        if readings.fitting == readings.enclosed == [_LAST] and not plain:
             return _LAST
-        found = self._tried(layer, shape, images, run, bool(fitting))
+        # One more pass, then what the network declares.
+        found = self._tried(layer, shape, images, run, bool(readings.fitting))
         if found is None and any(_declares_last(module) for module in path):
             found = _LAST
-        return found if found in (coarser if found == _LAST else possible) else None
+        return found if found in (readings.enclosed if found == _LAST else readings.possible) else None
+
+    def _readings(self, path: list[nn.Module], shape: tuple[int, ...], size: Grid) -> Readings:
+        """The layouts that an output's shape allows, beside the images' size and what was seen around the layer."""
+        grids: dict[str, Grid] = {_FIRST: (shape[2], shape[3]), _LAST: (shape[1], shape[2])}
+        seen, counts = self._surroundings(path, size)
+        # The sides of a matrix of attention are as long as there are positions around, and are no sides of those.
+        possible = [layout for layout, grid in grids.items() if not counts & {*grid} or _between(grid, seen)]
+        fitting = [layout for layout in possible if _proportional(grids[layout], size)]
+        tokens = bool(counts) and not seen
+        if tokens:  # a map among them has as many positions
+            fitting = [layout for layout in fitting if math.prod(grids[layout]) in counts]
+        outer = [around for block in _around(path) if (around := _grids(self._shapes.get(block, ()), size))]
+        enclosed = [layout for layout in fitting if all(_between(grids[layout], {(1, 1), *grid}) for grid in outer)]
+        within = [layout for layout, grid in grids.items() if not seen or _between(grid, seen)]
+        return Readings(possible, fitting, enclosed, within, tokens)
 
     def _tried(
         self, layer: nn.Module, shape: tuple[int, ...], images: Tensor, run: Callable[[Tensor], Any], tie: bool
     ) -> str | None:
-        """Let one more pass decide: in a tie with a smaller image, if it can, since positions change with its size."""
+        """Let one more pass decide: in a tie with a smaller image, since positions change with its size, if it runs."""
         found: list[torch.Size] = []
         others: list[nn.Module] = []
 
-        def note(module: nn.Module, args: tuple, output: Any) -> None:
+        def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
             if isinstance(output, Tensor):
                 if module is layer:
                     found[:] = [output.shape]
@@ -218,7 +238,7 @@ class Layouts:
             for module in self._model.modules():
                 stack.callback(module.register_forward_hook(note).remove)
             for height, width in [((size[0] + 1) // 2, (size[1] + 1) // 2), size] if tie else [size]:
-                # What a network has against a size, it may say in any way; the layer may have run before.
+                # A network may refuse a size by any exception; the layer may have run before.
                 with contextlib.suppress(Exception), torch.no_grad():
                     run(images[:1, :, :height, :width])
                 if found:
@@ -231,7 +251,7 @@ class Layouts:
         # Nothing in the network has channels last: what is left is a map of a fixed size, or another odd one.
         return _FIRST if not others else None
 
-    def _size(self, path: list[nn.Module], images: Tensor) -> tuple[int, ...]:
+    def _size(self, path: list[nn.Module], images: Tensor) -> Grid:
         """The size of the images where they last went into a module on the way to a layer: wrappers may change it."""
         for module in reversed(path[1:]):
             shapes = [
@@ -240,14 +260,14 @@ class Layouts:
             convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
             # Three rows of [N, h, w, K] are no three colours.
             if shapes and (first := next(convolutions, None)) is not None and first.in_channels == images.shape[1]:
-                return tuple(shapes[0][2:])
-        return tuple(images.shape[2:])
+                return shapes[0][2], shapes[0][3]
+        return images.shape[2], images.shape[3]
 
-    def _surroundings(self, path: list[nn.Module], size: tuple[int, ...]) -> tuple[set[tuple[int, int]], set[int]]:
+    def _surroundings(self, path: list[nn.Module], size: Grid) -> tuple[set[Grid], set[int]]:
         """Grids that go in and out of the innermost module around the layer, and numbers of positions or tokens."""
         shapes = next((self._shapes[block] for block in reversed(_around(path)) if self._shapes.get(block)), [])
         grids = _grids(shapes, size)
-        counts = {grid[0] * grid[1] for grid in grids} | {shape[1] for shape in shapes if len(shape) == 3}
+        counts = {math.prod(grid) for grid in grids} | {shape[1] for shape in shapes if len(shape) == 3}
         return grids, counts - {1}
 
 
@@ -272,7 +292,7 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
 
 
 def _declares_last(module: nn.Module) -> bool:
-    """Whether a network of timm's, or its patch embedding, says that it keeps channels last."""
+    """Whether a network of timm's, or its patch embedding, declares that it keeps channels last."""
     return getattr(module, "output_fmt", None) == _LAST
 
 
@@ -293,20 +313,20 @@ def _rolled(path: list[nn.Module]) -> bool:
     return any(getattr(outer, "shift_size", 0) not in (0, (0, 0)) for outer, _ in pairs)
 
 
-def _proportional(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
+def _proportional(grid: Grid, size: Grid) -> bool:
     """Whether one stride leads from a size to a grid, give or take one position on each side."""
     least = max(side / (count + 1) for count, side in zip(grid, size, strict=True))
     return all(least * (count - 1) < side for count, side in zip(grid, size, strict=True))
 
 
-def _grids(shapes: Iterable[torch.Size], size: tuple[int, ...]) -> set[tuple[int, int]]:
+def _grids(shapes: Iterable[torch.Size], size: Grid) -> set[Grid]:
     """Those h x w that maps of these shapes can have."""
-    both = {tuple(grid) for shape in shapes if len(shape) == 4 for grid in (shape[1:3], shape[2:])}
+    both = {(shape[i], shape[i + 1]) for shape in shapes if len(shape) == 4 for i in (1, 2)}
     grids = {grid for grid in both if _proportional(grid, size)}
     return set() if grids == {(1, 1)} else grids  # which says nothing
 
 
-def _between(grid: tuple[int, ...], seen: set[tuple[int, int]]) -> bool:
+def _between(grid: Grid, seen: set[Grid]) -> bool:
     """Whether a grid is within the smallest and the largest of those seen."""
     ranges = [(min(sides), max(sides)) for sides in zip(*seen, strict=True)]
     return bool(seen) and all(low <= side <= high for side, (low, high) in zip(grid, ranges, strict=True))

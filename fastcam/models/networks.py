@@ -3,7 +3,8 @@
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torchvision
 from torch import Tensor, nn
@@ -68,16 +69,15 @@ def split_arch(arch: str) -> tuple[str, Pool | None, tuple[int, ...]]:
     variant = _VARIANT.fullmatch(arch)
     if variant is None:
         return arch, None, ()
-    return variant["arch"], variant["pool"], (512, 512) if variant["star"] else ()
+    pool = next(pool for pool in _POOLS if pool == variant["pool"])
+    return variant["arch"], pool, (512, 512) if variant["star"] else ()
 
 
 def _torchvision(arch: str, num_classes: int) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
         raise ValueError(f"unknown architecture {arch!r}{suggest(arch, known)}")
-    options = {}
-    if arch in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "init_weights": True}
+    options = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options)
 
 
@@ -97,7 +97,7 @@ def _timm(name: str, num_classes: int) -> nn.Module:
 def _set_output_stride(model: nn.Module, output_stride: int) -> None:
     if not isinstance(model, torchvision.models.ResNet):
         raise ValueError(f"`output_stride` is for ResNets, not for {type(model).__name__}")
-    stages = {32: [], 16: [model.layer4], 8: [model.layer3, model.layer4]}
+    stages: dict[int, list[nn.Module]] = {32: [], 16: [model.layer4], 8: [model.layer3, model.layer4]}
     if output_stride not in stages:
         raise ValueError(f"`output_stride` must be 8, 16 or 32, got {output_stride!r}")
     for stage in stages[output_stride]:
@@ -135,7 +135,11 @@ class GlobalPoolNet(nn.Module):
         return self.classifier(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
-_POOLS = {"gap": lambda: nn.AdaptiveAvgPool2d(1), "gmp": lambda: nn.AdaptiveMaxPool2d(1), "tap": ThresholdedAvgPool2d}
+_POOLS: dict[Pool, Callable[[], nn.Module]] = {
+    "gap": lambda: nn.AdaptiveAvgPool2d(1),
+    "gmp": lambda: nn.AdaptiveMaxPool2d(1),
+    "tap": ThresholdedAvgPool2d,
+}
 _POOL_TYPES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, ThresholdedAvgPool2d)
 
 
@@ -184,15 +188,15 @@ def to_gap(
     trunk = _cut(model)
     # Not the layers that are cut off, which are most of VGG.
     trunk, model = (copy.deepcopy(trunk), model) if trunk is not None else (None, copy.deepcopy(model))
+    new: nn.Module
     if trunk is not None:
-        classes = num_classes or linears[-1].out_features
-        convolutions, channels = [], _channels(trunk)
+        classes, channels = num_classes or linears[-1].out_features, _channels(trunk)
         for width in (*extra, units):
-            convolutions += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            nn.init.kaiming_normal_(convolutions[-2].weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(convolutions[-2].bias)
+            convolution = nn.Conv2d(channels, width, 3, padding=1)
+            _start(convolution, "fan_out")
+            trunk += [convolution, nn.ReLU(inplace=True)]
             channels = width
-        new = GlobalPoolNet(nn.Sequential(*trunk, *convolutions), pooling, nn.Linear(channels, classes))
+        new = GlobalPoolNet(nn.Sequential(*trunk), pooling, nn.Linear(channels, classes))
     elif isinstance(model, GlobalPoolNet):
         model.pool = pooling
         new = model
@@ -241,9 +245,16 @@ def _channels(layers: list[nn.Module]) -> int:
     """Channels that the last of the layers gives."""
     last = layers[-1]
     if hasattr(last, "branch1"):  # an inception block: the sum of its branches
-        branches = [last.branch1, last.branch2, last.branch3, last.branch4]
+        branches = [last.get_submodule(f"branch{number}") for number in (1, 2, 3, 4)]
         return sum([m for m in branch.modules() if isinstance(m, nn.Conv2d)][-1].out_channels for branch in branches)
     return next(module.out_channels for module in reversed(layers) if isinstance(module, nn.Conv2d))
+
+
+def _start(layer: nn.Conv2d, mode: Literal["fan_in", "fan_out"] = "fan_in") -> None:
+    """Give a convolution He's random weights, and no bias."""
+    nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _head(model: nn.Module) -> list[tuple[str, nn.Linear]]:
@@ -290,8 +301,10 @@ def nin(num_classes: int = 1000) -> nn.Sequential:
         parts are "features", which ends in the maps of the classes, "pool" and "flatten".
     """
 
-    def block(channels: int, width: int, wide: int, kernel: int, last: int | None = None, **options: int) -> list:
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, kernel, **options), nn.ReLU(inplace=True)]
+    def block(
+        channels: int, width: int, wide: int, kernel: int, last: int | None = None, *, stride: int = 1, padding: int = 0
+    ) -> list[nn.Module]:
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU(inplace=True)]
         layers += [nn.Conv2d(width, wide, 1), nn.ReLU(inplace=True), nn.Conv2d(wide, last or wide, 1)]
         return [*layers, nn.ReLU(inplace=True)]
 
@@ -303,7 +316,6 @@ def nin(num_classes: int = 1000) -> nn.Sequential:
     layers += block(384, 1024, 1024, 3, last=num_classes, padding=1)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            _start(layer)
     parts = {"features": nn.Sequential(*layers), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return nn.Sequential(OrderedDict(parts))

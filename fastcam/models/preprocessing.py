@@ -1,8 +1,6 @@
-"""Mean and standard deviation of a network's input: what published weights want, and what cannot be."""
+"""Mean and standard deviation of a network's input, as published weights want them."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torchvision
 from torch import nn
@@ -12,45 +10,20 @@ from torchvision.models.efficientnet import FusedMBConv
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import split_arch
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# What torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
-TRANSFORMED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-# Pixels in 0..1 deviate by at most 0.5; 1 leaves them as they are, and Caffe's networks want them times 255.
-_LEAST_STD, _MOST_STD = 0.001, 2.0
+# Mean and std that torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
+HALF = (0.5, 0.5, 0.5)
 
 
-def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse what cannot be the mean and standard deviation of colours in 0..1.
+class Published(TypedDict, total=False):
+    """Those fields of a `ModelConfig` that published weights decide."""
 
-    Args:
-        mean: of R, G and B.
-        std: of R, G and B. Legal are 1, which leaves the pixels as they are, and 1/255, which gives them as 0..255.
-
-    Raises:
-        ValueError: they are not three finite numbers each, a mean is not in 0..1, a deviation is not positive, or it is
-            so large or small that the network would see one grey or values of thousands: they are for colours in
-            0..255, or were divided by 255 twice.
-    """
-    for name, values in (("mean", mean), ("std", std)):
-        kind = "finite numbers" if name == "mean" else "positive numbers"
-        if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-            raise ValueError(f"`{name}` must be three {kind}, one per channel, got {values!r}")
-    if not 0 <= min(mean) <= max(mean) <= 1:
-        hint = ", which is for colours in 0..255: divide mean and std by 255" if max(mean) > 1 else ""
-        raise ValueError(f"`mean` must be in 0..1, as the colours are, got {tuple(mean)!r}{hint}")
-    if max(std) > _MOST_STD:
-        raise ValueError(
-            f"`std` must be that of colours in 0..1, got {tuple(std)!r}, which is for colours in 0..255: divide by 255"
-        )
-    if min(std) < _LEAST_STD:
-        raise ValueError(
-            f"`std` must be that of colours in 0..1, at least {_LEAST_STD}, got {tuple(std)!r}: divided by 255 twice?"
-        )
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    num_classes: int
 
 
-def published(arch: str) -> dict[str, Any]:
+def published(arch: str) -> Published:
     """Look up what the published weights of an architecture are made for.
 
     Args:
@@ -58,7 +31,7 @@ def published(arch: str) -> dict[str, Any]:
 
     Returns:
         Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights; of timm's
-        networks what their `pretrained_cfg` says (that of the tag, or of the default one), with "size" and
+        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size" and
         "num_classes". Nothing for names of which no weights are published. GoogLeNet's and Inception v3's are 0.5,
         since torchvision's constructor gives their weights to networks that turn ImageNet's into these themselves
         (`transform_input`), and `build` to networks that do not.
@@ -68,26 +41,30 @@ def published(arch: str) -> dict[str, Any]:
     if split_arch(arch)[1] or arch not in torchvision.models.list_models(module=torchvision.models):
         return {}
     if arch in ("googlenet", "inception_v3"):
-        return dict(TRANSFORMED)
+        return {"mean": HALF, "std": HALF}
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
 
-def _timm(name: str) -> dict[str, Any]:
+def _timm(name: str) -> Published:
     try:
         from timm.models import get_pretrained_cfg
     except ImportError:
-        return {}  # `build` tells
+        return {}  # `build` raises
     try:
         config = get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that there is not: `build` tells
+    except RuntimeError:  # a tag that there is not: `build` raises
         config = None
     return {} if config is None else _fields(config.to_dict())
 
 
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
+def _fields(config: dict[str, Any]) -> Published:
     """Those of timm's `pretrained_cfg` that are fields of a configuration."""
-    fields = {name: tuple(config[name]) for name in ("mean", "std") if len(config.get(name) or ()) == 3}
+    fields: Published = {}
+    if len(config.get("mean") or ()) == 3:
+        fields["mean"] = tuple(config["mean"])
+    if len(config.get("std") or ()) == 3:
+        fields["std"] = tuple(config["std"])
     channels, *sides = config.get("input_size") or (0,)
     if channels == 3 and len(set(sides)) == 1:
         fields["size"] = sides[0]
@@ -96,8 +73,8 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def own_preprocessing(model: nn.Module) -> dict[str, Any]:
-    """Look up what a network says of its own input.
+def own_preprocessing(model: nn.Module) -> Published:
+    """Look up what a network declares of its own input.
 
     Args:
         model: the network, bare or wrapped.
@@ -107,19 +84,15 @@ def own_preprocessing(model: nn.Module) -> dict[str, Any]:
         others.
     """
     config = getattr(unwrap(model), "pretrained_cfg", None)
-    fields = _fields(config) if isinstance(config, dict) else {}
-    return {name: fields[name] for name in ("size", "mean", "std") if name in fields}
+    fields = _fields(config) if isinstance(config, dict) else Published()
+    fields.pop("num_classes", None)
+    return fields
 
 
 def wants_half(model: nn.Module) -> bool:
-    """Whether torchvision's published weights want another mean and std of this network than ImageNet's.
+    """Whether torchvision's published weights want mean and std 0.5 of this network, bare or wrapped.
 
-    Args:
-        model: the network, bare or wrapped.
-
-    Returns:
-        True for EfficientNetV2-L, and for GoogLeNet and Inception v3 without `transform_input`, if it has 1000 classes:
-        mean and std are 0.5.
+    True for EfficientNetV2-L, and for GoogLeNet and Inception v3 without `transform_input`, if it has 1000 classes.
     """
     model = unwrap(model)
     if isinstance(model, GoogLeNet | Inception3):

@@ -30,52 +30,29 @@ _DEPTH = 4  # of dictionaries in dictionaries
 Versions = dict[str, dict[str, Any]]
 
 
-class State(NamedTuple):
-    """The weights in a file, by the file's names.
-
-    Attributes:
-        path: the file.
-        key: of the dictionary that they are in, "" for the file itself.
-        tensors: by name.
-        versions: version of each module's names, by the module's name; what torch keeps as `_metadata`.
-    """
+class SavedWeights(NamedTuple):
+    """The weights in a file, by the file's names."""
 
     path: Path
-    key: str
+    key: str  # of the dictionary that they are in, "" for the file itself
     tensors: dict[str, Tensor]
-    versions: Versions
+    versions: Versions  # of each module's names, by the module's name; what torch keeps as `_metadata`
 
     def __str__(self) -> str:
         return f"the weights in {self.path}" + (f" (under {self.key!r})" if self.key else "")
 
 
 def plain(name: str) -> str:
-    """Leave out of a parameter's or module's name what wrappers put into it.
-
-    Args:
-        name: such as "module.features.module.0.weight".
-
-    Returns:
-        The name in the network without wrappers, "features.0.weight".
-    """
+    """A parameter's or module's name without what wrappers put into it: "module.features.module.0" is "features.0"."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def find_state(content: Any, path: Path) -> State:
+def find_state(content: Any, path: Path) -> SavedWeights:
     """Find the weights in what a file holds: the one dictionary of tensors, at whatever key it is.
 
     Optimizers' states, and dictionaries without a tensor of two or more dimensions, are no weights. Of a network and
-    moving averages of it, which have the same shapes, the network itself is taken, with a warning.
-
-    Args:
-        content: what the file holds.
-        path: the file, for messages.
-
-    Returns:
-        The weights.
-
-    Raises:
-        ValueError: there are none, or others beside them.
+    moving averages of it, which have the same shapes, the network itself is taken, with a warning. ValueError: there
+    are none, or others beside them.
     """
     found = dict(_dictionaries(content))
     held = {key: dict(item for item in each.items() if _is_tensor(*item)) for key, each in found.items()}
@@ -91,7 +68,7 @@ def find_state(content: Any, path: Path) -> State:
         shapes = {key: Counter(value.shape for value in held[key].values() if value.dim()) for key in keys}
         alike = all(shapes[key] == shapes[keys[0]] for key in keys)
         keys = [_network(keys, f"{path} holds weights", alike)]
-    return State(path, keys[0], held[keys[0]], _versions(getattr(found[keys[0]], "_metadata", None)))
+    return SavedWeights(path, keys[0], held[keys[0]], _versions(getattr(found[keys[0]], "_metadata", None)))
 
 
 def _network(keys: list[str], what: str, alike: bool = True) -> str:
@@ -107,9 +84,10 @@ def _network(keys: list[str], what: str, alike: bool = True) -> str:
 
 def _dictionaries(content: Any) -> Iterator[tuple[str, Mapping]]:
     """Dictionaries in what a file holds, with the keys that lead to them; not those of optimizers."""
-    level, seen = [("", content)], set()
+    level: list[tuple[str, Any]] = [("", content)]
+    seen: set[int] = set()
     for _ in range(_DEPTH):
-        deeper = []
+        deeper: list[tuple[str, Any]] = []
         for key, each in level:
             if not isinstance(each, Mapping) or id(each) in seen or "param_groups" in each or "optim" in key:
                 continue
@@ -132,38 +110,22 @@ def _versions(metadata: Any) -> Versions:
     }
 
 
-def read_safetensors(path: Path) -> State:
-    """Read the weights of a safetensors file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The weights. Versions of names cannot be in such a file.
-
-    Raises:
-        ValueError: it is none.
-    """
+def read_safetensors(path: Path) -> SavedWeights:
+    """Read the weights of a safetensors file, which cannot hold versions of names. ValueError: it is none."""
     try:
-        return State(path, "", safetensors.torch.load_file(path), {})
+        return SavedWeights(path, "", safetensors.torch.load_file(path), {})
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
 
-def load_state(model: nn.Module, state: State) -> None:
+def load_state(model: nn.Module, state: SavedWeights) -> None:
     """Give a network the weights of a file, all of them or none.
 
     The file's names are the network's, but for what wrappers put in, for a beginning that all names of the network
     have in the file (such as "model." or "backbone."), and for what the modules, torchvision or timm rename because
     older versions had other names. Weights of parts that were switched off (GoogLeNet's auxiliary classifiers) are left
     out; a moving average of the network, and vectors and numbers of others such as a criterion, with a warning.
-
-    Args:
-        model: the network, bare or wrapped.
-        state: the weights.
-
-    Raises:
-        ValueError: the names or shapes are not the network's, or several parts of the file are; they are listed.
+    ValueError: the names or shapes are not the network's, or several parts of the file are; they are listed.
     """
     model = unwrap(model)
     same = model.state_dict().keys() <= state.tensors.keys()  # whatever the network itself calls "module"
@@ -240,23 +202,29 @@ def _below(begin: str, versions: Versions, model: nn.Module) -> Versions:
     return below
 
 
+class _Versioned(OrderedDict[str, Tensor]):
+    """Tensors by name, with the versions where torch looks for them."""
+
+    _metadata: Versions
+
+
 def _fit(
     model: nn.Module, tensors: dict[str, Tensor], versions: Versions
 ) -> tuple[dict[str, Tensor] | None, dict[str, list[str]]]:
     """What the network's `load_state_dict` takes completely, or None and what is wrong under the file's own names."""
-    own = model.state_dict()._metadata
+    own: Versions = getattr(model.state_dict(), "_metadata", {})
     # Where the file has no versions: those of today, else the first ones.
     ways = [versions] * bool(versions) + [own, {name: {"version": 1} for name in own}]
-    wrong = None
+    wrong: dict[str, list[str]] | None = None
     for named in _namings(model, tensors):
         for way in ways:
             problems = _problems(model, named, way)
             if not any(problems.values()):
-                fitting = OrderedDict(named)
-                fitting._metadata = way  # where torch looks for it
+                fitting = _Versioned(named)
+                fitting._metadata = way
                 return fitting, {}
             wrong = problems if wrong is None else wrong
-    return None, wrong
+    return None, wrong or {}
 
 
 def _namings(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -280,7 +248,7 @@ def _namings(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[dict[str,
 
 
 def _problems(model: nn.Module, tensors: dict[str, Tensor], versions: Versions) -> dict[str, list[str]]:
-    """Let the modules rename what they know under other names, and tell what does not fit then."""
+    """What does not fit, by its kind, when the modules have renamed what they know under other names."""
     model, state = _twin(model, {}), dict(tensors)
 
     def visit(module: nn.Module, prefix: str) -> None:
@@ -309,7 +277,7 @@ def _problems(model: nn.Module, tensors: dict[str, Tensor], versions: Versions) 
             for name, mine, value in pairs
             if mine.shape != value.shape
         ],
-        "of another type": [  # quantised weights are not what their integers say
+        "of another type": [  # quantised weights are more than their integers
             f"{name} (expected {mine.dtype}, got {value.dtype})"
             for name, mine, value in pairs
             if mine.is_floating_point() != value.is_floating_point()

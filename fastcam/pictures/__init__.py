@@ -1,4 +1,11 @@
-"""Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels."""
+"""Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels.
+
+finding     picture files in folders
+containers  a file's bytes, and whether they can be a whole picture
+decoding    bytes to pixels; `silence` keeps decoders from the terminal, `gpu` has nvJPEG
+frame       pixels to the network's frame, and boxes and maps back
+stream      reading ahead of the network, in threads
+"""
 
 from fastcam.pictures import gpu
 from fastcam.pictures.containers import ERRORS, FORMATS, MAX_BYTES, MAX_PIXELS, DecodeError, read_part

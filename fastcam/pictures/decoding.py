@@ -207,11 +207,11 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a picture as upright RGB.
 
-    JPEG, PNG, WebP, GIF, BMP and TIFF, told by their first bytes, of several frames the first. The EXIF orientation is
+    JPEG, PNG, WebP, GIF, BMP and TIFF, known by their first bytes, of several frames the first. The EXIF orientation is
     applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits divided by 257 and rounded, and
     what is transparent is laid on white, as viewers show it. A file that is cut off or has a wrong checksum is refused,
     bytes after the picture's end are not looked at. JPEG has no checksum: where bytes are missing or changed within its
-    scans and its end is there, its decoders do not tell, and pixels from there on may be wrong.
+    scans and its end is there, its decoders do not notice, and pixels from there on may be wrong.
 
     Args:
         path: the file.

@@ -3,10 +3,10 @@
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +16,11 @@ from PIL import Image
 from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
-from fastcam.pictures.stream import in_order
+from fastcam.pictures.stream import batched, stream
 from fastcam.report.page import embed
 from fastcam.report.truth import Classes, Truth
 from fastcam.runs.maps import decode_map
-from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, Row
+from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, Row, split_error
 from fastcam.runs.table import RunTable
 
 ALL_CARDS = 10_000  # more would make a page that is slow to open
@@ -132,20 +132,36 @@ def _known(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Truth | None) -> list[dict[str, Any]]:
-    """What the page's script needs to know of each card, for JSON."""
-    first, count = (np.array([getattr(card, name) for card in cards], np.int64) for name in ("first", "count"))
-    described = []
+_Line = tuple[int | None, float | None, int | None, list[float] | None]  # class, score, rank and box of a row
+
+
+class CardFacts(TypedDict):
+    """What the page's script needs to know of a card; classes are places in `Classes.names`."""
+
+    id: str
+    size: tuple[int, int] | None
+    kinds: tuple[str, ...]
+    label: int | None
+    rows: list[_Line]
+    truth: list[list[float]]
+    quality: float | None
+    margin: float | None
+    iou: float | None
+    error: tuple[str, str] | None
+
+
+def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Truth | None) -> list[CardFacts]:
+    """Look up what cards show, each in a few rows of the table."""
+    first = np.array([card.first for card in cards], np.int64)
+    count = np.array([min(card.count, _SHOWN) for card in cards], np.int64)
+    described: list[CardFacts] = []
     oriented = "orientation" in table.columns
-    for card, rows in zip(
-        cards, table.rows_at(first, np.minimum(count, _SHOWN), (*COLUMNS, "orientation")), strict=True
-    ):
+    for card, rows in zip(cards, table.rows_at(first, count, (*COLUMNS, "orientation")), strict=True):
         head = rows[0]
         size = (head.width, head.height) if head.width and head.height else None
         label = None if truth is None else truth.labels.get(head.image_id)
-        true = (
-            truth.boxes_in(head.image_id, size, head.orientation or 1 if oriented else None) if truth and size else ()
-        )
+        turned = head.orientation or 1 if oriented else None
+        boxes = truth.boxes_in(head.image_id, size, turned).tolist() if truth and size else []
         described.append(
             {
                 "id": head.image_id,
@@ -153,7 +169,7 @@ def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Tr
                 "kinds": card.kinds,
                 "label": None if label is None else classes.of_label.get(label),
                 "rows": [_line(row, classes) for row in rows if row.status == "ok"],
-                "truth": [[round(edge, 1) for edge in box] for box in np.asarray(true).tolist()],
+                "truth": [[round(edge, 1) for edge in box] for box in boxes],
                 "quality": card.quality,
                 "margin": card.margin,
                 "iou": card.iou,
@@ -163,8 +179,8 @@ def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Tr
     return described
 
 
-def _line(row: Row, classes: Classes) -> tuple[int | None, float | None, int | None, list[float] | None]:
-    """Class, score, rank and box of a row; what is unknown, or no number, is None."""
+def _line(row: Row, classes: Classes) -> _Line:
+    """What is unknown, or no number, is None."""
     box = [edge for edge in (row.x0, row.y0, row.x1, row.y1) if edge is not None and math.isfinite(edge)]
     sound = len(box) == 4 and box[2] > box[0] and box[3] > box[1]
     return (
@@ -173,12 +189,6 @@ def _line(row: Row, classes: Classes) -> tuple[int | None, float | None, int | N
         row.rank,
         [round(edge, 1) for edge in box] if sound else None,
     )
-
-
-def split_error(error: str | None) -> tuple[str, str]:
-    """Code and message of an error, which is "code: message"; empty if there is none."""
-    code, colon, message = (error or "").partition(": ")
-    return (code, message) if colon else ("", code)
 
 
 def listed_places(table: RunTable, ids: Sequence[str] | None = None) -> dict[str, Path | Packed]:
@@ -219,8 +229,8 @@ class Thumbnails:
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:
         first = np.array([card.first for card in self._cards.values()], np.int64)
         rows = self._table.rows_at(first, np.ones_like(first), ("image_id", "width", "height", *CAM_COLUMNS))
-        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1), "fastcam-report") as pool:
-            drawn = in_order(pool, self._draw, ((row,) for (row,) in rows), 32)
+        with quiet_pillow():
+            drawn = chain.from_iterable(stream(batched((row for (row,) in rows), 16), self._draw))
             for index, (picture, map) in zip(self._cards, drawn, strict=True):
                 self.number += picture is not None
                 yield index, picture, map

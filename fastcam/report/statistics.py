@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastcam.report.cards import Choice, entries, split_error
+from fastcam.report.cards import Choice, entries
 from fastcam.report.truth import Classes, Truth
-from fastcam.runs.schema import COLUMNS, EDGES
+from fastcam.runs.schema import COLUMNS, EDGES, split_error
 from fastcam.runs.table import RunTable, first_rows
 
 BINS = 20

@@ -119,12 +119,12 @@ class RunFolder:
                     f"{source} is a source, and a file that a run in {self.path} writes: choose another `out`"
                 )
 
-    def remove_parts(self, ranks: bool = False) -> None:
-        """Remove parts and marks, with `ranks` what ranks wrote, and what killed processes left half-written."""
+    def remove_parts(self) -> None:
+        """Remove parts and marks, what ranks of earlier versions wrote, and what killed processes left half-written."""
         for path in self.path.iterdir():
             if target_of(path.name) in _FILES:
                 path.unlink(missing_ok=True)
-        for name in ("shards", "ranks") if ranks else ("shards",):
+        for name in _PARTS:
             folder = self.path / name
             if not folder.is_dir():
                 continue

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fastcam.runs.folder import RunFolder
 from fastcam.runs.maps import map_of
-from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, MAX_CLASSES, SCHEMA, Row
+from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, MAX_CLASSES, SCHEMA, Row, split_error
 
 _ROWS = 4096  # of all columns in memory at a time; with maps, a sixteenth
 _MANY = 1 << 16  # of few columns
@@ -453,7 +453,7 @@ def audit(path: Path, keys: Iterator[str] | None) -> Audit:
         nonlocal rows
         rows += 1
         if row.status != "ok":
-            errors[(row.error or "").partition(":")[0]] += 1
+            errors[split_error(row.error)[0]] += 1
         return row
 
     found = map(counted, RunTable(path).rows(["image_id", "status", "error", "rank", "box"]))

@@ -19,7 +19,7 @@ from fastcam.pictures.frame import resized, size_of
 from fastcam.pictures.stream import count_threads, stream
 from fastcam.training.settings import Settings
 
-# Streams of random numbers: what is drawn for one purpose never tells about another.
+# Streams of random numbers: what is drawn for one purpose says nothing about another.
 _ORDER, _AUGMENTATION = 1, 2
 
 

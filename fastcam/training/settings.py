@@ -1,140 +1,135 @@
-"""What can be chosen of a training: one record, presets, and its TOML file."""
+"""What can be chosen of a training: one record, presets, and its TOML file.
+
+Signature, documentation and checks of `train`, and the command's flags, are made of it.
+"""
 
 import dataclasses
 import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam._files import replacing
-from fastcam.data.names import read_text
-from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
+from fastcam._options import check, option, plain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that determines a training, and how it is run.
-
-    Attributes:
-        data: name or path of the data set, see `fastcam.data.load`; None where data sets are handed over.
-        test_data: that to test on, if it is another.
-        format: format of both, where the files do not tell.
-        images: folder of their pictures, where that is another.
-        train_split: split to train on; by default "train", or all of `data` where there is `test_data`.
-        test_split: split to test on; by default "val", for which "test" stands in, or all of `test_data`.
-        arch: name of a network that `fastcam.models.build` knows.
-        weights: file to start from, see `fastcam.models.start_from`; None starts from random weights.
-        output_stride: see `build`; 16 or 8 give ResNets a finer map.
-        freeze: "features" trains the classifier and layers that `weights` did not give, all others stay as they are
-            and in evaluation mode, running statistics included; "none" trains all.
-        freeze_bn: BatchNorm layers keep their statistics and parameters.
-        size: side of the network's square input in pixels.
-        resize: "squash" resizes to size x size; "crop" the shorter side to size·256/224, the centre is tested on.
-        mean: subtracted from each of R, G, B in [0, 1]. Where it is not given to `train`, that of `weights` is taken: a
-            checkpoint's own, or what the published weights of the network want.
-        std: divides each of R, G, B after the subtraction; likewise.
-        crop: what is trained on: "none", the frame as it is tested on; "padded", a random size x size part of it with
-            `padding` black pixels on each side; "random", a random part of the picture resized to size·256/224.
-        padding: pixels, for "padded".
-        flip: mirror every other picture, at random.
-        epochs: passes over the training pictures.
-        steps: length in optimizer steps, in place of epochs; milestones and warm-up count in steps then.
-        batch_size: pictures in a step, of all processes together.
-        accumulate: parts that each process takes its share of a batch in, one after another: less memory, the same
-            gradient. BatchNorm sees each part alone.
-        optimizer: "adamw" or "sgd".
-        lr: learning rate, the highest of the schedule; by default 1e-3 from random weights, 1e-4 from given ones.
-        momentum: of SGD.
-        nesterov: Nesterov's momentum, of SGD.
-        weight_decay: of all parameters.
-        new_lr: factor on the learning rate of parameters that `weights` did not give.
-        conv_gradients: factor on the gradients of those convolutions that `weights` gave.
-        schedule: of the learning rate: "onecycle" (a tenth of the steps up, then down to nothing, the momentum against
-            it), "cosine" to zero, "multistep" or "constant".
-        warmup: epochs of linear rise before, or rather over, "cosine", "multistep" and "constant".
-        milestones: epochs at which "multistep" multiplies by `gamma`.
-        gamma: that factor.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        ema: decay per step of an exponential moving average of the weights, which is tested and saved; None for none.
-        seed: of the weights, the order of the pictures, augmentation and dropout.
-        precision: of the forward pass: "fp32", "bf16", or "fp16" with scaled gradients on CUDA devices.
-        channels_last: memory format of the convolutions.
-        compile: let `torch.compile` make the training step's network.
-        best_by: the figure whose best epoch is best.safetensors: test_accuracy, test_loss, or one of the callback's,
-            such as MaxBoxAcc.
-        checkpoint_every: steps between checkpoints within an epoch; None for one after each epoch.
-        workers: threads or processes that decode pictures; by default the processors, at most 8.
-        worker_kind: "thread", or "process" for more than some thousand pictures a second.
-        cache: keep decoded and resized pictures in memory; needs threads.
-        tensorboard: write the figures for TensorBoard, too.
+    """All that determines a training, and how it is run; what each field does is beside it.
 
     Raises:
         ValueError: a value of the wrong kind or out of range, or a combination that cannot be.
     """
 
-    data: str | None = None
-    test_data: str | None = None
-    format: str | None = None
-    images: str | None = None
-    train_split: str | None = None
-    test_split: str | None = None
-    arch: str = "resnet18"
-    weights: str | None = None
-    output_stride: int | None = None
-    freeze: Literal["none", "features"] = "none"
-    freeze_bn: bool = False
-    size: int = 224
-    resize: Literal["squash", "crop"] = "squash"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    crop: Literal["none", "padded", "random"] = "none"
-    padding: int = 4
-    flip: bool = True
-    epochs: int = 10
-    steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float | None = None
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.05
-    new_lr: float = 1.0
-    conv_gradients: float = 1.0
-    schedule: Literal["onecycle", "cosine", "multistep", "constant"] = "onecycle"
-    warmup: float = 0.0
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    label_smoothing: float = 0.0
-    ema: float | None = None
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
-    compile: bool = False
-    best_by: str = "test_accuracy"
-    checkpoint_every: int | None = None
-    workers: int | None = None
-    worker_kind: Literal["thread", "process"] = "thread"
-    cache: bool = False
-    tensorboard: bool = False
+    data: str | None = option(
+        None,
+        'folder or file of a data set in any known layout, see `fastcam.data.load`, or "shapes" for drawn data; none '
+        "where data sets are handed over",
+    )
+    test_data: str | None = option(None, "another data set to test on")
+    format: str | None = option(None, "format of both data sets [recognised]")
+    images: str | None = option(None, "folder of their pictures, where it is another")
+    train_split: str | None = option(
+        None, "split to train on; by default train, or all of the data set where there is `test_data`"
+    )
+    test_split: str | None = option(
+        None, "split to test on; by default val, for which test stands in, or all of `test_data`"
+    )
+    arch: str = option("resnet18", "network that `fastcam.models.build` knows: torchvision's, or with -gap, -gmp, -tap")
+    weights: str | None = option(None, "file of weights to start from, see `fastcam.models.start_from` [random]")
+    output_stride: int | None = option(None, "16 or 8 for a finer map, ResNets only")
+    freeze: Literal["none", "features"] = option(
+        "none",
+        "features trains the classifier and layers that `weights` did not give, all others stay as they are and in "
+        "evaluation mode, running statistics included; none trains all",
+    )
+    freeze_bn: bool = option(
+        False, "BatchNorm layers keep their statistics and parameters", flags="--freeze-bn/--no-freeze-bn"
+    )
+    size: int = option(224, "side of the network's square input in pixels", least=1)
+    resize: Literal["squash", "crop"] = option(
+        "squash",
+        "squash resizes to size x size; crop the shorter side to size·256/224, the centre is tested on",
+    )
+    mean: tuple[float, float, float] = option(
+        IMAGENET_MEAN,
+        "subtracted from each of R, G, B in 0..1: one number or three. Where it is not given, that of `weights` is "
+        "taken: a checkpoint's own, or what the published weights of the network want; else ImageNet's",
+    )
+    std: tuple[float, float, float] = option(IMAGENET_STD, "divides each of R, G, B after the subtraction; likewise")
+    crop: Literal["none", "padded", "random"] = option(
+        "none",
+        "what is trained on: none, the frame as it is tested on; padded, a random size x size part of it with "
+        "`padding` black pixels on each side; random, a random part of the picture resized to size·256/224",
+    )
+    padding: int = option(4, "pixels around, for padded", least=0)
+    flip: bool = option(True, "mirror every other picture, at random")
+    epochs: int = option(10, "passes over the training pictures", least=1)
+    steps: int | None = option(
+        None, "length in optimizer steps, in place of epochs; milestones and warm-up count in steps then", least=1
+    )
+    batch_size: int = option(32, "pictures in a step, of all processes together", least=2)
+    accumulate: int = option(
+        1,
+        "parts that each process takes its share of a batch in, one after another: less memory, the same gradient. "
+        "BatchNorm sees each part alone",
+        least=1,
+    )
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "what takes the steps")
+    lr: float | None = option(
+        None, "learning rate, the highest of the schedule [1e-3 from random weights, 1e-4 from given ones]"
+    )
+    momentum: float = option(0.9, "of SGD", least=0, below=1)
+    nesterov: bool = option(False, "Nesterov's momentum, of SGD", flags="--nesterov/--no-nesterov")
+    weight_decay: float = option(0.05, "of all parameters", least=0)
+    new_lr: float = option(1.0, "factor on the learning rate of parameters that `weights` did not give")
+    conv_gradients: float = option(1.0, "factor on the gradients of those convolutions that `weights` gave", least=0)
+    schedule: Literal["onecycle", "cosine", "multistep", "constant"] = option(
+        "onecycle",
+        "of the learning rate: onecycle (a tenth of the steps up, then down to nothing, the momentum against it), "
+        "cosine to zero, multistep or constant",
+    )
+    warmup: float = option(0.0, "epochs of linear rise before, or rather over, cosine, multistep and constant", least=0)
+    milestones: tuple[int, ...] = option((), "epochs at which multistep multiplies by `gamma`")
+    gamma: float = option(0.1, "factor at each milestone")
+    label_smoothing: float = option(0.0, "share of the target spread over all classes, in [0, 1)", least=0, below=1)
+    ema: float | None = option(
+        None,
+        "decay per step of an exponential moving average of the weights, e.g. 0.999, which is tested and saved [none]",
+        least=0,
+        below=1,
+    )
+    seed: int = option(0, "of the weights, the order of the pictures, augmentation and dropout", least=0, below=2**63)
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32", "of the forward pass: fp32, bf16, or fp16 with scaled gradients on CUDA devices"
+    )
+    channels_last: bool = option(True, "memory format of the convolutions")
+    compile: bool = option(
+        False, "let `torch.compile` make the training step's network", flags="--compile/--no-compile"
+    )
+    best_by: str = option(
+        "test_accuracy",
+        "the figure whose best epoch is best.safetensors: test_accuracy, test_loss, or one of the callback's, such as "
+        "MaxBoxAcc with --localization",
+    )
+    checkpoint_every: int | None = option(
+        None, "steps between checkpoints within an epoch [one after each epoch]", least=1
+    )
+    workers: int | None = option(None, "threads or processes that decode pictures [the processors, at most 8]", least=1)
+    worker_kind: Literal["thread", "process"] = option(
+        "thread", "thread, or process for more than some thousand pictures a second"
+    )
+    cache: bool = option(
+        False, "keep decoded and resized pictures in memory; needs threads", flags="--cache/--no-cache"
+    )
+    tensorboard: bool = option(False, "write the figures for TensorBoard, too", flags="--tensorboard/--no-tensorboard")
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
-            kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
-            least, most = _RANGES.get(field.name, (None, None))
-            values = value if isinstance(value, tuple) else (value,)
-            if not any(_is(value, kind) for kind in kinds) or (
-                value is not None
-                and ((least is not None and min(values) < least) or (most is not None and max(values) >= most))
-            ):
-                raise ValueError(f"`{field.name}` must be {_expected(kinds, least, most)}, got {value!r}")
+        check(self)
         for name in ("lr", "gamma", "new_lr"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)!r}")
@@ -152,7 +147,7 @@ class Settings:
                 raise ValueError(reason)
 
     @classmethod
-    def of(cls, base: "Settings | str | None", values: Mapping[str, Any]) -> Self:
+    def of(cls, base: "Settings | str | None", values: Mapping[str, Any]) -> "Settings":
         """Make settings of a preset or others and what shall differ.
 
         Args:
@@ -173,17 +168,12 @@ class Settings:
                 raise ValueError(f"no preset {base!r}; there are {', '.join(PRESETS)}")
             base = PRESETS[base]
         known = {field.name for field in dataclasses.fields(cls)}
-        given = {}
-        for name, value in values.items():
+        given = plain(values)
+        for name, value in given.items():
             if name not in known:
                 raise ValueError(f"no setting {name!r}{suggest(name, sorted(known))}")
             if name in ("mean", "std") and isinstance(value, int | float):
-                value = (value,) * 3
-            elif isinstance(value, list):
-                value = tuple(value)
-            elif isinstance(value, os.PathLike):
-                value = os.fspath(value)
-            given[name] = value
+                given[name] = (value,) * 3
         return dataclasses.replace(base, **given)
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -215,55 +205,13 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is no TOML, or not UTF-8.
     """
+    from fastcam.data.names import read_text
+
     text = read_text(Path(path))
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
-
-
-_RANGES: dict[str, tuple[float | None, float | None]] = {  # from, and below
-    "size": (1, None),
-    "padding": (0, None),
-    "epochs": (1, None),
-    "steps": (1, None),
-    "batch_size": (2, None),
-    "accumulate": (1, None),
-    "momentum": (0, 1),
-    "weight_decay": (0, None),
-    "conv_gradients": (0, None),
-    "warmup": (0, None),
-    "label_smoothing": (0, 1),
-    "ema": (0, 1),
-    "seed": (0, 2**63),
-    "checkpoint_every": (1, None),
-    "workers": (1, None),
-}
-_KINDS = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", NoneType: "nothing"}
-
-
-def _is(value: object, kind: Any) -> bool:
-    """Whether a value is of a field's kind: a type, a Literal or a tuple of one type."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        fits = isinstance(value, tuple) and (parts[-1] is Ellipsis or len(value) == len(parts))
-        return fits and all(_is(item, parts[0]) for item in value)
-    if isinstance(value, bool) or kind is bool:
-        return kind is bool and isinstance(value, bool)
-    return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
-
-
-def _expected(kinds: tuple[Any, ...], least: float | None, most: float | None) -> str:
-    kind = kinds[0]
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) is tuple:
-        count = "three numbers" if get_args(kind)[-1] is not Ellipsis else "whole numbers"
-        return count
-    limits = [f"of at least {least}"] * (least is not None) + [f"below {most}"] * (most is not None)
-    return " ".join([_KINDS[kind], " and ".join(limits)]).strip()
 
 
 def _presets() -> dict[str, Settings]:

@@ -221,6 +221,7 @@ def test_the_module_runs_as_a_program():
     assert done.stderr == "fastcam: no file of weights at nothing.pt\n"
 
 
+@pytest.mark.long
 def test_shared_pictures_give_the_oracle_figures(shared, tmp_path):
     """MobileNetV2 on 400 ILSVRC pictures against the figures of a plain PyTorch + OpenCV evaluation.
 

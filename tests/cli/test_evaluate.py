@@ -156,6 +156,7 @@ def mobilenet(shared) -> tuple:
     return ("--weights", weights, "--arch", "mobilenet_v2", "--mean", 0.5, "--std", 0.5)
 
 
+@pytest.mark.long
 def test_figures_on_real_pictures(shared, mobilenet, tmp_path):
     """Those that the plain oracle had, told beside the pictures, within one of 400; exactly on the same maps."""
     folder = shared / "images" / "ilsvrc"

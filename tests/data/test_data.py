@@ -1,9 +1,14 @@
 """The drawn data set, and folders of class folders."""
 
+import importlib
+import pkgutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from fastcam.data import readers, shapes
+from fastcam.data.loading import FORMATS
 from fastcam.data.readers.folder import read_folder
 from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.pictures import DecodeError
@@ -146,3 +151,10 @@ def test_damaged_picture_is_named(tmp_path) -> None:
 def test_a_share_for_the_test_is_between_0_and_1(fraction, tmp_path) -> None:
     with pytest.raises(ValueError, match=f"`test_fraction` must be between 0 and 1, got {fraction}"):
         read_folder(tmp_path, fraction)
+
+
+def test_each_reader_is_a_module_with_its_line_in_the_table() -> None:
+    modules = [module.name for module in pkgutil.iter_modules(readers.__path__)]
+    formats = [importlib.import_module(f"fastcam.data.readers.{name}").FORMAT for name in modules]
+    assert len(formats) > 10
+    assert set(FORMATS.values()) == {*formats, shapes.FORMAT}

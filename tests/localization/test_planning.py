@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fastcam.data import Sample
-from fastcam.localization import Worker, localize, planning, prepare
-from fastcam.localization.engines import machines
+from fastcam.localization import LocalizationSummary, Worker, localize, prepare
+from fastcam.localization.engines import localize as localize_together, machines
+from fastcam.localization.plan import _hold
 from tests.support.colours import Colours
 from tests.support.engine_run import OPTIONS, Tiny
 from tests.support.processes import children
@@ -179,7 +180,7 @@ def test_a_killed_process_holds_nothing_though_its_workers_live(folder, tmp_path
 
 def test_a_forked_process_holds_nothing(tmp_path):
     (ends, end), (begins, begin) = os.pipe(), os.pipe()
-    with planning._hold(tmp_path):
+    with _hold(tmp_path):
         child = os.fork()
         if child == 0:
             os.close(end)
@@ -187,9 +188,9 @@ def test_a_forked_process_holds_nothing(tmp_path):
             os.read(ends, 1)
             os._exit(0)
         assert os.read(begins, 1)
-        with pytest.raises(OSError, match="another process"), planning._hold(tmp_path):
+        with pytest.raises(OSError, match="another process"), _hold(tmp_path):
             pass
-    with planning._hold(tmp_path):  # the child lives
+    with _hold(tmp_path):  # the child lives
         pass
     os.close(end)
     assert os.waitpid(child, 0)[1] == 0
@@ -201,13 +202,13 @@ def test_the_driver_of_a_ray_run_holds_its_folder(folder, tmp_path, monkeypatch)
     def run_tasks(plan, *arguments):
         with pytest.raises(OSError, match="another process is at work in"):
             localize(Tiny(), folder, out=plan.folder, **OPTIONS)
-        return plan
+        return LocalizationSummary(plan.table, 0, 0, 0)
 
     monkeypatch.setattr(machines, "run_tasks", run_tasks)
-    plan = machines.localize(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
-    assert localize(Tiny(), folder, out=plan.folder, **OPTIONS).errors == 0
+    localize_together(Tiny(), folder, out=tmp_path / "out", engine="ray", **OPTIONS)
+    assert localize(Tiny(), folder, out=tmp_path / "out", **OPTIONS).errors == 0
     with pytest.raises(TypeError, match="`source` must be picture files, got Colours"):
-        machines.localize(Tiny(), Colours(3), out=tmp_path / "b", engine="ray", **OPTIONS)
+        localize_together(Tiny(), Colours(3), out=tmp_path / "b", engine="ray", **OPTIONS)
     assert not (tmp_path / "b").exists()
 
 

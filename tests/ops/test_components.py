@@ -221,10 +221,11 @@ def evaluate_contours(values: np.ndarray, truths: np.ndarray) -> tuple[np.ndarra
     return boxes, ious
 
 
-def test_ten_thousand_maps_equal_the_contours_of_every_level():
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.long)])
+def test_thousands_of_maps_equal_the_contours_of_every_level(count):
     """Every kind of map at many small sizes, largest and all contours: no difference is allowed."""
     rng, seen = np.random.default_rng(11), 0
-    while seen < 10_000:
+    while seen < count:
         height, width = (int(v) for v in rng.integers(1, 28, 2))
         for name, values in maps_of_every_kind(16, height, width, int(rng.integers(2**31))).items():
             boxes, image = truths_for(len(values), height, width, seen)

@@ -1,4 +1,4 @@
-"""Trainings that are killed at many points and resumed; run by tests/test_training_resume.py in a process of its own.
+"""Trainings that are killed at many points and resumed; run by tests/training/test_resume.py in a process of its own.
 
 Each training is a fork of one process that has torch ready, so that a kill costs no start.
 """
@@ -73,10 +73,10 @@ def fork(work: Callable[[], object]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def main(out: Path) -> None:
+def main(out: Path, *points: str) -> None:
     assert fork(lambda: train(out / "whole")) == 0
 
-    for point in POINTS:
+    for point in points:
 
         def killed(point: str = point) -> None:
             die_at(point)
@@ -87,4 +87,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

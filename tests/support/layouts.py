@@ -1,116 +1,174 @@
-"""Tiny copies of the native layouts of data sets."""
+"""Small networks of all layouts, and Grad-CAM of their layers by hand."""
 
-import json
-from pathlib import Path
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-import numpy as np
-from PIL import Image
+from fastcam import GradCAM
 
-from tests.support.files import write
-
-
-def picture(path: Path, size: tuple[int, int] = (40, 30), **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (200, 100, 50)).save(path, **options)
+REFUSED = "nothing shows the positions of .* needs `reshape_transform`"
 
 
-def wsol(root: Path) -> None:
-    """Two pictures stored smaller than the files say, and two boxes in the first; names are odd but allowed."""
-    ids = "val/a, b.jpg", "val/ü.jpg"
-    for id in ids:
-        picture(root / id, (10, 10))
-    write(root / "metadata/image_ids.txt", f"{ids[0]}\r\n{ids[1]}\r\n\r\n")
-    write(root / "metadata/class_labels.txt", f"{ids[1]},0\n{ids[0]},2\n")
-    write(root / "metadata/image_sizes.txt", f"{ids[0]},40,30\n{ids[1]},50,20\n")
-    write(root / "metadata/localization.txt", f"{ids[0]},0,1,40,30\n{ids[1]},5,6,7,8\n{ids[0]},2.5,3,4,5\n")
-    write(root / "classes.txt", "cat\ndog\nowl\n")
+def by_hand(model: nn.Module, layer: str, images: Tensor, arrange=lambda output: output) -> Tensor:
+    """Grad-CAM of the highest class, [N, h, w], by autograd; `arrange` gives [N, K, h, w]."""
+    kept: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    scores = model(images).amax(1).sum()
+    hook.remove()
+    maps, gradients = (arrange(t) for t in (kept[-1], torch.autograd.grad(scores, kept[-1])[0]))
+    return (gradients.mean((2, 3), keepdim=True) * maps).sum(1).detach()
 
 
-def wsol_masks(root: Path) -> None:
-    picture(root / "test/m/a.jpg", (8, 6))
-    for name, columns in {"a_m_1": (0, 2), "a_m_2": (1, 3), "a_ignore": (2, 6)}.items():
-        mask = np.zeros((6, 8), np.uint8)
-        mask[:, slice(*columns)] = 255
-        Image.fromarray(mask).convert("1").save(root / f"test/m/{name}.png")
-    ids = "test/m/a.jpg"
-    write(root / "metadata/test/image_ids.txt", ids)
-    write(root / "metadata/test/class_labels.txt", f"{ids},0")
-    rows = f"{ids},test/m/a_m_1.png,test/m/a_ignore.png\n{ids},test/m/a_m_2.png,\n"
-    write(root / "metadata/test/localization.txt", rows)
+def last(output: Tensor) -> Tensor:
+    return output.permute(0, 3, 1, 2)
 
 
-def cub(root: Path) -> None:
-    names = "001.Auk", "002.Owl"
-    rows = ["001.Auk/a.jpg", "002.Owl/b.jpg", "002.Owl/c.jpg"]
-    for row in rows:
-        picture(root / "images" / row)
-    write(root / "classes.txt", "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
-    write(root / "images.txt", "".join(f"{i} {row}\n" for i, row in enumerate(rows, 1)))
-    write(root / "image_class_labels.txt", "1 1\n2 2\n3 2\n")
-    write(root / "train_test_split.txt", "1 0\n2 1\n3 0\n")
-    write(root / "bounding_boxes.txt", "1 1.0 2.0 30.0 20.5\n2 0.0 0.0 40.0 30.0\n3 1 1 2 3\n")
+def check(model: nn.Module, layer: str, images: Tensor, arrange=lambda output: output) -> None:
+    model, images = model.double().eval(), images.double()
+    want = by_hand(model, layer, images, arrange)
+    cam = GradCAM(model, layer)
+    got = cam.coarse(images)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8 * float(want.abs().max()) + 1e-16)
+    assert cam.grids == {layer: tuple(want.shape[1:])}
 
 
-def xml(size: tuple[int, int], *objects: tuple, filename: str = "") -> str:
-    parts = [f"<filename>{filename}</filename><size><width>{size[0]}</width><height>{size[1]}</height></size>"]
-    for name, box, *difficult in objects:
-        corners = "".join(f"<{c}>{v}</{c}>" for c, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-        flag = f"<difficult>{difficult[0]}</difficult>" if difficult else ""
-        parts.append(f"<object><name>{name}</name>{flag}<bndbox>{corners}</bndbox></object>")
-    return f"<annotation>{''.join(parts)}</annotation>"
+def refused(model: nn.Module, layer: str, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=REFUSED):
+        GradCAM(model.double().eval(), layer)(images.double())
 
 
-def ilsvrc(root: Path) -> None:
-    base = root / "ILSVRC"
-    for wnid in ("n02", "n01"):
-        picture(base / f"Data/CLS-LOC/train/{wnid}/{wnid}_1.JPEG", format="JPEG")
-    write(base / "Annotations/CLS-LOC/train/n01/n01_1.xml", "not read")
-    for index, wnid in ((1, "n02"), (2, "n01")):
-        picture(base / f"Data/CLS-LOC/val/v{index}.JPEG", format="JPEG")
-        boxes = [(wnid, (1, 2, 40, 30)), (wnid, (3, 4, 5, 6))][:index]
-        write(base / f"Annotations/CLS-LOC/val/v{index}.xml", xml((40, 30), *boxes, filename=f"v{index}"))
-    write(root / "LOC_synset_mapping.txt", "n01 tench, Tinca tinca\nn02 goldfish\n")
+class Net(nn.Module):
+    """A body, the mean over positions, and a head; the body gives [N, K, h, w], or [N, h, w, K]."""
+
+    def __init__(self, body: nn.Module, channels: int, dims: tuple[int, int] = (2, 3)) -> None:
+        super().__init__()
+        self.body, self.head, self.dims, self.sizes = body, nn.Linear(channels, 3), dims, []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(tuple(images.shape))
+        return self.head(self.body(images).tanh().mean(self.dims))
 
 
-def voc(root: Path) -> None:
-    base = root / "VOC2012"
-    truth = {
-        "x": [("dog", (1, 1, 40, 30)), ("cat", (2, 3, 20, 20)), ("cat", (11, 11, 30, 12), 1)],
-        "y": [("cat", (5, 5, 9, 9), 1)],
-        "z": [("cat", (1, 1, 10, 10)), ("cat", (11, 11, 20, 20)), ("dog", (1, 1, 12, 12))],
-    }
-    for stem, objects in truth.items():
-        picture(base / f"JPEGImages/{stem}.jpg")
-        write(base / f"Annotations/{stem}.xml", xml((40, 30), *objects, filename=f"{stem}.jpg"))
-    write(base / "ImageSets/Main/val.txt", "x\ny\n")
-    write(base / "ImageSets/Main/train.txt", "z\n")
-    write(base / "ImageSets/Main/cat_train.txt", "z 1\n")
+class Last(nn.Module):
+    """Patches as [N, h, w, K], with what keeps them so."""
+
+    def __init__(self, channels: int, stride: int, *rest: nn.Module) -> None:
+        super().__init__()
+        self.patches, self.rest = nn.Conv2d(3, channels, stride, stride), nn.Sequential(*rest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.rest(self.patches(images).permute(0, 2, 3, 1))
 
 
-def coco(root: Path) -> None:
-    for name in "abc":
-        picture(root / f"val2017/{name}.jpg")
-    boxes = [(7, 90, [0, 0, 10, 10], 0), (7, 18, [1, 2, 12, 8.5], 0), (7, 18, [0, 0, 30, 30.4], 0)]
-    boxes += [(8, 18, [0, 0, 40, 30], 1), (8, 90, [4, 4, 0, 3], 0), (9, 18, [0, 0, 5, 5], 1)]
-    document = {
-        "images": [{"id": i, "file_name": f"{n}.jpg", "width": 40, "height": 30} for i, n in zip((7, 8, 9), "abc")],  # noqa: B905
-        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 18, "name": "dog"}],
-        "annotations": [
-            {"id": i, "image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}
-            for i, (image, category, box, crowd) in enumerate(boxes)
-        ],
-    }
-    write(root / "annotations/instances_val2017.json", json.dumps(document, indent=1))
+class Residual(nn.Module):
+    """ConvNeXt's block: channels last inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm, self.point = nn.LayerNorm(channels), nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.point(self.norm(self.depthwise(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
-def masks(root: Path) -> None:
-    for split, name in (("val", "a"), ("val", "a_b"), ("test", "c")):
-        folder = root / split / f"m{name}"
-        picture(folder / f"{name}.jpg", (8, 6))
-        mask = np.zeros((6, 8), np.uint8)
-        mask[1:3, 2:5] = 255
-        Image.fromarray(mask).save(folder / f"{name}_m_1.png")
-        Image.fromarray(np.roll(mask, 1)).save(folder / f"{name}_ignore.png")
+class Mixer(nn.Module):
+    """The same between layers with channels last."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = Residual(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-MAKERS = {maker.__name__: maker for maker in (wsol, wsol_masks, cub, ilsvrc, voc, coco, masks)}
+class Wrapper(nn.Module):
+    """A user's own module around a network, that may bring its pictures to another size first."""
+
+    def __init__(self, backbone: nn.Module, size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.backbone, self.size = backbone, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images if self.size is None else F.interpolate(images, self.size))
+
+
+class Patches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, 8, 8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.q_norm, self.attn_drop = nn.Linear(8, 24), nn.Identity(), nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)  # [N, heads, L, 4] each
+        matrix = self.attn_drop((self.q_norm(q) @ k.transpose(2, 3)).softmax(3))
+        return (matrix @ v).transpose(1, 2).flatten(2)
+
+
+class Tokens(nn.Module):
+    """As timm names the parts of its vision transformers."""
+
+    def __init__(self, prefix: int, late: bool = False) -> None:
+        super().__init__()
+        self.patch_embed, self.num_prefix_tokens, self.late = Patches(), prefix, late
+        self.first = nn.Parameter(torch.randn(1, prefix, 8))
+        self.blocks, self.norm = nn.Sequential(Attention(), nn.LayerNorm(8)), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches, first = self.patch_embed(images), self.first.expand(len(images), -1, -1)
+        if self.late:
+            tokens = torch.cat((first, self.blocks(patches)), 1)
+        else:
+            tokens = self.blocks(torch.cat((first, patches), 1))
+        return self.head(self.norm(tokens).sigmoid().mean(1))
+
+
+class Windows(nn.Module):
+    """Four windows of each picture as a batch of four times the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.flat, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = torch.cat(images.chunk(2, 2))
+        maps = self.body(torch.cat(rows.chunk(2, 3)))
+        tokens = self.flat(maps.flatten(2).transpose(1, 2))
+        return self.head(tokens.tanh().mean(1)).unflatten(0, (4, -1)).mean(0)
+
+
+def together(output: Tensor) -> Tensor:
+    """[4·N, K, h, w] to [N, K, 2·h, 2·w]."""
+    return torch.cat(torch.cat(output.chunk(2), 3).chunk(2), 2)
+
+
+def flat_together(tokens: Tensor) -> Tensor:
+    return together(tokens.transpose(1, 2).unflatten(2, (8, 8)))
+
+
+class TokensFirst(nn.Module):
+    """Tokens first and the batch second, as PyTorch's own attention has it by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 8, 8), nn.LayerNorm(8)
+        self.mix, self.head = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(images).flatten(2).permute(2, 0, 1))
+        return self.head((tokens + self.mix(tokens, tokens, tokens, need_weights=False)[0]).mean(0))
+
+
+def from_tokens_first(tokens: Tensor) -> Tensor:
+    return tokens.permute(1, 2, 0).unflatten(2, (2, 4))

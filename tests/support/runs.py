@@ -26,11 +26,16 @@ def check_finished(out: Path, whole: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"plan.json", "inputs.parquet", "audit.json", "boxes.parquet"}
 
 
-def seeds(count: int) -> range:
-    """FASTCAM_KILLS=20 asks for another number, and for other moments each time; 1:4711 repeats the one named so."""
-    number, _, first = os.environ.get("FASTCAM_KILLS", f"{count}:0").partition(":")
+def seeds(count: int) -> list:
+    """Of moments to kill at; those after the first are for --long.
+
+    FASTCAM_KILLS=20 asks for another number, and for other moments each time; 1:4711 repeats the one named so.
+    """
+    if "FASTCAM_KILLS" not in os.environ:
+        return [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, count))]
+    number, _, first = os.environ["FASTCAM_KILLS"].partition(":")
     start = int(first) if first else random.randrange(10**6)
-    return range(start, start + int(number))
+    return list(range(start, start + int(number)))
 
 
 def begin(folder: Path, out: Path, workers: int = 1, pause: float = 0.0, limit: int | None = None) -> subprocess.Popen:

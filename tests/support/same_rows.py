@@ -23,14 +23,14 @@ from torch import nn
 
 from fastcam import models
 from fastcam.data.shapes import Shapes
-from fastcam.localization import Worker, localize, prepare
-from fastcam.localization.engines import machines
+from fastcam.localization import Worker, engines, localize, prepare
 from fastcam.models import ModelConfig
 
 CLASSES = 10
 DAMAGED = ("cut.jpg", "cut.png", "empty.webp", "text.png")
 ENGINES = (("local", 1), ("local", 2), ("local", 3), ("torchrun", 2), ("ray", 2))
 SHARDS = (1, 7, 64)
+PORT = "29555"  # where ranks meet
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -65,8 +65,8 @@ def options(size: int, batch: int = 4, threads: int = 1, threshold: float = 0.2)
 
 
 def rank(folder: str, out: str, given: dict[str, Any], index: int, world: int) -> None:
-    os.environ.update(RANK=str(index), WORLD_SIZE=str(world))
-    machines.localize(network(), folder, out=out, engine="torchrun", patience=5, **given)
+    os.environ.update(RANK=str(index), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=PORT)
+    engines.localize(network(), folder, out=out, engine="torchrun", **given)
 
 
 def run(folder: Path, out: Path, engine: str, count: int, given: dict[str, Any], done: random.Random | None) -> None:
@@ -80,7 +80,7 @@ def run(folder: Path, out: Path, engine: str, count: int, given: dict[str, Any],
     elif engine == "ray":
         if not ray.is_initialized():
             ray.init("local", num_cpus=count, include_dashboard=False, logging_level="ERROR")
-        machines.localize(network(), folder, out=out, engine="ray", **given)
+        engines.localize(network(), folder, out=out, engine="ray", **given)
     else:
         context = multiprocessing.get_context("forkserver")
         ranks = [context.Process(target=rank, args=(str(folder), str(out), given, i, count)) for i in range(count)]
@@ -118,7 +118,7 @@ def compare(ours: Path, theirs: Path) -> Difference:
     return Difference(max(scores), np.array(moved), where)
 
 
-def engines(folder: Path, out: Path, size: int, batch: int) -> Iterator[tuple[str, bool]]:
+def by_engines(folder: Path, out: Path, size: int, batch: int) -> Iterator[tuple[str, bool]]:
     """Every engine and size of shards, and whether rows and file are those of the first run."""
     first = None
     for (engine, count), shard in product(ENGINES, SHARDS):
@@ -146,7 +146,7 @@ def main(size: int = 224, pictures: int = 50, many: int = 200) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = draw(Path(name, "pictures"), pictures)
         for batch in (4, 1):
-            for what, same in engines(folder, Path(name, str(batch)), size, batch):
+            for what, same in by_engines(folder, Path(name, str(batch)), size, batch):
                 print(f"{what}: {'same' if same else 'DIFFERENT'}", flush=True)
                 ok &= same
         folder = draw(Path(name, "many"), many)

@@ -19,20 +19,25 @@ from tests.support.killing import POINTS
 from tests.support.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
+OFTEN = ("step 3", "after 2")  # within an epoch; between two files
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory) -> Path:
-    """Folders of a whole training, and of those that were killed at POINTS and resumed."""
+def killed(request, tmp_path_factory) -> Path:
+    """Folders of a whole training, and of those that were killed at the chosen tests' points and resumed."""
+    tests = [item for item in request.session.items if "killed" in getattr(item, "fixturenames", ())]
+    points = [item.callspec.params["point"] for item in tests if item.path == request.path]
     out = tmp_path_factory.mktemp("killed")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-m", "tests.support.killing", str(out)]
+    command = [sys.executable, "-W", "error", "-m", "tests.support.killing", str(out), *points]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr
     return out
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [point if point in OFTEN else pytest.param(point, marks=pytest.mark.long) for point in POINTS]
+)
 def test_a_killed_training_ends_as_the_whole_one(killed, point) -> None:
     for name in ("last.safetensors", "best.safetensors", "settings.toml"):
         assert (killed / point / name).read_bytes() == (killed / "whole" / name).read_bytes(), name

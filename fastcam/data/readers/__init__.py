@@ -1,1 +1,1 @@
-"""One module for each layout of data sets; `fastcam.data.formats` lists them."""
+"""One module for each layout of data sets; `fastcam.data.loading` lists them."""

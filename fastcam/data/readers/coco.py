@@ -86,8 +86,8 @@ def coco_root(path: Path, entries: object) -> Path:
     The file's folder, or one near it that has one of the first pictures: of its split's name ("instances_val2017.json":
     val2017) or "images".
     """
-    told = entries if isinstance(entries, list) else ()
-    names = (entry.get("file_name") for entry in told if isinstance(entry, dict))
+    listed = entries if isinstance(entries, list) else ()
+    names = (entry.get("file_name") for entry in listed if isinstance(entry, dict))
     ids = [*islice((name for name in names if isinstance(name, str)), _TRIED)]
     split = path.stem.removeprefix("instances_")
     near = [path.parent, path.parent.parent]

@@ -114,7 +114,7 @@ def _state(folder: Path) -> dict[str, Any]:
 def _split_name(folder: Path) -> str:
     try:
         name = _state(folder).get("_split")
-    except ValueError:  # told when it is read
+    except ValueError:  # an error when it is read
         name = None
     return name if isinstance(name, str) and name else "all"
 
@@ -130,7 +130,7 @@ def _arrow_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Name a file that is damaged; what the system cannot read it tells itself."""
+    """Name a file that is damaged; what the system cannot read has its own error."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -225,17 +225,17 @@ def _rows(
     for batch in reader:
         values = {name: _listed(batch, name) for name in names if name is not None}
         for index, place in enumerate(_places(batch.column(columns.image), *mapped)):
-            told = {name: column[index] for name, column in values.items()}
-            id = told[columns.id] if columns.id else start + row
+            cells = {name: column[index] for name, column in values.items()}
+            id = cells[columns.id] if columns.id else start + row
             entry = Found(f"{file}: row {row}", str(id), Packed(file, f"row {row}", *(place or (0, 0))))
             row += 1
             if type(id) not in (str, int):
                 problems.refuse(entry.where, f"expected {columns.id} to be a text or a whole number, got {id!r}")
                 continue
-            if place is None and not problems.lenient:  # else reading will tell
+            if place is None and not problems.lenient:  # else reading will raise
                 problems.refuse(entry.where, "expected the bytes of the picture's file, got none", entry.id)
             try:
-                yield _described(entry, told, columns)
+                yield _described(entry, cells, columns)
             except ValueError as error:
                 problems.fault_of(error, entry.id)
                 yield entry
@@ -266,30 +266,30 @@ def _places(column: pa.Array, base: int, end: int) -> list[tuple[int, int] | Non
     return [(start, size) if known else None for start, size, known in places]
 
 
-def _described(entry: Found, told: dict[str, Any], columns: _Columns) -> Found:
+def _described(entry: Found, cells: dict[str, Any], columns: _Columns) -> Found:
     label, boxes, size = None, None, None
     if columns.label:
-        label = _class(entry, told[columns.label], columns)
+        label = _class(entry, cells[columns.label], columns)
     if columns.size:
-        width, height = (told[side] for side in _SIZE)
+        width, height = (cells[side] for side in _SIZE)
         if not (is_side(width) and is_side(height)):
             raise ValueError(f"{entry.where}: expected positive whole numbers width and height, got {width, height}")
         size = width, height
     if columns.objects:
-        label, boxes = _objects(entry, told["objects"], label, columns)
+        label, boxes = _objects(entry, cells["objects"], label, columns)
     return entry._replace(label=label, boxes=boxes, size=size)
 
 
-def _objects(entry: Found, told: Any, label: int | None, columns: _Columns) -> tuple[int | None, np.ndarray]:
+def _objects(entry: Found, cells: Any, label: int | None, columns: _Columns) -> tuple[int | None, np.ndarray]:
     """The picture's class and boxes, of a list of objects or, depending on who wrote it, of lists of what they have."""
     try:
         bbox, kinds = (
-            [one.get(name) for one in told] if isinstance(told, list) else (told or {}).get(name) or []
+            [one.get(name) for one in cells] if isinstance(cells, list) else (cells or {}).get(name) or []
             for name in ("bbox", "category")
         )
         corners = np.array(bbox, np.float64).reshape(len(bbox), 4)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{entry.where}: expected `bbox` x, y, width, height of each object, got {told}") from error
+        raise ValueError(f"{entry.where}: expected `bbox` x, y, width, height of each object, got {cells}") from error
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     if not columns.category or not len(boxes):
         return label, boxes
@@ -300,7 +300,7 @@ def _objects(entry: Found, told: Any, label: int | None, columns: _Columns) -> t
 
 
 def _class(entry: Found, value: Any, columns: _Columns) -> int | None:
-    if value is None or value == -1:  # how the package tells that it is unknown
+    if value is None or value == -1:  # what the package has for unknown
         return None
     count = 1 << 31 if columns.class_names is None else len(columns.class_names)
     if type(value) is not int or not 0 <= value < count:

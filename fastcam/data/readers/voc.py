@@ -99,20 +99,20 @@ class _Names:
         self._folders: dict[str, dict[str, list[str]]] = {}
 
     def find(self, where: str, filename: str, stem: str) -> str:
-        """The picture's path below the root; where none is found, as it is told."""
-        told = filename or f"{stem}.jpg"
-        if id_problem(told):
-            return told
-        folder, name = posixpath.split(told)
+        """The picture's path below the root; where none is found, as it is written."""
+        written = filename or f"{stem}.jpg"
+        if id_problem(written):
+            return written
+        folder, name = posixpath.split(written)
         if name in self._listed(folder).get(posixpath.splitext(name)[0], ()):
-            return told
-        places = (told, posixpath.splitext(told)[0], stem)
-        found = next(filter(None, map(self._of_stem, places)), [told])
+            return written
+        places = (written, posixpath.splitext(written)[0], stem)
+        found = next(filter(None, map(self._of_stem, places)), [written])
         if len(found) > 1:
             self._problems.refuse(
-                where, f"expected the name of one picture, {told!r} may be {' or '.join(found)}", told
+                where, f"expected the name of one picture, {written!r} may be {' or '.join(found)}", written
             )
-            return told
+            return written
         return found[0]
 
     def _of_stem(self, stem: str) -> list[str]:

@@ -192,13 +192,13 @@ def _text(member: Packed) -> str:
 def _described(entry: Found, member: Packed) -> Found:
     text = _text(member)
     try:
-        told = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{member}: not well-formed JSON: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         raise ValueError(f"{member}: expected an object")
-    label, boxes = told.get("label"), told.get("boxes")
-    width, height = told.get("width"), told.get("height")
+    label, boxes = fields.get("label"), fields.get("boxes")
+    width, height = fields.get("width"), fields.get("height")
     if label is not None and not (type(label) is int and 0 <= label < 1 << 31):
         raise ValueError(f"{member}: expected `label` to be a class index, got {label!r}")
     if width is not None or height is not None:

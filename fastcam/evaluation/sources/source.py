@@ -20,7 +20,6 @@ from fastcam.data.names import Names, path_look
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Figures, Result
 from fastcam.methods.cautions import constant
-from fastcam.pictures import DecodeError
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -128,8 +127,6 @@ class Source(ABC, Generic[J, T]):
         id = self.data.ids[place]
         try:
             truth, content = self.read(place, what)
-        except DecodeError as error:
-            return Failed(id, str(error))
         except OSError as error:
             return Failed(id, f"unreadable: {error.strerror or error}")
         except ValueError as error:

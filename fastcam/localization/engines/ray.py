@@ -5,9 +5,9 @@ hung when a node died.
 """
 
 import contextlib
+import logging
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import lru_cache
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 from torch import nn
 from tqdm import tqdm
 
-from fastcam.localization import Plan, Summary, Worker
-from fastcam.localization.engines.checks import check, witness
-from fastcam.localization.settings import versions
+from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
+from fastcam.localization.plan import LocalizationSummary, Plan
+from fastcam.localization.run_settings import versions
+from fastcam.localization.worker import Worker
 
 _RETRIES = 3  # of a task whose process or machine dies
 _AHEAD = 1000  # tasks that wait at Ray
-_PATIENCE = 120.0  # seconds until a mark that was made elsewhere must be seen here
 
 
 class _Job(NamedTuple):
@@ -33,21 +33,12 @@ class _Job(NamedTuple):
     folder: str
     digest: str
     model: Any  # Ray's reference; not resolved, unless the process needs it
-    witness: str | None
+    visible: str | None  # a picture that all machines must see
     threads: int
 
 
-def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> Summary:
-    """Compute all missing shards on a Ray cluster, and finish the run.
-
-    Args:
-        plan: the run.
-        model: the network.
-        address: as for `fastcam.localization.engines.machines.localize`.
-        bar: counts pictures.
-
-    Returns:
-        What the run did.
+def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> LocalizationSummary:
+    """Compute all missing shards on a Ray cluster, and finish the run; `bar` counts pictures.
 
     Raises:
         ImportError: Ray is not installed.
@@ -56,45 +47,36 @@ def run_tasks(plan: Plan, model: nn.Module, address: str | None, bar: tqdm) -> S
         RuntimeError: the process of a shard died again and again.
     """
     missing = plan.missing()
-    bar.update(plan.pictures - sum(map(plan.size, missing)))
-    if plan.finished() is not None:
-        return plan.finish().told()
-    with _cluster(address) as (ray, guest):
+    bar.update(plan.done())
+    if (summary := plan.finished()) is not None:
+        return summary
+    with _cluster(address) as (ray, guest), plan.resumable():
         reference = ray.put(deepcopy(model).cpu())
         needs = _needs(plan, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        job = _Job(str(plan.folder), plan.digest, reference, witness(plan), min(8, needs["num_cpus"]))
+        job = _Job(str(plan.folder), plan.digest, reference, first_visible(plan), min(8, needs["num_cpus"]))
         task = ray.remote(max_retries=_RETRIES, **needs)(compute)
         while True:
-            try:
-                _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar, cancel=guest)
-            except BaseException as error:
-                done = plan.shards - len(plan.missing())
-                error.add_note(f"{done} of {plan.shards} parts are done; the same call computes the rest")
-                raise
+            _run(ray, plan, lambda shard: task.remote([job], shard), missing, bar, cancel=guest)
+            wait_for_marks(plan, missing)
             if (summary := plan.finish()) is not None:
-                return summary.told()
+                return summary
             missing = plan.missing()
 
 
 def _needs(plan: Plan, machines: list[Mapping[str, float]]) -> dict[str, int]:
     """What Ray must set aside for a task: processors for the network's threads, or a GPU and its share of them."""
-    if plan.settings["device"] == "cpu":
+    if plan.settings.device == "cpu":
         most = max((int(machine.get("CPU", 0)) for machine in machines), default=0)
-        return {"num_cpus": min(plan.settings["threads"], most or plan.settings["threads"])}
+        return {"num_cpus": min(plan.settings.threads, most or plan.settings.threads)}
     shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
     return {"num_cpus": max(1, min(shares, default=1)), "num_gpus": 1}
 
 
 def compute(job: list[_Job], shard: int) -> int:
-    """Compute one shard; in a process of Ray's.
+    """Compute one shard, in a process of Ray's; its index again.
 
-    Args:
-        job: what the run's tasks are given. In a list, since Ray resolves the references that it finds in arguments
-            themselves, and the model would travel with every task.
-        shard: its index.
-
-    Returns:
-        The same.
+    The job is in a list, since Ray resolves the references that it finds in arguments themselves, and the model would
+    travel with every task.
 
     Raises:
         OSError: this machine does not see the run's folder or the pictures, or the part cannot be written.
@@ -110,23 +92,17 @@ def _worker(job: _Job) -> Worker:
     """What a process keeps from one shard to the next: the network, on its device, and threads."""
     import ray
 
-    host = socket.gethostname()
-    try:
-        plan = Plan.load(job.folder)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{host} does not see {job.folder}: all machines must share the run's folder") from None
-    if plan.digest != job.digest:
-        raise FileNotFoundError(f"{host} sees another run in {job.folder}: all machines must share the run's folder")
-    check(plan, versions(plan.settings["decoder"]), job.witness)
-    worker = Worker(plan, ray.get(job.model).to(plan.settings["device"]), decoding_threads=job.threads)
+    plan = open_plan(job.folder, job.digest)
+    check(plan, versions(plan.settings.decoder), job.visible)
+    worker = Worker(plan, ray.get(job.model).to(plan.settings.device), decoding_threads=job.threads)
     return worker.__enter__()  # for the life of the process
 
 
 def _run(
     ray: ModuleType, plan: Plan, submit: Callable[[int], Any], shards: list[int], bar: tqdm, *, cancel: bool
 ) -> None:
-    """Run the tasks of shards, and wait until their marks are seen; after an error `cancel` those that are left."""
-    waiting, pending = iter(shards), {}
+    """Run the tasks of shards; after an error `cancel` those that are left."""
+    waiting, pending = iter(shards), dict[Any, int]()  # Ray's reference of a task → shard
     try:
         while True:
             pending.update((submit(shard), shard) for shard in islice(waiting, _AHEAD - len(pending)))
@@ -151,19 +127,14 @@ def _run(
         running = ray.wait(list(pending), num_returns=len(pending), timeout=0)[1] if cancel and pending else ()
         for task in running:
             ray.cancel(task, force=True)
-    end = time.monotonic() + _PATIENCE
-    while unseen := [shard for shard in shards if plan.mark(shard) is None]:
-        if time.monotonic() > end:
-            raise OSError(
-                f"shard {unseen[0]} was computed elsewhere, but is not in {plan.folder} here after {_PATIENCE:g} s: "
-                "all machines must share the run's folder"
-            )
-        time.sleep(1)
 
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[tuple[ModuleType, bool]]:
-    """Connect to a cluster, unless this process is already, as is told; else all tasks end with the connection."""
+    """Connect to a cluster; or, as the second value says, be a guest of the connection that this process has already.
+
+    At the end of a connection of our own all of its tasks end.
+    """
     try:
         import ray
     except ImportError:
@@ -177,7 +148,7 @@ def _cluster(address: str | None) -> Iterator[tuple[ModuleType, bool]]:
             socket.create_connection((place[1], int(place[2])), 10).close()
         except OSError as error:
             raise ConnectionError(f"there is no Ray cluster at {address}: {error}") from error
-    ray.init(address=address, logging_level="WARNING", include_dashboard=False)
+    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
     try:
         yield ray, False
     finally:

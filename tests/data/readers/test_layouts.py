@@ -11,8 +11,8 @@ from PIL import Image
 from fastcam import data
 from fastcam.data.pictures import Pictures
 from fastcam.pictures import DecodeError
+from tests.support.datasets import NATIVE, coco, cub, ilsvrc, masks, picture, voc, wsol, wsol_masks, xml
 from tests.support.files import write
-from tests.support.layouts import MAKERS, coco, cub, ilsvrc, masks, picture, voc, wsol, wsol_masks, xml
 
 
 def boxes(sample: data.Sample) -> list:
@@ -336,7 +336,7 @@ MALFORMED = [  # maker, split, file, text to replace in it (None: remove the fil
 
 @pytest.mark.parametrize(("maker", "split", "file", "old", "new", "message"), MALFORMED)
 def test_malformed(tmp_path, maker: str, split: str | None, file: str, old: str | None, new: str, message: str) -> None:
-    MAKERS[maker](tmp_path)
+    NATIVE[maker](tmp_path)
     path = tmp_path / file
     if old is None:
         path.unlink()
@@ -360,7 +360,7 @@ def test_malformed(tmp_path, maker: str, split: str | None, file: str, old: str 
     ],
 )
 def test_bad_pictures_can_be_listed_instead(tmp_path, maker: str, file: str, old: str, new: str, left: list) -> None:
-    MAKERS[maker](tmp_path)
+    NATIVE[maker](tmp_path)
     path = tmp_path / file
     if old is None:
         path.unlink()

@@ -1,0 +1,147 @@
+"""What decides about the rows of a run: options, the network, and software."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import metadata
+from typing import Any, Self
+
+import cv2
+import PIL
+import torch
+from torch import nn
+
+from fastcam import methods
+from fastcam._options import decisive, options
+from fastcam._version import __version__
+from fastcam.localization.settings import LocalizeSettings, check_threshold
+from fastcam.models import ModelConfig
+from fastcam.models.digest import digest
+from fastcam.pictures import Preprocess, choose_decoder, gpu
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What decides about rows: kept in a run's plan, and in the metadata of its table.
+
+    Attributes:
+        version: of fastcam and torch.
+        decoders: versions of those that may decode a picture.
+        arch: of the network, as its configuration has it.
+        num_classes: likewise.
+        weights: digest of the network.
+        preprocess: from a picture to the network's input.
+        options: as they were given, for those that need no decision.
+        target_layers: dotted names.
+        threshold: as the options or the network have it.
+        top_k: None where classes are given.
+        batch_size: no larger than the number of inputs.
+        min_area: None where only the largest box is asked for.
+        decoder: who decodes JPEGs.
+        threads: of the network.
+        device: kind of the network's device.
+        dtype: of its parameters.
+    """
+
+    version: str
+    decoders: str
+    arch: str | None
+    num_classes: int | None
+    weights: str
+    preprocess: Preprocess
+    options: LocalizeSettings
+    target_layers: tuple[str, ...]
+    threshold: float
+    top_k: int | None
+    batch_size: int
+    min_area: float | None
+    decoder: str
+    threads: int
+    device: str
+    dtype: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Put all down flat, by name: the preprocessing's fields, and the options, with what was decided of them."""
+        own = {name: value for name, value in vars(self).items() if name not in ("preprocess", "options")}
+        before = {name: own[name] for name in ("version", "decoders", "arch", "num_classes", "weights")}
+        values = {**before, **vars(self.preprocess), **decisive(self.options), **own}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gives; of what earlier versions may lack, None will do to tell it apart.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is something else.
+        """
+        known = {name: values[name] for name in options(LocalizeSettings) if values.get(name) is not None}
+        own: dict[str, Any] = {field.name: values.get(field.name) for field in fields(cls)}
+        own["preprocess"] = Preprocess(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
+        own["options"] = LocalizeSettings(**known)
+        own["target_layers"] = tuple(values["target_layers"])
+        return cls(**own)
+
+
+def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettings) -> RunSettings:
+    """Check options against a network, and decide what they leave open.
+
+    Raises:
+        TypeError, ValueError: an option is not for this network, or not for this machine.
+    """
+    if config is not None and options.top_k > config.num_classes:
+        raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {options.top_k}")
+    threshold = options.threshold
+    if threshold is None:
+        threshold = 0.2 if config is None or config.threshold is None else config.threshold
+        check_threshold(threshold)
+    if options.method in methods.ATTRIBUTIONS:
+        known = ", ".join(methods.METHODS)
+        raise ValueError(f"`method` {options.method} gives no maps that boxes are made of; these do: {known}")
+    cam = make_method(model, options, options.target_layers)  # for its checks, and for the names of the layers
+    if options.maps and len(cam.layers) > 1:
+        raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
+    preprocess = Preprocess.of(config, model)
+    like = next(model.parameters(), torch.empty(0))
+    if options.decoder == "nvjpeg":
+        gpu.check(like.device)
+        decoder = "nvjpeg"
+    else:
+        decoder = choose_decoder(options.decoder)
+    return RunSettings(
+        **versions(decoder),
+        arch=None if config is None else config.arch,
+        num_classes=None if config is None else config.num_classes,
+        weights=digest(model),
+        preprocess=preprocess,
+        options=options,
+        target_layers=tuple(cam.layers),
+        threshold=float(threshold),
+        top_k=None if options.targets is not None else options.top_k,
+        batch_size=options.batch_size,
+        min_area=float(options.min_area) if options.boxes == "all" else None,
+        decoder=decoder,
+        threads=options.threads or torch.get_num_threads(),
+        device=like.device.type,
+        dtype=str(like.dtype).removeprefix("torch."),
+    )
+
+
+def make_method(model: nn.Module, options: LocalizeSettings, target_layers: Any) -> methods.Method:
+    """Make the method that options name, which gives maps; TypeError or ValueError as `fastcam.methods.create`."""
+    method = methods.create(
+        options.method,
+        model,
+        target_layers=target_layers,
+        relu=options.relu,
+        mode=options.mode,
+        backend=options.backend,
+    )
+    assert isinstance(method, methods.Method)
+    return method
+
+
+def versions(decoder: str) -> dict[str, str]:
+    """Versions that decide about rows: those of the settings that every machine of a run must have alike."""
+    decoders = f"opencv {cv2.__version__}, pillow {PIL.__version__}"
+    if decoder == "nvjpeg":
+        decoders += f", torchvision {metadata.version('torchvision')}"
+    return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}
