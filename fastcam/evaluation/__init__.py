@@ -5,12 +5,14 @@ measures score maps against ground truth in a stream, by the standard evaluator'
 and gives a `Result`. `overlap` has what needs boxes alone: IoU, BoxAcc, baselines.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from fastcam._lazy import lazy
+
 if TYPE_CHECKING:
+    from fastcam.evaluation.compare import compare
     from fastcam.evaluation.epochs import localizer
+    from fastcam.evaluation.evaluate import evaluate
     from fastcam.evaluation.evaluator import Evaluator
     from fastcam.evaluation.overlap import (
         BestBox,
@@ -40,6 +42,8 @@ _HOMES = {
     "box_accuracy": "overlap",
     "box_iou": "overlap",
     "choose_threshold": "overlap",
+    "compare": "compare",
+    "evaluate": "evaluate",
     "localizer": "epochs",
     "max_box_acc": "overlap",
 }
@@ -57,14 +61,10 @@ __all__ = [
     "box_accuracy",
     "box_iou",
     "choose_threshold",
+    "compare",
+    "evaluate",
     "localizer",
     "max_box_acc",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+__getattr__ = lazy(__name__, _HOMES)

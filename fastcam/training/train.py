@@ -344,14 +344,13 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     usual = Settings()
     given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
     if earlier is not None:
-        known = {"mean": earlier.mean, "std": earlier.std}
+        mean, std = earlier.mean, earlier.std
     elif settings.weights is not None:
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
+        mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
     else:
         return settings
-    mean, std = (
-        known[name] if name in known and name not in given else getattr(settings, name) for name in ("mean", "std")
-    )
+    mean, std = (settings.mean if "mean" in given else mean), (settings.std if "std" in given else std)
     return dataclasses.replace(settings, mean=mean, std=std)
 
 
