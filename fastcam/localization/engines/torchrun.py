@@ -189,7 +189,7 @@ def _together(rank: Rank) -> Iterator[_Team]:
         assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
     except RuntimeError as error:
         raise RuntimeError(
-            f"rank {rank.index} of {rank.world} has not met the others in {_START}: have all been started, and do "
+            f"rank {rank.index} of {rank.world} has not met the others: have all been started within {_START}, and do "
             f"their machines reach each other? ({error})"
         ) from error
     try:
