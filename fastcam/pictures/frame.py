@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam import ops
 from fastcam.models import ModelConfig, check_normalization, own_preprocessing
+from fastcam.models.preprocessing import Published
 from fastcam.pictures.containers import MAX_PIXELS, DecodeError
 from fastcam.pictures.decoding import Pixels, to_rgb
 
@@ -98,7 +99,10 @@ class Preprocess:
         For others it is that of ImageNet, at 224 pixels. ValueError if one of them is out of range.
         """
         if config is None:
-            return cls(**({} if model is None else own_preprocessing(model)))
+            usual, own = cls(), Published() if model is None else own_preprocessing(model)
+            return cls(
+                own.get("size", usual.size), usual.resize, own.get("mean", usual.mean), own.get("std", usual.std)
+            )
         (r, g, b), (sr, sg, sb) = config.mean, config.std
         return cls(config.size, config.resize, (r, g, b), (sr, sg, sb))
 

@@ -108,24 +108,3 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
     finally:
         if isinstance(source, Generator):
             source.close()
-
-
-# Until all have moved to `stream`:
-batches = batched
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[..., T], jobs: Iterable[tuple[object, ...]], ahead: int
-) -> Iterator[T]:
-    """As `stream`, one by one, in a pool that is there."""
-    waiting: deque[Future[T]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(work, *job))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -88,7 +88,7 @@ def schema(maps: bool, info: Mapping[str, object] | None = None) -> pa.Schema:
         info: what produced the rows; JSON in the file's metadata under "fastcam".
 
     Returns:
-        `SCHEMA`, or all of it but the last columns, with the metadata.
+        `SCHEMA`, or all of it but these columns, with the metadata.
     """
     fields = [field for field in SCHEMA if maps or field.name not in CAM_COLUMNS]
     return pa.schema(fields, {"fastcam": json.dumps(info or {}, sort_keys=True)})
@@ -120,9 +120,8 @@ def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     Raises:
         TypeError, ValueError: a value does not fit its column.
     """
-    values = zip(*rows, strict=True) if rows else [()] * len(columns)
-    arrays = [pa.array(column, field.type) for column, field in zip(values, columns, strict=False)]
-    return pa.Table.from_arrays(arrays, schema=columns)
+    values = dict(zip(Row._fields, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(Row._fields, ())
+    return pa.Table.from_arrays([pa.array(values[field.name], field.type) for field in columns], schema=columns)
 
 
 def write_rows(rows: Sequence[Row], path: Path, columns: pa.Schema) -> None:
