@@ -5,7 +5,7 @@ rows. The inputs are cut into *shards* of whole batches, so that a picture has t
 computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
 A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
 When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
-The process that plans, or directs the others, locks the folder; `fastcam.runs.folder` lists the files in it.
+The process that plans, or directs the others, locks the folder; runs/folder.py lists the files in it.
 
 An *engine* decides who computes which shard, and nobody watches anybody: a shard computed twice, even at the same time
 by two processes, does no harm, and whatever died, the same call computes what is missing. All that an engine needs:

@@ -344,7 +344,7 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     usual = Settings()
     given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
     if earlier is not None:
-        known = {"mean": earlier.mean, "std": earlier.std}
+        known = models.preprocessing.Published(mean=earlier.mean, std=earlier.std)
     elif settings.weights is not None:
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
     else:
