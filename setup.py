@@ -20,8 +20,8 @@ def find_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
     if torch_cuda is None:
         return None, "this torch is a CPU build"
     major = torch_cuda.split(".")[0]
-    told = [(os.environ.get(name), name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    candidates = [(root, f"{name} {root}") for root, name in told if root]
+    given = [(os.environ.get(name), name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    candidates = [(root, f"{name} {root}") for root, name in given if root]
     # The last are the compiler of the PyPI packages nvidia-cuda-nvcc, -crt, -nvvm and -cccl.
     places = [("/usr/local/cuda", ""), *((f"{folder}/nvidia/cu{major}", "") for folder in sys.path if folder)]
     if found := shutil.which("nvcc"):

@@ -3,7 +3,7 @@
 // 2 * cv2.contourArea: an integer, the same on every device. Work: one step per border pixel.
 #pragma once
 
-#include "lerp.h"
+#include "exact.h"
 
 namespace fastcam {
 

@@ -3,7 +3,7 @@
 // same on CPU and CUDA.
 #pragma once
 
-#include "lerp.h"
+#include "exact.h"
 
 namespace fastcam {
 

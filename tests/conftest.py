@@ -36,8 +36,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long tests run with --long, with -m long, and where they are named."""
-    if not (config.option.long or "long" in config.option.markexpr or any("::" in name for name in config.args)):
+    """Long tests run with --long, with -m long, where they are named, and where more of them are asked for."""
+    asked = config.option.long or "long" in config.option.markexpr or "FASTCAM_KILLS" in os.environ
+    if not asked and not any("::" in name for name in config.args):
         long = {item for item in items if item.get_closest_marker("long")}
         config.hook.pytest_deselected(items=list(long))
         items[:] = [item for item in items if item not in long]

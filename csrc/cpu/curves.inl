@@ -3,7 +3,18 @@
 // eight neighbours alone. A neighbour is there already when it is brighter, or as bright and earlier in raster order,
 // so that all neighbourhoods are known beforehand, as bytes. Most pixels only grow the region of a neighbour: they take
 // over its label and add to that region's record, without asking which component the region has become part of. That is
-// settled once a level, for the regions that grew. The background's holes are found by the same pass upwards.
+// settled once a level, for the regions that grew. The background's holes are found by the same pass upwards. A call
+// does one map, with a dozen operations a pixel and some for each component at each level. Traffic: the map once, then
+// a few bytes a pixel of work space, in the order of levels and hence all over the place. Integers but for the IoU,
+// whose maximum is free of order.
+#pragma once
+
+#include "../contour.h"
+#include "../iou.h"
+#include "curves.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
 
 // What adding a pixel does, by its neighbours in raster order (bit 0 north-west ... bit 7 south-east).
 struct Step {
@@ -22,7 +33,7 @@ constexpr Steps make_steps(int connectivity) {
   const int dx[8] = {-1, 0, 1, -1, 1, -1, 0, 1}, dy[8] = {-1, -1, -1, 0, 0, 1, 1, 1};
   // The 2x2 quads around a pixel: the corner opposite to it, and its two neighbours along the axes.
   const int corner[4] = {0, 2, 5, 7}, side[4] = {1, 1, 3, 4}, other[4] = {3, 4, 6, 6};
-  const int reach = connectivity == 8 ? 2 : 1;  // squared distance of neighbours
+  const int apart = connectivity == 8 ? 2 : 1;  // squared distance of neighbours
   Steps steps{};
   for (int pattern = 0; pattern < 256; ++pattern) {
     Step& step = steps.of[pattern];
@@ -39,17 +50,17 @@ constexpr Steps make_steps(int connectivity) {
     int seen = 0;
     for (int start = 0; start < 8; ++start) {
       if (!(pattern >> start & 1) || seen >> start & 1) continue;
-      if (dx[start] * dx[start] + dy[start] * dy[start] > reach) continue;  // touches the others, not the pixel
+      if (dx[start] * dx[start] + dy[start] * dy[start] > apart) continue;  // touches the others, not the pixel
       int group = 1 << start;
       for (int round = 0; round < 8; ++round)
         for (int i = 0; i < 8; ++i)
           for (int j = 0; j < 8; ++j) {
             const int x = dx[i] - dx[j], y = dy[i] - dy[j];
-            if (group >> j & 1 && pattern >> i & 1 && x * x + y * y <= reach) group |= 1 << i;
+            if (group >> j & 1 && pattern >> i & 1 && x * x + y * y <= apart) group |= 1 << i;
           }
       seen |= group;
       int member = 7;  // the last: those after a pixel are of another level, whose labels have been there for long
-      while (!(group >> member & 1) || dx[member] * dx[member] + dy[member] * dy[member] > reach) --member;
+      while (!(group >> member & 1) || dx[member] * dx[member] + dy[member] * dy[member] > apart) --member;
       step.member[step.groups++] = static_cast<uint8_t>(member);
     }
   }
@@ -58,6 +69,7 @@ constexpr Steps make_steps(int connectivity) {
 
 constexpr Steps kMaskSteps = make_steps(8), kBackgroundSteps = make_steps(4);
 
+// The same as a table of what a pass reads for every pixel: sums, and one neighbour's offset in pixel arrays.
 void growths(const Levels& l) {
   for (int i = 0; i < 2; ++i)
     for (int pattern = 0; pattern < 256; ++pattern) {
@@ -78,14 +90,14 @@ struct Pixel {
   int64_t x() const { return static_cast<int64_t>(word & kMask); }
   int64_t y() const { return static_cast<int64_t>(word >> kBits & kMask); }
   uint8_t neighbours() const { return static_cast<uint8_t>(word >> (2 * kBits)); }
-  Reach reach() const {
+  Extents extents() const {
     const uint32_t low = static_cast<uint32_t>(y()) << 16 | static_cast<uint32_t>(x());
     typedef uint64_t Halves __attribute__((vector_size(16)));
-    return (Reach)Halves{low | static_cast<uint64_t>(~low) << 32, 0};
+    return (Extents)Halves{low | static_cast<uint64_t>(~low) << 32, 0};
   }
 };
 
-inline Reach least(Reach a, Reach b) { return a < b ? a : b; }
+inline Extents least(Extents a, Extents b) { return a < b ? a : b; }
 
 inline bool fits_narrow(const Levels& l) { return l.W <= 4096 && l.H <= 4096; }
 
@@ -105,22 +117,22 @@ struct Regions {
     return i;
   }
 
-  int32_t begin(Reach reach) {
+  int32_t begin(Extents extents) {
     const int32_t i = begun++;
-    of[i] = Region{reach, {0}, 0.0, i, -1, living};
+    of[i] = Region{extents, {0}, 0.0, i, -1, living};
     l.live[living++] = i;
     return i;
   }
 
   static void absorb(Region& to, Region& from) {
-    to.reach = least(to.reach, from.reach);
-    to.sums.word += from.sums.word;
-    from.sums.word = 0;
+    to.extents = least(to.extents, from.extents);
+    to.measure.word += from.measure.word;
+    from.measure.word = 0;
   }
 
   // Joins two roots. The larger stays the root, for short ways; region 0 always does where it is the frame.
   int32_t join(int32_t a, int32_t b, bool frame) {
-    const bool keep_a = frame && (a == 0 || b == 0) ? a == 0 : of[a].sums.word >= of[b].sums.word;
+    const bool keep_a = frame && (a == 0 || b == 0) ? a == 0 : of[a].measure.word >= of[b].measure.word;
     const int32_t to = keep_a ? a : b, from = keep_a ? b : a;
     absorb(of[to], of[from]);
     of[from].parent = to;
@@ -149,20 +161,22 @@ void add_pixels(const Levels& l, Regions& regions, const Word* pixels, int64_t c
   Region* const of = l.regions;
   int32_t grown_count = 0;
   for (int64_t i = 0; i < count; ++i) {
+    // Mostly a neighbour's region grows: its label, extents and sums, and once a level an entry in the list of those
+    // that grew, written in any case and counted if it is the first.
     const Pixel<Word> p{kDown ? pixels[i] : pixels[count - 1 - i]};
     const int64_t at = p.y() * pitch + p.x();
     const int pattern = kDown ? p.neighbours() : p.neighbours() ^ 0xff;
     const Growth& g = growth[pattern];
-    const Reach reach = p.reach();
-    const int32_t own = g.groups > 0 ? label[at + g.offset] : regions.begin(reach);
+    const Extents extents = p.extents();
+    const int32_t own = g.groups > 0 ? label[at + g.offset] : regions.begin(extents);
     label[at] = own;
     Region& r = of[own];
-    r.reach = least(reach, r.reach);
-    r.sums.word += g.sums.word;
+    r.extents = least(extents, r.extents);
+    r.measure.word += g.measure.word;
     grown[grown_count] = own;
     grown_count += r.level != level;
     r.level = level;
-    if (g.groups > 1) {
+    if (g.groups > 1) {  // the pixel connects what was apart
       const Step& step = (kDown ? kMaskSteps : kBackgroundSteps).of[pattern];
       int32_t root = regions.root(own);
       for (int m = 1; m < step.groups; ++m) {
@@ -175,14 +189,14 @@ void add_pixels(const Levels& l, Regions& regions, const Word* pixels, int64_t c
   regions.settle();
 }
 
-struct Extents {
-  int32_t x0, y0, x1, y1;  // inclusive
-  explicit Extents(const Region& r)
-      : x0(r.reach[0]), y0(r.reach[1]), x1(0xffff - r.reach[2]), y1(0xffff - r.reach[3]) {}
+struct Inclusive {
+  int32_t x0, y0, x1, y1;
+  explicit Inclusive(const Region& r)
+      : x0(r.extents[0]), y0(r.extents[1]), x1(0xffff - r.extents[2]), y1(0xffff - r.extents[3]) {}
 };
 
 inline void box_of(const Region& r, int32_t margin, const Levels& l, int32_t* box) {
-  const Extents e(r);
+  const Inclusive e(r);
   box[0] = e.x0 - margin;
   box[1] = e.y0 - margin;
   box[2] = smaller(e.x1 + 1 + margin, static_cast<int32_t>(l.W - 1));
@@ -191,8 +205,8 @@ inline void box_of(const Region& r, int32_t margin, const Levels& l, int32_t* bo
 
 // Doubled area inside a component's outer border, at most: without holes it is exact.
 inline int64_t area2_bound(const Region& r) {
-  const Extents e(r);
-  return r.sums.euler4() < 4 ? 2 * static_cast<int64_t>(e.x1 - e.x0) * (e.y1 - e.y0) : r.sums.size();
+  const Inclusive e(r);
+  return r.measure.euler4() < 4 ? 2 * static_cast<int64_t>(e.x1 - e.x0) * (e.y1 - e.y0) : r.measure.size();
 }
 
 struct AtLeast {  // the mask of a level
@@ -205,8 +219,8 @@ struct AtLeast {  // the mask of a level
 inline int32_t first_column(const Regions& regions, int32_t root, int level) {
   const Levels& l = regions.l;
   const Region& r = regions.of[root];
-  const int64_t row = (r.reach[1] + 1) * l.pitch + 1;
-  int32_t x = r.reach[0];
+  const int64_t row = (r.extents[1] + 1) * l.pitch + 1;
+  int32_t x = r.extents[0];
   while (l.q[row + x] < level || regions.root(l.label[row + x]) != root) ++x;
   return x;
 }
@@ -215,8 +229,9 @@ inline int32_t first_column(const Regions& regions, int32_t root, int level) {
 // followed only of components with holes, and only where more than one can win.
 int32_t largest_component(const Regions& regions, int level) {
   const Levels& l = regions.l;
+  // The winner has at least the largest area of all without what is inside their holes; mostly one can reach it.
   int64_t least = -1;
-  for (int32_t i = 0; i < regions.living; ++i) least = larger(regions.of[l.live[i]].sums.size(), least);
+  for (int32_t i = 0; i < regions.living; ++i) least = larger(regions.of[l.live[i]].measure.size(), least);
   int32_t winner = -1, candidates = 0;
   for (int32_t i = 0; i < regions.living; ++i) {
     if (area2_bound(regions.of[l.live[i]]) < least) continue;
@@ -224,15 +239,16 @@ int32_t largest_component(const Regions& regions, int level) {
     ++candidates;
   }
   if (candidates == 1) return winner;
+  // First columns, which ties need within a row, are looked for only then.
   int64_t best = least;
   int32_t best_x = 0, best_y = -1;
   for (int32_t i = 0; i < regions.living; ++i) {
     const Region& r = regions.of[l.live[i]];
     if (area2_bound(r) < best) continue;
-    const int32_t y = r.reach[1];
+    const int32_t y = r.extents[1];
     int32_t x = -1;
-    int64_t area2 = r.sums.size();
-    if (r.sums.euler4() != 4) {
+    int64_t area2 = r.measure.size();
+    if (r.measure.euler4() != 4) {
       x = first_column(regions, l.live[i], level);
       area2 = outer_area2(AtLeast{l, level}, static_cast<int>(l.W), static_cast<int>(l.H), x, y);
     }
@@ -262,7 +278,7 @@ void sort_pixels(const Levels& l, const T* map) {
   const int64_t H = l.H, W = l.W, pitch = l.pitch, strip_rows = (H + kStrips - 1) / kStrips;
   uint8_t *const q = l.q, *const neighbours = l.neighbours;
   Word* const order = static_cast<Word*>(l.order);
-  int32_t next[kStrips][256] = {};
+  int32_t next[kStrips][256] = {};  // how many pixels of a level a strip has; then where its next one goes
   for (int64_t i = 0; i < pitch * (H + 2); ++i) q[i] = 0;
   for (int64_t y = 0; y < H; ++y) {
     uint8_t* __restrict row = q + (y + 1) * pitch + 1;
@@ -270,7 +286,9 @@ void sort_pixels(const Levels& l, const T* map) {
     for (int64_t x = 0; x < W; ++x) row[x] = quantised(from[x]);
   }
   for (int64_t y = 0; y < H; ++y) {
-    for (int64_t x = 0; x < W; x += 64) {  // beyond the row's end lies the padding
+    // Neighbours that are there before a pixel: those before it in raster order when they are as bright, those after it
+    // when they are brighter. 64 pixels at once; beyond the row's end lies the padding.
+    for (int64_t x = 0; x < W; x += 64) {
       const uint8_t* at = q + (y + 1) * pitch + 1 + x;
       Bytes64 here, there, bits{};
       __builtin_memcpy(&here, at, 64);
@@ -302,6 +320,7 @@ void sort_pixels(const Levels& l, const T* map) {
     }
   };
   in_strips([&](int64_t strip, int64_t, int64_t, int64_t at) __attribute__((always_inline)) { ++next[strip][q[at]]; });
+  // Where each level begins, the brightest first, and within it each strip.
   int32_t sum = 0;
   for (int v = 255; v >= 0; --v) {
     l.count[v] = -sum;
@@ -322,6 +341,7 @@ void sort_levels(const Levels& l, const T* map) {
   fits_narrow(l) ? sort_pixels<T, uint32_t>(l, map) : sort_pixels<T, uint64_t>(l, map);
 }
 
+// The largest component's box after each level's pixels; where a level has none it is the box of the level above.
 template <class Word>
 void curve_of(const Levels& l, int32_t* out) {
   Regions regions(l);
@@ -357,6 +377,7 @@ double best_iou_after(const Levels& l, Regions& regions, const Word* pixels, int
   return best;
 }
 
+// The best IoU of all components after each level's pixels, and of all holes.
 template <class Word>
 void contours_of(const Levels& l, const double* truths, int64_t truth_count, double* out) {
   const auto score = [&](Region& r, int32_t margin) {
@@ -372,14 +393,14 @@ void contours_of(const Levels& l, const double* truths, int64_t truth_count, dou
   for (int level = 255; level > 0; pixels += l.count[level--]) {
     out[level - 1] =
         l.count[level] == 0 ? out[level] : best_iou_after<Word, true>(l, mask, pixels, level, -1, [&](Region& r) {
-          holes |= r.sums.euler4() < 4;
+          holes |= r.measure.euler4() < 4;
           score(r, 0);
         });
   }
   if (!holes) return;
   // Holes, from the darkest level up: components of the background that do not reach the frame around the picture.
   Regions background(l);
-  background.begin(Reach{});
+  background.begin(Extents{});
   for (int64_t x = 0; x < l.W + 2; ++x) l.label[x] = l.label[(l.H + 1) * l.pitch + x] = 0;
   for (int64_t y = 0; y < l.H + 2; ++y) l.label[y * l.pitch] = l.label[y * l.pitch + l.W + 1] = 0;
   const Word* end = static_cast<const Word*>(l.order) + l.H * l.W;
@@ -396,3 +417,8 @@ void contours_of(const Levels& l, const double* truths, int64_t truth_count, dou
 void contours(const Levels& l, const double* truths, int64_t count, double* out) {
   fits_narrow(l) ? contours_of<uint32_t>(l, truths, count, out) : contours_of<uint64_t>(l, truths, count, out);
 }
+
+constexpr CurvesKernels curves_kernels = {growths, {sort_levels<float>, sort_levels<double>}, curve, contours};
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD

@@ -1,6 +1,6 @@
 // CPU operator that resizes a picture as Pillow does, in one thread: pictures are prepared in many at once.
-#include "../common.h"
-#include "workspace.h"
+#include "../torch.h"
+#include "dispatch.h"
 
 namespace fastcam {
 namespace {

@@ -1,5 +1,20 @@
-// Weighted sums over channels: class maps and gradient maps, for float, double and the half types.
+// Weighted sums over channels: class maps and gradient maps, for float, double and the half types. A call does some
+// positions, or some channels, of one image. Channels first, 64 positions at a time keep their sums in registers over
+// all channels, which are added in order; channels last, a position's channels are added in 16 interleaved lanes and
+// these by a fixed tree. So the order follows from the layout alone, and neither batch, threads nor processor change a
+// bit. Traffic: activations once, and gradients once or twice.
+#pragma once
 
+#include <type_traits>
+
+#include "../weightings.h"
+#include "simd.h"
+#include "sums.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
+
+// The half types as they lie in memory; all arithmetic is in float.
 struct Half {
   uint16_t bits;
 };
@@ -61,7 +76,7 @@ struct Products {  // hirescam
 struct PositiveProducts {  // layercam
   template <class Acc>
   static inline Acc term(Acc a, Acc g, Acc sum) {
-    return fused(g > Acc(0) ? g : g != g ? g : Acc(0), a, sum);
+    return fused(positive_part(g), a, sum);
   }
 };
 
@@ -149,6 +164,7 @@ void weighted_sum(const Features& f, const Acc* w, int64_t begin, int64_t end, A
       for (int64_t z = begin; z < end; ++z) out[z] = fused(w[k], Acc(value(a[k * f.Z + z])), out[z]);
     return;
   }
+  // Four vectors of positions at a time, or two at the end.
   for (int64_t z = begin; z < end; z += 4 * kLanes) {
     int64_t offset[4];  // what is beyond the end is done twice instead
     for (int v = 0; v < 4; ++v) offset[v] = smaller(z + v * kLanes, end - kLanes);
@@ -159,24 +175,7 @@ void weighted_sum(const Features& f, const Acc* w, int64_t begin, int64_t end, A
   }
 }
 
-// One position's share of the Grad-CAM++ weight: relu(g) * g^2 / (2 g^2 + sum(a) g^3 + eps); 0 where g is not positive.
-template <class Acc>
-inline Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
-  const Acc g2 = g * g, g3 = g2 * g;
-  const Acc twice = Acc(2) * g2, mixed = activation_sum * g3;
-  const Acc denominator = (twice + mixed) + eps;
-  const Acc share = g2 / (denominator == Acc(0) ? Acc(1) : denominator) * g;
-  return g > Acc(0) ? share : g != g ? g : Acc(0);
-}
-
-// What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it.
-template <class Acc>
-inline Acc ratio_base(Acc sum, Acc eps) {
-  const Acc base = sum < Acc(0) ? sum - eps : sum + eps;
-  return base == Acc(0) ? Acc(1) : base;
-}
-
-// Weights of channels [begin, end).
+// Weights of channels [begin, end), each from what lies at all positions of its channel.
 template <class In, class Acc>
 void channel_weights(const Features& f, const In* g, Weighting weighting, Acc eps, int64_t begin, int64_t end,
                      Acc* __restrict sums, Acc* __restrict w) {
@@ -233,39 +232,28 @@ void elementwise_sum(const Features& f, const In* g, int64_t begin, int64_t end,
       out[z] = Term::term(Acc(value(a[k * f.Z + z])), Acc(value(g[k * f.Z + z])), out[z]);
 }
 
-// Calls run with null pointers of the element type and of the type of its sums.
-template <class Run>
-inline void with_types(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat: return run(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-    case DType::kDouble: return run(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    case DType::kHalf: return run(static_cast<Half*>(nullptr), static_cast<float*>(nullptr));
-    case DType::kBFloat16: return run(static_cast<BFloat16*>(nullptr), static_cast<float*>(nullptr));
-  }
-}
-
 void class_map(const Features& f, const void* weights, int64_t begin, int64_t end, void* out) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     weighted_sum<In>(f, static_cast<const Acc*>(weights), begin, end, static_cast<Acc*>(out));
   });
 }
 
 void gradient_weights(const Features& f, const void* gradients, Weighting weighting, double eps, int64_t begin,
                       int64_t end, void* sums, void* weights) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     channel_weights(f, static_cast<const In*>(gradients), weighting, static_cast<Acc>(eps), begin, end,
                     static_cast<Acc*>(sums), static_cast<Acc*>(weights));
   });
 }
 
 void product_map(const Features& f, const void* gradients, bool positive, int64_t begin, int64_t end, void* out) {
-  with_types(f.dtype, [&](auto* in, auto* acc) {
-    using In = std::remove_pointer_t<decltype(in)>;
-    using Acc = std::remove_pointer_t<decltype(acc)>;
+  with_dtype<Half, BFloat16>(f.dtype, [&](auto type) {
+    using In = typename decltype(type)::type;
+    using Acc = Accumulator<In>;
     const In* g = static_cast<const In*>(gradients);
     if (positive)
       elementwise_sum<In, Acc, PositiveProducts>(f, g, begin, end, static_cast<Acc*>(out));
@@ -273,3 +261,8 @@ void product_map(const Features& f, const void* gradients, bool positive, int64_
       elementwise_sum<In, Acc, Products>(f, g, begin, end, static_cast<Acc*>(out));
   });
 }
+
+constexpr SumsKernels sums_kernels = {class_map, gradient_weights, product_map};
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD

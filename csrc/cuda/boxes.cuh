@@ -1,13 +1,13 @@
 // Boxes of the largest component above thresholds: a block finds those of one map, from its coarse samples or, with the
-// weighted sum before them, straight from the activations. The mask's bits (mask.cuh) and the runs in which labels.cuh
-// finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared memory has room
-// for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take turns. Traffic:
-// the coarse map, or the activations, once for each block of thresholds; nothing else. All that is found are integers:
-// the same for any block size and order of blocks.
+// weighted sum before them, straight from the activations. The mask's bits (boxes_mask.cuh) and the runs in which
+// boxes_runs.cuh finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared
+// memory has room for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take
+// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; nothing else. All that is
+// found are integers: the same for any block size and order of blocks.
 #pragma once
 
-#include "labels.cuh"
-#include "mask.cuh"
+#include "boxes_mask.cuh"
+#include "boxes_runs.cuh"
 #include "sums.cuh"
 #include "surface.cuh"
 
@@ -26,8 +26,8 @@ constexpr int kMostRooms = 256;
 template <bool kBicubic, bool kSums>
 constexpr int kResident = kBicubic ? 512 : (kSums ? 768 : 1024);
 
-// What a search is for, and where masks are labelled.
-struct Search {
+// What a kernel searches for, and where masks are labelled.
+struct BoxArguments {
   Upsampling size;
   Choice choice;
   int32_t thresholds, begin, end;  // how many each map has, and which of them are searched for
@@ -78,11 +78,11 @@ static __device__ unsigned rooms_taken[kMostRooms];
 
 // The boxes that search_map() left, marked with -1.
 template <int kThreads, bool kBicubic>
-__device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned char* shared, Cuts cut_of, Search search,
+__device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned char* shared, Cuts cut_of, BoxArguments a,
                                                   int32_t* out) {
   Surface<float, kBicubic> surface;
-  surface.template load<kThreads>(map, search.size, search.map_bytes ? shared : nullptr);
-  const int index = static_cast<int>((blockIdx.x + blockIdx.y * gridDim.x) % search.room_count);
+  surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
+  const int index = static_cast<int>((blockIdx.x + blockIdx.y * gridDim.x) % a.room_count);
   if (threadIdx.x == 0) {
     while (atomicCAS(rooms_taken + index, 0u, 1u) != 0) {
     }
@@ -90,12 +90,12 @@ __device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned cha
   }
   __syncthreads();
   Room<int32_t> room;
-  const int32_t capacity = search.size.H * ((search.size.W + 1) / 2);
-  place(room, search.rooms + index * search.room_bytes, search.size, capacity, search.choice.contour);
-  for (int32_t t = search.begin + blockIdx.y; t < search.end; t += gridDim.y) {
+  const int32_t capacity = a.size.H * ((a.size.W + 1) / 2);
+  place(room, a.rooms + index * a.room_bytes, a.size, capacity, a.choice.contour);
+  for (int32_t t = a.begin + blockIdx.y; t < a.end; t += gridDim.y) {
     if (out[4 * t] >= 0) continue;
-    threshold<kThreads>(surface, search.size, cut_of(t), room);
-    largest_box<kThreads>(room, find_runs<kThreads>(room), search.choice, out + 4 * t);
+    threshold<kThreads>(surface, a.size, cut_of(t), room);
+    largest_box<kThreads>(room, find_runs<kThreads>(room), a.choice, out + 4 * t);
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -107,45 +107,47 @@ __device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned cha
 // Boxes of map m, whose samples lie in global memory or at the beginning of shared memory.
 template <int kThreads, bool kBicubic>
 __device__ void search_map(const float* map, unsigned char* shared, int64_t m, const float* levels,
-                           const Relative& relative, const Search& search, int32_t* out) {
+                           const Relative& relative, const BoxArguments& a, int32_t* out) {
   __shared__ float cuts[kMostRelative];
-  const int32_t first = search.begin + static_cast<int32_t>(blockIdx.y), step = static_cast<int32_t>(gridDim.y);
-  out += m * search.thresholds * 4;
+  const int32_t first = a.begin + static_cast<int32_t>(blockIdx.y), step = static_cast<int32_t>(gridDim.y);
+  out += m * a.thresholds * 4;
   Surface<float, kBicubic> surface;
-  bool usable = surface.template load<kThreads>(map, search.size, search.map_bytes ? shared : nullptr);
+  bool usable = surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
+  // Relative thresholds become values that pixels must reach, a warp for each.
   if (usable && levels == nullptr) {
     float low, high;
     surface.template extremes<kThreads>(low, high);
     usable = finite(high - low) && high > low;
-    for (int32_t t = first + warp() * step; usable && t < search.end; t += kThreads / 32 * step) {
-      const float cut = warp_cutoff(low, high, relative.thresholds[t - search.begin]);
-      if (lane() == 0) cuts[t - search.begin] = cut;
+    for (int32_t t = first + warp() * step; usable && t < a.end; t += kThreads / 32 * step) {
+      const float cut = warp_cutoff(low, high, relative.thresholds[t - a.begin]);
+      if (lane() == 0) cuts[t - a.begin] = cut;
     }
     __syncthreads();
   }
-  const Cuts cut_of{levels ? levels + m * search.thresholds : nullptr, cuts, search.begin};
+  const Cuts cut_of{levels ? levels + m * a.thresholds : nullptr, cuts, a.begin};
   Room<uint16_t> room;
-  place(room, shared + search.map_bytes, search.size, search.capacity, search.choice.contour);
+  place(room, shared + a.map_bytes, a.size, a.capacity, a.choice.contour);
+  // One threshold after the other, in the same room. What does not fit is marked, and done at the end.
   bool left = false;
-  for (int32_t t = first; t < search.end; t += step) {
+  for (int32_t t = first; t < a.end; t += step) {
     const float cut = usable ? cut_of(t) : INFINITY;  // which no pixel reaches
     int32_t count = cut == INFINITY ? 0 : 1;
-    if (count > 0 && search.capacity > 0) {
+    if (count > 0 && a.capacity > 0) {
       if constexpr (kBicubic)
-        threshold<kThreads>(surface, search.size, cut, room);
+        threshold<kThreads>(surface, a.size, cut, room);
       else
-        threshold<kThreads>(reinterpret_cast<const float*>(shared), search.size, cut, room);
+        threshold<kThreads>(reinterpret_cast<const float*>(shared), a.size, cut, room);
       count = find_runs<kThreads>(room);
     }
-    if (count > 0 && count <= search.capacity)
-      largest_box<kThreads>(room, count, search.choice, out + 4 * t);
+    if (count > 0 && count <= a.capacity)
+      largest_box<kThreads>(room, count, a.choice, out + 4 * t);
     else if (threadIdx.x < 4)
       out[4 * t + threadIdx.x] = count > 0 ? -1 : 0;
-    left = left || count > search.capacity;
+    left = left || count > a.capacity;
   }
   if (!left) return;
   __syncthreads();
-  search_elsewhere<kThreads, kBicubic>(map, shared, cut_of, search, out);
+  search_elsewhere<kThreads, kBicubic>(map, shared, cut_of, a, out);
 }
 
 template <int kThreads, bool kBicubic>
@@ -154,10 +156,10 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic, false> / kThread
                  const float* __restrict__ levels,  // [M, T] absolute, or null
                  Relative relative,
                  int32_t* __restrict__ out,  // [M, T, 4]
-                 Search search) {
+                 BoxArguments a) {
   FASTCAM_DYNAMIC_SHARED(shared);
   const int64_t m = blockIdx.x;
-  search_map<kThreads, kBicubic>(coarse + m * search.size.h * search.size.w, shared, m, levels, relative, search, out);
+  search_map<kThreads, kBicubic>(coarse + m * a.size.h * a.size.w, shared, m, levels, relative, a, out);
 }
 
 template <int kThreads, bool kBicubic, class In>
@@ -168,13 +170,13 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic, true> / kThreads
                        const float* __restrict__ levels,   // [N * C, T] absolute, or null
                        Relative relative,
                        int32_t* __restrict__ out,  // [N * C, T, 4]
-                       int64_t C, int64_t K, bool channels_last, Search search) {
+                       int64_t C, int64_t K, bool channels_last, BoxArguments a) {
   FASTCAM_DYNAMIC_SHARED(shared);
-  const int64_t m = blockIdx.x, Z = static_cast<int64_t>(search.size.h) * search.size.w;
-  float* map = search.map_bytes ? reinterpret_cast<float*>(shared) : maps + m * Z;
-  float* space = reinterpret_cast<float*>(shared + search.map_bytes);  // what becomes the room
+  const int64_t m = blockIdx.x, Z = static_cast<int64_t>(a.size.h) * a.size.w;
+  float* map = a.map_bytes ? reinterpret_cast<float*>(shared) : maps + m * Z;
+  float* space = reinterpret_cast<float*>(shared + a.map_bytes);  // what becomes the room
   block_class_map<kThreads>(features + m / C * K * Z, weights + m * K, map, K, Z, channels_last, space);
-  search_map<kThreads, kBicubic>(map, shared, m, levels, relative, search, out);
+  search_map<kThreads, kBicubic>(map, shared, m, levels, relative, a, out);
 }
 
 }  // namespace fastcam

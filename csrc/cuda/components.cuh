@@ -1,9 +1,10 @@
 // All components of a batch of masks, of any size, by many blocks. A thread takes a word of 32 pixels; its unit is the
-// segment, a run of set pixels within a word. As with the runs of labels.cuh, a segment's parent is the first that
+// segment, a run of set pixels within a word. As with the runs of boxes_runs.cuh, a segment's parent is the first that
 // touches it of those before it, the others that touch are joined by union-find, and the root is the component's first
 // segment in raster order; each step is a kernel, which makes its writes visible to the next. Segments never start at
 // neighbouring pixels, so half a row of slots has room for all of its segments, without counting them first. Traffic:
 // a byte a pixel, and some words for each segment, of which 20 bytes are read and written at random for a component.
+// Integers only, so that the order of additions does not matter, and components come out in raster order.
 #pragma once
 
 #include "union_find.cuh"
@@ -91,6 +92,7 @@ __device__ inline uint32_t nonzero_bytes(uint32_t v) {
   return (high >> 7) * 0x10204080u >> 28;
 }
 
+// A word's bits from 32 bytes, four at a time where they are aligned.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) mask_bits_kernel(const uint8_t* __restrict__ masks,  // [N, H, W]
                                                              Batch b, bool aligned) {
@@ -109,6 +111,7 @@ __global__ void __launch_bounds__(kThreads) mask_bits_kernel(const uint8_t* __re
   b.bits[item] = bits;
 }
 
+// Every segment by itself: its extents, and as its parent the first of those before it that touch it.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) begin_segments_kernel(Batch b) {
   const Around a(b, item_of_thread(kThreads));
@@ -124,6 +127,7 @@ __global__ void __launch_bounds__(kThreads) begin_segments_kernel(Batch b) {
   });
 }
 
+// Joins segments with the others that touch them.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) join_segments_kernel(Batch b) {
   const Around a(b, item_of_thread(kThreads));
@@ -215,6 +219,7 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   }
 }
 
+// How many components begin in each block's words.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) count_components_kernel(Batch b, int64_t* __restrict__ counts) {
   const Around a(b, item_of_thread(kThreads));
@@ -239,6 +244,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *total = sum;
 }
 
+// The table of components, each at the place that its block's offset and a prefix sum in the block give it.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     write_components_kernel(Batch b, const int64_t* __restrict__ offsets, int64_t first_image,

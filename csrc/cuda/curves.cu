@@ -1,6 +1,7 @@
 // CUDA operators of curves; see curves.cuh. What is chosen here, how much room a map gets, changes speed alone.
 #include <algorithm>
 
+#include "../arguments.h"
 #include "curves.cuh"
 #include "launch.h"
 
@@ -33,6 +34,7 @@ TreePlan shared_plan(int64_t H, int64_t W, int64_t bytes) {
 
 void launch_curves(const Launch& launch, CurveArguments a, const Tensor& maps, const char* name) {
   const int64_t H = maps.size(1), W = maps.size(2), limit = launch.limits().shared;
+  STD_TORCH_CHECK(maps.size(0) < int64_t{1} << 31, name, ": too many maps");
   a.maps = maps.const_data_ptr();
   a.N = maps.size(0);
   a.is_double = maps.scalar_type() == ScalarType::Double;
@@ -57,16 +59,6 @@ void launch_curves(const Launch& launch, CurveArguments a, const Tensor& maps, c
   launch(name, curves_kernel<kGlobalThreads, LargeTree>, dim3(static_cast<unsigned>(blocks)), kGlobalThreads, 0, a);
 }
 
-Tensor checked_maps(const Tensor& maps, const char* name) {
-  // [N, H, W] float or double
-  STD_TORCH_CHECK(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0 && maps.size(1) < 65536 &&
-                      maps.size(2) < 65536 && maps.size(1) < (int64_t{1} << 30) / maps.size(2) &&
-                      maps.size(0) < (int64_t{1} << 31) &&
-                      (maps.scalar_type() == ScalarType::Float || maps.scalar_type() == ScalarType::Double),
-                  name, ": maps [N, H, W], float or double");
-  return packed(maps);
-}
-
 Tensor box_curves(const Tensor& maps_) {
   const Launch launch(maps_);
   const Tensor maps = checked_maps(maps_, "box_curves");
@@ -79,14 +71,10 @@ Tensor box_curves(const Tensor& maps_) {
 }
 
 Tensor iou_curves(const Tensor& maps_, const Tensor& truths_, const Tensor& starts_, bool all_contours) {
-  // truths [M, 4] double; those of map n are rows starts[n] up to starts[n + 1]
   const Launch launch(maps_);
-  const Tensor maps = checked_maps(maps_, "iou_curves"), truths = packed(truths_), starts = packed(starts_);
-  STD_TORCH_CHECK(
-      truths.dim() == 2 && truths.size(1) == 4 && truths.scalar_type() == ScalarType::Double && starts.dim() == 1 &&
-          starts.size(0) == maps.size(0) + 1 && starts.scalar_type() == ScalarType::Long &&
-          truths.get_device_index() == maps.get_device_index() && starts.get_device_index() == maps.get_device_index(),
-      "iou_curves: truth boxes [M, 4] double and starts [N + 1] int64");
+  const Tensor maps = checked_maps(maps_, "iou_curves");
+  check_truths(maps, truths_, starts_);
+  const Tensor truths = packed(truths_), starts = packed(starts_);
   Tensor out = empty_on(maps, {maps.size(0), 256}, ScalarType::Double);
   CurveArguments a{};
   a.kind = all_contours ? Curve::kBestIou : Curve::kLargestIou;

@@ -1,16 +1,17 @@
 // The standard evaluator's boxes, or their IoU with the truth, at all 255 levels of a map. A block takes a map: it
-// quantises it, builds the tree of its components (tree.cuh, nodes.cuh), and then a thread takes a level and looks at
-// that level's components: the largest contour by cpu/curves.inl's rule, following borders only of components with
-// holes that may yet win, or the best IoU of all boxes. Holes are the components of the inverted picture, 4-connected,
-// that do not touch its frame: the same tree once more. All integers but the IoU, whose maximum is free of order.
-// Maps that find room are done in shared memory; the others are left to a second launch that works in global memory.
+// quantises it, builds the tree of its components (curves_tree.cuh, curves_nodes.cuh), and then a thread takes a level
+// and looks at that level's components: the largest contour by cpu/curves.inl's rule, following borders only of
+// components with holes that may yet win, or the best IoU of all boxes. Holes are the components of the inverted
+// picture, 4-connected, that do not touch its frame: the same tree once more. Traffic: the map once, and its 256
+// entries. All integers but the IoU, whose maximum is free of order. Maps that find room are done in shared memory; the
+// others are left to a second launch that works in global memory.
 #pragma once
 
 #include <type_traits>
 
 #include "../contour.h"
 #include "../iou.h"
-#include "nodes.cuh"
+#include "curves_nodes.cuh"
 
 namespace fastcam {
 
@@ -36,6 +37,7 @@ struct LevelMask {
   FASTCAM_HD bool operator()(int x, int y) const { return first[y * pitch + x] >= level; }
 };
 
+// The map's 8-bit levels and the zeros around them. A warp takes a row.
 template <int kThreads, class T, class Size>
 __device__ __forceinline__ void load_levels(const Tree<Size>& t, const T* __restrict__ map) {
   for (int row = warp(); row < t.height + 2; row += kThreads / 32) {
@@ -73,9 +75,11 @@ __device__ __forceinline__ int largest_branch(const Tree<Size>& t, int branches,
     const uint32_t x = t.x[node(i)], y = t.y[node(i)];
     return 2 * (static_cast<int64_t>(x >> 16) - (x & 0xffff) - 1) * (static_cast<int64_t>(y >> 16) - (y & 0xffff) - 1);
   };
+  // The winner has at least the largest area of all without what is inside their holes.
   int64_t least = -1;
   for (int i = 0; i < branches; ++i)
     if (t.alive(i, level) && area2(i) > least) least = area2(i);
+  // Mostly one component can reach that.
   int winner = -1, candidates = 0;
   for (int i = 0; i < branches; ++i) {
     if (!t.alive(i, level) || bound(i) < least) continue;
@@ -83,6 +87,7 @@ __device__ __forceinline__ int largest_branch(const Tree<Size>& t, int branches,
     ++candidates;
   }
   if (candidates <= 1) return winner;
+  // Several can: ties go by the first pixel, and borders of those with holes are followed.
   winner = -1;
   uint32_t winner_first = 0;
   for (int i = 0; i < branches; ++i) {
@@ -128,6 +133,7 @@ __device__ __forceinline__ void write_levels(const CurveArguments& a, const Tree
       if (a.kind == Curve::kLargestIou) a.ious[entry] = best_iou(box, truths, count);
       continue;
     }
+    // All components of the level: where there are none, the box of nothing counts.
     double best = holes ? a.ious[entry] : 0.0;
     bool found = holes;
     for (int i = 0; i < branches; ++i) {
@@ -158,6 +164,7 @@ __device__ __forceinline__ bool write_curve(const CurveArguments& a, const Tree<
     load_levels<kThreads>(t, static_cast<const double*>(a.maps) + n * pixels);
   else
     load_levels<kThreads>(t, static_cast<const float*>(a.maps) + n * pixels);
+  // The second tree, of the inverted picture and 4-connected, is for holes.
   const int trees = a.kind == Curve::kBestIou ? 2 : 1;
   for (int tree = 0; tree < trees; ++tree) {
     const bool holes = tree == 1;
@@ -170,6 +177,7 @@ __device__ __forceinline__ bool write_curve(const CurveArguments& a, const Tree<
     if (branches > t.most_branches) return false;
     connect_branches<kThreads>(t, !holes);
     const BranchSummary all = order_branches<kThreads>(t, branches);
+    // Where there is no room for the nodes of all levels, they are done in bands of as many as there is room for.
     if (all.nodes > t.most_nodes) count_components<kThreads>(t, branches, alive);
     for (int high = 255, low; high > 0; high = low - 1) {
       low = 1;

@@ -1,6 +1,7 @@
 // CUDA operator of histograms; see histograms.cuh.
 #include <algorithm>
 
+#include "../arguments.h"
 #include "histograms.cuh"
 #include "launch.h"
 
@@ -23,26 +24,19 @@ void launch_histograms(const Launch& launch, const Tensor& maps, const Tensor& m
 }
 
 Tensor score_histograms(const Tensor& maps_, const Tensor& masks_, int64_t count) {
-  // maps [N, H, W] float or double, masks [N, H, W] of bytes: 0 background, 1 object, others do not count
-  const bool doubles = maps_.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(maps_.dim() == 3 && (doubles || maps_.scalar_type() == ScalarType::Float) && masks_.dim() == 3 &&
-                      masks_.scalar_type() == ScalarType::Byte && maps_.sizes().equals(masks_.sizes()) &&
-                      maps_.get_device_index() == masks_.get_device_index() && count > 0 && count <= kMostBins,
-                  "score_histograms: maps [N, H, W] float or double, masks [N, H, W] of bytes, bins");
+  const Bins bins = checked_bins(maps_, masks_, count);
   const Launch launch(maps_);
   const Tensor maps = packed(maps_), masks = packed(masks_);
   const int64_t N = maps.size(0), pixels = maps.size(1) * maps.size(2);
-  STD_TORCH_CHECK(pixels > 0 && pixels < int64_t{1} << 30 && N < int64_t{1} << 31, "score_histograms: size");
-  const Bins bins{static_cast<int32_t>(count), 1.0 / static_cast<double>(count)};
+  STD_TORCH_CHECK(pixels > 0 && N < int64_t{1} << 31, "score_histograms: size");
   if (N == 0) return empty_on(maps, {N, 2, bins.all()}, ScalarType::Long);
   const int64_t shares = std::clamp<int64_t>(kBlocks * launch.limits().multiprocessors / N, 1,
                                              std::min(ceil_div(pixels, kLeastPixels), int64_t{65535}));
   const Tensor out = shares == 1 ? empty_on(maps, {N, 2, bins.all()}, ScalarType::Long)
                                  : torch::stable::new_zeros(maps, {N, 2, bins.all()}, ScalarType::Long);
-  if (doubles)
-    launch_histograms<double>(launch, maps, masks, bins, shares, out);
-  else
-    launch_histograms<float>(launch, maps, masks, bins, shares, out);
+  with_float_or_double(maps, [&](auto type) {
+    launch_histograms<typename decltype(type)::type>(launch, maps, masks, bins, shares, out);
+  });
   return out;
 }
 

@@ -4,7 +4,7 @@
 // only, so that the order of additions does not matter.
 #pragma once
 
-#include "../bins.h"
+#include "../score_bins.h"
 #include "block.cuh"
 
 namespace fastcam {

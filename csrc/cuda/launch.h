@@ -8,7 +8,7 @@
 #include <array>
 #include <mutex>
 
-#include "../common.h"
+#include "../torch.h"
 
 namespace fastcam {
 

@@ -14,15 +14,14 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../lerp.h"
+#include "../exact.h"
+#include "../options.h"
+#include "../weightings.h"
 #include "block.cuh"
 
 namespace fastcam {
 
 constexpr int kPartials = 32;
-
-template <class In>
-using Accumulator = std::conditional_t<sizeof(In) == 8, double, float>;
 
 __device__ inline float value(float v) { return v; }
 __device__ inline double value(double v) { return v; }
@@ -107,7 +106,7 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
 #pragma unroll
       for (int e = 0; e < V; ++e) {
         Acc f = factor[e];
-        if (kFactor == Factor::kPositiveGradient) f = f > Acc(0) ? f : f != f ? f : Acc(0);
+        if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
         sum[e] = fused(f, static_cast<Acc>(value(an.v[e])), sum[e]);
       }
       if constexpr (kWeighted) w += kPartials;
@@ -131,7 +130,7 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
       const int channel = kLast ? e : e < left ? 0 : 1;  // from k on
       if (k + channel < rest) {
         Acc f = kWeighted ? w[channel] : static_cast<Acc>(value(g[at + e]));
-        if (kFactor == Factor::kPositiveGradient) f = f > Acc(0) ? f : f != f ? f : Acc(0);
+        if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
         sum[e] = fused(f, static_cast<Acc>(value(a[at + e])), sum[e]);
       }
       partials[i + e] = sum[e];

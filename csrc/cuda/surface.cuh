@@ -8,7 +8,7 @@
 
 #include <type_traits>
 
-#include "../lerp.h"
+#include "../exact.h"
 #include "../options.h"
 #include "block.cuh"
 

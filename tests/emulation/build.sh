@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# build.sh FOLDER THREADS OUTPUT "MAIN OPERATORS..." FLAGS...: compiles MAIN and csrc/cuda/OPERATORS for the host, with
-# that many threads in a block (0: as many as they say). Torch's headers and launch.h have stand-ins here; nothing else
-# is changed.
+# build.sh FOLDER THREADS OUTPUT "MAIN [OPERATORS...]" FLAGS...: compiles MAIN and csrc/cuda/OPERATORS (all *.cu by
+# default) for the host, with that many threads in a block (0: as many as they say). Torch's headers and launch.h have
+# stand-ins here; nothing else is changed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$1 threads=$2 output=$3 sources=($4)
@@ -9,8 +9,9 @@ shift 4
 mkdir -p "$folder"
 cp -r "$here/../../csrc" "$folder"
 cd "$folder/csrc/cuda"
-sed -i '/#include <torch/d' ../common.h
-echo '#include "../common.h"' > launch.h
+sed -i '/#include <torch/d' ../torch.h
+echo '#include "../torch.h"' > launch.h
+[ ${#sources[@]} -gt 1 ] || sources+=(./*.cu)
 [ "$threads" = 0 ] || sed -i -E "s/(k[A-Za-z]*Threads = )[0-9]+/\1$threads/g" ./*.cu
 
 compiler=(${CXX:-c++} "$@" -fPIC)

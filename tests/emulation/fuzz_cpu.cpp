@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "../../csrc/cpu/workspace.h"
+#include "../../csrc/cpu/dispatch.h"
 
 using namespace fastcam;
 
@@ -98,22 +98,27 @@ void maps() {
   const auto doubles = values<double>(h * w);
   const Normalize order = one_of({Normalize::kNone, Normalize::kAfter, Normalize::kBefore, Normalize::kBoth});
   const int64_t begin = pick(0, H), end = pick(begin, H);
-  const PlanMemory<float> plan(h, w, H, W, relu, bicubic);
+  Arena taps;
+  const auto single = make_upsampling<float>(taps, h, w, H, W, relu, bicubic);
   same<float>("heatmap", H * W, [&](const Kernels& k, float* out) {
-    ScratchMemory<float> scratch(plan, false);
-    k.heatmap_float(plan, scratch, coarse.data(), order, false, begin, end, out);
+    Arena arena;
+    auto surface = make_surface(arena, single);
+    k.heatmap.of_float(single, surface, coarse.data(), order, false, begin, end, out);
   });
-  const PlanMemory<double> wide(h, w, H, W, relu, bicubic);
+  const auto wide = make_upsampling<double>(taps, h, w, H, W, relu, bicubic);
   same<uint8_t>("heatmap", H * W, [&](const Kernels& k, uint8_t* out) {
-    ScratchMemory<double> scratch(wide, false);
-    if (bytes) k.heatmap_double(wide, scratch, doubles.data(), order, true, begin, end, out);
+    Arena arena;
+    auto surface = make_surface(arena, wide);
+    if (bytes) k.heatmap.of_double(wide, surface, doubles.data(), order, true, begin, end, out);
   });
   const auto levels = values<float>(3);
   for (bool absolute : {false, true})
     for (Choice choice : {Choice{8, false}, Choice{4, false}, Choice{8, true}})
       same<int32_t>("boxes", 12, [&](const Kernels& k, int32_t* out) {
-        ScratchMemory<float> scratch(plan, true);
-        k.boxes(plan, scratch, coarse.data(), levels.data(), 3, absolute, choice, out);
+        Arena arena;
+        auto surface = make_surface(arena, single);
+        Room room = make_room(arena, H, W);
+        k.boxes(single, surface, room, coarse.data(), levels.data(), 3, absolute, choice, out);
         for (int i = 0; i < 12; ++i)
           if (out[i] < 0 || out[i] > (i % 2 ? H : W)) throw std::runtime_error("a box outside the picture");
       });
@@ -123,13 +128,13 @@ void masks() {
   const int64_t H = pick(1, 40), W = pick(1, 200), density = pick(0, 10);
   std::vector<uint8_t> mask(static_cast<size_t>(H * W));
   for (uint8_t& v : mask) v = pick(0, 9) < density ? static_cast<uint8_t>(pick(1, 255)) : 0;
-  const PlanMemory<float> plan(0, 0, H, W, false, false);
   for (int connectivity : {4, 8})
     same<int64_t>("components", 2, [&](const Kernels& k, int64_t* out) {
-      ScratchMemory<float> scratch(plan, true);
-      const int64_t begun = k.components(plan, scratch, mask.data(), connectivity);
+      Arena arena;
+      Room room = make_room(arena, H, W);
+      const int64_t begun = k.components(room, mask.data(), connectivity);
       for (int64_t i = 0; i < begun; ++i)
-        if (scratch.parent[i] == i) out[0] += 1, out[1] += scratch.components[i].area;
+        if (room.parent[i] == i) out[0] += 1, out[1] += room.components[i].area;
     });
 }
 
@@ -138,20 +143,16 @@ void curves() {
   const int64_t H = pick(1, 30), W = pick(1, 140);
   const auto map = values<T>(H * W);
   const std::vector<double> truths{0, 0, 1, 1, 2, 1, static_cast<double>(W), static_cast<double>(H)};
-  const auto sorted = [&](const Kernels& k, const Levels& levels) {
-    if constexpr (sizeof(T) == 8)
-      k.sort_levels_double(levels, map.data());
-    else
-      k.sort_levels_float(levels, map.data());
-  };
   same<int32_t>("curve", 1024, [&](const Kernels& k, int32_t* out) {
-    const LevelsMemory levels(H, W, false);
-    sorted(k, levels);
+    Arena arena;
+    const Levels levels = make_levels(arena, k, H, W, false);
+    k.sort_levels.of(Type<T>())(levels, map.data());
     k.curve(levels, out);
   });
   same<double>("contours", 256, [&](const Kernels& k, double* out) {
-    const LevelsMemory levels(H, W, true);
-    sorted(k, levels);
+    Arena arena;
+    const Levels levels = make_levels(arena, k, H, W, true);
+    k.sort_levels.of(Type<T>())(levels, map.data());
     k.contours(levels, truths.data(), 2, out);
   });
 }
@@ -174,10 +175,7 @@ void histograms() {
   }
   same<int64_t>("score_histogram", 2 * bins.all(), [&](const Kernels& k, int64_t* out) {
     std::vector<uint32_t> counters(static_cast<size_t>(kHistogramCopies * histogram_slots(bins)));
-    if constexpr (sizeof(T) == 8)
-      k.score_histogram_double(map.data(), mask.data(), pixels, bins, counters.data(), out);
-    else
-      k.score_histogram_float(map.data(), mask.data(), pixels, bins, counters.data(), out);
+    k.score_histogram.of(Type<T>())(map.data(), mask.data(), pixels, bins, counters.data(), out);
     if (std::accumulate(out, out + 2 * bins.all(), int64_t{0}) != counted)
       throw std::runtime_error("score_histogram lost pixels");
   });
@@ -198,7 +196,7 @@ void resizes() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Arena held(true);  // so that the arenas of the work space take a block of the heap for each array
+  const Arena held(true);  // so that the arenas of resize take a block of the heap for each array
   const int64_t rounds = argc > 1 ? std::atoll(argv[1]) : 400;
   for (int64_t i = 0; i < rounds; ++i) {
     sums();

@@ -2,9 +2,14 @@
 // shared memory and work space. The limits that it asks for are set by the tests.
 #pragma once
 
-#include <any>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <variant>
+#include <vector>
 
 #include "emulation.h"
 #include "tensor.h"
@@ -42,10 +47,52 @@ class Launch {
   }
 };
 
-// The operators by name, as they register.
+// An argument, as Python or sanitize.cpp gives it.
+using Value =
+    std::variant<std::nullopt_t, bool, int64_t, double, std::string, std::vector<double>, torch::stable::Tensor>;
+using Results = std::vector<torch::stable::Tensor>;
+
+template <class T>
+struct Argument {
+  static T of(const Value& v) { return std::get<T>(v); }
+};
+template <>
+struct Argument<double> {
+  static double of(const Value& v) {
+    return std::holds_alternative<int64_t>(v) ? static_cast<double>(std::get<int64_t>(v)) : std::get<double>(v);
+  }
+};
+template <class T>
+struct Argument<std::optional<T>> {
+  static std::optional<T> of(const Value& v) {
+    return std::holds_alternative<std::nullopt_t>(v) ? std::nullopt : std::optional<T>(std::get<T>(v));
+  }
+};
+
+inline Results listed(torch::stable::Tensor result) { return {std::move(result)}; }
+template <class... Tensors>
+Results listed(std::tuple<Tensors...> results) {
+  return std::apply([](auto&... each) { return Results{each...}; }, results);
+}
+
+// The operators by name, as they register; what they take and give follows from their signatures.
 struct Library {
-  std::map<std::string, std::any> operators;
-  void impl(const std::string& name, std::any function) { operators[name] = std::move(function); }
+  std::map<std::string, std::function<Results(const std::vector<Value>&)>> operators;
+
+  template <class Result, class... Parameters>
+  void impl(const std::string& name, Result (*function)(Parameters...)) {
+    operators[name] = [name, function](const std::vector<Value>& values) {
+      STD_TORCH_CHECK(values.size() == sizeof...(Parameters), name, ": ", values.size(), " arguments");
+      return call(function, values, std::index_sequence_for<Parameters...>());
+    };
+  }
+
+ private:
+  template <class Result, class... Parameters, size_t... kIndex>
+  static Results call(Result (*function)(Parameters...), const std::vector<Value>& values,
+                      std::index_sequence<kIndex...>) {
+    return listed(function(Argument<std::decay_t<Parameters>>::of(values[kIndex])...));
+  }
 };
 inline Library library;
 

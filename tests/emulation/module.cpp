@@ -2,7 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "operators.h"
+#include "launch.h"
 
 namespace py = pybind11;
 using torch::stable::ScalarType;
@@ -34,10 +34,14 @@ py::buffer_info buffer(const Tensor& t) {
   return {t.mutable_data_ptr(), bytes, kFormats[static_cast<int>(t.scalar_type())], t.dim(), t.sizes(), strides};
 }
 
-// Binds an operator if the library was built with it.
-template <class Signature>
-void bind(py::module_& m, const char* name) {
-  if (fastcam::library.operators.count(name) > 0) m.def(name, operators::find<Signature>(name));
+fastcam::Value argument(const py::handle& given) {
+  if (given.is_none()) return std::nullopt;
+  if (py::isinstance<py::bool_>(given)) return given.cast<bool>();
+  if (py::isinstance<py::int_>(given)) return given.cast<int64_t>();
+  if (py::isinstance<py::float_>(given)) return given.cast<double>();
+  if (py::isinstance<py::str>(given)) return given.cast<std::string>();
+  if (py::isinstance<py::sequence>(given)) return given.cast<std::vector<double>>();
+  return given.cast<Tensor>();
 }
 
 }  // namespace
@@ -47,7 +51,6 @@ void bind(py::module_& m, const char* name) {
 #endif
 
 PYBIND11_MODULE(MODULE_NAME, m) {
-  using namespace operators;
   py::class_<Tensor>(m, "Tensor", py::buffer_protocol(), py::module_local())
       .def(py::init(&borrowed))
       .def_buffer(&buffer);
@@ -55,13 +58,10 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     fastcam::limits = {multiprocessors, shared};
     emulation::seed = seed;
   });
-  bind<ClassMap>(m, "class_map");
-  bind<GradientMap>(m, "gradient_map");
-  bind<Heatmap>(m, "heatmap");
-  bind<Boxes>(m, "boxes");
-  bind<ClassBoxes>(m, "class_boxes");
-  bind<BoxCurves>(m, "box_curves");
-  bind<IouCurves>(m, "iou_curves");
-  bind<ScoreHistograms>(m, "score_histograms");
-  bind<Components>(m, "components");
+  for (const auto& [name, call] : fastcam::library.operators)
+    m.def(name.c_str(), [call = call](const py::args& given) {
+      std::vector<fastcam::Value> values;
+      for (const py::handle each : given) values.push_back(argument(each));
+      return call(values);
+    });
 }

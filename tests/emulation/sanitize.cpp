@@ -4,13 +4,14 @@
 #include <cstdio>
 #include <functional>
 
-#include "operators.h"
+#include "launch.h"
 
 namespace {
 
-using namespace operators;
+using fastcam::Results;
 using torch::stable::ScalarType;
 using torch::stable::Sizes;
+using torch::stable::Tensor;
 
 constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
 const std::string kModes[] = {"bilinear", "bicubic"};
@@ -53,6 +54,15 @@ Tensor channels_last(const Tensor& memory) {
   return {memory, {memory.size(0), K, h, w}, {h * w * K, 1, w * K, K}};
 }
 
+// An operator by its name, with the arguments that csrc/ops.cpp lists.
+struct Operator {
+  std::string name;
+  template <class... Arguments>
+  Results operator()(const Arguments&... arguments) const {
+    return fastcam::library.operators.at(name)({fastcam::Value(arguments)...});
+  }
+};
+
 void require(bool condition, const std::string& what) {
   if (!condition) throw std::runtime_error(what);
 }
@@ -62,9 +72,8 @@ bool equal(const Tensor& a, const Tensor& b) {
   return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(), bytes) == 0;
 }
 
-bool equal(const Table& a, const Table& b) {
-  return equal(std::get<0>(a), std::get<0>(b)) && equal(std::get<1>(a), std::get<1>(b)) &&
-         equal(std::get<2>(a), std::get<2>(b));
+bool equal(const Results& a, const Results& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return equal(x, y); });
 }
 
 // f() on devices and in orders of threads that must not matter. `little` lists sizes of shared memory that are not
@@ -85,8 +94,8 @@ auto everywhere(const std::string& what, std::initializer_list<int64_t> little, 
 }
 
 void sums() {
-  const auto class_map = find<ClassMap>("class_map");
-  const auto gradient_map = find<GradientMap>("gradient_map");
+  const Operator class_map{"class_map"};
+  const Operator gradient_map{"gradient_map"};
   for (const ScalarType type : kTypes) {
     const ScalarType sum = type == ScalarType::Double ? type : ScalarType::Float;
     for (const auto& [K, h, w] : {std::tuple{40, 5, 5}, std::tuple{72, 4, 6}, std::tuple{33, 2, 1}}) {
@@ -95,7 +104,7 @@ void sums() {
         const Sizes sizes = last ? Sizes{2, h, w, K} : Sizes{2, K, h, w};
         const Tensor a = random(sizes, type), g = random(sizes, type);
         const Tensor x = last ? channels_last(a) : a, y = last ? channels_last(g) : g;
-        const Tensor map = everywhere("class_map", {}, [&] { return class_map(x, weights); });
+        const Tensor map = everywhere("class_map", {}, [&] { return class_map(x, weights); })[0];
         if (type == ScalarType::Double) {
           double expected = 0;
           for (int64_t k = 0; k < K; ++k)
@@ -127,7 +136,7 @@ Tensor coarse_maps(int64_t h, int64_t w, ScalarType type) {
 }
 
 void maps() {
-  const auto heatmap = find<Heatmap>("heatmap");
+  const Operator heatmap{"heatmap"};
   for (const auto& [H, W] : {std::pair{40, 36}, std::pair{17, 65}, std::pair{1, 70}, std::pair{70, 1}})
     for (const std::string& mode : kModes)
       for (const ScalarType type : {ScalarType::Float, ScalarType::Double})
@@ -145,25 +154,26 @@ struct Choice {
 constexpr Choice kChoices[] = {{8, "pixels"}, {4, "pixels"}, {8, "contour"}};
 
 void boxes_of_maps() {
-  const auto boxes = find<Boxes>("boxes");
-  const auto class_boxes = find<ClassBoxes>("class_boxes");
-  const auto class_map = find<ClassMap>("class_map");
-  const std::vector<double> relative{0.2, 0.5, 0.8};
+  const Operator boxes{"boxes"};
+  const Operator class_boxes{"class_boxes"};
+  const Operator class_map{"class_map"};
+  const std::vector<double> relative{0.2, 0.5, 0.8}, none;
   for (const auto& [H, W] : {std::pair{40, 36}, std::pair{17, 65}, std::pair{1, 70}})
     for (const std::string& mode : kModes)
       for (const auto& [connectivity, largest] : kChoices) {
         const Tensor coarse = coarse_maps(5, 7, ScalarType::Float), absolute = random({9, 2});
         everywhere("boxes", {1500},
-                   [&] { return boxes(coarse, {}, relative, H, W, true, mode, connectivity, largest); });
+                   [&] { return boxes(coarse, std::nullopt, relative, H, W, true, mode, connectivity, largest); });
         everywhere("boxes", {1500},
-                   [&] { return boxes(coarse, absolute, {}, H, W, false, mode, connectivity, largest); });
+                   [&] { return boxes(coarse, absolute, none, H, W, false, mode, connectivity, largest); });
         const Tensor features = random({2, 40, 5, 7}, ScalarType::Half), weights = random({2, 2, 40});
-        const Tensor fused = everywhere("class_boxes", {5000}, [&] {
-          return class_boxes(features, weights, {}, relative, H, W, true, mode, connectivity, largest);
+        const Results fused = everywhere("class_boxes", {5000}, [&] {
+          return class_boxes(features, weights, std::nullopt, relative, H, W, true, mode, connectivity, largest);
         });
         fastcam::limits = {};
-        const Tensor sums(class_map(features, weights), {4, 5, 7}, {35, 7, 1});
-        require(equal(fused, boxes(sums, {}, relative, H, W, true, mode, connectivity, largest)), "class_boxes");
+        const Tensor sums(class_map(features, weights)[0], {4, 5, 7}, {35, 7, 1});
+        require(equal(fused, boxes(sums, std::nullopt, relative, H, W, true, mode, connectivity, largest)),
+                "class_boxes");
       }
 }
 
@@ -204,23 +214,24 @@ int fill(uint8_t* mask, int64_t H, int64_t W, int64_t i, int64_t connectivity) {
 }
 
 void masks_and_curves() {
-  const auto boxes = find<Boxes>("boxes");
-  const auto components = find<Components>("components");
-  const auto box_curves = find<BoxCurves>("box_curves");
-  const auto iou_curves = find<IouCurves>("iou_curves");
+  const Operator boxes{"boxes"};
+  const Operator components{"components"};
+  const Operator box_curves{"box_curves"};
+  const Operator iou_curves{"iou_curves"};
+  const std::vector<double> none;
   // More masks than there is room for in global memory, so that blocks take turns.
   const Tensor small = filled({300, 5, 5}, ScalarType::Float, [](int64_t) { return std::round(uniform()); });
   const Tensor levels = filled({300, 1}, ScalarType::Float, [](int64_t) { return 0.5; });
   everywhere("boxes of many masks", {64},
-             [&] { return boxes(small, levels, {}, 5, 5, false, "bilinear", 8, "pixels"); });
+             [&] { return boxes(small, levels, none, 5, 5, false, "bilinear", 8, "pixels"); });
   for (const auto& [H, W] : {std::pair{20, 65}, std::pair{33, 31}, std::pair{1, 70}, std::pair{40, 1}}) {
     const Tensor bytes = masks(H, W, ScalarType::Byte), floats = masks(H, W, ScalarType::Float);
     const Tensor level = filled({7, 1}, ScalarType::Float, [](int64_t) { return 0.5; });
     for (const auto& [connectivity, largest] : kChoices)
       everywhere("boxes of masks", {1500, 11000},
-                 [&] { return boxes(floats, level, {}, H, W, false, "bilinear", connectivity, largest); });
+                 [&] { return boxes(floats, level, none, H, W, false, "bilinear", connectivity, largest); });
     for (const int64_t connectivity : {4, 8}) {
-      const Table all = everywhere("components", {}, [&] { return components(bytes, connectivity, {}); });
+      const Results all = everywhere("components", {}, [&] { return components(bytes, connectivity, std::nullopt); });
       everywhere("largest components", {}, [&] { return components(bytes, connectivity, 2); });
       Tensor rest(Sizes{7, H, W}, ScalarType::Byte);
       std::memcpy(rest.mutable_data_ptr(), bytes.const_data_ptr(), static_cast<size_t>(rest.numel()));
@@ -229,10 +240,10 @@ void masks_and_curves() {
         uint8_t* mask = rest.mutable_data_ptr<uint8_t>() + i / (H * W) * (H * W);
         const int area = fill(mask, H, W, i % (H * W), connectivity);
         if (area == 0) continue;
-        require(found < std::get<1>(all).numel() && std::get<1>(all).const_data_ptr<int32_t>()[found] == area, "areas");
+        require(found < all[1].numel() && all[1].const_data_ptr<int32_t>()[found] == area, "areas");
         ++found;
       }
-      require(found == std::get<1>(all).numel(), "number of components");
+      require(found == all[1].numel(), "number of components");
     }
     const Tensor noise = filled({2, H, W}, ScalarType::Double, [](int64_t) { return uniform(); });
     const Tensor steps = filled({2, H, W}, ScalarType::Float, [](int64_t) { return std::floor(4 * uniform()) / 3; });
@@ -248,7 +259,7 @@ void masks_and_curves() {
 }
 
 void histograms() {
-  const auto score_histograms = find<ScoreHistograms>("score_histograms");
+  const Operator score_histograms{"score_histograms"};
   for (const ScalarType type : {ScalarType::Float, ScalarType::Double})
     for (const auto& [N, H, W] : {std::tuple{1, 70, 65}, std::tuple{3, 20, 70}, std::tuple{40, 1, 9}}) {
       const int64_t bins = 10, pixels = int64_t{H} * W;
@@ -262,7 +273,7 @@ void histograms() {
         const double v = uniform();
         return v < 0.4 ? 0.0 : v < 0.8 ? 1.0 : 255.0;
       });
-      const Tensor found = everywhere("score_histograms", {}, [&] { return score_histograms(maps, masks, bins); });
+      const Tensor found = everywhere("score_histograms", {}, [&] { return score_histograms(maps, masks, bins); })[0];
       std::vector<int64_t> expected(static_cast<size_t>(found.numel()));
       for (int64_t i = 0; i < maps.numel(); ++i) {
         const double v =

@@ -5,12 +5,11 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-sources="sanitize.cpp cam.cu components.cu curves.cu histograms.cu"
 export CXX=${CXX:-g++} UBSAN_OPTIONS=print_stacktrace=1
 memory=(-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined,float-cast-overflow)
 
-build() { "$here/build.sh" "$folder/$1" 64 "$folder/$1/run" "$sources" -g "${@:2}"; }
-"$CXX" -std=c++20 -O1 -g -ffp-contract=off "${memory[@]}" "$here"/fuzz_cpu.cpp "$here"/../../csrc/cpu/kernels*.cpp \
+build() { "$here/build.sh" "$folder/$1" 64 "$folder/$1/run" sanitize.cpp -g "${@:2}"; }
+"$CXX" -std=c++20 -O1 -g -ffp-contract=off "${memory[@]}" "$here"/fuzz_cpu.cpp "$here"/../../csrc/cpu/{dispatch,portable,avx2,avx512}.cpp \
   -o "$folder/fuzz_cpu" &
 build memory "${memory[@]}"
 wait $!

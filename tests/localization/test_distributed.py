@@ -276,7 +276,11 @@ def test_ranks_that_do_not_come(folder, tmp_path, elsewhere):
         late.result(300)
 
 
-KILLED = [("none", 0), *((name, seed) for name in ("first", "last", "both") for seed in seeds(1))]
+KILLED = [
+    pytest.param(name, seed, marks=[] if name in ("none", "last") else pytest.mark.long)
+    for name in ("none", "first", "last", "both")
+    for seed in ((0,) if name == "none" else seeds(1))
+]
 
 
 @pytest.mark.parametrize(("name", "seed"), KILLED)
@@ -335,6 +339,7 @@ def test_torchrun_starts_killed_ranks_again(folder, undisturbed, tmp_path, seed)
         end(agent)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", seeds(1))
 def test_two_torchrun_nodes_of_which_one_is_killed(folder, undisturbed, tmp_path, seed):
     rng = random.Random(f"node {seed}")
@@ -417,6 +422,7 @@ def test_a_ray_process_and_a_node_are_killed(folder, undisturbed, tmp_path, clus
     assert elsewhere(drive, folder, tmp_path, 0.2, "nowhere:1").result(300) == summary  # nothing to do
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", seeds(1))
 def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluster, begin, seed):
     driver = begin(folder, tmp_path, "ray", RAY_ADDRESS=cluster.address)

@@ -77,7 +77,7 @@ def test_nan_in_a_gradient_is_not_lost():
 
 
 def taps(inner: int, outer: int) -> tuple[np.ndarray, ...]:
-    """The index arithmetic of csrc/lerp.h, each operation rounded to float32."""
+    """The index arithmetic of csrc/exact.h, each operation rounded to float32."""
     f = np.float32
     r = np.maximum(f(0), f(f(inner) / f(outer)) * (np.arange(outer, dtype=f) + f(0.5)) - f(0.5))
     i0 = np.minimum(r.astype(np.int64), inner - 1)

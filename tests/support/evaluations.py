@@ -1,5 +1,6 @@
 """A drawn data set in the WSOL layout and a tiny network, for the tests of `fastcam.evaluate`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import fastcam
 from fastcam.evaluation import PROTOCOLS
 from fastcam.models import ModelConfig
 from fastcam.models.networks import GlobalPoolNet
+from tests.support.files import jpeg
 
 CLASSES, SIDE = 6, 32
 PROTOCOL = PROTOCOLS["standard"]._replace(size=(28, 36))
@@ -55,3 +57,12 @@ def evaluated(data, out, **options):
     options = {"model": network(), "config": CONFIG} | options
     options = {"protocol": PROTOCOL, "batch_size": 4, "bootstrap": 10, "cases": 0, "progress": False} | options
     return fastcam.evaluate(data, out=out, **options)
+
+
+def evaluate_map(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    """`fastcam.evaluate` of one picture, whose map `write` writes."""
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "maps").mkdir()
+    write(tmp_path / "maps" / "a.jpg.npy")
+    (tmp_path / "list.csv").write_text("path,label,width,height,x0,y0,x1,y1\na.jpg,0,60,40,1,1,9,9\n")
+    fastcam.evaluate(tmp_path / "list.csv", maps=tmp_path / "maps", out=tmp_path / "out", progress=False)

@@ -16,7 +16,7 @@ _COUNT, _TRAIN = 12500, 10000  # pictures of each class in all, and to train on
 
 
 def read(request: Request) -> Pictures:
-    """Read the pictures where they are, in the split that `fastcam data catdog` makes, or all; ids are their names.
+    """Read the pictures where they are, in the split of `fastcam data catdog`, or all; ids are their names.
 
     They must be there, since nothing else has their labels.
     """

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "../contour.h"
+#include "../options.h"
 #include "union_find.cuh"
 
 namespace fastcam {
@@ -22,14 +23,6 @@ struct Room {
   int32_t H, W, words, capacity;
 };
 
-// How to choose among components.
-struct Choice {
-  int connectivity;  // 4 or 8
-  bool contour;      // largest contour area, last in raster order; else most pixels, first in raster order
-};
-
-__device__ inline int32_t fewer(int32_t a, int32_t b) { return a < b ? a : b; }
-
 // Calls f(i) for this thread's share of the runs.
 template <int kThreads, class F>
 __device__ inline void for_runs(int32_t count, const F& f) {
@@ -41,7 +34,7 @@ __device__ inline void for_runs(int32_t count, const F& f) {
 template <int kThreads, class Index>
 __device__ int32_t find_runs(const Room<Index>& room) {
   const int32_t words = room.words, items = room.H * words, strip = (items + kThreads - 1) / kThreads;
-  const int32_t begin = fewer(static_cast<int32_t>(threadIdx.x) * strip, items), end = fewer(begin + strip, items);
+  const int32_t begin = smaller(static_cast<int32_t>(threadIdx.x) * strip, items), end = smaller(begin + strip, items);
   const int32_t y0 = begin / words, k0 = begin - y0 * words;
   const uint32_t open = k0 > 0 ? room.mask[begin - 1] >> 31 : 0;
   uint32_t carry = open;

@@ -14,6 +14,16 @@
 
 namespace fastcam {
 
+template <class T>
+FASTCAM_HD T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+
+template <class T>
+FASTCAM_HD T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
 FASTCAM_HD float fused(float a, float b, float c) {
 #ifdef __CUDA_ARCH__
   return __fmaf_rn(a, b, c);

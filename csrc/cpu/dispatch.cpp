@@ -1,5 +1,4 @@
-// Which build of the CPU kernels runs.
-#include "kernels.h"
+#include "dispatch.h"
 
 #include <cstdlib>
 #include <cstring>

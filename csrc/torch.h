@@ -1,5 +1,5 @@
-// What every operator file needs of torch: the stable ABI's tensor, checks that guard memory (the readable errors are
-// raised in fastcam/ops.py), options by name, and memory layouts. No arithmetic.
+// What every operator file needs of torch: the stable ABI's tensor, results, threads, element types, options by name,
+// and memory layouts. No arithmetic.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -89,6 +89,12 @@ inline DType dtype_of(const Tensor& t) {
   }
 }
 
+// f(Type<float>()) or f(Type<double>()), for tensors that a guard of arguments.h has let pass.
+template <class F>
+auto with_float_or_double(const Tensor& t, const F& f) {
+  return t.scalar_type() == ScalarType::Double ? f(Type<double>()) : f(Type<float>());
+}
+
 // Sums of half types are kept, and returned, in float.
 inline ScalarType accumulation_type(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -140,6 +146,17 @@ struct Layout {
     const char* base = static_cast<const char*>(tensor.const_data_ptr());
     return {base + n * channels() * positions() * element_size(), dtype_of(tensor), channels_last, channels(),
             positions()};
+  }
+};
+
+// Activations and their gradients in one and the same layout.
+struct LayoutPair {
+  Layout features, gradients;
+
+  LayoutPair(const Tensor& f, const Tensor& g) : features(f), gradients(g) {
+    if (features.channels_last == gradients.channels_last) return;
+    features = Layout(packed(f));
+    gradients = Layout(packed(g));
   }
 };
 

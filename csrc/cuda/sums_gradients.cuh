@@ -38,22 +38,6 @@ __device__ Acc pooled(const Acc* pool, int c, bool channels_last) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-// One position's share of the Grad-CAM++ weight: relu(g) * g^2 / (2 g^2 + sum(a) g^3 + eps); 0 where g is not positive.
-template <class Acc>
-__device__ Acc plus_plus(Acc g, Acc activation_sum, Acc eps) {
-  const Acc g2 = g * g, g3 = g2 * g;
-  const Acc denominator = (Acc(2) * g2 + activation_sum * g3) + eps;
-  const Acc share = g2 / (denominator == Acc(0) ? Acc(1) : denominator) * g;
-  return g > Acc(0) ? share : g != g ? g : Acc(0);
-}
-
-// What XGrad-CAM divides by: the sum, eps away from zero on its own side, so that no sum cancels it.
-template <class Acc>
-__device__ Acc ratio_base(Acc sum, Acc eps) {
-  const Acc base = sum < Acc(0) ? sum - eps : sum + eps;
-  return base == Acc(0) ? Acc(1) : base;
-}
-
 // f(a, g) for the positions q, q + 8, ... of a channel, in order; what is not wanted is not read.
 template <bool kActivations, bool kGradients, class In, class F>
 __device__ void for_positions(const Gradients<In>& from, int64_t k, int q, const F& f) {

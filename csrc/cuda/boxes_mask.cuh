@@ -1,11 +1,11 @@
 // From a surface to the bits of its mask, and from a threshold to the value that pixels must reach. The picture is not
 // made for it: a warp takes squares of 32 by 32 pixels, where a column's pixels between two coarse rows lie on a line
 // but for rounding, so that two samples of it tell which rows are set, and only the odd pixel next to the crossing is
-// computed. Work: a few operations a column of a square; traffic: the bits. Every bit has one exact value, so that
-// nothing depends on threads.
+// computed. Work: a few operations a column of a square, between two coarse rows; traffic: the coarse map a few times
+// and the bits once, both in shared memory. Every bit has one exact value, so that nothing depends on threads.
 #pragma once
 
-#include "labels.cuh"
+#include "boxes_runs.cuh"
 #include "surface.cuh"
 
 namespace fastcam {
@@ -17,11 +17,13 @@ __device__ inline float warp_cutoff(float low, float high, float threshold) {
   const auto passes = [&](int64_t i) { return normalised(unordered(static_cast<int32_t>(i)), low, range) > threshold; };
   int64_t fails = static_cast<int64_t>(ordered(low)) - 1, passing = ordered(high);
   if (!passes(passing)) return INFINITY;
+  // The guess is right but for rounding: lanes try values at distances that double, on both sides of it.
   const int step = lane() < 16 ? -(1 << (15 - lane())) : (1 << (lane() - 16)) - 1;
   int64_t trial = ordered(fused(threshold, range, low)) + step;
   while (true) {
     trial = trial > fails ? trial : fails + 1;
     trial = trial < passing ? trial : passing;
+    // Trials grow with the lanes, so that the votes are zeros and then ones; the cutoff lies where they change.
     const unsigned passed = __ballot_sync(kAllLanes, passes(trial));
     const int first = passed ? __ffs(static_cast<int>(passed)) - 1 : 32;
     const int64_t up = __shfl_sync(kAllLanes, static_cast<long long>(trial), first & 31);
@@ -29,6 +31,7 @@ __device__ inline float warp_cutoff(float low, float high, float threshold) {
     if (first < 32) passing = up;
     if (first > 0) fails = down;
     if (passing - fails <= 1) return unordered(static_cast<int32_t>(passing));
+    // Next, 32 values that cut the rest into 33 parts: 2^32 floats are done in seven turns.
     trial = fails + (lane() + 1) * ((passing - fails + 32) / 33);
   }
 }
@@ -60,7 +63,8 @@ __device__ void threshold(const Surface<float, kBicubic>& surface, const Upsampl
 // Bits [0, count) of a word.
 __device__ inline uint32_t first_bits(int count) { return count < 32 ? (1u << count) - 1 : 0xffffffffu; }
 
-// Turns a square of bits, a word in each lane, about its diagonal.
+// Turns a square of bits, a word in each lane, about its diagonal: quarters change places, then quarters of these, five
+// shuffles in all.
 __device__ inline uint32_t transposed(uint32_t bits) {
   uint32_t low = 0x0000ffffu;
 #pragma unroll
@@ -80,6 +84,7 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
   const float rows_apart = static_cast<float>(size.H) / static_cast<float>(size.h);  // output rows between coarse ones
 #pragma unroll 1
   for (int top = 32 * warp(); top < size.H; top += kThreads) {
+    // A lane has a row's tap here, for the others to ask for.
     const int y = top + lane();
     const Linear<float> row = linear<float>(y < size.H ? y : size.H - 1, size.h, size.H);
     const int before = __shfl_up_sync(kAllLanes, row.i0, 1);
@@ -87,16 +92,18 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
     const unsigned cells = __ballot_sync(kAllLanes, y < size.H && (lane() == 0 || row.i0 != before));
 #pragma unroll 1
     for (int word = 0; word < room.words; ++word) {
+      // And a column from here on, its pixels in the square's 32 rows.
       const int x = 32 * word + lane();
       const Linear<float> column = linear<float>(x < size.W ? x : size.W - 1, size.w, size.W);
-      uint32_t bits = 0;  // of this column, a bit for each row
-      bool mixed = false;
+      uint32_t bits = 0;   // of this column, a bit for each row
+      bool mixed = false;  // whether lanes have different bits somewhere
 #pragma unroll 1
       for (unsigned rest = cells; rest;) {
         const int begin = __ffs(static_cast<int>(rest)) - 1;
         rest &= rest - 1;
         const int end = rest ? __ffs(static_cast<int>(rest)) - 1 : size.H - top < 32 ? size.H - top : 32;
         const uint32_t rows = first_bits(end) & ~first_bits(begin);
+        // Rows [begin, end) of the square lie between coarse rows i0 and i1, which this column meets at up and down.
         const int i0 = __shfl_sync(kAllLanes, row.i0, begin), i1 = __shfl_sync(kAllLanes, row.i1, begin);
         const float *from = map + i0 * size.w, *to = map + i1 * size.w;
         const float up = lerp(column.w0, from[column.i0], column.w1, from[column.i1]);
@@ -104,6 +111,7 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
         const float a = up < 0 ? -up : up, b = down < 0 ? -down : down, rise = down - up;
         const float slack = (a > b ? a : b) * 0x1p-20f + 0x1p-140f;  // more than rounding adds up to
         const bool below = (rise > 0 ? down : up) + slack < cut, reached = (rise > 0 ? up : down) - slack >= cut;
+        // Most cells are decided for all 32 columns at once.
         if (__all_sync(kAllLanes, below)) continue;
         if (__all_sync(kAllLanes, reached)) {
           bits |= rows;
@@ -116,6 +124,8 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
           last = begin;
           bits |= reached ? rows : 0;
         } else {
+          // Where the line crosses the cut, as a share of the way from up to down, and how far off that may be, in
+          // the same unit (doubt) and in output rows (margin, with a quarter of a row to spare).
           const float share = 1.0f / rise, crossing = (cut - up) * share;
           const float doubt = a + b < 0x1p100f ? 2.0f * slack * (share < 0 ? -share : share) : INFINITY;
           const float margin = 0.25f + doubt * rows_apart;
@@ -126,12 +136,14 @@ __device__ void threshold(const float* map, const Upsampling& size, float cut, c
           if (at + margin < end) last = at + margin > first ? static_cast<int>(floorf(at + margin)) + 1 : first;
           bits |= rows & (rise > 0 ? ~first_bits(last) : first_bits(first));
         }
+        // Rows [first, last) are too close to call: they are computed, together, until no lane has any left.
 #pragma unroll 1
         for (int j = first; __any_sync(kAllLanes, j < last); ++j) {
           const float w0 = __shfl_sync(kAllLanes, row.w0, j & 31), w1 = __shfl_sync(kAllLanes, row.w1, j & 31);
           if (j < last && lerp(w0, up, w1, down) >= cut) bits |= 1u << j;
         }
       }
+      // From a column's rows to a row's columns; where all columns are alike, a row is all ones or all zeros.
       bits = mixed ? transposed(bits) : bits >> lane() & 1 ? 0xffffffffu : 0;
       if (y < size.H) room.mask[y * room.words + word] = word + 1 == room.words ? bits & last_columns(size) : bits;
     }

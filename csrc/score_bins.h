@@ -3,7 +3,7 @@
 // has it; then come [1, 2) and [2, 3], the last one closed. Scores are compared in float64.
 #pragma once
 
-#include "lerp.h"
+#include "exact.h"
 
 namespace fastcam {
 

@@ -1,18 +1,20 @@
-// The components of a picture at all 8-bit levels, as a merge tree of a few branches. A block builds it in two steps:
-// 1. Rows are cut into hills, which rise and then fall, so that every pixel is connected to its hill's peak by pixels
-// as
-//    bright as itself. A hill whose peak touches a higher hill is linked to it. Where links end are the regional
-//    maxima: a branch begins there. A smooth map has few, whatever its size.
-// 2. Where hills of two branches touch, these are connected from the darker pixel's level down. The younger branch,
-// with
-//    the lower peak, ends there and the elder goes on: a triplet merge tree (Smirnov, Morozov 2017), into which all
-//    threads put connections at once, by compare-and-swap.
+// The components of a picture at all 8-bit levels, as a merge tree of a few branches. A block builds it in two steps.
+//
+// First, rows are cut into hills, which rise and then fall, so that every pixel is connected to its hill's peak by
+// pixels as bright as itself. A hill whose peak touches a higher hill is linked to it. Where links end are the regional
+// maxima: a branch begins there. A smooth map has few, whatever its size.
+//
+// Second, where hills of two branches touch, these are connected from the darker pixel's level down. The younger
+// branch, with the lower peak, ends there and the elder goes on: a triplet merge tree (Smirnov, Morozov 2017), into
+// which all threads put connections at once, by compare-and-swap.
+//
 // A branch at a level is a component of the mask level >= L. Work: a warp instruction or two a pixel, on any map, and
-// some hundred for each place where branches touch; nothing is done level by level. Numbers of hills and branches
-// depend on the order of threads; the components that they stand for do not.
+// some hundred for each place where branches touch; nothing is done level by level. Traffic: the levels, a byte a pixel
+// and read a few times, and two bits a pixel for the hills, all in shared memory where there is room. Numbers of hills
+// and branches depend on the order of threads; the components that they stand for do not.
 #pragma once
 
-#include "../lerp.h"
+#include "../exact.h"
 #include "block.cuh"
 
 namespace fastcam {
@@ -137,21 +139,23 @@ struct Tree {
 };
 
 // Extents that include both.
-FASTCAM_HD uint32_t around(uint32_t a, uint32_t b) {
+FASTCAM_HD uint32_t hull(uint32_t a, uint32_t b) {
   const uint32_t begin_a = a & 0xffff, begin_b = b & 0xffff, end_a = a >> 16, end_b = b >> 16;
   return (begin_a < begin_b ? begin_a : begin_b) | (end_a > end_b ? end_a : end_b) << 16;
 }
 
 __device__ __forceinline__ void extend(uint32_t* extents, uint32_t by) {
   uint32_t old = load_relaxed(extents);
-  for (uint32_t wanted; (wanted = around(old, by)) != old;) {
+  for (uint32_t wanted; (wanted = hull(old, by)) != old;) {
     const uint32_t found = atomicCAS(extents, old, wanted);
     if (found == old) return;
     old = found;
   }
 }
 
-// Hills of all rows, a warp a row; returns how many, which may be more than there is room for.
+// Hills of all rows, a warp a row and a lane a column, 32 columns at a time; returns how many, which may be more than
+// there is room for. A row's first hill begins with it, the others in columns that rise after a fall; a peak ends in
+// the column before the first fall after a rise. Levels that stay the same are part of what came before.
 template <int kThreads, class Size>
 __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
   __shared__ int hills;
@@ -163,9 +167,13 @@ __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
     bool falls = false;  // the level's last change
     for (int word = 0; word < t.row_words; ++word) {
       const int x = 32 * word + lane();
+      // Votes: how the level changes on the way into each column. Behind the last column lies a border of zeros, so
+      // that every hill falls in the end.
       const int here = x <= t.width ? t.level(x, y) : 0, before = x <= t.width ? t.level(x - 1, y) : 0;
       const uint32_t up = __ballot_sync(kAllLanes, here > before), down = __ballot_sync(kAllLanes, here < before);
-      // Columns whose last change before them was a fall: from behind each fall to the next change.
+      // Columns whose last change before them was a fall: from behind each fall to the next change. Adding a seed to a
+      // run of columns that stay the same carries through the run: the bits that flip are the run and what is behind
+      // it.
       const uint32_t seeds = down << 1 | falls, still = ~(up | down);
       const uint32_t after_fall = ((still + (seeds & still)) ^ still) | seeds;
       if ((up | down) != 0) falls = down > up;
@@ -176,6 +184,7 @@ __device__ __forceinline__ int find_hills(const Tree<Size>& t) {
       }
       begun += __popc(up & after_fall);
     }
+    // Rows take their numbers as they come, for the hills that were counted and the first one.
     int first = 0;
     if (lane() == 0) first = atomicAdd(&hills, begun + 1);
     first = __shfl_sync(kAllLanes, first, 0);
@@ -208,6 +217,8 @@ __device__ __forceinline__ int link_hills(const Tree<Size>& t, int hills, int re
   __syncthreads();
   for_peaks<kThreads>(t, [&](int i, int x, int y) { t.peak[i] = t.level(x, y); });
   __syncthreads();
+  // A peak is the stretch [x0, x1] of one level. Rows above and below are looked at along it; with diagonal neighbours
+  // one column further on both sides.
   for_peaks<kThreads>(t, [&](int i, int x1, int y) {
     const int level = t.level(x1, y);
     int x0 = x1, to = i;
@@ -221,6 +232,7 @@ __device__ __forceinline__ int link_hills(const Tree<Size>& t, int hills, int re
     t.link[i] = static_cast<Id>(to);
   });
   __syncthreads();
+  // Links are followed to where they end; the hills at the ends begin branches.
   Id* const index = reinterpret_cast<Id*>(t.count);  // [hills] there are no nodes yet
   for (int i = threadIdx.x; i < hills; i += kThreads) {
     Id to = load_relaxed(t.link + i);
@@ -236,6 +248,7 @@ __device__ __forceinline__ int link_hills(const Tree<Size>& t, int hills, int re
   }
   __syncthreads();
   if (branches > t.most_branches) return branches;
+  // From here on links are branches.
   for (int i = threadIdx.x; i < hills; i += kThreads)
     if (t.link[i] != kNone) t.link[i] = index[t.link[i]];
   __syncthreads();
@@ -265,14 +278,17 @@ __device__ __forceinline__ void connect(const Tree<Size>& t, typename Size::Id a
     a = follow(a, merge_a);
     b = follow(b, merge_b);
     if (a == b) return;
+    // a is the younger from here on, with the lower peak or, where these tie, the smaller number.
     if (t.top[a] > t.top[b] || (t.top[a] == t.top[b] && a > b)) {
       const Id swapped = a;
       a = b;
       b = swapped;
       merge_a = merge_b;
     }
+    // The younger ends here, if nobody has changed it since it was read; else all is looked at again.
     if (atomicCAS(&t.branch[a].merge, merge_a, static_cast<Word>(level) << Size::kLevelShift | b) != merge_a) continue;
     if (merge_a == 0) return;
+    // It had ended further down, in another branch: the elder is what is connected to that one now.
     a = b;
     b = static_cast<Id>(merge_a);
     level = t.level_of(merge_a);
@@ -296,9 +312,10 @@ __device__ __forceinline__ void connect_branches(const Tree<Size>& t, bool eight
         const int xa = way < 2 ? x0 - 1 : x0, xb = way == 2 ? x0 - 1 : x0, below = way == 0 ? y : y + 1;
         const auto a = t.link[t.hill(xa, y)], b = t.link[t.hill(xb, below)];
         if (a == b) continue;
+        // The highest level at which two touching pixels of the stretch are both set.
         int level_a = t.level(xa, y), level_b = t.level(xb, below);
         int level = level_a < level_b ? level_a : level_b;
-        if (way == 3) {
+        if (way == 3) {  // the stretch [x0, x1) in which neither row begins another hill
           uint32_t next = bits & (bits - 1);
           int at = 0;
           while (next == 0 && word + ++at < t.row_words) next = starts(at);
@@ -327,7 +344,8 @@ struct BranchSummary {
   int64_t nodes;  // of all levels
 };
 
-// Shortens the branches' ways and notes how deep each is in the tree.
+// Shortens the branches' ways and notes how deep each is in the tree. A thread takes a branch, twice: to lead it to the
+// branch that goes on at the level at which it ends, and to count how many it goes through.
 template <int kThreads, class Size>
 __device__ __forceinline__ BranchSummary order_branches(const Tree<Size>& t, int branches) {
   using Id = typename Size::Id;
