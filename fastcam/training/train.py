@@ -344,15 +344,15 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     usual = Settings()
     given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
     if earlier is not None:
-        known = {"mean": earlier.mean, "std": earlier.std}
+        mean, std = earlier.mean, earlier.std
     elif settings.weights is not None:
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
+        mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
     else:
         return settings
-    mean, std = (
-        known[name] if name in known and name not in given else getattr(settings, name) for name in ("mean", "std")
+    return dataclasses.replace(
+        settings, mean=settings.mean if "mean" in given else mean, std=settings.std if "std" in given else std
     )
-    return dataclasses.replace(settings, mean=mean, std=std)
 
 
 def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
