@@ -6,12 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from fastcam import _options
 from fastcam._options import accepts, check, decisive, option
-from fastcam.cli.generate import generated
 
 
 @dataclass(frozen=True)
@@ -86,56 +83,3 @@ def test_numbers_of_numpy_become_pythons():
 
 def test_what_decides():
     assert [*decisive(Settings())] == [name for name in _options.options(Settings) if name != "last"]
-
-
-def command(*words: str):
-    given = {}
-    app = typer.Typer()
-
-    @app.command()
-    @generated(Settings, leave_out=["maps"])
-    def run(path: str, *, device: str = "cpu", options: dict[str, Any]) -> None:
-        """Run it."""
-        given.update(options, path=path, device=device)
-
-    result = CliRunner().invoke(app, ["picture", *words], env={"COLUMNS": "200"})
-    return result, given
-
-
-def test_a_command_gets_what_was_given():
-    words = ["--top-k", "1", "--mean", "0.5", "--target-layer", "a", "--target-layer", "b,c", "--first", "--no-relu"]
-    result, given = command(*words, "--mode", "bicubic", "--threshold", "0.5")
-    assert result.exit_code == 0, result.output
-    assert given == {
-        "path": "picture",
-        "device": "cpu",
-        "top_k": 1,
-        "mean": (0.5, 0.5, 0.5),
-        "target_layers": ("a", "b", "c"),
-        "last": False,
-        "relu": False,
-        "mode": "bicubic",
-        "threshold": 0.5,
-    }
-    assert (
-        Settings(**{name: value for name, value in given.items() if name not in ("path", "device")}).mode == "bicubic"
-    )
-    assert command()[1] == {"path": "picture", "device": "cpu"}
-
-
-def test_help_of_a_command_has_each_option_once():
-    text = command("--help")[0].output
-    for name in ("--top-k", "--target-layer", "--threshold", "--mode", "--mean", "--last", "--relu", "--device"):
-        assert text.count(f"{name} ") == 1, name
-    assert "--maps" not in text
-    assert "--layer" not in text.replace("--target-layer", "")
-    assert "default: bilinear" in text
-
-
-@pytest.mark.parametrize("words", [["--mode", "area"], ["--top-k", "0"], ["--top-k", "x"]])
-def test_wrong_values_are_wrong_usage(words):
-    assert command(*words)[0].exit_code == 2
-
-
-def test_wrong_numbers_of_numbers_are_refused():
-    assert "--mean must be one number or three with commas" in str(command("--mean", "1,2")[0].exception)

@@ -1,6 +1,6 @@
 """The command line: a module for each command.
 
-errors.py has the exit codes and what is said of errors and warnings; options.py what several commands share;
+errors.py has the exit codes and how errors and warnings are shown; options.py what several commands share;
 generate.py makes options of the dataclasses that declare them.
 """
 

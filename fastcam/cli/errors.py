@@ -1,4 +1,4 @@
-"""What is said of errors and warnings, and the exit codes; no other room thinks of these.
+"""How errors and warnings are shown, and the exit codes; no other room thinks of these.
 
 Exit codes: 0 all well, 1 failed, 2 wrong usage or input, 3 finished, but some inputs failed.
 """

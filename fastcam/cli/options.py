@@ -40,7 +40,7 @@ class NetworkOptions:
         None, "mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's]"
     )
     std: tuple[float, float, float] | None = option(
-        None, "standard deviation, likewise [the weights', else ImageNet's]"
+        None, "standard deviation of RGB: one or a,b,c [the weights', else ImageNet's]"
     )
     class_names: Path | None = option(None, "text file with one class name per line")
     num_classes: int | None = option(None, "number of classes [of names, else 1000]", least=1)

@@ -5,9 +5,9 @@ measures score maps against ground truth in a stream, by the standard evaluator'
 and gives a `Result`. `overlap` has what needs boxes alone: IoU, BoxAcc, baselines.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
     from fastcam.evaluation.epochs import localizer
@@ -62,9 +62,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+__getattr__ = lazy(__name__, _HOMES)

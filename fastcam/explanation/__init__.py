@@ -1,7 +1,8 @@
 """Figures of where a network sees classes in pictures: `explain`, and its options."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
     from fastcam.explanation.figures import Explanation, explain
@@ -13,7 +14,4 @@ _HOMES = {"ExplainSettings": "settings", "Explanation": "figures", "explain": "f
 __all__ = ["ExplainSettings", "Explanation", "explain"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

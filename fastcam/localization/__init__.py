@@ -1,6 +1,6 @@
 """Pictures in, boxes out.
 
-localize.py has the verb and tells how a run works; settings.py its options; inputs.py what goes in; plan.py what is to
+localize.py has the verb and how a run works; settings.py its options; inputs.py what goes in; plan.py what is to
 be done and what is done, on disk; run_settings.py what of it decides about rows; worker.py and network.py what is done
 with a picture; engines/ who does it: this machine, ranks of torchrun or SLURM, or a Ray cluster.
 """

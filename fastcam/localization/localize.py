@@ -5,28 +5,18 @@ rows. The inputs are cut into *shards* of whole batches, so that a picture has t
 computes it: rows are the same to the bit for any number of workers, size of shards, engine and point of resumption.
 A shard's rows are written to a temporary file beside their place, brought to the disk, renamed, and then marked done.
 When no shard is missing, the parts are put together, and an audit compares the table with the inputs.
-The process that plans, or directs the others, locks the folder; a folder without a plan must have none of these files:
+The process that plans, or directs the others, locks the folder; runs/folder.py lists the files in it.
 
-    OUT/plan.json              settings, digest of settings and inputs, number of inputs, pictures in a shard
-    OUT/inputs.parquet         the inputs, one row each and a row group for each shard: key, path, offset and length
-                               within a larger file, size and time of the file, class asked for, true boxes
-                               and the size of picture that they speak of
-    OUT/shards/000000.parquet  the rows of a shard: columns of `fastcam.runs.schema.Row`
-    OUT/shards/000000.json     its mark: rows, pictures, errors by code, bytes and checksum of the part
-    OUT/boxes.parquet          all rows, in the order of the inputs; the parts are removed then
-    OUT/audit.json             what the audit counted
-    OUT/overlays/              drawings
-
-An *engine* decides who computes which shard. All it needs (`distributed` builds on it, never the other way round):
+An *engine* decides who computes which shard, and nobody watches anybody: a shard computed twice, even at the same time
+by two processes, does no harm, and whatever died, the same call computes what is missing. All that an engine needs:
 
     plan = prepare(model, files, out=...)   # in one process; options as for `localize`
     plan = Plan.load(out)                   # in every other that sees the folder
-    plan.missing() -> list[int]             # shards that are not marked done
+    plan.missing()                          # shards that are not marked done
     with Worker(plan, model) as worker:     # once in a process: network, threads
         worker.run(shards, on_done)         # any iterable of indices, taken one by one as they are needed; each is on
-                                            # the disk and marked when on_done(index, mark) is called; a shard computed
-                                            # twice, even at the same time by two processes, does no harm
-    plan.finish() -> Summary | None         # by one process, when nothing is missing: merge, audit, clean up; None if
+                                            # the disk and marked when on_done(index, mark) is called
+    plan.finish()                           # by one process, when nothing is missing: merge, audit, clean up; None if
                                             # something is: a part with a wrong checksum is discarded
 """
 
@@ -152,7 +142,7 @@ def prepare(
         config: as for `localize`.
 
     Returns:
-        The plan; `finished` tells if there is nothing to do.
+        The plan; `finished` says if there is nothing to do.
 
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.

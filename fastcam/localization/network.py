@@ -44,7 +44,7 @@ class Prepared:
         frame: uint8 [size, size, 3], RGB; or a JPEG that the network's GPU is to decode.
         geometry: from the frame to the picture.
         orientation: as it was stored, see `fastcam.pictures.Decoded`.
-        decoder: likewise.
+        decoder: who decoded it.
         target: class asked for.
         drawn: where an overlay is wanted.
     """
@@ -327,7 +327,7 @@ class Pass(NamedTuple):
         boxes: from a threshold to int32 [N, k, 4], in pixels of the images.
         maps: gives float32 [N, k, H, W] in [0, 1].
         coarse: gives [N, k, h, w], before ReLU and upsampling.
-        linear: tells whether a linear layer or a pooling gave the logits, and nothing came after it.
+        linear: gives whether a linear layer or a pooling gave the logits, and nothing came after it.
     """
 
     logits: Tensor

@@ -36,14 +36,14 @@ class LocalizationSummary(NamedTuple):
 
     Attributes:
         path: the table of boxes.
-        pictures: how many pictures came in.
+        pictures: how many there were.
         rows: how many rows were written, at least one for each picture.
         errors: how many pictures have an error row instead of boxes.
         codes: the same by code of `ERRORS`.
         ignored: files that were passed over, by suffix.
         empty: how many rows have no box, since their map is constant or not finite.
-        outputs: what the network's outputs were taken for, see `fastcam.methods.scores.recognise`; None if no picture
-            came as far.
+        outputs: what the network's outputs were taken for, see `fastcam.methods.scores.recognise`; None if the
+            network has seen no picture.
         cautions: why maps of the run may show nothing, or something else than it seems.
     """
 

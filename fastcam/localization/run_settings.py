@@ -27,7 +27,7 @@ class RunSettings:
         version: of fastcam and torch.
         decoders: versions of those that may decode a picture.
         arch: of the network, as its configuration has it.
-        num_classes: likewise.
+        num_classes: as the configuration has it.
         weights: digest of the network.
         preprocess: from a picture to the network's input.
         options: as they were given, for those that need no decision.

@@ -3,3 +3,7 @@
 folder.py has the names of files and says which are a run's own, schema.py the columns of boxes.parquet and what writes
 rows, table.py their one reader, `RunTable`, and maps.py how coarse maps are kept.
 """
+
+from fastcam._lazy import lazy
+
+__getattr__ = lazy(__name__, {})

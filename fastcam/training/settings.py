@@ -60,7 +60,9 @@ class Settings:
         "subtracted from each of R, G, B in 0..1: one number or three. Where it is not given, that of `weights` is "
         "taken: a checkpoint's own, or what the published weights of the network want; else ImageNet's",
     )
-    std: tuple[float, float, float] = option(IMAGENET_STD, "divides each of R, G, B after the subtraction; likewise")
+    std: tuple[float, float, float] = option(
+        IMAGENET_STD, "divides each of R, G, B after the subtraction; taken from `weights` as the mean is"
+    )
     crop: Literal["none", "padded", "random"] = option(
         "none",
         "what is trained on: none, the frame as it is tested on; padded, a random size x size part of it with "

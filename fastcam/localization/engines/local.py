@@ -111,7 +111,8 @@ def _run_pool(
             raise
     ended = (process.exitcode for process in processes - others)
     codes = [code for code in ended if code not in (0, -signal.SIGTERM, None)]  # the pool ends the others by SIGTERM
-    return _Broken(shared.taken.value > 0, next(iter(codes), -signal.SIGTERM), seen)
+    begun = shared.taken.get_obj().value > 0  # without the lock, which the one that died may hold
+    return _Broken(begun, next(iter(codes), -signal.SIGTERM), seen)
 
 
 def _begin(shared: _Shared) -> None:
@@ -138,6 +139,8 @@ def _work(index: int, folder: Path, packed: bytes, shards: Sequence[int], decodi
     def count(pictures: int) -> None:
         _shared.pictures[index] += pictures
 
+    if _shared.taken.get_obj().value >= len(shards):  # for a process that has ended a task before all have begun
+        return
     try:
         with Worker(Plan.load(folder), pickle.loads(packed), decoding_threads=decoding_threads) as worker:
             worker.run(claims(), on_pictures=count)

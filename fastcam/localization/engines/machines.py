@@ -46,7 +46,7 @@ def localize(
 
     With "torchrun" every rank makes this call, with the same model and arguments; all return when the table is there.
     They meet where torchrun says, and within SLURM at the first machine of the step, or where MASTER_ADDR and
-    MASTER_PORT tell. If a rank fails or is killed, the others raise an error at once, or when they have done their
+    MASTER_PORT say. If a rank fails or is killed, the others raise an error at once, or when they have done their
     share; what is finished is kept.
     With "ray" one process does, on a machine of the cluster; the model goes to the others, where each process loads
     it once and computes one shard after the other. A task asks for as many processors as the network has threads, or
@@ -56,7 +56,7 @@ def localize(
         model: as for `fastcam.localization.localize`. Ranks must put theirs on their own GPU, see `Rank.device`.
         source: files, folders, or a data set of picture files.
         out: the run's folder, on storage that all machines share.
-        engine: "torchrun" for ranks, whoever started them (RANK and WORLD_SIZE, or SLURM's variables, tell which this
+        engine: "torchrun" for ranks, whoever started them (RANK and WORLD_SIZE, or SLURM's variables, say which this
             is), or "ray".
         address: of the Ray cluster, "auto" for the one that this machine belongs to; by default as "auto", but where
             there is none, Ray is started on this machine.
@@ -65,11 +65,11 @@ def localize(
         progress: show a progress bar where standard error is a terminal; of the ranks, the first does.
 
     Returns:
-        As `fastcam.localization.localize`, which also tells of its warnings; of the ranks, the first warns.
+        As `fastcam.localization.localize`, with the same warnings; of the ranks, the first warns.
 
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError: as `fastcam.localization.localize`.
-        ValueError: no variable tells the rank, or the rank's model, options or versions are not those of rank 0.
+        ValueError: no variable names the rank, or the rank's model, options or versions are not those of rank 0.
         ImportError: Ray is not installed.
         OSError: the results cannot be written, another process is at work in `out`, a machine does not see the folder
             or the pictures, or there is no cluster at the address.

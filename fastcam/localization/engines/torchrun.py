@@ -1,7 +1,7 @@
 """Ranks that torchrun or SLURM has started: of n ranks, rank r computes every n-th missing shard, from the r-th on.
 
-Rank 0 plans, tells the others which plan and which shards it is about, and finishes when all have done theirs. It tells
-them by torch.distributed (Gloo), not by files: what is broadcast is of this start, where a plan, a mark or a table in
+Rank 0 plans, broadcasts which plan and which shards it is about, and finishes when all have done theirs. It broadcasts
+by torch.distributed (Gloo), not by files: what is broadcast is of this start, where a plan, a mark or a table in
 the folder may be an earlier one's; and when a rank is killed, the kernel closes its connections, so that whoever waits
 for it learns so at once. Then all ranks end, with what they have finished kept, and torchrun's `--max-restarts`, or the
 same command again, computes the rest.
@@ -86,7 +86,7 @@ class Rank:
 
 
 class _Job(NamedTuple):
-    """What rank 0 tells the others of a run."""
+    """What rank 0 broadcasts of a run."""
 
     digest: str = ""  # of the plan
     visible: str | None = None  # a picture that all machines must see
@@ -189,7 +189,7 @@ def _together(rank: Rank) -> Iterator[_Team]:
         assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
     except RuntimeError as error:
         raise RuntimeError(
-            f"rank {rank.index} of {rank.world} has not met the others in {_START}: have all been started, and do "
+            f"rank {rank.index} of {rank.world} has not met the others: have all been started within {_START}, and do "
             f"their machines reach each other? ({error})"
         ) from error
     try:
@@ -202,10 +202,10 @@ def _together(rank: Rank) -> Iterator[_Team]:
 
 
 def meeting_point(variables: Mapping[str, str] = os.environ) -> str:
-    """Where ranks meet, for torch.distributed: as MASTER_ADDR tells, or at the first machine of SLURM's step.
+    """Where ranks meet, for torch.distributed: as MASTER_ADDR says, or at the first machine of SLURM's step.
 
     Raises:
-        ValueError: nothing tells.
+        ValueError: no variable says so.
     """
     if "MASTER_ADDR" in variables:
         return "env://"

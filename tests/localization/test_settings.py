@@ -1,0 +1,87 @@
+"""What decides about rows: as plan.json has it, which later versions go on to read."""
+
+import inspect
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from fastcam import _options
+from fastcam.localization import LocalizeSettings, Plan, localize, prepare
+from fastcam.localization.run_settings import RunSettings, decide
+from tests.support.engine_run import CONFIG, Tiny
+
+NAMES = (
+    "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode backend "
+    "top_k batch_size overlays maps boxes min_area precision channels_last compile decoder threads device dtype"
+)
+
+
+def test_the_plan_has_all_that_decides_and_nothing_else():
+    chosen = LocalizeSettings(boxes="all", min_area=0.5, threads=3, decoder="pillow", shard_size=7, overwrite=True)
+    values = decide(Tiny(), CONFIG, chosen).to_json()
+    assert [*values] == NAMES.split()
+    assert json.loads(json.dumps(values)) == values
+    wanted = {"arch": "tiny", "size": 32, "mean": [0.5] * 3, "method": "cam", "target_layers": ["features"]}
+    wanted |= {"threshold": 0.2, "relu": None, "top_k": 1, "min_area": 0.5, "threads": 3, "decoder": "pillow"}
+    wanted |= {"device": "cpu", "dtype": "float32", "compile": None}
+    assert {name: values[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"targets": "label"}, {"boxes": "all", "relu": False}, {"threads": 2, "maps": True, "top_k": 3}]
+)
+def test_settings_are_read_as_they_were_written(options):
+    values = decide(Tiny(), CONFIG, LocalizeSettings(**options)).to_json()
+    assert RunSettings.from_json(values).to_json() == values
+    assert values["top_k"] == (None if "targets" in options else options.get("top_k", 1))
+    assert values["min_area"] == (0.01 if "boxes" in options else None)
+
+
+def test_what_is_no_plan_of_this_version(tmp_path):
+    plan = prepare(Tiny(), _picture(tmp_path), out=tmp_path / "out", config=CONFIG)
+    known = json.loads(plan.files.plan.read_text())
+    assert Plan.load(plan.folder).settings.to_json() == plan.settings.to_json() == known["settings"]
+    for wrong in ({"settings": {}}, {"settings": known["settings"] | {"mode": "x"}}, {"shard_size": 0}, {"more": 1}):
+        plan.files.plan.write_text(json.dumps(known | wrong))
+        with pytest.raises(ValueError, match=r"plan\.json is no plan that this version of fastcam can read"):
+            Plan.load(plan.folder)
+
+
+def _picture(folder):
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 5}, "`top_k` must be at most the number of classes, 4, got 5"),
+        ({"threshold": 1.0}, "`threshold` must be at least 0 and less than 1, got 1.0"),
+        ({"min_area": 2}, r"`min_area` must be a fraction of the frame, in \[0, 1\], got 2"),
+        ({"boxes": "some"}, "`boxes` must be one of largest, all, got 'some'"),
+        ({"compile": "fast"}, "`compile` must be one of None, default, reduce-overhead, max-autotune, got 'fast'"),
+        ({"threads": 0}, "`threads` must be a whole number of at least 1, got 0"),
+        ({"method": "saliency"}, "`method` saliency gives no maps that boxes are made of; these do: cam, gradcam"),
+        ({"decoder": "jpeglib"}, "`decoder` must be one of"),
+        ({"decoder": "nvjpeg"}, '`decoder` "nvjpeg" needs the network on a CUDA device, it is on cpu'),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        localize(Tiny(), _picture(tmp_path), out=tmp_path / "out", config=CONFIG, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_targets_of_another_kind(tmp_path):
+    with pytest.raises(TypeError, match='`targets` must be None, "label" or a mapping from image_id to class, got 3'):
+        LocalizeSettings(targets=3)
+
+
+def test_all_options_are_in_the_signature_and_the_documentation():
+    parameters = inspect.signature(localize).parameters
+    for name, known in _options.options(LocalizeSettings).items():
+        assert parameters[name].default == LocalizeSettings.__dataclass_fields__[name].default
+        assert f"{name}: {known.help.split()[0]}" in (localize.__doc__ or "")
+    assert torch.get_num_threads() == decide(Tiny(), CONFIG, LocalizeSettings()).threads
