@@ -25,8 +25,7 @@ if TYPE_CHECKING:
         training,
     )
     from fastcam.drawing import overlay, show_cam_on_image
-    from fastcam.evaluation.compare import compare
-    from fastcam.evaluation.evaluate import evaluate
+    from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
     from fastcam.localization import localize
     from fastcam.methods import (
@@ -60,8 +59,8 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
-    "compare": "evaluation.compare",
-    "evaluate": "evaluation.evaluate",
+    "compare": "evaluation",
+    "evaluate": "evaluation",
     "explain": "explanation",
     "localize": "localization",
     "train": "training",

@@ -54,6 +54,27 @@ def test_former_names_of_modules_lead_to_the_new_ones(former, name):
         assert hasattr(getattr(fastcam, former), name)
 
 
+@pytest.mark.parametrize(
+    ("module", "verb"),
+    [
+        ("localization.localize", "localize"),
+        ("training.train", "train"),
+        ("evaluation.evaluate", "evaluate"),
+        ("evaluation.compare", "compare"),
+        ("explanation.figures", "explain"),
+    ],
+)
+def test_a_verb_is_a_function_whatever_was_imported_before(module, verb):
+    package = module.split(".")[0]
+    code = f"""
+import fastcam.{module}
+from fastcam.{package} import {verb}
+import fastcam
+assert callable({verb}) and fastcam.{verb} is {verb} is fastcam.{package}.{verb}
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def names_in_texts() -> dict[str, set[str]]:
     """Dotted names of the package in what users read and in all texts of the source, and where they stand."""
     root = PACKAGE.parent

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
+    from fastcam.evaluation.compare import compare
     from fastcam.evaluation.epochs import localizer
+    from fastcam.evaluation.evaluate import evaluate
     from fastcam.evaluation.evaluator import Evaluator
     from fastcam.evaluation.overlap import (
         BestBox,
@@ -40,6 +42,8 @@ _HOMES = {
     "box_accuracy": "overlap",
     "box_iou": "overlap",
     "choose_threshold": "overlap",
+    "compare": "compare",
+    "evaluate": "evaluate",
     "localizer": "epochs",
     "max_box_acc": "overlap",
 }
@@ -57,9 +61,10 @@ __all__ = [
     "box_accuracy",
     "box_iou",
     "choose_threshold",
+    "compare",
+    "evaluate",
     "localizer",
     "max_box_acc",
 ]
-
 
 __getattr__ = lazy(__name__, _HOMES)

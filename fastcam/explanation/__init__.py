@@ -13,5 +13,4 @@ _HOMES = {"ExplainSettings": "settings", "Explanation": "figures", "explain": "f
 
 __all__ = ["ExplainSettings", "Explanation", "explain"]
 
-
 __getattr__ = lazy(__name__, _HOMES)

@@ -4,6 +4,7 @@ folder.py has the names of files and says which are a run's own, schema.py the c
 rows, table.py their one reader, `RunTable`, and maps.py how coarse maps are kept.
 """
 
-from fastcam._lazy import lazy
+from fastcam.runs.schema import SCHEMA, Row
+from fastcam.runs.table import FoundBox, FoundPicture, RunTable
 
-__getattr__ = lazy(__name__, {})
+__all__ = ["SCHEMA", "FoundBox", "FoundPicture", "Row", "RunTable"]

@@ -350,9 +350,8 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
         mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
     else:
         return settings
-    return dataclasses.replace(
-        settings, mean=settings.mean if "mean" in given else mean, std=settings.std if "std" in given else std
-    )
+    mean, std = (settings.mean if "mean" in given else mean), (settings.std if "std" in given else std)
+    return dataclasses.replace(settings, mean=mean, std=std)
 
 
 def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
