@@ -1,4 +1,4 @@
-"""Training of classifiers on labelled pictures: what is public; `train` tells how it works."""
+"""Training of classifiers on labelled pictures: what is public; train.py says how it works."""
 
 from typing import TYPE_CHECKING
 

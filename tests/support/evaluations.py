@@ -28,7 +28,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def write_wsol(root: Path, count: int = 20, seed: int = 0) -> Path:
-    """Pictures with bright patches, one or two of them the truth; the stored ones are smaller than the sizes told."""
+    """Pictures with bright patches, one or two of them the truth; they are stored smaller than the files say."""
     rng = np.random.default_rng(seed)
     (root / "val" / "a").mkdir(parents=True)
     lines: dict[str, list[str]] = {name: [] for name in ("image_ids", "class_labels", "image_sizes", "localization")}

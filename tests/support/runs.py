@@ -76,7 +76,7 @@ def moment(rng: random.Random, stages: range) -> tuple[int, float]:
 
 
 def error_of(process: subprocess.Popen) -> str:
-    """What it has said, once it has ended."""
+    """What it wrote to standard error, once it has ended."""
     try:
         return process.communicate(timeout=300)[1]
     finally:
