@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from fastcam.localization.engines.sharing import check, first_visible, open_plan, wait_for_marks
@@ -184,7 +186,10 @@ def _together(rank: Rank) -> Iterator[_Team]:
     opened = not dist.is_initialized()
     try:
         if opened:
-            dist.init_process_group("gloo", meeting_point(), _START, rank.world, rank.index)
+            store, index, world = next(rendezvous(meeting_point(), rank.index, rank.world, timeout=_START))
+            # torchrun's store outlives a restart, and with it the addresses of ranks that are gone.
+            start = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group("gloo", store=start, timeout=_START, world_size=world, rank=index)
         group = dist.new_group(backend="gloo", timeout=_WORK)
         assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
     except RuntimeError as error:
