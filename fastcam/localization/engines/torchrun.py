@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
@@ -187,8 +188,7 @@ def _together(rank: Rank) -> Iterator[_Team]:
     try:
         if opened:
             store, index, world = next(rendezvous(meeting_point(), rank.index, rank.world, timeout=_START))
-            # torchrun's store outlives a restart, and with it the addresses of ranks that are gone.
-            start = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            start = PrefixStore(_agreed(store, rank), store)
             dist.init_process_group("gloo", store=start, timeout=_START, world_size=world, rank=index)
         group = dist.new_group(backend="gloo", timeout=_WORK)
         assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
@@ -204,6 +204,31 @@ def _together(rank: Rank) -> Iterator[_Team]:
             dist.destroy_process_group()
         else:
             dist.destroy_process_group(group)
+
+
+def _agreed(store: Store, rank: Rank) -> str:
+    """A name for this start that all ranks agree on: torchrun's store keeps what ranks of an earlier start wrote.
+
+    Its count of restarts is no such name, since it may differ from node to node. Each rank asks under a word of its
+    own, so that no earlier answer can be taken for its, until rank 0 has answered.
+    """
+    own = os.urandom(8).hex()
+    if rank.index > 0:
+        store.set(f"fastcam/asks/{rank.index}", own)
+        start = store.get(f"fastcam/answer/{own}").decode()  # waits
+        store.set(f"fastcam/heard/{start}/{rank.index}", "")
+        return start
+    waiting, end = set(range(1, rank.world)), time.monotonic() + _START.total_seconds()
+    while waiting:
+        if time.monotonic() > end:
+            raise RuntimeError(f"no sign of rank {', '.join(map(str, sorted(waiting)))}")
+        for other in [*waiting]:
+            if store.check([f"fastcam/heard/{own}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"fastcam/asks/{other}"]):
+                store.set(f"fastcam/answer/{store.get(f'fastcam/asks/{other}').decode()}", own)
+        time.sleep(0.05)
+    return own
 
 
 def meeting_point(variables: Mapping[str, str] = os.environ) -> str:
