@@ -58,8 +58,8 @@ class LocalizationSummary(NamedTuple):
     cautions: tuple[str, ...] = ()
 
     def warned(self) -> Self:
-        """Itself, once the caller of its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
-        tell(self.cautions, stacklevel=3)
+        """Itself, once the caller of `localize` has been warned of the cautions by `fastcam.methods.MapWarning`s."""
+        tell(self.cautions, stacklevel=4)
         return self
 
 
