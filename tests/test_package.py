@@ -90,6 +90,7 @@ def names_in_texts() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:fastcam.* is fastcam.* now:DeprecationWarning")  # the changelog has old names, too
 def test_every_name_in_texts_is_there_after_import_fastcam():
     found = names_in_texts()
     assert {"fastcam.export.MapTable", "fastcam.localization.ERRORS", "fastcam.pictures.gpu"} <= set(found)

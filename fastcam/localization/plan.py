@@ -58,8 +58,8 @@ class LocalizationSummary(NamedTuple):
     cautions: tuple[str, ...] = ()
 
     def warned(self) -> Self:
-        """Itself, once the caller of its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
-        tell(self.cautions, stacklevel=3)
+        """Itself, once who called its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
+        tell(self.cautions, stacklevel=4)  # between the two is what takes the options one by one
         return self
 
 
