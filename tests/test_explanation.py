@@ -277,6 +277,7 @@ def test_wrong_usage(checkpoint, folder, tmp_path):
     assert run(*common, "--overwrite").exit_code == 0
 
 
+@pytest.mark.long
 def test_maps_of_shared_pictures_lie_on_the_objects(shared, tmp_path, drawn):
     """Cat and dog in one picture, and a bird: maps, guided gradients and boxes lie where the object is."""
     network = (

@@ -313,6 +313,7 @@ def test_wrong_use():
             call()
 
 
+@pytest.mark.long
 def test_maps_of_real_pictures_beat_their_opposite(shared):
     """Spoonbill and zebra: what Grad-CAM shows matters more to the score than what it does not."""
     model = models.build("mobilenet_v2").eval()

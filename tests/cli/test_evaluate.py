@@ -178,6 +178,7 @@ def test_figures_on_real_pictures(shared, mobilenet, tmp_path):
     assert {name: found["figures"][name] for name in figures} == pytest.approx(figures, abs=1e-9)
 
 
+@pytest.mark.long
 def test_native_files_of_cub(shared, mobilenet, tmp_path):
     folder = shared / "images" / "cub"
     options = (*mobilenet, "--targets", "highest", "--cases", 1, "--out", tmp_path)

@@ -322,6 +322,7 @@ def torchrun(folder: Path, out: Path, *options: object, pause: float = 0.2) -> s
     return subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", seeds(1))
 def test_torchrun_starts_killed_ranks_again(folder, undisturbed, tmp_path, seed):
     rng = random.Random(f"restart {seed}")

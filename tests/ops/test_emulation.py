@@ -136,14 +136,25 @@ def in_memory(x: Tensor) -> dict[str, Tensor]:
     }
 
 
+# Blocks of other sizes are other builds.
+SETTINGS = pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(({"multiprocessors": 40}, {"seed": 1}), id="64 threads"),
+        pytest.param(({"threads": 32}, {"threads": 0}), id="other blocks", marks=pytest.mark.long),
+    ],
+)
+
+
+@SETTINGS
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(3, 80, 7, 7), (2, 300, 4, 6), (2, 37, 1, 5), (1, 33, 19, 17), (2, 1, 1, 1)])
-def test_class_map(run, dtype, shape):
+def test_class_map(run, dtype, shape, settings):
     features = torch.randn(shape).to(dtype)
     weights = torch.randn(shape[0], 2, shape[1]).to(torch.float64 if dtype == torch.float64 else torch.float32)
     first = None
     for layout, x in in_memory(features).items():
-        for setting in ({}, {"threads": 32}, {"threads": 0}, {"multiprocessors": 40}, {"seed": 1}):
+        for setting in ({}, *settings):
             maps = run(ops.class_map, x, weights, **setting)
             first = maps if first is None else first
             assert_same_bits(maps, first, (layout, setting))
@@ -151,15 +162,16 @@ def test_class_map(run, dtype, shape):
     assert_close(first, ops.class_map(features, weights), 1e-14 if dtype == torch.float64 else 2e-6)
 
 
+@SETTINGS
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(3, 80, 7, 7), (2, 37, 1, 5), (1, 65, 19, 17), (2, 1, 1, 1)])
-def test_gradient_map(run, weighting, dtype, shape):
+def test_gradient_map(run, weighting, dtype, shape, settings):
     features, gradients = torch.randn(shape).relu().to(dtype), (0.1 * torch.randn(shape)).to(dtype)
     first = None
     for (layout, x), g in zip(in_memory(features).items(), in_memory(gradients).values(), strict=True):
         # With one multiprocessor all is done in one pass, with many in two.
-        for setting in ({}, {"threads": 32}, {"threads": 0}, {"multiprocessors": 40}, {"seed": 1}):
+        for setting in ({}, *settings):
             maps = run(ops.gradient_map, x, g, weighting, **setting)
             first = maps if first is None else first
             assert_same_bits(maps, first, (layout, setting))
@@ -248,7 +260,10 @@ def test_boxes_of_hard_masks(run, largest, connectivity, size):
         assert_same_bits(run(ops.boxes, masks, *options, **setting), expected, setting)
 
 
-@pytest.mark.parametrize(("largest", "connectivity"), [("pixels", 8), ("pixels", 4), ("contour", 8)])
+@pytest.mark.parametrize(
+    ("largest", "connectivity"),
+    [("pixels", 8), *(pytest.param(*rule, marks=pytest.mark.long) for rule in (("pixels", 4), ("contour", 8)))],
+)
 def test_boxes_of_4x4_masks(run, largest, connectivity):
     masks = ALL_4X4[connectivity // 4 + (largest == "contour") :: 3].float()  # each mask once, by one of the rules
     options = ((4, 4), torch.full((len(masks),), 0.5), False, "bilinear", connectivity, largest)
@@ -328,7 +343,9 @@ def test_box_curves(run, size):
 
 
 @pytest.mark.parametrize("contours", ["largest", "all"])
-@pytest.mark.parametrize("size", [*SIZES, (33, 33), (64, 64)])
+@pytest.mark.parametrize(
+    "size", [*SIZES[1:4], *(pytest.param(size, marks=pytest.mark.long) for size in (*SIZES[::4], (33, 33), (64, 64)))]
+)
 def test_iou_curves(run, contours, size):
     limit = torch.tensor([size[1], size[0]] * 2)
     for name, values in hard_maps(*size).items():
@@ -359,6 +376,7 @@ def test_score_histograms(run, dtype):
 # ---- blocks as they are on a GPU -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 5])
 def test_blocks_of_their_true_size(run, seed):
     device = {"threads": 0, "seed": seed, "multiprocessors": 3}
