@@ -84,8 +84,7 @@ __device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned cha
   surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
   const int index = static_cast<int>((blockIdx.x + blockIdx.y * gridDim.x) % a.room_count);
   if (threadIdx.x == 0) {
-    while (atomicCAS(rooms_taken + index, 0u, 1u) != 0) {
-    }
+    while (atomicCAS(rooms_taken + index, 0u, 1u) != 0) __nanosleep(100);  // up to a thousand blocks ask
     __threadfence();
   }
   __syncthreads();

@@ -10,6 +10,7 @@ inline void __syncthreads(Place place = Place::current()) { emulation::meet(emul
 inline void __syncwarp(unsigned = 0xffffffffu, Place place = Place::current()) {
   emulation::meet(emulation::machine.warps[threadIdx.x / 32], true, place);
 }
+inline void __nanosleep(unsigned) {}
 inline void __threadfence() {
   emulation::acquire(&emulation::machine.fence);
   emulation::release(&emulation::machine.fence);
