@@ -132,10 +132,7 @@ __device__ void search_map(const float* map, unsigned char* shared, int64_t m, c
     const float cut = usable ? cut_of(t) : INFINITY;  // which no pixel reaches
     int32_t count = cut == INFINITY ? 0 : 1;
     if (count > 0 && a.capacity > 0) {
-      if constexpr (kBicubic)
-        threshold<kThreads>(surface, a.size, cut, room);
-      else
-        threshold<kThreads>(reinterpret_cast<const float*>(shared), a.size, cut, room);
+      threshold<kThreads>(surface, a.size, cut, room);
       count = find_runs<kThreads>(room);
     }
     if (count > 0 && count <= a.capacity)
