@@ -115,6 +115,11 @@ class Surface {
     return apart && range >= T(0x1p-60) && range <= T(0x1p20);
   }
 
+  // Where shared memory has the map after ReLU [h, w], and the taps of columns [W] and rows [H].
+  __device__ const T* held() const { return held_; }
+  __device__ const Tap* columns() const { return columns_; }
+  __device__ const Tap* rows() const { return rows_; }
+
   // One output pixel. To visit many, walk() is many times cheaper.
   __device__ T operator()(int y, int x) const {
     T v[1];

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import metadata
 from typing import Any, Self
 
 import cv2
@@ -143,5 +142,5 @@ def versions(decoder: str) -> dict[str, str]:
     """Versions that decide about rows: those of the settings that every machine of a run must have alike."""
     decoders = f"opencv {cv2.__version__}, pillow {PIL.__version__}"
     if decoder == "nvjpeg":
-        decoders += f", torchvision {metadata.version('torchvision')}"
+        decoders += f", {gpu.library()}"
     return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}

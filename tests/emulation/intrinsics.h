@@ -10,6 +10,9 @@ inline void __syncthreads(Place place = Place::current()) { emulation::meet(emul
 inline void __syncwarp(unsigned = 0xffffffffu, Place place = Place::current()) {
   emulation::meet(emulation::machine.warps[threadIdx.x / 32], true, place);
 }
+inline void __nanosleep(unsigned) {}
+// A quotient that may be off by a bit or two, and is on a GPU; here it is, so that nothing can rest on its last bits.
+inline float __fdividef(float a, float b) { return a / b * 1.0000002f; }
 inline void __threadfence() {
   emulation::acquire(&emulation::machine.fence);
   emulation::release(&emulation::machine.fence);
