@@ -4,15 +4,8 @@ The emulation runs the threads of a block in any order, checks where they meet, 
 is written. Speed, and what the GPU's own compiler does to the arithmetic, are not seen here.
 """
 
-import functools
-import hashlib
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from tests.support.emulated import Emulated, emulated, missing
 from tests.support.operands import (
     ALL_4X4,
     DTYPES,
@@ -33,62 +27,15 @@ from tests.support.operands import (
     shapes,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-EMULATION = ROOT / "tests" / "emulation"
 SIZES = [(40, 65), (33, 31), (7, 64), (1, 70), (70, 1)]
 
 
-class Emulated:
-    """Has the operators that a build was made of, as ``torch.ops.fastcam`` has."""
-
-    def __init__(self, module: object):
-        self.module = module
-
-    def __getattr__(self, name: str) -> Callable:
-        def given(value: object) -> object:
-            if not isinstance(value, Tensor):
-                return value
-            dtype = str(value.dtype).removeprefix("torch.")
-            return self.module.Tensor(value.data_ptr(), list(value.shape), list(value.stride()), dtype)
-
-        def call(*arguments: object) -> object:
-            result = getattr(self.module, name)(*map(given, arguments))
-            tensors = tuple(torch.from_numpy(np.asarray(part)) for part in result)
-            return tensors if len(tensors) > 1 else tensors[0]
-
-        return call
-
-
 @pytest.fixture(scope="session")
-def build(request) -> Callable[..., Emulated]:
+def build(request) -> Callable[..., Emulated | None]:
     """build(threads, operators) compiles them (all by default) for the host, once for each content of the sources."""
-    pybind11 = pytest.importorskip("pybind11")
-    compiler = os.environ.get("CXX", "c++")
-    if sys.platform != "linux" or shutil.which(compiler) is None or not (ROOT / "csrc").is_dir():
-        pytest.skip("needs Linux, a C++ compiler and the checkout")
-    cache = request.config.cache.mkdir("emulation")
-    flags = ["-shared", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    sources = [*EMULATION.glob("*.*"), *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").iterdir()]
-    content = repr((compiler, flags, [source.read_text() for source in sorted(sources)]))
-
-    @functools.cache
-    def build(threads: int, *operators: str) -> Emulated | None:
-        digest = hashlib.sha256(f"{content} {threads} {operators}".encode()).hexdigest()[:16]
-        name = f"emulated_{digest}"  # one process loads one module of a name
-        library = cache / name / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-        if not library.exists():
-            for old in cache.iterdir() if len(list(cache.iterdir())) > 8 else ():
-                shutil.rmtree(old)
-            made_of = " ".join(["module.cpp", *operators])
-            command = [EMULATION / "build.sh", library.parent, str(threads), library, made_of, *flags]
-            if subprocess.run([*command, f"-DMODULE_NAME={name}"]).returncode != 0:
-                return None  # and not tried again
-        spec = importlib.util.spec_from_file_location(name, library)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return Emulated(module)
-
-    return build
+    if reason := missing():
+        pytest.skip(reason)
+    return partial(emulated, Path(request.config.cache.mkdir("emulation")))
 
 
 @pytest.fixture
