@@ -3,7 +3,8 @@
 The kernels' sm_90 machine code runs on a model of one multiprocessor (``tests/machine_code``), which has its share of
 the memory's bandwidth and as many pictures as it would get of a full batch. Counts of instructions and sectors are
 exact; times are a model's, and no measurement: it has no instruction cache, no register banks and no queues of the
-memory beyond the first. Needs nvdisasm (Triton's wheel has it) and nvcc, or an extension that is newer than its sources.
+memory beyond the first. Needs nvdisasm (Triton's wheel has it), and nvcc where
+the extension is older than its sources.
 
 ``--check`` compares with the committed table instead, and fails where a hot kernel has more accesses to local memory
 (spills) or executes 10 % more instructions. ``--profile 2`` shows which lines of source the instructions belong to:
@@ -109,7 +110,9 @@ def readable(kernel: str) -> str:
     name, _, rest = re.sub(r"^_ZN7fastcam\d+", "", kernel).partition("_kernel")
     words = {"f": "float", "d": "double", "h": "uint8", "6__half": "half", "13__nv_bfloat16": "bfloat16"}
     arguments = rest[1 : rest.find("EEv") + 1] if rest.startswith("I") else ""
-    parts = re.findall(r"L[ib](\d+)E|NS_\d+(\w+?)E(?:(\d+)E)?|LNS_\d+(\w+?)E(\d+)E|(6__half|13__nv_bfloat16|[fdh])", arguments)
+    parts = re.findall(
+        r"L[ib](\d+)E|NS_\d+(\w+?)E(?:(\d+)E)?|LNS_\d+(\w+?)E(\d+)E|(6__half|13__nv_bfloat16|[fdh])", arguments
+    )
     shown = [number or words.get(word) or " ".join(filter(None, (a, b, c, d))) for number, a, b, c, d, word in parts]
     return f"{name}<{', '.join(shown)}>" if shown else name
 
@@ -136,11 +139,12 @@ def markdown(rows: list[Prediction], kernels: list[dict[str, Any]]) -> str:
     lines = [
         "# Predictions for an H200",
         "",
-        "Made by `python -m benchmarks.predict`: the kernels' machine code on a model of one multiprocessor. **No",
-        "measurement**: instructions and sectors are exact, times are a model's at 1.98 GHz and 4.3 TB/s, for a picture of",
-        "a batch that fills 132 multiprocessors. The floor is the time in which inputs and results move once.",
+        "Made by `python -m benchmarks.predict`: the kernels' machine code on a model of one multiprocessor.",
+        "**These are no measurements**: instructions and sectors are exact, times are a model's at 1.98 GHz and",
+        "4.3 TB/s, for a picture of a batch that fills 132 multiprocessors. The floor is the time in which inputs and",
+        "results move once.",
         "",
-        "| work | µs | floor | target | instructions | sectors | bank conflicts | instructions a cycle | resident blocks |",
+        "| work | µs | floor | target | instructions | sectors | bank conflicts | a cycle | resident blocks |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
@@ -152,8 +156,8 @@ def markdown(rows: list[Prediction], kernels: list[dict[str, Any]]) -> str:
         "",
         "## Registers and memory of each kernel",
         "",
-        "As ptxas reports them for sm_80, sm_90 and sm_120. Spills are bytes stored and loaded, in the code and not at run",
-        "time; shared memory is what is declared statically; all but registers in bytes.",
+        "As ptxas reports them for sm_80, sm_90 and sm_120. Spills are bytes stored and loaded, in the code and not",
+        "at run time; shared memory is what is declared statically; all but registers in bytes.",
         "",
         "| kernel | registers | stack | spills | shared |",
         "|---|---|---|---|---|",
@@ -165,7 +169,9 @@ def markdown(rows: list[Prediction], kernels: list[dict[str, Any]]) -> str:
             return ", ".join("–" if each is None else show.format(**each) for each in found)
 
         spills = three("{spill_stores}/{spill_loads}")
-        lines.append(f"| `{row['kernel']}` | {three('{registers}')} | {three('{stack}')} | {spills} | {three('{shared}')} |")
+        lines.append(
+            f"| `{row['kernel']}` | {three('{registers}')} | {three('{stack}')} | {spills} | {three('{shared}')} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -179,11 +185,12 @@ def show_profile(simulator: Simulator, launches: list[dict[str, Any]], depth: in
 
 def check(simulator: Simulator, committed: dict[str, Any]) -> list[str]:
     """What has become worse than the committed table says."""
-    worse = []
-    for kernel, before in committed["local_accesses"].items():
-        for function in simulator.functions.values():
-            if readable(function.name) == kernel and (now := local_accesses(function)) > before:
-                worse.append(f"{kernel}: {now} bytes to and from local memory in its code, {before} before")
+    spilled = {readable(name): local_accesses(function) for name, function in simulator.functions.items()}
+    worse = [
+        f"{kernel}: {spilled[kernel]} bytes to and from local memory in its code, {before} before"
+        for kernel, before in committed["local_accesses"].items()
+        if spilled.get(kernel, 0) > before
+    ]
     before_by_work = {row["work"]: row["instructions"] for row in committed["works"]}
     for work in works():
         if not re.search(HOT_WORKS, work.title) or work.title not in before_by_work:
@@ -199,10 +206,16 @@ def check(simulator: Simulator, committed: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Predict, or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="works whose title has this regular expression; prints, writes nothing")
+    parser.add_argument(
+        "--only", default="", help="works whose title has this regular expression; prints, writes nothing"
+    )
     parser.add_argument("--stems", nargs="*", help="kernels of these files of csrc/cuda only, e.g. boxes sums")
-    parser.add_argument("--profile", type=int, metavar="DEPTH", help="show the lines of source that instructions belong to")
-    parser.add_argument("--check", action="store_true", help="fail where hot kernels are worse than the committed table")
+    parser.add_argument(
+        "--profile", type=int, metavar="DEPTH", help="show the lines of source that instructions belong to"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="fail where hot kernels are worse than the committed table"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for predictions.md and predictions.json")
     arguments = parser.parse_args()
     if reason := cubins.missing():

@@ -106,7 +106,10 @@ T to_integer(double v) {
   return static_cast<T>(v);
 }
 inline double whole(double v, int direction) {
-  return direction == 1 ? std::floor(v) : direction == 2 ? std::ceil(v) : direction == 3 ? std::trunc(v) : std::nearbyint(v);
+  return direction == 1   ? std::floor(v)
+         : direction == 2 ? std::ceil(v)
+         : direction == 3 ? std::trunc(v)
+                          : std::nearbyint(v);
 }
 template <class T>
 float rounded_up(T v) {
@@ -128,10 +131,14 @@ inline bool shuffle_source(int mode, int lane, uint32_t by, uint32_t clamp, int&
   const int b = by & 31, limit = clamp & 31, segment = clamp >> 8 & 31;
   const int highest = (lane & segment) | (limit & ~segment), lowest = lane & segment;
   bool inside;
-  if (mode == kUp) source = lane - b, inside = source >= highest;
-  else if (mode == kDown) source = lane + b, inside = source <= highest;
-  else if (mode == kButterfly) source = lane ^ b, inside = source <= highest;
-  else source = lowest | (b & ~segment), inside = source <= highest;
+  if (mode == kUp)
+    source = lane - b, inside = source >= highest;
+  else if (mode == kDown)
+    source = lane + b, inside = source <= highest;
+  else if (mode == kButterfly)
+    source = lane ^ b, inside = source <= highest;
+  else
+    source = lowest | (b & ~segment), inside = source <= highest;
   if (!inside) source = lane;
   return inside;
 }

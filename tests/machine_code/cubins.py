@@ -25,7 +25,9 @@ ARCHITECTURE = 90  # whose instructions decoding.py knows
 @cache
 def tool(name: str) -> Path | None:
     """A tool of the CUDA toolkit; Triton's wheel carries some of them."""
-    folders = [Path(os.environ.get(variable, ""), "bin") for variable in ("CUDA_HOME", "CUDA_PATH") if variable in os.environ]
+    folders = [
+        Path(os.environ.get(variable, ""), "bin") for variable in ("CUDA_HOME", "CUDA_PATH") if variable in os.environ
+    ]
     folders += [Path("/usr/local/cuda/bin")]
     spec = find_spec("triton")
     folders += [Path(spec.origin).parent / "backends" / "nvidia" / "bin"] if spec and spec.origin else []
@@ -99,7 +101,10 @@ class Compiled:
         for part in self.report.split("Compiling entry function '")[1:]:
             name = part.partition("'")[0]
             own = part[part.index(f"Function properties for {name}") :]  # and not those of functions it calls
-            stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", own).groups())
+            stack, stores, loads = map(
+                int,
+                re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", own).groups(),
+            )
             registers = int(re.search(r"Used (\d+) registers", own)[1])
             shared = re.search(r"(\d+) bytes smem", own.partition("Compiling entry function")[0])
             found[name] = Resources(registers, stack, stores, loads, int(shared[1]) if shared else 0)
@@ -143,7 +148,12 @@ def functions(wanted: Sequence[str] | None = None, nvcc: bool = False) -> Iterat
             cubins = [disassembled(each.cubin) for each in pool.map(compiled, wanted or stems())]
     else:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([tool("cuobjdump"), "-xelf", f"sm_{ARCHITECTURE}", library], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [tool("cuobjdump"), "-xelf", f"sm_{ARCHITECTURE}", library],
+                cwd=folder,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             cubins = [disassembled(path) for path in sorted(Path(folder).glob("*.cubin"))]
     for cubin in cubins:
         _KEPT.append(cubin)  # the memory of its variables

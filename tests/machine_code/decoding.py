@@ -112,7 +112,11 @@ def _sum(result: Operand, terms: str, text: str) -> Operand:
             result = result._replace(value=result.value + _signed(*found.groups()))
         elif found := re.fullmatch(r"R(\d+|Z)(?:\.(64|U32|X4|X8|X16))?", term):
             scale = int(found[2][1:]) if found[2] and found[2][0] == "X" else 1
-            result = result._replace(index=_number(found[1], ZERO_REGISTER), scale=scale, pair=result.pair and found[2] != "U32" or found[2] == "64")
+            result = result._replace(
+                index=_number(found[1], ZERO_REGISTER),
+                scale=scale,
+                pair=(result.pair and found[2] != "U32") or found[2] == "64",
+            )
         elif found := re.fullmatch(r"UR(\d+|Z)", term):
             result = result._replace(uniform=_number(found[1], ZERO_UNIFORM))
         else:
@@ -161,7 +165,10 @@ def _filled(operands: list[str], count: int) -> list[str | Operand]:
     return [*operands, *[ABSENT] * (count - len(operands))]
 
 
-@_decodes("NOP YIELD MEMBAR ERRBAR CGAERRBAR CCTL ENDCOLLECTIVE NANOSLEEP PREEXIT ACQBULK FENCE", "SC GPU CTA SYS IVALL ALL VIEW ASYNC")
+@_decodes(
+    "NOP YIELD MEMBAR ERRBAR CGAERRBAR CCTL ENDCOLLECTIVE NANOSLEEP PREEXIT ACQBULK FENCE",
+    "SC GPU CTA SYS IVALL ALL VIEW ASYNC",
+)
 def _nothing(i: Instruction, f: Function) -> Meaning:
     return Meaning("nothing", [])
 
@@ -275,7 +282,15 @@ def _clear(i: Instruction, f: Function) -> Meaning:
     return Meaning("clear", [i.operands[0]], [1 if "32" in i.modifiers else 2])
 
 
-_SPECIAL = {"SR_TID.X": 0, "SR_CTAID.X": 1, "SR_CTAID.Y": 2, "SR_CTAID.Z": 3, "SR_CgaCtaId": 3, "SR_TID.Y": 3, "SR_TID.Z": 3}
+_SPECIAL = {
+    "SR_TID.X": 0,
+    "SR_CTAID.X": 1,
+    "SR_CTAID.Y": 2,
+    "SR_CTAID.Z": 3,
+    "SR_CgaCtaId": 3,
+    "SR_TID.Y": 3,
+    "SR_TID.Z": 3,
+}
 _SPECIAL |= {"SR_VIRTUALSMID": 3, "SR_LANEID": 4, "SR_LTMASK": 5, "SR_SWINHI": 6, "SR_CLOCKLO": 7}
 
 

@@ -18,7 +18,8 @@ void Step::fail(const std::string& what, int lane) const {
   throw std::runtime_error(message + ")");
 }
 
-// ---- operands --------------------------------------------------------------------------------------------------------
+// ---- operands
+// --------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -59,7 +60,8 @@ Row Step::raw(const Operand& o, int word) const {
       Row r{};
       for (int l = 0; l < kLanes; ++l)
         if (lanes >> l & 1)
-          r[l] = constant(*this, o.bank, static_cast<uint32_t>(base + warp.registers[o.index][l] + o.value) + 4 * word, 4);
+          r[l] =
+              constant(*this, o.bank, static_cast<uint32_t>(base + warp.registers[o.index][l] + o.value) + 4 * word, 4);
       return r;
     }
     default: fail("an operand that holds no value");
@@ -145,7 +147,8 @@ void Step::put(size_t i, const Row& values, int word) {
 
 void Step::put_wide(size_t i, const Wide& values) {
   Row low, high;
-  for (int l = 0; l < kLanes; ++l) low[l] = static_cast<uint32_t>(values[l]), high[l] = static_cast<uint32_t>(values[l] >> 32);
+  for (int l = 0; l < kLanes; ++l)
+    low[l] = static_cast<uint32_t>(values[l]), high[l] = static_cast<uint32_t>(values[l] >> 32);
   put(i, low);
   put(i, high, 1);
 }
@@ -159,7 +162,8 @@ void Step::put_bits(size_t i, uint32_t values) {
     warp.predicates[o.index] = (warp.predicates[o.index] & ~lanes) | (values & lanes);
 }
 
-// ---- memory ----------------------------------------------------------------------------------------------------------
+// ---- memory
+// ----------------------------------------------------------------------------------------------------------
 
 void Step::begin_access(Space space, Use use, int bytes) {
   warp.access.any = true;
@@ -194,8 +198,10 @@ void look_for_hazards(const Step& s, Use use, uint32_t address, int bytes, int l
       byte.read = mine;
     } else {
       if (!ordered(byte.write, warp, lane) && !(atomic && byte.write.atomic)) found("write after write", byte.write);
-      if (!ordered(byte.read, warp, lane)) found("write after read", byte.read);
-      else if (!ordered(byte.read_before, warp, lane)) found("write after read", byte.read_before);
+      if (!ordered(byte.read, warp, lane))
+        found("write after read", byte.read);
+      else if (!ordered(byte.read_before, warp, lane))
+        found("write after read", byte.read_before);
       byte.write = mine;
     }
   }
@@ -206,7 +212,8 @@ void look_for_hazards(const Step& s, Use use, uint32_t address, int bytes, int l
 unsigned char* Step::memory(Space space, Use use, uint64_t address, int bytes, int lane) {
   Access& access = warp.access;
   access.addresses[access.count++] = address;
-  if (address % static_cast<uint64_t>(bytes) != 0) fail("misaligned address of " + std::to_string(bytes) + " bytes", lane);
+  if (address % static_cast<uint64_t>(bytes) != 0)
+    fail("misaligned address of " + std::to_string(bytes) + " bytes", lane);
   if (space == Space::kLocal) {
     if (address + bytes > kLocal) fail("local memory out of bounds", lane);
     return warp.local.data() + lane * kLocal + address;
@@ -214,8 +221,8 @@ unsigned char* Step::memory(Space space, Use use, uint64_t address, int bytes, i
   if (space == Space::kShared) {
     Block& block = *warp.block;
     if (address < kSharedBegin || address + bytes > block.shared.size())
-      fail("shared memory out of bounds: byte " + std::to_string(static_cast<int64_t>(address) - kSharedBegin) + " of " +
-               std::to_string(block.shared.size() - kSharedBegin),
+      fail("shared memory out of bounds: byte " + std::to_string(static_cast<int64_t>(address) - kSharedBegin) +
+               " of " + std::to_string(block.shared.size() - kSharedBegin),
            lane);
     for (int i = 0; i < bytes; ++i) {
       if (use != Use::kWrite && !block.initialised[address + i]) {
@@ -228,7 +235,8 @@ unsigned char* Step::memory(Space space, Use use, uint64_t address, int bytes, i
     return block.shared.data() + address;
   }
   const auto& known = machine.memory;
-  auto after = std::upper_bound(known.begin(), known.end(), address, [](uint64_t a, const auto& m) { return a < m.begin; });
+  auto after =
+      std::upper_bound(known.begin(), known.end(), address, [](uint64_t a, const auto& m) { return a < m.begin; });
   if (after == known.begin() || address + static_cast<uint64_t>(bytes) > (--after)->end)
     fail("global memory out of bounds", lane);
   return reinterpret_cast<unsigned char*>(address);
@@ -355,7 +363,8 @@ void load_constant(Step& s) {
     for (int l = 0; l < kLanes; ++l) {
       if (!(s.lanes >> l & 1)) continue;
       const uint64_t offset = base + (o.index == kZeroRegister ? 0 : s.warp.registers[o.index][l]);
-      uint32_t v = constant(s, o.bank, static_cast<uint32_t>(offset) + 4 * word, static_cast<size_t>(std::min(bytes, 4)));
+      uint32_t v =
+          constant(s, o.bank, static_cast<uint32_t>(offset) + 4 * word, static_cast<size_t>(std::min(bytes, 4)));
       if (s.parameter(1)) v = static_cast<uint32_t>(bytes == 1 ? static_cast<int8_t>(v) : static_cast<int16_t>(v));
       r[l] = v;
     }
@@ -363,7 +372,8 @@ void load_constant(Step& s) {
   }
 }
 
-// ---- integers --------------------------------------------------------------------------------------------------------
+// ---- integers
+// --------------------------------------------------------------------------------------------------------
 
 uint32_t carry_of(uint32_t bits, int lane) { return bits >> lane & 1; }
 
@@ -379,9 +389,10 @@ void multiply_add(Step& s) {
   Wide sum;
   uint32_t out = 0;
   for (int l = 0; l < kLanes; ++l) {
-    const uint64_t product = s.parameter(1) ? uint64_t{a[l]} * b[l]
-                                            : static_cast<uint64_t>(int64_t{static_cast<int32_t>(a[l])} *
-                                                                    int64_t{static_cast<int32_t>(b[l])});
+    const uint64_t product =
+        s.parameter(1)
+            ? uint64_t{a[l]} * b[l]
+            : static_cast<uint64_t>(int64_t{static_cast<int32_t>(a[l])} * int64_t{static_cast<int32_t>(b[l])});
     sum[l] = product + c[l] + carry_of(in, l);
     out |= static_cast<uint32_t>(sum[l] < product) << l;
   }
@@ -417,8 +428,8 @@ void add3(Step& s) {
   s.put_bits(2, twice);
 }
 
-// destination, carry out, a, b, a's upper half, carry in; parameters: shift; 0 lower half, 1 upper half, 2 upper half of
-// the word a with its sign
+// destination, carry out, a, b, a's upper half, carry in; parameters: shift; 0 lower half, 1 upper half, 2 upper half
+// of the word a with its sign
 void scaled_add(Step& s) {
   const Row a = s.integer(2), b = s.integer(3), high = s.integer(4);
   const uint32_t in = s.operand(5).kind == Kind::kNone ? 0 : s.bits(5);
@@ -428,8 +439,7 @@ void scaled_add(Step& s) {
   for (int l = 0; l < kLanes; ++l) {
     uint32_t v = a[l] << shift;
     if (part == 1) v = static_cast<uint32_t>(pair(a[l], high[l]) << shift >> 32);
-    if (part == 2)
-      v = static_cast<uint32_t>(static_cast<uint64_t>(int64_t{static_cast<int32_t>(a[l])}) << shift >> 32);
+    if (part == 2) v = static_cast<uint32_t>(static_cast<uint64_t>(int64_t{static_cast<int32_t>(a[l])}) << shift >> 32);
     const uint64_t sum = uint64_t{v} + b[l] + carry_of(in, l);
     out |= static_cast<uint32_t>(sum >> 32) << l;
     r[l] = static_cast<uint32_t>(sum);
@@ -521,8 +531,9 @@ void extreme_integer(Step& s) {
       const auto high = extreme<uint16_t>(static_cast<uint16_t>(x >> 16), static_cast<uint16_t>(y >> 16), less);
       return low | static_cast<uint32_t>(high) << 16;
     }
-    return s.parameter(0) ? extreme<uint32_t>(x, y, less)
-                          : static_cast<uint32_t>(extreme<int32_t>(static_cast<int32_t>(x), static_cast<int32_t>(y), less));
+    return s.parameter(0)
+               ? extreme<uint32_t>(x, y, less)
+               : static_cast<uint32_t>(extreme<int32_t>(static_cast<int32_t>(x), static_cast<int32_t>(y), less));
   };
   s.compute(0, [&](int l) {
     const uint32_t first = s.parameter(1) ? a[l] + b[l] : choose(a[l], b[l], l);
@@ -616,7 +627,8 @@ void special(Step& s) {
   });
 }
 
-// ---- floating point --------------------------------------------------------------------------------------------------
+// ---- floating point
+// --------------------------------------------------------------------------------------------------
 
 // destination, a, b, c; parameters: 0 sum, 1 product, 2 fused; direction of rounding; flush; saturate
 void arithmetic(Step& s) {
@@ -716,7 +728,8 @@ void select_float(Step& s) {
 enum Function { kReciprocal, kReciprocalRoot };
 void function(Step& s) {
   const auto a = s.real(1);
-  s.compute(0, [&](int l) { return to_bits(s.parameter(0) == kReciprocal ? reciprocal(a[l]) : reciprocal_root(a[l])); });
+  s.compute(0,
+            [&](int l) { return to_bits(s.parameter(0) == kReciprocal ? reciprocal(a[l]) : reciprocal_root(a[l])); });
 }
 void reciprocal_of_double(Step& s) {
   const Row a = s.integer(1);
@@ -729,7 +742,8 @@ void check_division(Step& s) {
   s.put_bits(0, hard);
 }
 
-// ---- conversions -----------------------------------------------------------------------------------------------------
+// ---- conversions
+// -----------------------------------------------------------------------------------------------------
 
 // destination, source; parameters: bits and sign of the source (-32 is int32), to double, upwards
 void from_integer(Step& s) {
@@ -803,7 +817,8 @@ void widen_half(Step& s) {
   s.compute(0, [&](int l) { return to_bits(from_half(a[l] >> 16 * s.operand(1).value)); });
 }
 
-// ---- between lanes ---------------------------------------------------------------------------------------------------
+// ---- between lanes
+// ---------------------------------------------------------------------------------------------------
 
 // whether inside, destination, value, by, clamp; parameters: mode
 void shuffle(Step& s) {
@@ -814,7 +829,8 @@ void shuffle(Step& s) {
     if (!(s.lanes >> l & 1)) continue;
     int source;
     inside |= static_cast<uint32_t>(shuffle_source(s.parameter(0), l, by[l], clamp[l], source)) << l;
-    if (!(s.lanes >> source & 1)) machine.found("shuffle from an absent lane", s.instruction.address, s.instruction.address);
+    if (!(s.lanes >> source & 1))
+      machine.found("shuffle from an absent lane", s.instruction.address, s.instruction.address);
     r[l] = a[source];
   }
   s.put(1, r);
@@ -852,7 +868,8 @@ void reduce(Step& s) {
   s.put(0, same(r));
 }
 
-// ---- control ---------------------------------------------------------------------------------------------------------
+// ---- control
+// ---------------------------------------------------------------------------------------------------------
 
 void nothing(Step&) {}
 void unsupported(Step& s) { s.fail("an instruction that is not understood"); }
@@ -918,8 +935,7 @@ void meet_warp(Step& s) {
     const Row masks = s.raw(s.operand(0));
     mask = masks[std::countr_zero(s.running)];
     for (int l = 0; l < kLanes; ++l)
-      if (s.running >> l & 1 && !(masks[l] >> l & 1))
-        s.fail("a lane meets others under a mask that leaves it out", l);
+      if (s.running >> l & 1 && !(masks[l] >> l & 1)) s.fail("a lane meets others under a mask that leaves it out", l);
   }
   if ((s.running & w.live) == (mask & w.live)) {
     if (s.running == w.live) ++w.seen[w.id];
@@ -944,7 +960,8 @@ void meet_block(Step& s) {
   const uint32_t threads = s.operand(1).kind == Kind::kNone ? 0 : s.raw(s.operand(1))[0];
   if (id >= kBarriers) s.fail("barrier " + std::to_string(id));
   Barrier& barrier = w.block->barriers[id];
-  if (s.lanes != w.live) machine.found("barrier that a part of a warp reaches", s.instruction.address, s.instruction.address);
+  if (s.lanes != w.live)
+    machine.found("barrier that a part of a warp reaches", s.instruction.address, s.instruction.address);
   if (barrier.arrived > 0 && barrier.expected != static_cast<int>(threads))
     s.fail("barrier " + std::to_string(id) + " with " + std::to_string(threads) + " threads instead of " +
            std::to_string(barrier.expected));
@@ -967,22 +984,61 @@ void commit_copies(Step& s) { s.warp.copies.emplace_back(); }
 void wait_for_copies(Step& s) { finish_copies(s, static_cast<size_t>(s.parameter(0))); }
 
 const std::unordered_map<std::string, Handler> kHandlers = {
-    {"load", load}, {"store", store}, {"atomic", atomic}, {"load_constant", load_constant},
-    {"copy_ahead", copy_ahead}, {"commit_copies", commit_copies}, {"wait_for_copies", wait_for_copies},
-    {"multiply_add", multiply_add}, {"add3", add3}, {"scaled_add", scaled_add}, {"logic3", logic3},
-    {"predicate_logic", predicate_logic}, {"compare_integers", compare_integers}, {"absolute", absolute},
-    {"extreme_integer", extreme_integer}, {"select", select}, {"shift", shift}, {"permute", permute}, {"move", move},
-    {"clear", clear}, {"reverse", reverse}, {"count", count}, {"find_leading_one", find_leading_one},
-    {"predicates_to_register", predicates_to_register}, {"register_to_predicates", register_to_predicates},
-    {"special", special}, {"arithmetic", arithmetic}, {"arithmetic_double", arithmetic_double},
-    {"compare_floats", compare_floats}, {"compare_doubles", compare_doubles}, {"choose_double", choose_double},
-    {"extreme_float", extreme_float}, {"select_float", select_float}, {"function", function},
-    {"reciprocal_of_double", reciprocal_of_double}, {"check_division", check_division}, {"from_integer", from_integer},
-    {"to_integers", to_integers}, {"round_to_whole", round_to_whole}, {"widen", widen}, {"narrow", narrow},
-    {"widen_half", widen_half}, {"shuffle", shuffle}, {"vote", vote}, {"reduce", reduce}, {"nothing", nothing},
-    {"unsupported", unsupported}, {"branch", branch}, {"branch_if_divided", branch_if_divided},
-    {"return_to", return_to}, {"exit_program", exit_program}, {"begin_convergence", begin_convergence},
-    {"converge", converge}, {"give_up_convergence", give_up_convergence}, {"meet_warp", meet_warp},
+    {"load", load},
+    {"store", store},
+    {"atomic", atomic},
+    {"load_constant", load_constant},
+    {"copy_ahead", copy_ahead},
+    {"commit_copies", commit_copies},
+    {"wait_for_copies", wait_for_copies},
+    {"multiply_add", multiply_add},
+    {"add3", add3},
+    {"scaled_add", scaled_add},
+    {"logic3", logic3},
+    {"predicate_logic", predicate_logic},
+    {"compare_integers", compare_integers},
+    {"absolute", absolute},
+    {"extreme_integer", extreme_integer},
+    {"select", select},
+    {"shift", shift},
+    {"permute", permute},
+    {"move", move},
+    {"clear", clear},
+    {"reverse", reverse},
+    {"count", count},
+    {"find_leading_one", find_leading_one},
+    {"predicates_to_register", predicates_to_register},
+    {"register_to_predicates", register_to_predicates},
+    {"special", special},
+    {"arithmetic", arithmetic},
+    {"arithmetic_double", arithmetic_double},
+    {"compare_floats", compare_floats},
+    {"compare_doubles", compare_doubles},
+    {"choose_double", choose_double},
+    {"extreme_float", extreme_float},
+    {"select_float", select_float},
+    {"function", function},
+    {"reciprocal_of_double", reciprocal_of_double},
+    {"check_division", check_division},
+    {"from_integer", from_integer},
+    {"to_integers", to_integers},
+    {"round_to_whole", round_to_whole},
+    {"widen", widen},
+    {"narrow", narrow},
+    {"widen_half", widen_half},
+    {"shuffle", shuffle},
+    {"vote", vote},
+    {"reduce", reduce},
+    {"nothing", nothing},
+    {"unsupported", unsupported},
+    {"branch", branch},
+    {"branch_if_divided", branch_if_divided},
+    {"return_to", return_to},
+    {"exit_program", exit_program},
+    {"begin_convergence", begin_convergence},
+    {"converge", converge},
+    {"give_up_convergence", give_up_convergence},
+    {"meet_warp", meet_warp},
     {"meet_block", meet_block},
 };
 

@@ -61,7 +61,7 @@ void Machine::begin(size_t slot) {
   block->x = block->index % grid_x;
   block->y = block->index / grid_x;
   const size_t bytes = kSharedBegin + static_cast<size_t>(shared);
-  block->shared.assign(bytes, kGarbage & 0xff);
+  block->shared.assign(bytes, static_cast<unsigned char>(kGarbage + settings.seed));
   block->initialised.assign(bytes, false);
   if (settings.hazards) block->bytes.resize(bytes);
   block->began = now;
@@ -129,8 +129,7 @@ void Machine::run_untimed() {
         if (block->warps[i]->running != 0) warps.push_back(block->warps[i].get());
     if (warps.empty()) deadlock();
     if (settings.seed != 0)
-      for (size_t i = warps.size(); i > 1; --i)
-        std::swap(warps[i - 1], warps[random_below(static_cast<uint32_t>(i))]);
+      for (size_t i = warps.size(); i > 1; --i) std::swap(warps[i - 1], warps[random_below(static_cast<uint32_t>(i))]);
     bool ended = false;
     for (size_t i = 0; i < warps.size() && !ended; ++i) {
       Warp& w = *warps[i];
@@ -204,7 +203,8 @@ uint64_t Memory::cost(const Access& access, int& busy) {
   size_t count = 0;
   for (int i = 0; i < access.count; ++i) touched[count++] = access.addresses[i] / 32;
   std::sort(touched.begin(), touched.begin() + static_cast<std::ptrdiff_t>(count));
-  count = static_cast<size_t>(std::unique(touched.begin(), touched.begin() + static_cast<std::ptrdiff_t>(count)) - touched.begin());
+  count = static_cast<size_t>(std::unique(touched.begin(), touched.begin() + static_cast<std::ptrdiff_t>(count)) -
+                              touched.begin());
   const bool reads = access.use == Use::kRead;
   ++(reads ? statistics.global_reads : statistics.global_writes);
   (reads ? statistics.sectors_read : statistics.sectors_written) += count;
@@ -242,7 +242,8 @@ void account(Warp& w, const Instruction& in, Memory& memory, bool jumped) {
     memory.pipe_free = begun + busy;
     start = static_cast<uint64_t>(begun) + static_cast<uint64_t>(busy) - 1;
     if (w.access.any) {
-      const uint64_t own = (w.access.use == Use::kAtomic ? set.shared_atomic : set.shared) + (w.access.generic ? set.generic : 0);
+      const uint64_t own =
+          (w.access.use == Use::kAtomic ? set.shared_atomic : set.shared) + (w.access.generic ? set.generic : 0);
       done = std::max(data, start + own);
     } else {
       done = start + static_cast<uint64_t>(in.latency);

@@ -164,9 +164,9 @@ using Findings = std::map<std::tuple<std::string, std::string, int, int>, uint64
 
 struct Settings {
   bool timed = false, hazards = false, strict = true;
-  uint32_t seed = 0;           // of the order in which warps run; 0: in turns
-  int resident = 0;            // blocks at once; 0: as many as fit
-  unsigned most_blocks = 0;    // run only the first so many; 0: all
+  uint32_t seed = 0;         // of the order in which warps run; 0: in turns
+  int resident = 0;          // blocks at once; 0: as many as fit
+  unsigned most_blocks = 0;  // run only the first so many; 0: all
   uint64_t most_steps = 40'000'000'000;
   // Of an H200: one multiprocessor's share of 4.3 TB/s at 1.98 GHz, and latencies in cycles.
   double bytes_per_cycle = 4.3e12 / 132 / 1.98e9;

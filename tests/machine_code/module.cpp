@@ -24,8 +24,8 @@ Operand operand(const OperandFields& f) {
 
 Instruction instruction(const InstructionFields& f) {
   const auto& [name, guard, operands, parameters, address, text, control, pipe, latency] = f;
-  Instruction result{handler(name), operand(guard), {}, parameters, address, text, control[0], control[1], control[2],
-                     control[3], pipe, latency};
+  Instruction result{handler(name), operand(guard), {},         parameters, address, text,
+                     control[0],    control[1],     control[2], control[3], pipe,    latency};
   for (const OperandFields& each : operands) result.operands.push_back(operand(each));
   return result;
 }
@@ -59,7 +59,8 @@ py::object* load;  // (name) adds a kernel, and says whether it is known; outliv
 
 bool run(const emulation::Launched& launched) {
   if (machine::machine.kernels.count(launched.kernel) == 0 && !(*load)(launched.kernel).cast<bool>()) {
-    if (machine::machine.settings.strict) throw std::runtime_error(std::string("machine code: none of ") + launched.kernel);
+    if (machine::machine.settings.strict)
+      throw std::runtime_error(std::string("machine code: none of ") + launched.kernel);
     return false;
   }
   machine::machine.launch(launched);
@@ -83,8 +84,10 @@ std::map<int, Row> single(const InstructionFields& fields, const std::map<int, R
   warp.live = warp.running = static_cast<uint32_t>(lanes);
   warp.predicates[kTruePredicate] = warp.uniform_predicates[kTruePredicate] = ~0u;
   for (const auto& [index, row] : registers) {
-    if (index < 256) warp.registers[static_cast<size_t>(index)] = row;
-    else warp.uniform[static_cast<size_t>(index - 256)] = row[0];
+    if (index < 256)
+      warp.registers[static_cast<size_t>(index)] = row;
+    else
+      warp.uniform[static_cast<size_t>(index - 256)] = row[0];
   }
   for (const auto& [index, bits] : predicates) warp.predicates[static_cast<size_t>(index)] = bits;
   execute(warp, kernel.code[0]);

@@ -112,7 +112,7 @@ class Simulator:
         multiprocessors: int = MULTIPROCESSORS,
         shared: int = SHARED,
     ) -> None:
-        """How it runs: `seed` shuffles the order of warps; 0 `resident` blocks are as many as fit; others see machine.h."""
+        """How it runs: `seed` shuffles the order of warps; `resident` blocks at once, 0: all that fit."""
         self.machine.set(timed, hazards, strict, seed, resident, most_blocks)
         self.operators.module.set_device(multiprocessors, shared, 0)
 
@@ -165,7 +165,7 @@ class Simulator:
         return found
 
     def profile(self, results: Iterable[dict[str, Any]], depth: int = 1) -> Counter[tuple[Line, ...]]:
-        """Instructions that warps executed, by lines of source: the outermost so many of each chain of inlined calls."""
+        """Instructions that warps executed, by lines of source: the outermost `depth` of each chain of calls."""
         counts: Counter[tuple[Line, ...]] = Counter()
         for result in results:
             for instruction, count in zip(self.functions[result["kernel"]].code, result["executed"], strict=True):

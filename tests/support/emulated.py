@@ -78,7 +78,11 @@ def module_of(name: str, sources: Sequence[Path], cache: Path, build: Callable[[
 @functools.cache
 def emulated(cache: Path, threads: int, *operators: str) -> Emulated | None:
     """The operators (all by default) with so many threads in a block, 0: as many as on a GPU. None: did not compile."""
-    sources = [*filter(Path.is_file, EMULATION.rglob("*")), *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").iterdir()]
+    sources = [
+        *filter(Path.is_file, EMULATION.rglob("*")),
+        *(ROOT / "csrc").glob("*.h"),
+        *(ROOT / "csrc/cuda").iterdir(),
+    ]
 
     def build(name: str, library: Path) -> bool:
         made_of = " ".join(["module.cpp", *operators])
