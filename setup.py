@@ -96,7 +96,8 @@ def extension():
     }
     if cuda_home:
         sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
-        flags["nvcc"] = ["-O3", "-fmad=false", "-DUSE_CUDA", "--expt-relaxed-constexpr", *shared_flags]
+        # -lineinfo changes no instruction; profilers and sanitizers name lines by it.
+        flags["nvcc"] = ["-O3", "-fmad=false", "-lineinfo", "-DUSE_CUDA", "--expt-relaxed-constexpr", *shared_flags]
     module = (CUDAExtension if cuda_home else CppExtension)(
         "fastcam._C",
         [str(s.relative_to(ROOT)) for s in sources],

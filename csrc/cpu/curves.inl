@@ -12,6 +12,7 @@
 #include "../contour.h"
 #include "../iou.h"
 #include "curves.h"
+#include "quantise.inl"
 
 namespace fastcam::FASTCAM_SIMD {
 namespace {
@@ -266,8 +267,14 @@ int32_t largest_component(const Regions& regions, int level) {
   return winner;
 }
 
-// 64 bytes as a vector, on any processor: compilers split it into what there is.
-typedef uint8_t Bytes64 __attribute__((vector_size(64)));
+// As many bytes as a vector register holds; what is longer compilers take to pieces, byte by byte.
+#if defined(FASTCAM_AVX512)
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+#elif defined(FASTCAM_AVX2)
+typedef uint8_t Bytes __attribute__((vector_size(32)));
+#else
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+#endif
 
 // Levels, neighbourhoods and order of all pixels. Counting and sorting go through four strips of rows in turn:
 // neighbouring pixels often have the same level, and would wait for each other's counter.
@@ -280,24 +287,20 @@ void sort_pixels(const Levels& l, const T* map) {
   Word* const order = static_cast<Word*>(l.order);
   int32_t next[kStrips][256] = {};  // how many pixels of a level a strip has; then where its next one goes
   for (int64_t i = 0; i < pitch * (H + 2); ++i) q[i] = 0;
-  for (int64_t y = 0; y < H; ++y) {
-    uint8_t* __restrict row = q + (y + 1) * pitch + 1;
-    const T* from = map + y * W;
-    for (int64_t x = 0; x < W; ++x) row[x] = quantised(from[x]);
-  }
+  for (int64_t y = 0; y < H; ++y) quantise(map + y * W, W, q + (y + 1) * pitch + 1);
   for (int64_t y = 0; y < H; ++y) {
     // Neighbours that are there before a pixel: those before it in raster order when they are as bright, those after it
-    // when they are brighter. 64 pixels at once; beyond the row's end lies the padding.
-    for (int64_t x = 0; x < W; x += 64) {
+    // when they are brighter. A vector at once; beyond the row's end lies the padding.
+    for (int64_t x = 0; x < W; x += sizeof(Bytes)) {
       const uint8_t* at = q + (y + 1) * pitch + 1 + x;
-      Bytes64 here, there, bits{};
-      __builtin_memcpy(&here, at, 64);
+      Bytes here, there, bits{};
+      __builtin_memcpy(&here, at, sizeof(Bytes));
       for (int i = 0; i < 8; ++i) {
         const uint8_t bit = static_cast<uint8_t>(1 << i);
-        __builtin_memcpy(&there, at + l.offset[i], 64);
-        bits |= (Bytes64)(i < 4 ? there >= here : there > here) & bit;
+        __builtin_memcpy(&there, at + l.offset[i], sizeof(Bytes));
+        bits |= (Bytes)(i < 4 ? there >= here : there > here) & bit;
       }
-      __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, 64);
+      __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, sizeof(Bytes));
     }
   }
   // Pixels outside are never part of the mask; they look so beside level 0 on two sides.

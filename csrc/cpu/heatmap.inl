@@ -6,6 +6,7 @@
 #pragma once
 
 #include "heatmap.h"
+#include "quantise.inl"
 
 namespace fastcam::FASTCAM_SIMD {
 namespace {
@@ -181,8 +182,7 @@ void heatmap(const Upsampling<T>& u, Surface<T>& s, const T* coarse, Normalize n
     output_row(u, s, y, 0, u.W, line);
     if (after)
       for (int64_t x = 0; x < u.W; ++x) line[x] = normalised(line[x], low, range);
-    if (as_bytes)
-      for (int64_t x = 0; x < u.W; ++x) bytes[y * u.W + x] = quantised(line[x]);
+    if (as_bytes) quantise(line, u.W, bytes + y * u.W);
   }
 }
 

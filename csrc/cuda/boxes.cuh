@@ -84,8 +84,7 @@ __device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned cha
   surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
   const int index = static_cast<int>((blockIdx.x + blockIdx.y * gridDim.x) % a.room_count);
   if (threadIdx.x == 0) {
-    while (atomicCAS(rooms_taken + index, 0u, 1u) != 0) {
-    }
+    while (atomicCAS(rooms_taken + index, 0u, 1u) != 0) __nanosleep(100);  // up to a thousand blocks ask
     __threadfence();
   }
   __syncthreads();
@@ -133,10 +132,7 @@ __device__ void search_map(const float* map, unsigned char* shared, int64_t m, c
     const float cut = usable ? cut_of(t) : INFINITY;  // which no pixel reaches
     int32_t count = cut == INFINITY ? 0 : 1;
     if (count > 0 && a.capacity > 0) {
-      if constexpr (kBicubic)
-        threshold<kThreads>(surface, a.size, cut, room);
-      else
-        threshold<kThreads>(reinterpret_cast<const float*>(shared), a.size, cut, room);
+      threshold<kThreads>(surface, a.size, cut, room);
       count = find_runs<kThreads>(room);
     }
     if (count > 0 && count <= a.capacity)

@@ -1,8 +1,8 @@
 // From a surface to the bits of its mask, and from a threshold to the value that pixels must reach. The picture is not
-// made for it: a warp takes squares of 32 by 32 pixels, where a column's pixels between two coarse rows lie on a line
-// but for rounding, so that two samples of it tell which rows are set, and only the odd pixel next to the crossing is
-// computed. Work: a few operations a column of a square, between two coarse rows; traffic: the coarse map a few times
-// and the bits once, both in shared memory. Every bit has one exact value, so that nothing depends on threads.
+// made for it: a row's pixels between two coarse columns lie on a line but for rounding, so that its ends tell which of
+// them are set, and only the odd pixel next to the crossing is computed. Work: a few dozen operations a row, between
+// two coarse columns; traffic: the coarse map a few times and the bits once, both in shared memory. Every bit has one
+// exact value, so that nothing depends on threads.
 #pragma once
 
 #include "boxes_runs.cuh"
@@ -60,92 +60,79 @@ __device__ void threshold(const Surface<float, kBicubic>& surface, const Upsampl
   __syncthreads();
 }
 
-// Bits [0, count) of a word.
-__device__ inline uint32_t first_bits(int count) { return count < 32 ? (1u << count) - 1 : 0xffffffffu; }
+// Beyond all columns, and exact as a float.
+constexpr int kFar = 1 << 20;
 
-// Turns a square of bits, a word in each lane, about its diagonal: quarters change places, then quarters of these, five
-// shuffles in all.
-__device__ inline uint32_t transposed(uint32_t bits) {
-  uint32_t low = 0x0000ffffu;
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2, low ^= low << d) {
-    const uint32_t other = __shfl_xor_sync(kAllLanes, bits, d);
-    bits = lane() & d ? (bits & ~low) | (other & ~low) >> d : (bits & low) | (other & low) << d;
-  }
-  return bits;
+// Bits [begin, end) of a word, if any; begin is at least 0, end at most 32.
+__device__ inline uint32_t columns_between(int begin, int end) {
+  return begin < end ? (0xffffffffu >> (32 - (end - begin))) << begin : 0;
 }
 
-// The same mask for bilinear surfaces of a map in shared memory, much cheaper. A warp takes squares of 32 rows and 32
-// columns; a lane has a column. Between two coarse rows its pixels follow a line, up to rounding: where this crosses
-// the cut decides for all but the rows so close to the crossing that rounding could matter, mostly none or one, which
-// are computed. Where no lane's line comes near the cut, all rows are decided at once.
+// The same mask for bilinear surfaces of a map in shared memory, much cheaper. A lane has a row, a warp 32 of them. In
+// a row, the columns between the same two coarse columns lie on a line but for rounding: where this crosses the cut
+// decides for all but the columns so close to the crossing that rounding could matter, mostly none, which are computed.
 template <int kThreads>
-__device__ void threshold(const float* map, const Upsampling& size, float cut, const Room<uint16_t>& room) {
-  const float rows_apart = static_cast<float>(size.H) / static_cast<float>(size.h);  // output rows between coarse ones
+__device__ void threshold(const Surface<float, false>& surface, const Upsampling& size, float cut,
+                          const Room<uint16_t>& room) {
+  const float apart = static_cast<float>(size.W) / static_cast<float>(size.w);  // output columns between coarse ones
+  const float spare = 0x1p-10f + static_cast<float>(size.W) * 0x1p-20f;         // rounding of a column's own place
 #pragma unroll 1
   for (int top = 32 * warp(); top < size.H; top += kThreads) {
-    // A lane has a row's tap here, for the others to ask for.
     const int y = top + lane();
-    const Linear<float> row = linear<float>(y < size.H ? y : size.H - 1, size.h, size.H);
-    const int before = __shfl_up_sync(kAllLanes, row.i0, 1);
-    // The first of the rows that lie between the same coarse rows.
-    const unsigned cells = __ballot_sync(kAllLanes, y < size.H && (lane() == 0 || row.i0 != before));
+    const Linear<float> row = surface.rows()[y < size.H ? y : size.H - 1];
+    const float *up = surface.held() + row.i0 * size.w, *down = surface.held() + row.i1 * size.w;
+    // Of the stretch of columns between two coarse ones, all relative to the word: those in [set, unset) are set, those
+    // in [first, last) are too close to call. The four coarse values around this row's pixels there:
+    int set = 0, unset = 0, first = 0, last = 0;
+    float a = 0, b = 0, c = 0, d = 0;
 #pragma unroll 1
-    for (int word = 0; word < room.words; ++word) {
-      // And a column from here on, its pixels in the square's 32 rows.
-      const int x = 32 * word + lane();
-      const Linear<float> column = linear<float>(x < size.W ? x : size.W - 1, size.w, size.W);
-      uint32_t bits = 0;   // of this column, a bit for each row
-      bool mixed = false;  // whether lanes have different bits somewhere
+    for (int word = 0; word < room.words; ++word, set -= 32, unset -= 32, first -= 32, last -= 32) {
+      const int x = 32 * word + lane(), columns = size.W - 32 * word < 32 ? size.W - 32 * word : 32;
+      const int left = surface.columns()[x < size.W ? x : size.W - 1].i0;
+      const int before = x == 0 ? -1 : surface.columns()[x <= size.W ? x - 1 : size.W - 1].i0;
+      const unsigned starts = __ballot_sync(kAllLanes, left != before);
+      uint32_t bits = 0;
 #pragma unroll 1
-      for (unsigned rest = cells; rest;) {
+      for (unsigned rest = starts | 1; rest;) {
         const int begin = __ffs(static_cast<int>(rest)) - 1;
         rest &= rest - 1;
-        const int end = rest ? __ffs(static_cast<int>(rest)) - 1 : size.H - top < 32 ? size.H - top : 32;
-        const uint32_t rows = first_bits(end) & ~first_bits(begin);
-        // Rows [begin, end) of the square lie between coarse rows i0 and i1, which this column meets at up and down.
-        const int i0 = __shfl_sync(kAllLanes, row.i0, begin), i1 = __shfl_sync(kAllLanes, row.i1, begin);
-        const float *from = map + i0 * size.w, *to = map + i1 * size.w;
-        const float up = lerp(column.w0, from[column.i0], column.w1, from[column.i1]);
-        const float down = lerp(column.w0, to[column.i0], column.w1, to[column.i1]);
-        const float a = up < 0 ? -up : up, b = down < 0 ? -down : down, rise = down - up;
-        const float slack = (a > b ? a : b) * 0x1p-20f + 0x1p-140f;  // more than rounding adds up to
-        const bool below = (rise > 0 ? down : up) + slack < cut, reached = (rise > 0 ? up : down) - slack >= cut;
-        // Most cells are decided for all 32 columns at once.
-        if (__all_sync(kAllLanes, below)) continue;
-        if (__all_sync(kAllLanes, reached)) {
-          bits |= rows;
-          continue;
+        const int end = rest ? __ffs(static_cast<int>(rest)) - 1 : columns;
+        if (starts >> begin & 1) {
+          const Linear<float> column = surface.columns()[32 * word + begin];
+          a = up[column.i0], b = up[column.i1], c = down[column.i0], d = down[column.i1];
+          const float from = lerp(row.w0, a, row.w1, c), to = lerp(row.w0, b, row.w1, d), rise = to - from;
+          const float size_of = fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d)));
+          const float slack = size_of * 0x1p-20f + 0x1p-140f;  // more than rounding adds up to
+          const bool below = fmaxf(from, to) + slack < cut, reached = fminf(from, to) - slack >= cut;
+          set = begin, unset = reached ? kFar : begin, first = last = begin;
+          if (__any_sync(kAllLanes, !below && !reached)) {
+            // Where the line crosses the cut, as a share of the way, and how far off that may be, in the same unit
+            // (doubt) and in columns (margin). A quick reciprocal is good enough for both.
+            const float share = __fdividef(1.0f, rise), crossing = (cut - from) * share;
+            const float doubt = size_of < 0x1p100f ? 2.0f * slack * fabsf(share) : INFINITY;
+            const float margin = spare + doubt * apart;
+            const float at = (static_cast<float>(column.i0) + crossing + 0.5f) * apart - 0.5f - 32.0f * word;
+            // Bounds in this order make a NaN of what is not known anywhere. The first output columns may lie before
+            // the first coarse one, and are like that.
+            const int low = static_cast<int>(ceilf(fminf(fmaxf(at - margin, -1.0f), kFar)));
+            const int high = static_cast<int>(floorf(fmaxf(fminf(at + margin, kFar), -1.0f))) + 1;
+            if (!below && !reached) {
+              first = crossing > doubt ? larger(low, begin) : begin;
+              last = larger(high, first);
+              set = rise > 0 ? last : begin, unset = rise > 0 ? kFar : first;
+            }
+          }
         }
-        mixed = true;
-        // Rows before `first` are on the side of `up`, those from `last` on on the side of `down`.
-        int first = begin, last = end;
-        if (below || reached) {
-          last = begin;
-          bits |= reached ? rows : 0;
-        } else {
-          // Where the line crosses the cut, as a share of the way from up to down, and how far off that may be, in
-          // the same unit (doubt) and in output rows (margin, with a quarter of a row to spare).
-          const float share = 1.0f / rise, crossing = (cut - up) * share;
-          const float doubt = a + b < 0x1p100f ? 2.0f * slack * (share < 0 ? -share : share) : INFINITY;
-          const float margin = 0.25f + doubt * rows_apart;
-          const float at = (static_cast<float>(i0) + crossing + 0.5f) * rows_apart - 0.5f - static_cast<float>(top);
-          // The first output rows may lie before the first coarse row, and are like that.
-          if (crossing > doubt && at - margin > begin)
-            first = at - margin < end ? static_cast<int>(ceilf(at - margin)) : end;
-          if (at + margin < end) last = at + margin > first ? static_cast<int>(floorf(at + margin)) + 1 : first;
-          bits |= rows & (rise > 0 ? ~first_bits(last) : first_bits(first));
-        }
-        // Rows [first, last) are too close to call: they are computed, together, until no lane has any left.
+        bits |= columns_between(larger(set, begin), smaller(unset, end));
 #pragma unroll 1
-        for (int j = first; __any_sync(kAllLanes, j < last); ++j) {
-          const float w0 = __shfl_sync(kAllLanes, row.w0, j & 31), w1 = __shfl_sync(kAllLanes, row.w1, j & 31);
-          if (j < last && lerp(w0, up, w1, down) >= cut) bits |= 1u << j;
+        for (int j = larger(first, begin); __any_sync(kAllLanes, j < smaller(last, end)); ++j) {
+          if (j >= smaller(last, end)) continue;
+          const Linear<float> column = surface.columns()[32 * word + j];
+          const float above = lerp(column.w0, a, column.w1, b), under = lerp(column.w0, c, column.w1, d);
+          if (lerp(row.w0, above, row.w1, under) >= cut) bits |= 1u << j;
         }
       }
-      // From a column's rows to a row's columns; where all columns are alike, a row is all ones or all zeros.
-      bits = mixed ? transposed(bits) : bits >> lane() & 1 ? 0xffffffffu : 0;
-      if (y < size.H) room.mask[y * room.words + word] = word + 1 == room.words ? bits & last_columns(size) : bits;
+      if (y < size.H) room.mask[y * room.words + word] = bits;
     }
   }
   __syncthreads();

@@ -68,10 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
   if (N > 0) {
     Tensor total = torch::stable::new_zeros(masks, {1}, ScalarType::Long);
     for (int64_t first = 0; first < N; first += at_once) label(first, total);
-    cudaError_t error = cudaMemcpyAsync(&found, total.const_data_ptr<int64_t>(), sizeof(found), cudaMemcpyDeviceToHost,
-                                        launch.stream());
-    if (error == cudaSuccess) error = cudaStreamSynchronize(launch.stream());
-    STD_TORCH_CHECK(error == cudaSuccess, "fastcam: components: ", cudaGetErrorString(error));
+    found = launch.value_at("components", total.const_data_ptr<int64_t>());
   }
   Tensor boxes = empty_on(masks, {found, 4}, ScalarType::Int);
   Tensor areas = empty_on(masks, {found}, ScalarType::Int);

@@ -1,4 +1,5 @@
-// The host ritual around every kernel: device guard, current stream, limits of the device, launch and its check.
+// The host ritual around every kernel: device guard, current stream, limits of the device, launch and its check. All
+// calls of the CUDA runtime are here.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,6 +12,14 @@
 #include "../torch.h"
 
 namespace fastcam {
+
+// Checks a call of the runtime. One that failed stays the thread's last error until somebody asks for it, and would be
+// blamed on whoever asks next.
+inline void check_cuda(cudaError_t error, const char* name, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  STD_TORCH_CHECK(false, "fastcam: ", name, " ", what, ": ", cudaGetErrorString(error));
+}
 
 // What kernels choose their shapes by. Asked once for each device.
 struct Limits {
@@ -26,10 +35,11 @@ inline const Limits& limits_of(int device) {
   STD_TORCH_CHECK(device >= 0 && device < kDevices, "fastcam: device ", device);
   std::call_once(once[device], [device] {
     int multiprocessors = 0, shared = 0;
-    const bool known =
-        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
-    STD_TORCH_CHECK(known, "fastcam: cannot ask device ", device, " for its limits");
+    const auto ask = [device](int& value, cudaDeviceAttr attribute) {
+      check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "device", "does not tell its limits");
+    };
+    ask(multiprocessors, cudaDevAttrMultiProcessorCount);
+    ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     limits[device] = {multiprocessors, shared - kStatic};
   });
   return limits[device];
@@ -44,21 +54,35 @@ class Launch {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  cudaStream_t stream() const { return stream_; }
   const Limits& limits() const { return limits_of(device_); }
 
   // kernel(arguments...) on grid blocks of that many threads, with `shared` bytes of dynamic shared memory.
   template <class... Parameters, class... Arguments>
   void operator()(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared,
                   const Arguments&... arguments) const {
-    if (shared > kShared) {  // more than every device grants has to be asked for
-      const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-      STD_TORCH_CHECK(error == cudaSuccess, "fastcam: ", name, " got no shared memory: ", cudaGetErrorString(error));
-    }
-    kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(shared), stream_>>>(arguments...);
-    const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, "fastcam: ", name, " did not launch: ", cudaGetErrorString(error));
+    // More than every device grants has to be asked for. The limit belongs to the kernel on its device, for all threads
+    // and for graphs to come: it is always the device's own, or one call would take away what another is to launch
+    // with.
+    if (shared > kShared)
+      check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(limits().shared)),
+                 name, "got no shared memory");
+    cudaLaunchConfig_t configuration{};
+    configuration.gridDim = grid;
+    configuration.blockDim = dim3(static_cast<unsigned>(threads));
+    configuration.dynamicSmemBytes = static_cast<size_t>(shared);
+    configuration.stream = stream_;
+    check_cuda(cudaLaunchKernelEx(&configuration, kernel, arguments...), name, "did not launch");
+  }
+
+  // A value of the device, once all before it on the stream is done. The host waits.
+  template <class T>
+  T value_at(const char* name, const T* address) const {
+    T value{};
+    check_cuda(cudaMemcpyAsync(&value, address, sizeof(value), cudaMemcpyDeviceToHost, stream_), name,
+               "cannot be read");
+    check_cuda(cudaStreamSynchronize(stream_), name, "cannot be waited for");
+    return value;
   }
 
  private:

@@ -87,43 +87,55 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
     const int k = kLast ? i % kPartials : i / window.count, left = window.count - i % window.count;
     int64_t at = window.first(i);
     const Acc* w = kWeighted ? weights + k : nullptr;
-    const auto add = [&](const Neighbours<V, In>& an, const Neighbours<V, In>& gn) {
-      Acc factor[V];
+    // What a turn multiplies by, loaded as early as the activations: V gradients, or the weights of V channels or two.
+    constexpr int kFactors = !kWeighted || (V > 1 && kLast) ? V : V > 1 ? 2 : 1;
+    struct Turn {
+      Neighbours<V, In> a, g;
+      Acc w[kFactors];
+    };
+    const auto load = [&](Turn& turn, int64_t at, const Acc* w) {
+      turn.a.load(a + at);
       if constexpr (!kWeighted) {
-#pragma unroll
-        for (int e = 0; e < V; ++e) factor[e] = value(gn.v[e]);
+        turn.g.load(g + at);
       } else if constexpr (V > 1 && kLast) {
 #pragma unroll
         for (int e = 0; e < V; e += sizeof(uint4) / sizeof(Acc)) {
           const uint4 words = *reinterpret_cast<const uint4*>(w + e);
-          memcpy(factor + e, &words, sizeof(words));
+          memcpy(turn.w + e, &words, sizeof(words));
         }
       } else {
-        const Acc one = w[0], next = left < V ? w[1] : one;
-#pragma unroll
-        for (int e = 0; e < V; ++e) factor[e] = e < left ? one : next;
+        turn.w[0] = w[0];
+        if constexpr (kFactors == 2) turn.w[1] = w[left < V ? 1 : 0];
       }
+    };
+    const auto add = [&](const Turn& turn) {
 #pragma unroll
       for (int e = 0; e < V; ++e) {
-        Acc f = factor[e];
+        Acc f;
+        if constexpr (!kWeighted)
+          f = value(turn.g.v[e]);
+        else
+          f = turn.w[kFactors == V ? e : e < left ? 0 : kFactors - 1];
         if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
-        sum[e] = fused(f, static_cast<Acc>(value(an.v[e])), sum[e]);
+        sum[e] = fused(f, static_cast<Acc>(value(turn.a.v[e])), sum[e]);
       }
-      if constexpr (kWeighted) w += kPartials;
     };
-    for (int turn = 0; turn < turns; turn += kInFlight) {
-      Neighbours<V, In> an[kInFlight], gn[kInFlight];
+    int turn = 0;
+    for (; turn + kInFlight <= turns; turn += kInFlight) {
+      Turn ahead[kInFlight];
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u, at += period) {  // all loads before the first use
-        if (turn + u >= turns) break;
-        an[u].load(a + at);
-        if constexpr (!kWeighted) gn[u].load(g + at);
-      }
+      for (int u = 0; u < kInFlight; ++u) load(ahead[u], at + u * period, kWeighted ? w + u * kPartials : nullptr);
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u) {
-        if (turn + u >= turns) break;
-        add(an[u], gn[u]);
-      }
+      for (int u = 0; u < kInFlight; ++u) add(ahead[u]);
+      at += kInFlight * period;
+      if constexpr (kWeighted) w += kInFlight * kPartials;
+    }
+#pragma unroll 1
+    for (; turn < turns; ++turn, at += period) {
+      Turn one;
+      load(one, at, w);
+      add(one);
+      if constexpr (kWeighted) w += kPartials;
     }
 #pragma unroll
     for (int e = 0; e < V; ++e) {

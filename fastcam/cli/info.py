@@ -16,7 +16,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     """Show versions, devices, what was built and which SIMD path runs."""
     import torch
 
-    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+    packages = ("torch", "torchvision", "torchcodec", "numpy", "opencv-python-headless", "pillow", "pyarrow")
     facts: dict[str, Any] = {
         "fastcam": __version__,
         "python": platform.python_version(),
@@ -31,8 +31,10 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     facts["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     try:
         from fastcam import ops
+        from fastcam.pictures import gpu
 
         facts |= ops.build_info()
+        facts["nvjpeg_of"] = gpu.library()
     except ImportError as error:  # what is wrong is what this command is asked for
         facts["extension"] = str(error)
     if as_json:

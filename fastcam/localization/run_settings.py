@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from importlib import metadata
 from typing import Any, Literal, Self
 
 import cv2
@@ -188,5 +187,5 @@ def versions(decoder: str) -> dict[str, str]:
     """Versions that decide about rows: those of the settings that every machine of a run must have alike."""
     decoders = f"opencv {cv2.__version__}, pillow {PIL.__version__}"
     if decoder == "nvjpeg":
-        decoders += f", torchvision {metadata.version('torchvision')}"
+        decoders += f", {gpu.library()}"
     return {"version": f"{__version__} (torch {torch.__version__})", "decoders": decoders}

@@ -3,9 +3,9 @@
 Pillow reads every file's header and is the reference. JPEGs that are regular (`containers.jpeg_is_regular`), grey or
 of three colours, go to OpenCV, which gives the same pixels in two thirds of the time, as an array that
 `fastcam.pictures.frame` resizes in a quarter of it, and like Pillow lets other threads run meanwhile.
-torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs; of them only nvJPEG is used, where
-it is asked for (`fastcam.pictures.gpu`). Whatever OpenCV does not take falls back to Pillow, and the result names the
-decoder that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips or cuts them to 8 bits. Orientation and
+torchvision's decoders are as fast, but deprecated, and crash on some damaged PNGs. nvJPEG is used only where it is
+asked for (`fastcam.pictures.gpu`). Whatever OpenCV does not take falls back to Pillow, and the result names the decoder
+that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips or cuts them to 8 bits. Orientation and
 colour are treated alike after every decoder; JPEGs are always decoded in full size, since a scaled decoding has other
 pixels. What is transparent is shown on white, as viewers show it; the colours below it mean nothing.
 """

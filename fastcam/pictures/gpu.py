@@ -1,21 +1,24 @@
-"""Regular JPEGs to network frames on the GPU, by torchvision's nvJPEG.
+"""Regular JPEGs to network frames on the GPU, by nvJPEG, which torchcodec brings and torchvision did.
 
 A run uses it only when asked to (`decoder="nvjpeg"`): its pixels are not libjpeg's, and it has not yet run on a GPU.
-What is known of `torchvision.io.decode_jpeg` there, from its source and its users' reports, and what follows:
+torchcodec (the extra `gpu`; `decode_jpeg` is there since 0.16) is asked where it is installed and loads, torchvision
+else, whose decoders are deprecated since 0.29. `library` says which; both are called alike. What is known of them, from
+their sources and their users' reports, and what follows:
 
-- Of a list it decodes baseline JPEGs in one batch, on the engine that some GPUs have for it, and all others one after
+- Of a list they decode baseline JPEGs in one batch, on the engine that some GPUs have for it, and all others one after
   the other. Colours stored at half the resolution are repeated, where libjpeg interpolates them; so pixels differ by a
   few levels, and by more at edges of colour. Another kind of GPU may have other pixels again.
-- It raises RuntimeError for the whole list and returns nothing then, also where memory runs out. So each picture is
+- They raise RuntimeError for the whole list and return nothing then, also where memory runs out. So each picture is
   tried alone after that, and what fails alone is left to the CPU.
-- It does not apply the orientation, and its sizes are nvJPEG's own reading of the header. Both are seen to here.
-- It writes on a stream of its own, into memory that may just have been freed while kernels in the caller's queue are
-  still to read it; the engine does not even wait for the stream that it is given. Hence the wait before each call. At
-  its end it waits by itself.
-- One decoder serves the process, behind a lock; so one thread calls it, the network's.
+- torchcodec applies the orientation as it reads it, torchvision none. Here it is `Encoded.orientation`, as on the CPU:
+  neither gets to see any.
+- Sizes are nvJPEG's own reading of the header, which is checked.
+- torchvision writes on a stream of its own, into memory that may just have been freed while kernels in the caller's
+  queue are still to read it; the engine does not even wait for the stream that it is given. Hence the wait before each
+  call, which torchcodec makes as well. At their end both wait by themselves.
+- torchvision has one decoder in a process, behind a lock; so one thread calls it, the network's.
 - nvJPEG leaked memory before CUDA 11.6, and crashed on damaged EXIF data before 12.2; wheels of torch 2.11 and later
-  have a newer one.
-- It is deprecated since 0.29, in favour of torchcodec, and warns at each call.
+  have a newer one, and so has torchcodec's.
 
 What cannot be helped: the engine gives one status for a batch, and the memory that it writes to was not cleared. Of a
 JPEG of regular structure with damage among its coefficients, which CPUs decode with faults in the picture, it may make
@@ -25,8 +28,10 @@ other faults, or leave what was in memory before.
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module, metadata
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +43,8 @@ from fastcam.pictures.decoding import Encoded, trial_picture
 from fastcam.pictures.frame import Preprocess
 
 _MEAN, _MOST = 4, 24  # levels that pixels of the trial may differ; repeated colours alone make it 2.3 and 10
-_OUT_OF_MEMORY = re.compile(r"out of memory|Failed to .*: 5\b")  # NVJPEG_STATUS_ALLOCATOR_FAILURE
+_OUT_OF_MEMORY = re.compile(r"out of memory|(Failed to .*|nvjpegDecode failed): 5\b")  # NVJPEG_STATUS_ALLOCATOR_FAILURE
+_SCAN, _APP1 = 0xDA, 0xE1
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # after the transposition that 5 to 8 begin with
 
 
@@ -59,7 +65,7 @@ def frames(pictures: Sequence[Encoded], preprocess: Preprocess, device: torch.de
 
     Resizing is torchvision's for tensors: antialiased in float32, rounded at the end. Each picture's frame, RGB, uint8
     [size, size, 3], on the device, is the same whatever the others are. None if it cannot be decoded there, even alone,
-    or is not of the size that its header says. torchvision's decoder for the CPU takes its turn on "cpu".
+    or is not of the size that its header says. On "cpu" the library's decoder for the CPU takes its turn.
 
     torch.OutOfMemoryError: memory is not enough for several pictures at once. For one it gives None.
     """
@@ -74,16 +80,42 @@ def frames(pictures: Sequence[Encoded], preprocess: Preprocess, device: torch.de
     return [frame for picture in pictures for frame in frames([picture], preprocess, device)]
 
 
+def library() -> str:
+    """Which library decodes, and its version."""
+    name, _ = _decoder()
+    return f"{name} {metadata.version(name)}"
+
+
+@cache
+def _decoder() -> tuple[str, Callable[..., Any]]:
+    """A library's name and its function of a list of JPEGs."""
+    try:
+        return "torchcodec", import_module("torchcodec.decoders").decode_jpeg
+    except (ImportError, OSError, RuntimeError, AttributeError):  # it is not there, or too old, or not for this torch
+        return "torchvision", import_module("torchvision.io").decode_jpeg
+
+
 def _decoded(files: Sequence[bytes], device: torch.device) -> list[Tensor]:
     """uint8 [3, H, W], RGB, as stored."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    data = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
+    _, decode = _decoder()
+    data = [torch.frombuffer(_without_exif(file), dtype=torch.uint8) for file in files]
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
-        return decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
+        return decode(data, mode="RGB", device=device)
+
+
+def _without_exif(file: bytes) -> bytearray:
+    """A JPEG without the segments that EXIF data, and so its orientation, may be in."""
+    kept, at = bytearray(file[:2]), 2
+    while len(file) > at + 4 and file[at] == 0xFF and file[at + 1] != _SCAN:
+        # A marker may have more than one 0xFF before it.
+        size = 1 if file[at + 1] == 0xFF else 2 + int.from_bytes(file[at + 2 : at + 4], "big")
+        if file[at + 1] != _APP1:
+            kept += file[at : at + size]
+        at += size
+    return kept + file[at:]
 
 
 def _frame(pixels: Tensor, picture: Encoded, preprocess: Preprocess) -> Tensor | None:
@@ -110,7 +142,7 @@ def _trial(device: torch.device) -> str | None:
         files.append(buffer.getvalue())
     try:
         found = _decoded(files, device)
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, AttributeError, RuntimeError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
     for file, pixels in zip(files, found, strict=True):
         with Image.open(io.BytesIO(file)) as image:

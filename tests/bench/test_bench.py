@@ -155,6 +155,17 @@ def test_table_refuses_no_images():
         next(cpu.table(1, 0))
 
 
+@pytest.mark.parametrize("moved", [1, 2, 1023, 1024, 100_353])
+def test_the_copy_beside_an_operator_is_of_as_many_bytes_and_aligned(moved):
+    halves = gpu._halves(3, moved, "cpu")
+    assert halves.shape == (2, 3, max(1, moved // 2))
+    first = halves.data_ptr()
+    for half in halves:
+        for row in half:
+            assert row.is_contiguous()
+            assert (row.data_ptr() - first) % 512 == 0
+
+
 def test_the_table_has_every_operator_and_runs_each_of_its_contestants():
     names = [operator.call.__name__ for operator in operators.OPERATORS]
     assert names == [name for name in vars(reference) if name in names] == operator_names()

@@ -10,6 +10,9 @@ inline void __syncthreads(Place place = Place::current()) { emulation::meet(emul
 inline void __syncwarp(unsigned = 0xffffffffu, Place place = Place::current()) {
   emulation::meet(emulation::machine.warps[threadIdx.x / 32], true, place);
 }
+inline void __nanosleep(unsigned) {}
+// A quotient that may be off by a bit or two, and is on a GPU; here it is, so that nothing can rest on its last bits.
+inline float __fdividef(float a, float b) { return a / b * 1.0000002f; }
 inline void __threadfence() {
   emulation::acquire(&emulation::machine.fence);
   emulation::release(&emulation::machine.fence);
@@ -46,6 +49,26 @@ inline int __any_sync(unsigned mask, int predicate, Place place = Place::current
 }
 inline int __all_sync(unsigned mask, int predicate, Place place = Place::current()) {
   return __ballot_sync(mask, predicate, place) == 0xffffffffu;
+}
+
+template <class T, class Op>
+T __reduce_sync(unsigned mask, T v, Op op, Place place) {
+  const auto lanes = emulation::gather(mask, v, place);
+  T result = lanes[0];
+  for (unsigned lane = 1; lane < 32; ++lane) result = op(result, static_cast<T>(lanes[lane]));
+  return result;
+}
+template <class T>
+T __reduce_min_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return b < a ? b : a; }, place);
+}
+template <class T>
+T __reduce_max_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return b > a ? b : a; }, place);
+}
+template <class T>
+T __reduce_add_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return static_cast<T>(a + b); }, place);
 }
 
 template <class T>

@@ -14,16 +14,6 @@
 #include "emulation.h"
 #include "tensor.h"
 
-using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
-enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
-
 namespace fastcam {
 
 struct Limits {
@@ -36,7 +26,6 @@ class Launch {
  public:
   explicit Launch(const torch::stable::Tensor&) {}
   const Limits& limits() const { return fastcam::limits; }
-  cudaStream_t stream() const { return nullptr; }
 
   template <class... Parameters, class... Arguments>
   void operator()(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared,
@@ -44,6 +33,11 @@ class Launch {
     STD_TORCH_CHECK(shared <= fastcam::limits.shared, name, ": ", shared, " bytes of shared memory");
     STD_TORCH_CHECK(grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z == 1, name, ": grid");
     emulation::launch(static_cast<unsigned>(threads), grid, static_cast<size_t>(shared), [&] { kernel(arguments...); });
+  }
+
+  template <class T>
+  T value_at(const char*, const T* address) const {
+    return *address;
   }
 };
 

@@ -68,7 +68,7 @@ def build(request) -> Callable[..., Emulated]:
         pytest.skip("needs Linux, a C++ compiler and the checkout")
     cache = request.config.cache.mkdir("emulation")
     flags = ["-shared", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    sources = [*EMULATION.iterdir(), *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").iterdir()]
+    sources = [*EMULATION.glob("*.*"), *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").iterdir()]
     content = repr((compiler, flags, [source.read_text() for source in sorted(sources)]))
 
     @functools.cache

@@ -1,12 +1,15 @@
 """JPEGs left to a GPU, held to Pillow's pixels and to the rows of the CPU's decoder; and what fails there.
 
-Without a GPU torchvision's decoder for the CPU, a function of the same signature, stands in for nvJPEG.
+Without a GPU the decoders for the CPU of torchcodec and torchvision, the same functions, stand in for nvJPEG.
 """
 
 import io
 import json
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +24,6 @@ from tests.support.engine_run import OPTIONS, Tiny
 
 CPU = torch.device("cpu")
 EXPECTED = choose_decoder()  # who decodes what the GPU does not
-genuine = torchvision.io.decode_jpeg
 
 
 def drawn(seed: int, width: int = 90, height: int = 70) -> Image.Image:
@@ -44,10 +46,19 @@ def encoded(data: bytes) -> Encoded:
     return found
 
 
+@pytest.fixture(params=["torchcodec", "torchvision"])
+def library(request, monkeypatch) -> tuple[str, Callable]:
+    """A library's name and its decoder, which is the one in use."""
+    folder = {"torchcodec": "torchcodec.decoders", "torchvision": "torchvision.io"}[request.param]
+    found = request.param, pytest.importorskip(folder).decode_jpeg
+    monkeypatch.setattr(gpu, "_decoder", lambda: found)
+    return found
+
+
 @pytest.fixture
-def decoder(monkeypatch) -> Callable:
+def decoder(library, monkeypatch) -> Callable:
     """Put a function of the number of JPEGs, and each one's bytes and pixels, in the way of the decoder."""
-    calls: list[int] = []
+    (name, genuine), calls = library, []
 
     def install(change: Callable[[int, bytes, torch.Tensor], torch.Tensor]) -> list[int]:
         def decode_jpeg(data, mode, device):
@@ -55,10 +66,15 @@ def decoder(monkeypatch) -> Callable:
             pixels = genuine(data, mode=mode, device=device)
             return [change(len(data), bytes(d.numpy()), p) for d, p in zip(data, pixels, strict=True)]
 
-        monkeypatch.setattr(torchvision.io, "decode_jpeg", decode_jpeg)
+        monkeypatch.setattr(gpu, "_decoder", lambda: (name, decode_jpeg))
         return calls
 
     return install
+
+
+def bare(data: bytes) -> bytes:
+    """What the decoder gets of a JPEG."""
+    return bytes(gpu._without_exif(data))
 
 
 def fail(message: str) -> None:
@@ -114,6 +130,7 @@ def test_all_others_are_decoded_on_the_cpu():
 # ---- frames ----
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_frames_are_pillows_upright_but_for_rounding(orientation, resize):
@@ -141,7 +158,7 @@ def test_a_frame_does_not_depend_on_its_company(decoder):
 
 def test_a_failing_list_is_tried_one_by_one(decoder):
     pictures = [encoded(jpeg(drawn(i))) for i in range(4)]
-    calls = decoder(lambda count, data, pixels: fail("unknown") if data == pictures[2].data else pixels)
+    calls = decoder(lambda count, data, pixels: fail("unknown") if data == bare(pictures[2].data) else pixels)
     found = gpu.frames(pictures, Preprocess(32), CPU)
     assert [frame is None for frame in found] == [False, False, True, False]
     assert calls == [4, 1, 1, 1, 1]
@@ -149,13 +166,18 @@ def test_a_failing_list_is_tried_one_by_one(decoder):
 
 def test_another_size_than_the_headers_is_no_result(decoder):
     pictures = [encoded(jpeg(drawn(i, 60, 50))) for i in range(3)]
-    calls = decoder(lambda count, data, pixels: pixels.mT if data == pictures[1].data else pixels)
+    calls = decoder(lambda count, data, pixels: pixels.mT if data == bare(pictures[1].data) else pixels)
     assert [frame is None for frame in gpu.frames(pictures, Preprocess(32), CPU)] == [False, True, False]
     assert calls == [3]
 
 
 @pytest.mark.parametrize(
-    "message", ["Error while decoding JPEG images: CUDA out of memory. Tried to", "Failed to decode batch: 5"]
+    "message",
+    [
+        "Error while decoding JPEG images: CUDA out of memory. Tried to",
+        "Failed to decode batch: 5",
+        "nvjpegDecode failed: 5",
+    ],
 )
 def test_memory_for_several_is_the_callers_matter_and_for_one_the_cpus(decoder, message):
     pictures = [encoded(jpeg(drawn(i))) for i in range(3)]
@@ -185,25 +207,57 @@ def repeated(count: int, data: bytes, pixels: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.merge("YCbCr", (light, *colours)).convert("RGB"))).permute(2, 0, 1)
 
 
-def turned(count: int, data: bytes, pixels: torch.Tensor) -> torch.Tensor:
-    return genuine(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True)
-
-
 def test_the_trial(decoder, monkeypatch):
     trial = gpu._trial.__wrapped__
     assert trial(CPU) is None
     for change, reason in (
         (lambda count, data, pixels: torch.zeros_like(pixels), "its pixels differ from Pillow's by"),
         (lambda count, data, pixels: pixels.flip(0), "its pixels differ from Pillow's by"),
-        (turned, "of a JPEG of [3, H, W] = [3, 43, 61] it makes [3, 61, 43]"),
+        (lambda count, data, pixels: pixels.mT, "of a JPEG of [3, H, W] = [3, 43, 61] it makes [3, 61, 43]"),
         (lambda count, data, pixels: fail("not compiled with nvJPEG support"), "not compiled with nvJPEG support"),
     ):
         decoder(change)
         assert reason in trial(CPU)
     decoder(repeated)
     assert trial(CPU) is None
+    monkeypatch.undo()
+    gpu._decoder.cache_clear()
     monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     assert "decode_jpeg" in trial(CPU)
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [("with decode_jpeg", "torchcodec"), ("before 0.16", "torchvision"), ("not installed", "torchvision")],
+)
+def test_torchcodec_is_asked_where_it_can_be_and_torchvision_else(there, taken, monkeypatch):
+    module = ModuleType("torchcodec.decoders")
+    if there == "with decode_jpeg":
+        module.decode_jpeg = torchvision.io.decode_jpeg
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None if there == "not installed" else module)
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2")
+    gpu._decoder.cache_clear()
+    try:
+        assert gpu.library() == f"{taken} 1.2"
+        assert gpu._trial.__wrapped__(CPU) is None
+    finally:
+        gpu._decoder.cache_clear()
+
+
+@pytest.mark.usefixtures("library")
+def test_the_decoder_sees_no_exif():
+    """torchcodec would turn the picture."""
+    plain, turned = jpeg(drawn(0)), jpeg(drawn(0), 6)
+    twice = turned[:2] + turned[2:][: 2 + int.from_bytes(turned[4:6], "big")] + turned[2:]
+    for file in (turned, twice, turned[:2] + b"\xff\xff" + turned[2:]):
+        assert b"Exif" in file
+        assert b"Exif" not in bare(file)
+        assert torch.equal(*gpu._decoded([file, plain], CPU))
+    assert bare(plain) == plain
+    for cut in range(len(turned)):  # a file's structure is looked at elsewhere
+        bare(turned[:cut])
 
 
 def test_where_it_cannot_be_it_is_refused_before_work_begins(tmp_path, monkeypatch):
@@ -272,7 +326,7 @@ def test_rows_are_those_of_the_cpus_decoder(folder, tmp_path, batch_size):
     assert len(list((tmp_path / "gpu" / "overlays").iterdir())) == 16
     settings = json.loads((tmp_path / "gpu" / "plan.json").read_text())["settings"]
     assert settings["decoder"] == "nvjpeg"
-    assert "torchvision" in settings["decoders"]
+    assert gpu.library() in settings["decoders"]
 
 
 @pytest.mark.usefixtures("allowed")
@@ -281,9 +335,9 @@ def test_what_fails_on_the_gpu_is_decoded_on_the_cpu(folder, tmp_path, decoder, 
     wrong, failing, hopeless = ((folder / f"{name}.jpg").read_bytes() for name in ("03", "05", "grey"))
 
     def change(count, data, pixels):
-        if data in (failing, hopeless):
+        if data in map(bare, (failing, hopeless)):
             fail("Failed to decode jpeg stream: 6")
-        return pixels.mT if data == wrong else pixels
+        return pixels.mT if data == bare(wrong) else pixels
 
     def refuse(data):
         if data == hopeless:

@@ -1,0 +1,24 @@
+// 8-bit levels of normalised values: quantised() of exact.h for whole rows. Traffic: the values and the bytes once.
+#pragma once
+
+#include "simd.h"
+
+namespace fastcam::FASTCAM_SIMD {
+namespace {
+
+// Some values at a time, and a loop for each step: of all steps in one, compilers make branches instead of vectors.
+template <class T>
+inline void quantise(const T* from, int64_t count, uint8_t* __restrict to) {
+  constexpr int kBlock = 32;
+  T v[kBlock];
+  int64_t i = 0;
+  for (; i + kBlock <= count; i += kBlock) {
+    for (int l = 0; l < kBlock; ++l) v[l] = larger(from[i + l], T(0));  // 0 for NaN
+    for (int l = 0; l < kBlock; ++l) v[l] = smaller(v[l], T(1));
+    for (int l = 0; l < kBlock; ++l) to[i + l] = static_cast<uint8_t>(static_cast<int32_t>(T(255) * v[l]));
+  }
+  for (; i < count; ++i) to[i] = quantised(from[i]);
+}
+
+}  // namespace
+}  // namespace fastcam::FASTCAM_SIMD
