@@ -128,7 +128,8 @@ class Inference:
         """Freeze the network for batches of full size, or go on without: the same in every process of a run."""
         size, side = self.settings.batch_size, self.preprocess.size
         try:
-            self.cam.freeze(self.like.new_empty(size, 3, side, side))
+            with self._precision():
+                self.cam.freeze(self.like.new_empty(size, 3, side, side))
         except FreezeError as error:
             self.how = f"as it is written: it was not frozen, since {error}"
         else:
@@ -231,7 +232,7 @@ class Inference:
         if options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
                 check_rows(unwrap(self.model), images, run.logits)
@@ -289,6 +290,10 @@ class Inference:
             if picture.drawn is not None:
                 self._draw(picture, picture.drawn, run.maps()[i, 0], rows[first])
         return rows
+
+    def _precision(self) -> torch.autocast:
+        half = self.settings.options.precision == "bfloat16"
+        return torch.autocast(self.like.device.type, torch.bfloat16, enabled=half)
 
     def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> "Pass":
         if self._compiled is not None:

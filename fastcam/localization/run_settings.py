@@ -150,6 +150,8 @@ def choose_network(
 
     The saving is that of one pass of each picture, which methods that run more of them exceed.
     """
+    if settings.options.precision != "float32":
+        return None, "as it is written: it was not frozen, since it runs in bfloat16"
     if pictures is None or pictures < _MANY:
         many = "an unknown number of" if pictures is None else pictures
         return None, f"as it is written: {many} pictures are too few to freeze it"

@@ -54,7 +54,9 @@ class LocalizeSettings:
         0.01, "with all boxes: fraction of the frame that a component must cover; the largest needs not"
     )
     precision: Literal["float32", "bfloat16"] = option(
-        "float32", "of the network: that of its parameters, or bfloat16 by autocast, for GPUs"
+        "float32",
+        "of the network: that of its parameters, or bfloat16 by autocast, for GPUs, and for CPUs with AVX512_BF16 or "
+        "AMX; others are slower with it. It is not frozen",
     )
     channels_last: bool = option(
         True,

@@ -61,11 +61,10 @@ class FrozenNetwork:
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> None:
         began = time.perf_counter()
-        if images.device.type != "cpu" or images.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-            dtype = str(images.dtype).removeprefix("torch.")
-            raise FreezeError(
-                f"that is for networks of float32 on a CPU with oneDNN, this one is {dtype} on {images.device}"
-            )
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+        if images.device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+            got = f"{str(dtype).removeprefix('torch.')} on {images.device}"
+            raise FreezeError(f"that is for networks of float32 on a CPU with oneDNN, this one runs in {got}")
         self.model, self._layers, self._shape = unwrap(model), dict(layers), images.shape[1:]
         few = torch.randn(2, *self._shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode(False), torch.no_grad():

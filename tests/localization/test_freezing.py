@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fastcam.localization import LocalizeSettings, Plan, localize, prepare, run_settings
+from fastcam.localization.engines import torchrun
 from fastcam.localization.run_settings import choose_network, decide
 from fastcam.models import ModelConfig
 
@@ -69,6 +70,8 @@ def test_what_cannot_be_frozen_runs_as_it_is_written(model, folder, tmp_path):
     assert rows(asked) == rows(plain)
     wanted = "as it is written: it was not frozen, since GradCAM takes gradients, which a frozen network does not have"
     assert asked.network == wanted
+    half = localize(model, folder, out=tmp_path / "half", precision="bfloat16", compile="freeze", **BATCH)
+    assert half.network.endswith("float32 on a CPU with oneDNN, this one runs in bfloat16 on cpu")
 
 
 @pytest.mark.parametrize(("pictures", "chosen"), [(1000, "freeze"), (75, None)])
@@ -102,6 +105,12 @@ def test_auto_is_decided_once_for_a_run(model, folder, tmp_path, monkeypatch):
     assert asked == [10]
     assert summary.network.startswith("frozen: it was cheap; frozen in ")
     assert rows(summary) == rows(localize(model, folder, out=tmp_path / "other", compile="freeze", **BATCH))
+
+
+def test_ranks_leave_the_choice_to_the_plan(model):
+    for compile, compared in (("auto", False), ("freeze", True), (None, True)):
+        settings = decide(model, CONFIG, LocalizeSettings(compile=compile))
+        assert ("compile" in torchrun._decisive(settings)) == compared
 
 
 def test_auto_does_not_try_for_few(model, folder, tmp_path):

@@ -165,7 +165,7 @@ class Normalizing(Odd):
         (Noisy, torch.float32, "its graph gives other numbers than it"),
         (Counting, torch.float32, "it changes its own buffers as it runs"),
         (Normalizing, torch.float32, "it normalises by the statistics of the batch"),
-        (Odd, torch.float64, "that is for networks of float32 on a CPU with oneDNN, this one is float64 on cpu"),
+        (Odd, torch.float64, "that is for networks of float32 on a CPU with oneDNN, this one runs in float64 on cpu"),
     ],
 )
 def test_what_cannot_be_frozen_says_why(make, dtype, reason):
