@@ -171,8 +171,7 @@ inline uint64_t bits_of_word(const Room& room, int64_t word) {
 
 inline void invert(Room& room) {
   for (int64_t y = 0; y < room.H; ++y)
-    for (int64_t word = 0; word < room.words; ++word)
-      room.mask[y * room.words + word] ^= bits_of_word(room, word);
+    for (int64_t word = 0; word < room.words; ++word) room.mask[y * room.words + word] ^= bits_of_word(room, word);
 }
 
 // Sets what the background has of components that do not touch the border: it is labelled as a mask itself, with the
