@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> components(const Tensor& masks_, int6
   int32_t* slot = slots.mutable_data_ptr<int32_t>();
   int64_t* count = counts.mutable_data_ptr<int64_t>();
   int32_t* begin = labels ? begins.mutable_data_ptr<int32_t>() : nullptr;
-  // Areas are 32 bits wide, and what is kept by its area needs a look at all.
+  // No area is as large as the largest of these.
   const auto least = static_cast<int32_t>(std::min(min_area, int64_t{1} << 30));
   const bool drops = least > 1 || max_components;
   Batch batch{word,
