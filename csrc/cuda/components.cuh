@@ -381,7 +381,7 @@ __global__ void __launch_bounds__(kThreads)
   int64_t to = offsets[blockIdx.x] + block_exclusive_sum<kThreads>(count, &total);
   if (begins && item.there && item.word == 0 && item.y(b) == 0)
     begins[item.row / b.H] = static_cast<int32_t>(to - offsets[0]);
-  for_components(b, item, [&](int32_t slot, int start) {
+  for_components(b, item, [&](int32_t slot, int) {
     int32_t* box = boxes + 4 * to;
     box[0] = b.x0[slot], box[1] = item.y(b), box[2] = b.x1[slot], box[3] = b.y1[slot];
     areas[to] = b.area[slot];
