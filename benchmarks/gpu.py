@@ -65,7 +65,7 @@ def cvcuda_components(masks: Tensor) -> Any:
     """CV-CUDA's `label` with counts, areas and boxes; of four neighbours, it knows no eight."""
     import cvcuda
 
-    images = cvcuda.as_tensor(masks.view(torch.uint8), "NHW")
+    images = cvcuda.as_tensor(masks.view(torch.uint8)[..., None], "NHWC")
     background = cvcuda.as_tensor(torch.zeros(len(masks), dtype=torch.uint8, device=masks.device), "N")
     stream = cvcuda.as_stream(torch.cuda.current_stream().cuda_stream)
     return cvcuda.label(images, count=True, stats=True, max_labels=16_384, bg_label=background, stream=stream)
