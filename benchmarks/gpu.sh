@@ -2,7 +2,8 @@
 # All that one run on a machine with a GPU can tell, in at most 570 seconds:
 #
 #   bash benchmarks/gpu.sh               # in the checkout, with the extension in its place or a compiler to build it
-#   bash benchmarks/gpu.sh --rehearse    # without a GPU: every step on small sizes, with the CPU in the GPU's place
+#   bash benchmarks/gpu.sh --rehearse    # without a GPU: every step on small sizes, with the CPU, and for what is compared
+#                                        # the emulation of tests/emulation, in the GPU's place
 #
 # Needs Python with torch, and takes what else is there: pytest, OpenCV, CV-CUDA, torchcodec, compute-sanitizer, ncu; and
 # wheels of a folder wheels/. Each step has its own limit, none stops the next, and what is wanted most comes first. At
@@ -24,7 +25,7 @@ if [ "${1:-}" = --rehearse ]; then
   title="A rehearsal without a GPU: no figure means anything" module=(python3 -m tests.support.no_gpu -m)
   export PATH=$PWD/tests/support/gpu_tools:$PATH
   few=(--most-images 2) many=(--most-images 2) runs=(--pictures 16 --batch 2 --networks resnet18)
-  tests=(tests/ops/test_cuda.py -k "equals_cpu and (class_map or components or dense)") others=(-m gpu tests/test_metrics.py)
+  tests=(tests/ops/test_cuda.py -k "equals_cpu and (5x9 or 33x65)") others=(-m gpu tests/test_metrics.py)
 fi
 : >"$out/log.txt"
 
@@ -69,6 +70,11 @@ say "$(du -smc --exclude=build --exclude=__pycache__ -- * | tail -n 1 | cut -f 1
 if ls wheels/*.whl >/dev/null 2>&1; then
   step wheels 60 python3 -m pip install -q --no-index --no-deps --no-compile --target "$work/site" wheels/*.whl
   export PYTHONPATH=$PYTHONPATH:$work/site
+fi
+
+if [ "${1:-}" = --rehearse ]; then
+  mkdir "$work/emulation"
+  step emulation 200 python3 -m tests.support.emulation "$work/emulation" && export FASTCAM_EMULATION=$work/emulation
 fi
 
 # 2. The library that was carried, else a build: about a minute on 16 cores.

@@ -133,7 +133,9 @@ def test_a_rehearsal_runs_every_step(tmp_path):
     command = ["bash", "benchmarks/gpu.sh", "--rehearse"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=870)
     steps = dict(re.findall(r"^\[\d+ s\] (\w+): exit code (\d+)", (tmp_path / "log.txt").read_text(), re.MULTILINE))
-    names = "machine library quick memcheck racecheck synccheck initcheck tests others findings ncu runs figures"
+    names = (
+        "machine emulation library quick memcheck racecheck synccheck initcheck tests others findings ncu runs figures"
+    )
     assert steps == dict.fromkeys(names.split(), "0"), run.stdout
     assert len(list(tmp_path.iterdir())) == 8
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
