@@ -3,8 +3,8 @@
 For rehearsals of what needs a GPU (``bash benchmarks/gpu.sh --rehearse``). Torch says that there is one, and what is
 asked of it happens on the CPU, by the CPU's operators: streams do not run beside each other, nothing is compiled, a
 graph that is replayed does nothing, and figures mean nothing. So every line of a program runs, and none is proved. But
-where the variable FASTCAM_EMULATION names a folder in which it was compiled (``python -m tests.support.emulation``), the
-CUDA operators' emulation is what is compared with the CPU.
+what is compared with the CPU is the CUDA operators' emulation, where the variable FASTCAM_EMULATION names the folder in
+which ``python -m tests.support.emulation`` has compiled it.
 """
 
 import os
