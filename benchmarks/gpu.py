@@ -82,9 +82,9 @@ def peers() -> Iterator[operators.Work]:
         )
 
 
-def kernels() -> None:
+def kernels(images: int) -> None:
     """Those with goals, once each, for a profiler."""
-    features, weights = operators.activations(1024, 512, 7, "cuda")
+    features, weights = operators.activations(images, 512, 7, "cuda")
     ops.class_boxes(features, weights, 224)
     coarse = ops.class_map(features, weights)
     ops.boxes(coarse, 224)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"benchmarks.gpu: built without CUDA kernels ({ops.build_info()['cuda_reason']})", file=sys.stderr)
         return 2
     if options.kernels:
-        kernels()
+        kernels(min(1024, options.most_images))
         return 0
     report = Report(options.out)
     report.add(f"- {name}: {value}" for name, value in machine().items())
