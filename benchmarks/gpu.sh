@@ -18,12 +18,13 @@ trap 'rm -rf "$work"' EXIT
 for folder in /usr/local/cuda/bin /opt/nvidia/nsight-compute/*; do PATH=$PATH:$folder; done
 export PATH PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TQDM_DISABLE=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 end=${GPU_SECONDS:-560} title="fastcam on a GPU" module=(python3 -m)
-few=() many=() runs=()
+few=() many=() runs=() patience=1
 tests=(-m gpu tests/ops/test_cuda.py tests/pictures/test_gpu.py)
 others=(-m gpu tests --ignore=tests/ops/test_cuda.py --ignore=tests/pictures/test_gpu.py)
 if [ "${1:-}" = --rehearse ]; then
   title="A rehearsal without a GPU: no figure means anything" module=(python3 -m tests.support.no_gpu -m)
   export PATH=$PWD/tests/support/gpu_tools:$PATH
+  patience=4 # other tests may run beside it
   few=(--most-images 2) many=(--most-images 2) runs=(--pictures 16 --batch 2 --networks resnet18)
   tests=(tests/ops/test_cuda.py -k "equals_cpu and (5x9 or 33x65)") others=(-m gpu tests/test_metrics.py)
 fi
@@ -33,7 +34,7 @@ say() { echo "[$SECONDS s] $*" | tee -a "$out/log.txt"; }
 
 # step NAME LIMIT COMMAND...: says how it ended; its output is $work/NAME.log.
 step() {
-  local name=$1 limit=$2 left=$((end - SECONDS)) began=$SECONDS code
+  local name=$1 limit=$(($2 * patience)) left=$((end - SECONDS)) began=$SECONDS code
   shift 2
   [ "$limit" -lt "$left" ] || limit=$left
   if [ "$limit" -lt 10 ]; then say "$name: no time is left" && return 1; fi
