@@ -2,8 +2,8 @@
 // weighted sum before them, straight from the activations. The mask's bits (boxes_mask.cuh) and the runs in which
 // boxes_runs.cuh finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared
 // memory has room for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take
-// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; nothing else. All that is
-// found are integers: the same for any block size and order of blocks.
+// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; and the picture once if it is
+// wanted. All that is found are integers: the same for any block size and order of blocks.
 #pragma once
 
 #include "boxes_mask.cuh"
