@@ -153,6 +153,17 @@ def test_sizes_and_thresholds_may_be_numpy_numbers():
     assert torch.equal(ops.boxes(maps, (np.int64(30), 40), np.float32(0.5)), expected[:, 1])
 
 
+@pytest.mark.parametrize("size", [(64, 65), (33, 20), (40, 40)])
+def test_boxes_of_pixels_beyond_the_range(device, size):
+    """A cubic overshoots to infinity, which is above any level."""
+    coarse = 3e38 * torch.randn(12, 7, 7).sign()
+    for connectivity in (8, 4):
+        options = {"size": size, "threshold": torch.full((12, 1), 2.7e38), "relu": False, "mode": "bicubic"}
+        expected = reference.boxes(coarse, **options, connectivity=connectivity)
+        options["threshold"] = options["threshold"].to(device)
+        assert torch.equal(ops.boxes(coarse.to(device), **options, connectivity=connectivity).cpu(), expected)
+
+
 def test_boxes_at_four_neighbours(device):
     maps = torch.randn(8, 14, 14).to(device)
     exact = ops.heatmap(maps, 64).cpu()
