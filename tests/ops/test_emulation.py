@@ -225,6 +225,32 @@ def test_class_boxes(run, dtype, largest):
                     assert_same_bits(actual, expected, (shape, threshold, setting))
 
 
+@pytest.mark.parametrize("return_map", ["float32", "uint8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_class_boxes_and_maps(run, dtype, return_map):
+    of_bytes = torch.uint8 if return_map == "uint8" else None
+    for shape, size in [((3, 70, 7, 7), (40, 72)), ((2, 33, 5, 9), (41, 70)), ((2, 8, 17, 20), (17, 20))]:
+        features, weights = torch.randn(shape).to(dtype), torch.randn(shape[0], 2, shape[1])
+        features[0, :3, 2] = 0
+        maps = run(ops.class_map, features, weights)
+        for options in (
+            {"threshold": 0.2},
+            {"threshold": torch.randn(shape[0], 2, 3), "relu": False},
+            {"threshold": [i / 150 for i in range(150)], "largest": "contour"},  # more than a launch has room for
+            {"threshold": [0.4, 0.6], "mode": "bicubic"},
+        ):
+            expected = ops.boxes(maps, size, **options)
+            map = ops.heatmap(
+                maps, size, options.get("relu", True), mode=options.get("mode", "bilinear"), dtype=of_bytes
+            )
+            for setting in ({}, {"shared": 23000, "seed": 2}, {"multiprocessors": 50}):
+                found, painted = run(
+                    ops.class_boxes, features, weights, size, **options, return_map=return_map, **setting
+                )
+                assert_same_bits(found, expected, (shape, options, setting))
+                assert_same_bits(painted, map, (shape, options, setting))
+
+
 # ---- components and curves -------------------------------------------------------------------------------------------
 
 
