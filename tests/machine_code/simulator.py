@@ -1,9 +1,14 @@
 """The machine, built and filled with kernels, and operators that run on it."""
 
+import hashlib
+import importlib.util
+import shutil
 import subprocess
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,33 +22,39 @@ from fastcam import ops
 from tests.machine_code.cubins import BUILD
 from tests.machine_code.decoding import decode
 from tests.machine_code.disassembly import Function, Line
-from tests.support.emulated import COMPILER, EMULATION, Emulated, emulated, extension_flags, module_of
+from tests.support.emulation import COMPILER, EMULATION, Emulated, Emulator
 
 HERE = Path(__file__).resolve().parent
 MULTIPROCESSORS, SHARED = 132, 227 * 1024 - 2048  # of an H200; as launch.h sets memory aside
 CUDA = torch.device("cuda")
 
 
-def machine(cache: Path = BUILD) -> ModuleType:
+@cache
+def machine(folder: Path = BUILD) -> ModuleType:
     """The machine itself, compiled once for each content of its sources."""
+    flags = ["-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", *Emulator(folder).flags[1:]]
+    # What numbers come out of is not to be rearranged; several directions of rounding are in use.
+    flags += ["-ffp-contract=off", "-frounding-math"]
     made_of = [HERE / f"{name}.cpp" for name in ("machine", "instructions", "module")]
-
-    def build(name: str, library: Path) -> bool:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        # What numbers come out of is not to be rearranged; several directions of rounding are in use.
-        flags = ["-std=c++20", "-march=native", "-ffp-contract=off", "-frounding-math", "-fPIC", "-fvisibility=hidden"]
+    sources = [*sorted(HERE.glob("*.h")), *made_of, EMULATION / "elsewhere.h"]
+    content = repr((COMPILER, flags, [source.read_text() for source in sources]))
+    name = f"machine_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    library = folder / "machine" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not library.exists():
+        shutil.rmtree(library.parent, ignore_errors=True)
+        library.parent.mkdir(parents=True)
         objects = [library.parent / f"{path.stem}.o" for path in made_of]
-        jobs = []
-        for source, to in zip(made_of, objects, strict=True):
-            own = ["-O2", f"-DMODULE_NAME={name}", *extension_flags()[1:]] if source.stem == "module" else ["-O3"]
-            jobs.append(subprocess.Popen([COMPILER, *flags, *own, "-c", source, "-o", to]))
+        own = {"module": ["-O2", f"-DMODULE_NAME={name}"]}
+        jobs = [
+            subprocess.Popen([COMPILER, *flags, *own.get(source.stem, ["-O3"]), "-c", source, "-o", to])
+            for source, to in zip(made_of, objects, strict=True)
+        ]
         if any([job.wait() for job in jobs]):
-            return False
-        return subprocess.run([COMPILER, "-shared", *objects, "-o", library]).returncode == 0
-
-    module = module_of("machine", [*HERE.glob("*.h"), *made_of, EMULATION / "elsewhere.h"], cache / "machine", build)
-    if module is None:
-        raise RuntimeError("the machine did not compile")
+            raise RuntimeError("the machine did not compile")
+        subprocess.run([COMPILER, "-shared", *objects, "-o", library], check=True)
+    spec = importlib.util.spec_from_file_location(name, library)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -81,11 +92,11 @@ class _Moving(TorchFunctionMode):
 class Simulator:
     """Kernels on the machine, launched by the operators' own host code."""
 
-    def __init__(self, functions: Iterable[Function], cache: Path = BUILD):
-        self.machine = machine(cache)
+    def __init__(self, functions: Iterable[Function], folder: Path = BUILD):
+        self.machine = machine(folder)
         self.functions = {function.name: function for function in functions}
         self.machine.begin(self._load)
-        host = emulated(cache / "emulated", 0)
+        host = Emulator(folder / "emulated").build(0)
         if host is None:
             raise RuntimeError("the operators did not compile")
         self.operators: Emulated = host
