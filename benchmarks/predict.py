@@ -221,6 +221,9 @@ def main() -> int:
     if reason := cubins.missing():
         print(reason, file=sys.stderr)
         return 1
+    if arguments.check and not (arguments.out / "predictions.json").exists():
+        print(f"no predictions.json in {arguments.out} to compare with: python -m benchmarks.predict writes it")
+        return 0
     simulator = Simulator(cubins.functions(arguments.stems))
     if arguments.check:
         worse = check(simulator, json.loads((arguments.out / "predictions.json").read_text()))
