@@ -96,6 +96,7 @@ class Simulator:
         self.machine = machine(folder)
         self.functions = {function.name: function for function in functions}
         self.machine.begin(self._load)
+        (folder / "emulated").mkdir(parents=True, exist_ok=True)
         host = Emulator(folder / "emulated").build(0)
         if host is None:
             raise RuntimeError("the operators did not compile")
