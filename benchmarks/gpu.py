@@ -1,50 +1,59 @@
-"""The CUDA operators on this machine's GPU, checked and measured: ``python -m benchmarks.gpu --out FILE``.
+"""The CUDA operators on this machine's GPU, measured: ``python -m benchmarks.gpu [--quick] --out NAME``.
 
-Needs no more than torch and the extension in its place (``python setup.py build_ext --inplace``); OpenCV, if it is
-there, gives more to compare with. First every operator is compared with the CPU's (bit for bit from the coarse map
-on), then compute-sanitizer goes through a small set of the same cases, then everything is timed. Exit codes: 0 all
-well, 1 a difference or a finding of the sanitizer, 2 no GPU or no CUDA kernels.
+Writes NAME.md and NAME.json, complete after each row. Needs no more than torch and the extension in its place; OpenCV
+and CV-CUDA, if they are there, give more to compare with. Exit code 2 without a GPU or CUDA kernels. ``bash
+benchmarks/gpu.sh`` runs this, and all else that a GPU is to tell.
 """
 
 import argparse
-import os
-import shutil
+import json
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastcam import ops
-from fastcam.bench import gpu
-from tests.support import agreement
+from fastcam.bench import gpu, operators
 
-ROOT = Path(__file__).resolve().parents[1]
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SHOWN = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "ecc.mode.current")
 
 
 class Report:
-    """Lines that are printed at once, and kept in a file that is complete whenever the run ends."""
+    """Lines that are printed at once, and kept in a file that is complete whenever the run ends; figures beside it."""
 
     def __init__(self, path: Path | None):
-        self.path, self.lines, self.failed = path, [], False
+        self.path, self.lines, self.figures = path, [], []
 
-    def add(self, *lines: str) -> None:
-        """Print lines, and write what there is so far."""
+    def add(self, lines: Iterable[str]) -> None:
+        """Print lines as they come, and write what there is so far."""
         for line in lines:
             print(line, flush=True)
             self.lines.append(line)
-        if self.path:
-            self.path.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
+            if self.path:
+                self.path.with_suffix(".md").write_text("\n".join([*self.lines, ""]), encoding="utf-8")
+                text = json.dumps({"machine": machine(), "rows": self.figures}, indent=1)
+                self.path.with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+def machine() -> dict[str, str]:
+    """What figures must name."""
+    device = torch.cuda.get_device_properties()
+    return {
+        "gpu": f"{device.name}, {device.total_memory / 2**30:.0f} GiB, capability {device.major}.{device.minor}",
+        "torch": f"{torch.__version__} with CUDA {torch.version.cuda}, Python {sys.version.split()[0]}",
+        "extension": f"built with {ops.build_info()['cuda_reason']}",
+    }
 
 
 def readings() -> str:
     """Driver, clocks and power, as nvidia-smi reads them."""
-    device = torch.cuda.get_device_properties()
-    command = ["nvidia-smi", f"--query-gpu={','.join(SHOWN)}", "--format=csv,noheader", f"--id=GPU-{device.uuid}"]
+    uuid = torch.cuda.get_device_properties().uuid
+    command = ["nvidia-smi", f"--query-gpu={','.join(SHOWN)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
     try:
         values = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split(", ")
         return ", ".join(f"{name} {value.strip()}" for name, value in zip(SHOWN, values, strict=True))
@@ -52,65 +61,43 @@ def readings() -> str:
         return f"driver and clocks are not readable ({type(error).__name__})"
 
 
-def machine() -> Iterator[str]:
-    """What figures must name."""
-    device = torch.cuda.get_device_properties()
-    yield f"- {device.name}, {device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
-    yield f"- {readings()}"
-    yield f"- torch {torch.__version__} with CUDA {torch.version.cuda}, Python {sys.version.split()[0]}"
-    yield f"- extension built with {ops.build_info()['cuda_reason']}"
+def cvcuda_components(masks: Tensor) -> Any:
+    """CV-CUDA's `label` with counts, areas and boxes; of four neighbours, it knows no eight."""
+    import cvcuda
+
+    images = cvcuda.as_tensor(masks.view(torch.uint8), "NHW")
+    background = cvcuda.as_tensor(torch.zeros(len(masks), dtype=torch.uint8, device=masks.device), "N")
+    stream = cvcuda.as_stream(torch.cuda.current_stream().cuda_stream)
+    return cvcuda.label(images, count=True, stats=True, max_labels=16_384, bg_label=background, stream=stream)
 
 
-def check(report: Report) -> None:
-    """Compare with the CPU."""
-    began, count, differing = time.perf_counter(), 0, []
-    for case in agreement.cases():
-        count += 1
-        try:
-            case.check(torch.device("cuda"))
-        except (AssertionError, RuntimeError) as error:
-            differing.append(f"- {case.name}: {str(error).splitlines()[0]}")
-    report.failed |= bool(differing)
-    verdict = f"{len(differing)} of {count} cases differ" if differing else f"all {count} cases agree"
-    report.add(f"{verdict} ({time.perf_counter() - began:.0f} s).", *differing)
+def peers() -> Iterator[operators.Work]:
+    """What other libraries offer on the GPU, as rows of their own."""
+    if operators.has("cvcuda"):
+        work = operators.COMPONENTS.gpu[0]
+        ours = {"title": f"{work.title}, 4 neighbours", "options": {"connectivity": 4}, "alternatives": ()}
+        yield replace(work, **ours)
+        yield replace(
+            work, **ours | {"title": f"CV-CUDA's label, {work.title}", "call": cvcuda_components, "options": {}}
+        )
 
 
-def sanitize(report: Report, seconds: int) -> None:
-    """Run compute-sanitizer's tools on the small cases."""
-    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if tool is None:
-        report.add("compute-sanitizer is not on this machine.")
-        return
-    # Without torch's cache every tensor is an allocation of its own, whose ends are known.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
-    for name in SANITIZERS:
-        command = [tool, "--tool", name, "--error-exitcode", "9"]
-        if name in ("racecheck", "initcheck"):  # slow, and torch's own kernels are not what is tested
-            command += ["--kernel-name", "kns=fastcam"]
-        command += [sys.executable, "-m", "tests.support.agreement"]
-        began = time.perf_counter()
-        try:
-            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            report.add(f"- {name}: stopped after {seconds} s, no verdict")
-            continue
-        lines = (run.stdout + run.stderr).splitlines()
-        summary = next((line for line in reversed(lines) if "SUMMARY" in line), lines[-1] if lines else "no output")
-        good = run.returncode == 0 and "cases agree" in run.stdout
-        report.failed |= not good
-        report.add(f"- {name}: exit code {run.returncode}, {summary.strip('= ')} ({time.perf_counter() - began:.0f} s)")
-        if not good:
-            report.add("", "```", *lines[:60], "```", "")
+def kernels() -> None:
+    """Those with goals, once each, for a profiler."""
+    features, weights = operators.activations(1024, 512, 7, "cuda")
+    ops.class_boxes(features, weights, 224)
+    coarse = ops.class_map(features, weights)
+    ops.boxes(coarse, 224)
+    ops.box_curves(ops.heatmap(coarse, 224))
+    torch.cuda.synchronize()
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, help="write everything to this Markdown file, too")
+    parser.add_argument("--out", type=Path, help="write NAME.md and NAME.json, too", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds; rough figures")
-    parser.add_argument("--no-checks", action="store_true", help="do not compare with the CPU")
-    parser.add_argument("--no-sanitizer", action="store_true", help="do not run compute-sanitizer")
-    parser.add_argument("--no-timing", action="store_true", help="do not measure")
-    parser.add_argument("--sanitizer-seconds", type=int, default=300, help="stop a tool of it after so long [300]")
+    parser.add_argument("--most-images", type=int, default=2**20, help="images of a call at most [all]", metavar="N")
+    parser.add_argument("--kernels", action="store_true", help="measure nothing, run the kernels with goals once")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("benchmarks.gpu: no GPU that torch can use", file=sys.stderr)
@@ -118,20 +105,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not ops.build_info()["cuda_built"]:
         print(f"benchmarks.gpu: built without CUDA kernels ({ops.build_info()['cuda_reason']})", file=sys.stderr)
         return 2
+    if options.kernels:
+        kernels()
+        return 0
     report = Report(options.out)
-    report.add("# fastcam on a GPU", "", *machine())
-    if not options.no_checks:
-        report.add("", "## Compared with the CPU", "")
-        check(report)
-    if not options.no_sanitizer:
-        report.add("", "## compute-sanitizer", "")
-        sanitize(report, options.sanitizer_seconds)
-    if not options.no_timing:
-        report.add("", "## Speed", "")
-        for line in gpu.table(gpu.works(full=not options.quick), options.quick):
-            report.add(line)
-        report.add("", f"Afterwards: {readings()}.")
-    return 1 if report.failed else 0
+    report.add(f"- {name}: {value}" for name, value in machine().items())
+    report.add([f"- {readings()}", ""])
+    rows = [*gpu.works(full=not options.quick), *peers()]
+    rows = [replace(work, images=min(work.images, options.most_images)) for work in rows]
+    report.add(gpu.table(rows, options.quick, report.figures))
+    report.add(["", f"Afterwards: {readings()}."])
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 // Dynamic shared memory. Off the GPU, the emulation in tests/ provides it.
 #ifdef __CUDACC__
@@ -62,11 +63,20 @@ struct Sum {
   }
 };
 
-// One value of each lane, combined; every lane gets the result.
+// One value of each lane, combined; every lane gets the result. The hardware does it at once for 32-bit integers.
 template <class T, class Op>
 __device__ inline T warp_reduce(T v, Op op) {
-  for (int distance = 16; distance > 0; distance /= 2) v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
-  return v;
+  if constexpr (std::is_integral_v<T> && sizeof(T) == 4) {
+    if constexpr (std::is_same_v<Op, Smaller>)
+      return __reduce_min_sync(kAllLanes, v);
+    else if constexpr (std::is_same_v<Op, Larger>)
+      return __reduce_max_sync(kAllLanes, v);
+    else
+      return __reduce_add_sync(kAllLanes, v);
+  } else {
+    for (int distance = 16; distance > 0; distance /= 2) v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
+    return v;
+  }
 }
 
 // One value of each thread, combined; every thread gets the result. What was written before is visible after.
@@ -78,10 +88,14 @@ __device__ inline T block_reduce(T v, Op op) {
   __syncthreads();  // the previous use is over
   if (lane() == 0) partial[warp()] = v;
   __syncthreads();
-  v = partial[0];
+  if constexpr (std::is_same_v<Op, Sum>) {
+    v = partial[0];
 #pragma unroll
-  for (int i = 1; i < kWarps; ++i) v = op(v, partial[i]);
-  return v;
+    for (int i = 1; i < kWarps; ++i) v = op(v, partial[i]);
+    return v;
+  } else {  // a warp's value may count several times
+    return warp_reduce(partial[lane() % kWarps], op);
+  }
 }
 
 // The sum of v over the threads before this one, and over all of them.

@@ -2,7 +2,7 @@
 // loads, the batch and the grid: 32 partial sums a position, of the channels k = p (mod 32) in order with one fma a
 // term, then added pairwise, neighbours first. A block has one image, or some positions of one. A thread keeps in
 // registers the partial sums of the 16 bytes it loads, which recur every 32 channels, and runs over the channels with
-// eight independent loads in flight; only the pairwise sums go through shared memory. Traffic: activations (and
+// four independent loads in flight; only the pairwise sums go through shared memory. Traffic: activations (and
 // gradients) once.
 #pragma once
 
@@ -76,7 +76,7 @@ template <int kThreads, int V, bool kLast, Factor kFactor, class In, class Acc>
 __device__ void sweep(const Window& window, const In* __restrict__ a, const In* __restrict__ g, const Acc* weights,
                       Acc* partials) {
   constexpr bool kWeighted = kFactor == Factor::kWeight;
-  constexpr int kInFlight = kWeighted ? 8 : 4;
+  constexpr int kInFlight = 4;
   const int64_t period = window.period();
   const int turns = static_cast<int>(window.K / kPartials), rest = static_cast<int>(window.K % kPartials);
   for (int i = static_cast<int>(threadIdx.x) * V; i < kPartials * window.count; i += kThreads * V) {
@@ -85,45 +85,62 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
     for (int e = 0; e < V; ++e) sum[e] = 0;
     // Neighbour e belongs to channel k + e, or to k as long as e < left and then to the next one.
     const int k = kLast ? i % kPartials : i / window.count, left = window.count - i % window.count;
+    const int next = left < V;
     int64_t at = window.first(i);
     const Acc* w = kWeighted ? weights + k : nullptr;
-    const auto add = [&](const Neighbours<V, In>& an, const Neighbours<V, In>& gn) {
-      Acc factor[V];
+    // What a turn multiplies by, loaded as early as the activations: V gradients, or the weights of V channels or two.
+    constexpr int kFactors = !kWeighted || (V > 1 && kLast) ? V : V > 1 ? 2 : 1;
+    struct Turn {
+      Neighbours<V, In> a, g;
+      Acc w[kFactors];
+    };
+    const auto load = [&](Turn& turn, int64_t at, const Acc* w) {
+      turn.a.load(a + at);
       if constexpr (!kWeighted) {
-#pragma unroll
-        for (int e = 0; e < V; ++e) factor[e] = value(gn.v[e]);
+        turn.g.load(g + at);
       } else if constexpr (V > 1 && kLast) {
 #pragma unroll
         for (int e = 0; e < V; e += sizeof(uint4) / sizeof(Acc)) {
           const uint4 words = *reinterpret_cast<const uint4*>(w + e);
-          memcpy(factor + e, &words, sizeof(words));
+          memcpy(turn.w + e, &words, sizeof(words));
         }
       } else {
-        const Acc one = w[0], next = left < V ? w[1] : one;
-#pragma unroll
-        for (int e = 0; e < V; ++e) factor[e] = e < left ? one : next;
+        turn.w[0] = w[0];
+        if constexpr (kFactors == 2) turn.w[1] = w[next];
       }
+    };
+    const auto add = [&](const Turn& turn) {
 #pragma unroll
       for (int e = 0; e < V; ++e) {
-        Acc f = factor[e];
+        Acc f;
+        if constexpr (!kWeighted) {
+          f = value(turn.g.v[e]);
+        } else if constexpr (kFactors == V) {
+          f = turn.w[e];
+        } else {
+          const Acc near = turn.w[0], far = turn.w[1];  // read both: an index would put them into local memory
+          f = e < left ? near : far;
+        }
         if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
-        sum[e] = fused(f, static_cast<Acc>(value(an.v[e])), sum[e]);
+        sum[e] = fused(f, static_cast<Acc>(value(turn.a.v[e])), sum[e]);
       }
-      if constexpr (kWeighted) w += kPartials;
     };
-    for (int turn = 0; turn < turns; turn += kInFlight) {
-      Neighbours<V, In> an[kInFlight], gn[kInFlight];
+    int turn = 0;
+    for (; turn + kInFlight <= turns; turn += kInFlight) {
+      Turn ahead[kInFlight];
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u, at += period) {  // all loads before the first use
-        if (turn + u >= turns) break;
-        an[u].load(a + at);
-        if constexpr (!kWeighted) gn[u].load(g + at);
-      }
+      for (int u = 0; u < kInFlight; ++u) load(ahead[u], at + u * period, kWeighted ? w + u * kPartials : nullptr);
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u) {
-        if (turn + u >= turns) break;
-        add(an[u], gn[u]);
-      }
+      for (int u = 0; u < kInFlight; ++u) add(ahead[u]);
+      at += kInFlight * period;
+      if constexpr (kWeighted) w += kInFlight * kPartials;
+    }
+#pragma unroll 1
+    for (; turn < turns; ++turn, at += period) {
+      Turn one;
+      load(one, at, w);
+      add(one);
+      if constexpr (kWeighted) w += kPartials;
     }
 #pragma unroll
     for (int e = 0; e < V; ++e) {

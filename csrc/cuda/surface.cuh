@@ -25,13 +25,22 @@ struct Upsampling {
   bool relu;
 };
 
-// What walk() leaves out by default: nothing.
-struct Everything {
-  template <class T, int kColumns>
-  __device__ bool operator()(const T (&)[kColumns], const T (&)[kColumns]) const {
-    return false;
+// Least and most of all threads of a block, for every thread; finite or infinite, never NaN.
+template <int kThreads, class T>
+__device__ inline void block_extremes(T& low, T& high) {
+  if constexpr (sizeof(T) == sizeof(float)) {  // as integers, which warps reduce at once
+    constexpr int kWarps = kThreads / 32;
+    __shared__ int32_t lows[kWarps], highs[kWarps];
+    const int32_t least_of = warp_reduce(ordered(low), Smaller()), most_of = warp_reduce(ordered(high), Larger());
+    __syncthreads();  // the previous use is over
+    if (lane() == 0) lows[warp()] = least_of, highs[warp()] = most_of;
+    __syncthreads();
+    low = unordered(warp_reduce(lows[lane() % kWarps], Smaller()));
+    high = unordered(warp_reduce(highs[lane() % kWarps], Larger()));
+  } else {
+    low = block_reduce<kThreads>(low, Smaller()), high = block_reduce<kThreads>(high, Larger());
   }
-};
+}
 
 template <class T, bool kBicubic>
 class Surface {
@@ -64,8 +73,8 @@ class Surface {
       for (int x = threadIdx.x; x < u.W; x += kThreads) taps[x] = tap(x, u.w, u.W);
       for (int y = threadIdx.x; y < u.H; y += kThreads) taps[u.W + y] = tap(y, u.h, u.H);
     }
-    low_ = block_reduce<kThreads>(low, Least());
-    high = block_reduce<kThreads>(high, Most());
+    block_extremes<kThreads>(low, high);
+    low_ = low;
     return finite(low_) && finite(high) && low_ < high;
   }
 
@@ -73,29 +82,22 @@ class Surface {
   template <int kThreads>
   __device__ void extremes(T& low, T& high) const {
     low = static_cast<T>(INFINITY), high = -low;
-    // The pixels at the coarse samples are nearly the extremes; then only what could exceed them is visited.
     const int64_t samples = int64_t{u_.h} * u_.w;
-    if (!kBicubic && 16 * samples <= int64_t{u_.H} * u_.W) {
+    const bool enlarged = !kBicubic && 16 * samples <= int64_t{u_.H} * u_.W;
+    if (enlarged) {
+      // The pixels at the coarse samples are nearly the extremes; then only what could exceed them is visited.
       for (int i = threadIdx.x; i < samples; i += kThreads) {
         const T v = (*this)(nearest(i / u_.w, u_.h, u_.H), nearest(i % u_.w, u_.w, u_.W));
         low = least(low, v), high = most(high, v);
       }
-      low = block_reduce<kThreads>(low, Least()), high = block_reduce<kThreads>(high, Most());
+      block_extremes<kThreads>(low, high);
+      if constexpr (!kBicubic) visit_cells<kThreads>(low, high);
+    } else {
+      each<kThreads>(0, u_.H, [&](int, int, const T(&v)[4]) {
+        for (int c = 0; c < 4; ++c) low = least(low, v[c]), high = most(high, v[c]);
+      });
     }
-    each<kThreads>(
-        0, u_.H,
-        [&](int, int, const T(&v)[4]) {
-          for (int c = 0; c < 4; ++c) low = least(low, v[c]), high = most(high, v[c]);
-        },
-        [&](const T(&up)[4], const T(&down)[4]) {
-          T least_of = least(up[0], down[0]), most_of = most(up[0], down[0]);
-          for (int c = 1; c < 4; ++c) {
-            least_of = least(least_of, least(up[c], down[c]));
-            most_of = most(most_of, most(up[c], down[c]));
-          }
-          return least_of - slack(least_of) >= low && most_of + slack(most_of) <= high;
-        });
-    low = block_reduce<kThreads>(low, Least()), high = block_reduce<kThreads>(high, Most());
+    block_extremes<kThreads>(low, high);
   }
 
   // Whether all differences to low, the least pixel, are zero or at least 2^-100, and quotients by high - low normal
@@ -109,7 +111,7 @@ class Surface {
       const T v = sample(i / u_.w, i % u_.w);
       if (v > T(0)) least_positive = least(least_positive, v);
     }
-    least_positive = block_reduce<kThreads>(least_positive, Least());
+    least_positive = block_reduce<kThreads>(least_positive, Smaller());
     const T size = low < T(0) ? -low : low, range = high - low;
     const bool apart = low == T(0) ? low_ >= T(0) && least_positive >= T(0x1p-50) : size >= T(0x1p-50);
     return apart && range >= T(0x1p-60) && range <= T(0x1p20);
@@ -129,28 +131,24 @@ class Surface {
 
   // f(y, v) for the rows y in [begin, end) in order, v[c] the pixel in column x + c * step (columns beyond the last
   // repeat it). Which instructions run depends on the rows only: lanes with the same rows stay together, and f may
-  // ballot and shuffle. skip(up, down), asked whenever the walk comes between two other coarse rows, may leave out
-  // the rows there; their pixels lie between up[c] and down[c], up to rounding.
-  template <int kColumns, class F, class Skip = Everything>
-  __device__ void walk(int x, int step, int begin, int end, const F& f, const Skip& skip = Skip()) const {
+  // ballot and shuffle.
+  template <int kColumns, class F>
+  __device__ void walk(int x, int step, int begin, int end, const F& f) const {
     Tap columns[kColumns];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int column = x + c * step < u_.W ? x + c * step : u_.W - 1;
-      columns[c] = held_ ? columns_[column] : tap(column, u_.w, u_.W);
-    }
+    for (int c = 0; c < kColumns; ++c) columns[c] = column_tap(x + c * step < u_.W ? x + c * step : u_.W - 1);
     if constexpr (kBicubic)
       walk_cubic<kColumns>(columns, begin, end, f);
     else
-      walk_linear<kColumns>(columns, begin, end, f, skip);
+      walk_linear<kColumns>(columns, begin, end, f);
   }
 
   // The whole block visits the rows [begin, end): f(x, y, v) for groups of four columns x + c * step(). They are
   // neighbours where W is a multiple of 4; else neighbouring threads have neighbouring columns, and some are beyond W.
   __device__ int step() const { return u_.W % 4 == 0 ? 1 : (u_.W + 3) / 4; }
 
-  template <int kThreads, class F, class Skip = Everything>
-  __device__ void each(int begin, int end, const F& f, const Skip& skip = Skip()) const {
+  template <int kThreads, class F>
+  __device__ void each(int begin, int end, const F& f) const {
     const int groups = (u_.W + 3) / 4, parts = groups < kThreads ? kThreads / groups : 1;
     const int part = static_cast<int>(threadIdx.x) / (parts > 1 ? groups : kThreads);
     const int first = static_cast<int>(threadIdx.x) - (parts > 1 ? part * groups : 0);
@@ -158,19 +156,12 @@ class Surface {
     const int to = part >= parts ? from : from + count < end ? from + count : end;
     for (int g = first; g < groups; g += kThreads) {
       const int x = u_.W % 4 == 0 ? 4 * g : g;
-      walk<4>(x, step(), from, to, [&](int y, const T(&v)[4]) { f(x, y, v); }, skip);
+      walk<4>(x, step(), from, to, [&](int y, const T(&v)[4]) { f(x, y, v); });
       if (parts > 1) break;
     }
   }
 
  private:
-  struct Least {
-    __device__ T operator()(T a, T b) const { return least(a, b); }
-  };
-  struct Most {
-    __device__ T operator()(T a, T b) const { return most(a, b); }
-  };
-
   static FASTCAM_HD int64_t map_bytes(const Upsampling& u) {
     return (static_cast<int64_t>(sizeof(T)) * u.h * u.w + 15) / 16 * 16;
   }
@@ -195,18 +186,97 @@ class Surface {
     return size >= T(0x1p-100) ? size * T(0x1p-20) : v == T(0) ? T(0) : static_cast<T>(INFINITY);
   }
 
+  // Lowers low and raises high to all pixels, of which they are some of the extremes already. Pixels between four
+  // coarse samples, and those of a row there, exceed them by rounding only: a lane settles a cell, a warp the rows of
+  // each cell that is left, then the columns of each row that is left.
+  template <int kThreads>
+  __device__ void visit_cells(T& low, T& high) const {
+    constexpr int kWarps = kThreads / 32;
+    const int cells = u_.h * u_.w;
+    const auto settled = [&](T least_of, T most_of, T least_slack, T most_slack) {
+      return least_of - least_slack >= low && most_of + most_slack <= high;
+    };
+#pragma unroll 1
+    for (int base = 0; base < cells; base += kThreads) {
+      const int mine = base + lane() * kWarps + warp();
+      bool open = false;
+      if (mine < cells) {
+        const Cell cell = cell_at(mine);
+        open = !settled(cell.lowest(), cell.highest(), slack(cell.lowest()), slack(cell.highest()));
+      }
+#pragma unroll 1
+      for (unsigned left = __ballot_sync(kAllLanes, open); left; left &= left - 1) {
+        const Cell cell = cell_at(base + (__ffs(static_cast<int>(left)) - 1) * kWarps + warp());
+        // Where samples have one sign, a mixture of two is no less exact than they are.
+        const T lowest = cell.lowest(), highest = cell.highest(), larger_of = most(-lowest, highest);
+        const bool cancels = lowest < T(0) && highest > T(0);
+        const Stretch rows = stretch(cell.row, u_.h, u_.H), columns = stretch(cell.column, u_.w, u_.W);
+#pragma unroll 1
+        for (int top = rows.begin; top < rows.end; top += 32) {
+          const Tap row = row_tap(top + lane() < u_.H ? top + lane() : u_.H - 1);
+          const T from = lerp(row.w0, cell.a, row.w1, cell.c), to = lerp(row.w0, cell.b, row.w1, cell.d);
+          const T least_of = least(from, to), most_of = most(from, to);
+          const bool inside = row.i0 == cell.row && top + lane() < rows.end;
+          const bool done = cancels ? settled(least_of, most_of, slack(larger_of), slack(larger_of))
+                                    : settled(least_of, most_of, slack(least_of), slack(most_of));
+#pragma unroll 1
+          for (unsigned todo = __ballot_sync(kAllLanes, inside && !done); todo; todo &= todo - 1) {
+            const int from_lane = __ffs(static_cast<int>(todo)) - 1;
+            const T w0 = __shfl_sync(kAllLanes, row.w0, from_lane), w1 = __shfl_sync(kAllLanes, row.w1, from_lane);
+#pragma unroll 1
+            for (int x = columns.begin + lane(); x < columns.end; x += 32) {
+              const Tap column = column_tap(x);
+              if (column.i0 != cell.column) continue;
+              const T up = lerp(column.w0, cell.a, column.w1, cell.b),
+                      down = lerp(column.w0, cell.c, column.w1, cell.d);
+              const T v = lerp(w0, up, w1, down);
+              low = least(low, v), high = most(high, v);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Four neighbouring samples: a b above c d. The last ones of a line are their own neighbours.
+  struct Cell {
+    int row, column;
+    T a, b, c, d;
+    __device__ T lowest() const { return least(least(a, b), least(c, d)); }
+    __device__ T highest() const { return most(most(a, b), most(c, d)); }
+  };
+
+  __device__ Cell cell_at(int i) const {
+    const int row = i / u_.w, column = i - row * u_.w;
+    const int below = row + 1 < u_.h ? row + 1 : row, right = column + 1 < u_.w ? column + 1 : column;
+    return {row, column, sample(row, column), sample(row, right), sample(below, column), sample(below, right)};
+  }
+
+  // Output pixels [begin, end) among which are all those between coarse sample i and the next one.
+  struct Stretch {
+    int begin, end;
+  };
+
+  static __device__ Stretch stretch(int i, int in, int out) {
+    const float apart = static_cast<float>(out) / static_cast<float>(in);
+    const int spare = 1 + (out >> 20);  // more than rounding leads astray
+    const int begin = i == 0 ? 0 : static_cast<int>((static_cast<float>(i) + 0.5f) * apart - 0.5f) - spare;
+    const int end = i + 1 == in ? out : static_cast<int>((static_cast<float>(i) + 1.5f) * apart - 0.5f) + 1 + spare;
+    return {begin > 0 ? begin : 0, end < out ? end : out};
+  }
+
   __device__ T sample(int64_t r, int64_t x) const {
     const int64_t i = r * u_.w + x;
     return held_ ? held_[i] : rectified(map_[i], u_.relu);
   }
 
+  __device__ Tap column_tap(int x) const { return held_ ? columns_[x] : tap(x, u_.w, u_.W); }
   __device__ Tap row_tap(int y) const { return held_ ? rows_[y] : tap(y, u_.h, u_.H); }
 
-  template <int kColumns, class F, class Skip>
-  __device__ void walk_linear(const Tap (&columns)[kColumns], int begin, int end, const F& f, const Skip& skip) const {
+  template <int kColumns, class F>
+  __device__ void walk_linear(const Tap (&columns)[kColumns], int begin, int end, const F& f) const {
     T up[kColumns], down[kColumns];
     int row = -1;
-    bool skipped = false;
     for (int y = begin; y < end; ++y) {
       const Tap t = row_tap(y);
       if (t.i0 != row) {
@@ -217,9 +287,7 @@ class Surface {
           up[c] = lerp(x.w0, sample(t.i0, x.i0), x.w1, sample(t.i0, x.i1));
           down[c] = lerp(x.w0, sample(t.i1, x.i0), x.w1, sample(t.i1, x.i1));
         }
-        skipped = skip(up, down);
       }
-      if (skipped) continue;
       T v[kColumns];
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) v[c] = lerp(t.w0, up[c], t.w1, down[c]);

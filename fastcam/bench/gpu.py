@@ -1,4 +1,4 @@
-"""Speed of the CUDA operators, by CUDA events: the table of ``python -m benchmarks.gpu`` and ``fastcam bench``.
+"""Speed of the CUDA operators, by CUDA events: the table of ``benchmarks/gpu.sh`` and ``fastcam bench``.
 
 Each work is measured as a series of calls and as a CUDA graph of the same calls, which leaves out what the host needs
 for a launch. Inputs go round among copies that are together larger than the level-2 cache, so that they come from
@@ -10,6 +10,7 @@ OpenCV on the host where PyTorch has nothing.
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +28,10 @@ def works(full: bool = False) -> list[Work]:
     return [work for operator in OPERATORS for work in (operator.gpu if full else operator.gpu[: operator.brief])]
 
 
-def table(rows: Sequence[Work], quick: bool = False) -> Iterator[str]:
+def table(rows: Sequence[Work], quick: bool = False, kept: list[dict[str, Any]] | None = None) -> Iterator[str]:
     """Measure on the current device and print, line by line, in Markdown, the device first.
 
-    `quick` takes as few rounds as give a median.
+    `quick` takes as few rounds as give a median. `kept` gets each row's figures, times in microseconds an image.
     """
     device = torch.cuda.get_device_properties()
     yield (
@@ -50,17 +51,21 @@ def table(rows: Sequence[Work], quick: bool = False) -> Iterator[str]:
     torch.manual_seed(0)
     for work in rows:
         try:
-            yield _row(work, device.L2_cache_size, rounds=3 if quick else 7, seconds=0.005 if quick else 0.03)
+            figures = _measure(work, device.L2_cache_size, rounds=3 if quick else 7, seconds=0.005 if quick else 0.03)
+            yield _row(figures)
         except RuntimeError as error:  # not enough memory, say: the other rows still count
-            yield f"| {work.title} | {work.images} | failed: {str(error).splitlines()[0]} |"
+            figures = {"work": work.title, "images": work.images, "error": str(error).splitlines()[0]}
+            yield f"| {work.title} | {work.images} | failed: {figures['error']} |"
+        if kept is not None:
+            kept.append(figures)
         torch.cuda.empty_cache()
     if not has("cv2"):
         yield ""
         yield "OpenCV is not installed: nothing stands beside what needs it."
 
 
-def _row(work: Work, cache: int, rounds: int, seconds: float) -> str:
-    """Measure one row; rounds of all contestants take turns."""
+def _measure(work: Work, cache: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """One row's figures by name; rounds of all contestants take turns."""
     call, inputs = work.ours(), work.inputs(work.images, "cuda")
     taken = _bytes(inputs)
     moved = taken + _bytes(call(*inputs))
@@ -94,17 +99,34 @@ def _row(work: Work, cache: int, rounds: int, seconds: float) -> str:
     per_call = {name: statistics.median(values) / (1 if name == "plain" else copies) for name, values in times.items()}
     us = {name: 1e6 * value / (some if name == "plain" else work.images) for name, value in per_call.items()}
     device = per_call.get("graph", per_call["calls"])
+    return {
+        "work": work.title,
+        "images": work.images,
+        "target": work.target,
+        "graph": us.get("graph"),
+        "calls": us["calls"],
+        "gigabytes_a_second": moved / device / 1e9,
+        "share_of_the_copy": per_call["copy"] / device,
+        "plain": us.get("plain"),
+        "plain_is": others[0].name if others else None,
+        "plain_on_fewer": some < work.images,
+        "inputs_stay_in_cache": copies * taken + moved - taken < cache,
+    }
+
+
+def _row(figures: dict[str, Any]) -> str:
+    graph, plain = figures["graph"], figures["plain"]
     return "| " + " | ".join(
         [
-            work.title + (" ¹" if copies * taken + moved - taken < cache else ""),
-            str(work.images),
-            "" if work.target is None else f"{work.target:g}",
-            f"{us['graph']:.4g}" if "graph" in us else "waits for the device",
-            f"{us['calls']:.4g}",
-            f"{moved / device / 1e9:.0f}",
-            f"{per_call['copy'] / device:.2f}",
-            f"{us['plain']:.4g}" + (" ²" if some < work.images else "") if "plain" in us else "",
-            f"{us['plain'] / us['calls']:.1f}" if "plain" in us else "",
+            figures["work"] + (" ¹" if figures["inputs_stay_in_cache"] else ""),
+            str(figures["images"]),
+            "" if figures["target"] is None else f"{figures['target']:g}",
+            "waits for the device" if graph is None else f"{graph:.4g}",
+            f"{figures['calls']:.4g}",
+            f"{figures['gigabytes_a_second']:.0f}",
+            f"{figures['share_of_the_copy']:.2f}",
+            "" if plain is None else f"{plain:.4g}" + (" ²" if figures["plain_on_fewer"] else ""),
+            "" if plain is None else f"{plain / figures['calls']:.1f}",
         ]
     ) + " |"  # fmt: skip
 

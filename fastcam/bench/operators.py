@@ -1,7 +1,7 @@
 """The one table of operators: what each is measured and compared on, and what one would write without it.
 
-Made of it are `fastcam bench` (`cpu.py`, and `gpu.py` where there is a GPU), ``pytest benchmarks``, ``python -m
-benchmarks.gpu``, and the cases in which a GPU is held to the CPU's bits (``tests/support/agreement.py``). A new
+Made of it are `fastcam bench` (`cpu.py`, and `gpu.py` where there is a GPU), ``pytest benchmarks``,
+``benchmarks/gpu.sh``, and the cases in which a GPU is held to the CPU's bits (``tests/support/agreement.py``). A new
 operator is a new section here: its alternatives, its works, its entry.
 
 The alternatives are the usual pipelines in PyTorch, OpenCV, scikit-image, NumPy and Pillow, written with care (batched
@@ -94,7 +94,7 @@ class Operator(NamedTuple):
     call: Callable[..., object]  # the function in `fastcam.ops`
     takes: str | None  # kind of its inputs, a key of `SITUATIONS` in tests/support/agreement.py; None without CUDA
     cpu: Sequence[Work]  # of ``pytest benchmarks``
-    gpu: Sequence[Work] = ()  # of ``python -m benchmarks.gpu``
+    gpu: Sequence[Work] = ()  # of ``benchmarks/gpu.sh``
     brief: int = 1  # so many of them, the first, are those of `fastcam bench`
     headline: tuple[str, Callable[[int], Work]] | None = None  # its row on the CPU there, for a number of images
     variants: Sequence[Mapping[str, object]] = ({},)  # keywords for other paths; a function is called with the inputs

@@ -51,6 +51,26 @@ inline int __all_sync(unsigned mask, int predicate, Place place = Place::current
   return __ballot_sync(mask, predicate, place) == 0xffffffffu;
 }
 
+template <class T, class Op>
+T __reduce_sync(unsigned mask, T v, Op op, Place place) {
+  const auto lanes = emulation::gather(mask, v, place);
+  T result = lanes[0];
+  for (unsigned lane = 1; lane < 32; ++lane) result = op(result, static_cast<T>(lanes[lane]));
+  return result;
+}
+template <class T>
+T __reduce_min_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return b < a ? b : a; }, place);
+}
+template <class T>
+T __reduce_max_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return b > a ? b : a; }, place);
+}
+template <class T>
+T __reduce_add_sync(unsigned mask, T v, Place place = Place::current()) {
+  return __reduce_sync(mask, v, [](T a, T b) { return static_cast<T>(a + b); }, place);
+}
+
 template <class T>
 T atomicAdd(T* p, std::type_identity_t<T> v) {
   return emulation::update(p, [v](T old) { return old + v; });

@@ -1,9 +1,8 @@
 """What CUDA and CPU must agree on, bit for bit from the coarse map on: each operator on adversarial inputs of its kind.
 
 The operators, and the keywords that choose a path through each, are those of `fastcam.bench.operators`; here are the
-inputs, by kind. ``tests/ops/test_cuda.py`` runs these cases on a GPU, and so does ``python -m benchmarks.gpu`` before
-it measures. Run as ``python -m tests.support.agreement`` it goes through a small set of them, for compute-sanitizer.
-Nothing is needed but torch and fastcam.
+inputs, by kind. ``tests/ops/test_cuda.py`` runs these cases on a GPU. Run as ``python -m tests.support.agreement`` it
+goes through a small set of them, for compute-sanitizer. Nothing is needed but torch and fastcam.
 """
 
 import math
@@ -408,6 +407,7 @@ def main() -> int:
     """Go through the small cases on the GPU, or those whose names contain the argument."""
     chosen = [case for case in cases(small=True) if not sys.argv[1:] or sys.argv[1] in case.name]
     for case in chosen:
+        print(case.name, flush=True)  # where it was, if it is stopped
         case.check(torch.device("cuda"))
     print(f"{len(chosen)} cases agree")
     return 0 if chosen else 1
