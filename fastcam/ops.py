@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ _WEIGHTINGS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 _NORMALIZE = ("after", "before", "both", None)
 _MODES = ("bilinear", "bicubic")
 _LARGEST = ("pixels", "contour")
+_RETURN_MAP = ("float32", "uint8", None)
 _MOST_PIXELS = 2**30  # areas are counted in 32 bits, doubled
 _MOST_BINS = 2**12  # of a histogram in a GPU's shared memory
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
@@ -494,6 +495,7 @@ def _(
     return coarse.new_empty(coarse.shape[0] * count, 4, dtype=torch.int32)
 
 
+@overload
 def class_boxes(
     features: Tensor,
     weights: Tensor,
@@ -503,7 +505,36 @@ def class_boxes(
     mode: Mode = "bilinear",
     connectivity: int = 8,
     largest: Largest = "pixels",
-) -> Tensor:
+    return_map: None = None,
+) -> Tensor: ...
+
+
+@overload
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+    *,
+    return_map: Literal["float32", "uint8"],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+    return_map: Literal["float32", "uint8"] | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`class_map` and :func:`boxes` in one call: nothing between activations and boxes is stored.
 
     Args:
@@ -515,27 +546,39 @@ def class_boxes(
         mode: see :func:`boxes`.
         connectivity: see :func:`boxes`.
         largest: see :func:`boxes`.
+        return_map: "float32" or "uint8" also gives the map in which boxes are found, normalised to [0, 1] by its
+            minimum and maximum, or its truncated value 255·v: in one pass over the activations, for about the time that
+            storing it takes. It has no gradient.
 
     Returns:
         int32 [N, 4] or [N, C, 4], with a dimension T before the last for T thresholds; equal to
-        ``boxes(class_map(features, weights), ...)`` bit for bit.
+        ``boxes(class_map(features, weights), ...)`` bit for bit. With `return_map` the boxes and the map, [N, H, W] or
+        [N, C, H, W], equal to ``heatmap(class_map(features, weights), ...)`` (computed in float32) bit for bit.
 
     Raises:
         TypeError: a dtype that is not floating-point.
-        ValueError: as :func:`class_map` and :func:`boxes`.
+        ValueError: as :func:`class_map` and :func:`boxes`; an unknown `return_map`.
     """
     x, w = _features_and_weights(features, weights)
     if 0 in x.shape[2:]:
         raise ValueError(f"`features` must have at least one position in [h, w], got {_shape(features)}")
-    if x.dtype == torch.float64:  # boxes are found in float32
-        maps = class_map(features, weights)
-        return boxes(maps, size, threshold, relu, mode, connectivity, largest)
+    _one_of("return_map", return_map, _RETURN_MAP)
     _search_options(mode, connectivity, largest)
     height, width = _size(size)
     levels, thresholds, shape = _levels(threshold, weights.shape[:-1], x.device)
+    if x.dtype == torch.float64 or 0 in shape:  # boxes are found in float32; without a threshold nothing is searched
+        maps = class_map(features, weights)
+        found = boxes(maps, size, threshold, relu, mode, connectivity, largest)
+        if return_map is None:
+            return found
+        maps = _as(maps, torch.float32)
+        return found, heatmap(maps, size, relu, mode=mode, dtype=torch.uint8 if return_map == "uint8" else None)
     x, w = _as(x, x.dtype), _as(w, w.dtype)
-    found = _ops.class_boxes(x, w, levels, thresholds, height, width, relu, mode, connectivity, largest)
-    return _shaped(found, shape)
+    options = (levels, thresholds, height, width, relu, mode, connectivity, largest)
+    if return_map is None:
+        return _shaped(_ops.class_boxes(x, w, *options), shape)
+    found, maps = _ops.class_boxes_and_maps(x, w, *options, return_map == "uint8")
+    return _shaped(found, shape), _shaped(maps, (*weights.shape[:-1], height, width))
 
 
 @_fake("class_boxes")
@@ -553,6 +596,28 @@ def _(
 ) -> Tensor:
     count = len(thresholds) if levels is None else levels.shape[1]
     return weights.new_empty(weights.shape[0] * weights.shape[1] * count, 4, dtype=torch.int32)
+
+
+@_fake("class_boxes_and_maps")
+def _(
+    features: Tensor,
+    weights: Tensor,
+    levels: Tensor | None,
+    thresholds: list[float],
+    height: int,
+    width: int,
+    relu: bool,
+    mode: str,
+    connectivity: int,
+    largest: str,
+    as_bytes: bool,
+) -> tuple[Tensor, Tensor]:
+    maps = weights.shape[0] * weights.shape[1]
+    count = len(thresholds) if levels is None else levels.shape[1]
+    return (
+        weights.new_empty(maps * count, 4, dtype=torch.int32),
+        weights.new_empty(maps, height, width, dtype=torch.uint8 if as_bytes else torch.float32),
+    )
 
 
 def box_curves(maps: Tensor) -> Tensor:
@@ -718,24 +783,61 @@ def _(
     return picture.new_empty(rows, columns, 3)
 
 
+@overload
 def components(
-    masks: Tensor, connectivity: int = 8, max_components: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All connected components of a batch of masks.
+    masks: Tensor,
+    connectivity: int = ...,
+    max_components: int | None = ...,
+    min_area: int = ...,
+    fill_holes: bool = ...,
+    labels: Literal[False] = ...,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def components(
+    masks: Tensor,
+    connectivity: int = ...,
+    max_components: int | None = ...,
+    min_area: int = ...,
+    fill_holes: bool = ...,
+    *,
+    labels: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+def components(
+    masks: Tensor,
+    connectivity: int = 8,
+    max_components: int | None = None,
+    min_area: int = 1,
+    fill_holes: bool = False,
+    labels: bool = False,
+) -> tuple[Tensor, ...]:
+    """All connected components of a batch of masks: their boxes and areas, and a label image if wanted.
+
+    The options work in this order, each on what the one before left: holes are filled, components are found, those
+    that are too small are dropped, and of the others the largest stay. Boxes, areas and labels are of the filled
+    components that stay: ``fill_holes`` and ``min_area`` give the components of
+    ``remove_small_objects(binary_fill_holes(mask), min_area)``, a ring counts as the disk that it encloses, and what
+    lies in a hole is part of it.
 
     Args:
         masks: [N, H, W], bool or uint8; nonzero is foreground.
         connectivity: 8 or 4 neighbours.
         max_components: at most so many of each mask, those with most pixels (the first in raster order where they
             tie); None for all.
+        min_area: drop components of fewer pixels; 1 keeps all.
+        fill_holes: make background that does not reach the border of the mask part of what surrounds it. Background is
+            connected by 4 neighbours where `connectivity` is 8, and by 8 where it is 4, as the digital plane has it:
+            what `scipy.ndimage.binary_fill_holes` fills by itself, or given ``structure=np.ones((3, 3))``.
+        labels: return a label image too.
 
     Returns:
         ``(boxes, areas, image)`` over M components, by image and then by first pixel in raster order: int32 [M, 4]
         x0, y0, x1, y1 in pixels with exclusive right and bottom, int32 [M] pixel counts, int64 [M] index of the mask.
+        With `labels` a fourth, int32 [N, H, W]: 0 is background or dropped, and i the i-th component of its mask in
+        the table, so that every mask has labels of its own, 1, 2, … in the order of `scipy.ndimage.label`.
 
     Raises:
         TypeError: masks that are neither bool nor uint8.
-        ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components below 1.
+        ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components or min_area below 1.
     """
     _bytes("masks", masks, "threshold maps first, `maps > t`")
     if masks.dim() != 3 or 0 in masks.shape[1:]:
@@ -744,14 +846,22 @@ def components(
     _one_of("connectivity", connectivity, (4, 8))
     if max_components is not None and max_components < 1:
         raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
-    return _ops.components(masks.contiguous().view(torch.uint8), connectivity, max_components)
+    if min_area < 1:
+        raise ValueError(f"`min_area` must be 1 pixel, which keeps all, or more, got {min_area}")
+    found = _ops.components(
+        masks.contiguous().view(torch.uint8), connectivity, max_components, min_area, fill_holes, labels
+    )
+    return found if labels else found[:3]
 
 
 @_fake("components")
-def _(masks: Tensor, connectivity: int, max_components: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    masks: Tensor, connectivity: int, max_components: int | None, min_area: int, fill_holes: bool, labels: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count = torch.library.get_ctx().new_dynamic_size()
     return (
         masks.new_empty(count, 4, dtype=torch.int32),
         masks.new_empty(count, dtype=torch.int32),
         masks.new_empty(count, dtype=torch.int64),
+        masks.new_empty((len(masks) if labels else 0, *masks.shape[1:]), dtype=torch.int32),
     )

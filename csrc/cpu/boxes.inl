@@ -51,6 +51,7 @@ void threshold(const Upsampling<float>& u, Surface<float>& s, Room& room, float 
   const uint64_t first = 0xffffffff, halves[4] = {0, first, first << 32, first << 32 | first};
   const int64_t words = u.words, stride = u.stride, bounds = u.bounds;
   const uint64_t last = columns_in(u.W, words - 1);
+  static const float kZeros[32] = {};  // what a row is mixed with that is complete: 0 times an infinity would be NaN
   for (int64_t y = 0; y < u.H; ++y) {
     uint64_t* row = room.mask + y * words;
     const auto put = [&](int64_t half, uint64_t bits) { row[half / 2] |= bits << (32 * (half % 2)); };
@@ -58,7 +59,7 @@ void threshold(const Upsampling<float>& u, Surface<float>& s, Room& room, float 
       output_row(u, s, y, 0, stride, s.line);
       for (int64_t word = 0; word < words; ++word) row[word] = 0;
       for (int64_t half = 0; half < 2 * words; ++half)
-        put(half, mask_half(s.line + 32 * half, s.line + 32 * half, 1.0f, 0.0f, cut));
+        put(half, mask_half(s.line + 32 * half, kZeros, 1.0f, 0.0f, cut));
     } else {
       // Rounding is monotone, so that the mix of two upper bounds bounds every mix of what is below them.
       const int64_t a = u.y0[y], b = u.y1[y];

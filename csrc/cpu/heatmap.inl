@@ -167,7 +167,8 @@ void extremes(const Upsampling<T>& u, Surface<T>& s, T& low, T& high) {
     at_low = s.low[i] < s.low[at_low] ? i : at_low;
     at_high = s.high[i] > s.high[at_high] ? i : at_high;
   }
-  for (int64_t i : {at_low, at_high}) scan((2 * (i / u.bounds) + 1) * u.H / (2 * u.h), i % u.bounds);
+  const int64_t promising[] = {at_low, at_high};
+  for (int64_t i : promising) scan((2 * (i / u.bounds) + 1) * u.H / (2 * u.h), i % u.bounds);
   // Then what no bound rules out: mostly little.
   for (int64_t y = 0; y < u.H; ++y) {
     const int64_t a = u.y0[y] * u.bounds, b = u.y1[y] * u.bounds;
