@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -718,24 +718,61 @@ def _(
     return picture.new_empty(rows, columns, 3)
 
 
+@overload
 def components(
-    masks: Tensor, connectivity: int = 8, max_components: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All connected components of a batch of masks.
+    masks: Tensor,
+    connectivity: int = ...,
+    max_components: int | None = ...,
+    min_area: int = ...,
+    fill_holes: bool = ...,
+    labels: Literal[False] = ...,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def components(
+    masks: Tensor,
+    connectivity: int = ...,
+    max_components: int | None = ...,
+    min_area: int = ...,
+    fill_holes: bool = ...,
+    *,
+    labels: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+def components(
+    masks: Tensor,
+    connectivity: int = 8,
+    max_components: int | None = None,
+    min_area: int = 1,
+    fill_holes: bool = False,
+    labels: bool = False,
+) -> tuple[Tensor, ...]:
+    """All connected components of a batch of masks: their boxes and areas, and a label image if wanted.
+
+    The options work in this order, each on what the one before left: holes are filled, components are found, those
+    that are too small are dropped, and of the others the largest stay. Boxes, areas and labels are of the filled
+    components that stay: ``fill_holes`` and ``min_area`` give the components of
+    ``remove_small_objects(binary_fill_holes(mask), min_area)``, a ring counts as the disk that it encloses, and what
+    lies in a hole is part of it.
 
     Args:
         masks: [N, H, W], bool or uint8; nonzero is foreground.
         connectivity: 8 or 4 neighbours.
         max_components: at most so many of each mask, those with most pixels (the first in raster order where they
             tie); None for all.
+        min_area: drop components of fewer pixels; 1 keeps all.
+        fill_holes: make background that does not reach the border of the mask part of what surrounds it. Background is
+            connected by 4 neighbours where `connectivity` is 8, and by 8 where it is 4, as the digital plane has it:
+            what `scipy.ndimage.binary_fill_holes` fills by itself, or given ``structure=np.ones((3, 3))``.
+        labels: return a label image too.
 
     Returns:
         ``(boxes, areas, image)`` over M components, by image and then by first pixel in raster order: int32 [M, 4]
         x0, y0, x1, y1 in pixels with exclusive right and bottom, int32 [M] pixel counts, int64 [M] index of the mask.
+        With `labels` a fourth, int32 [N, H, W]: 0 is background or dropped, and i the i-th component of its mask in
+        the table, so that every mask has labels of its own, 1, 2, … in the order of `scipy.ndimage.label`.
 
     Raises:
         TypeError: masks that are neither bool nor uint8.
-        ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components below 1.
+        ValueError: a wrong rank, masks without pixels, an unknown connectivity, max_components or min_area below 1.
     """
     _bytes("masks", masks, "threshold maps first, `maps > t`")
     if masks.dim() != 3 or 0 in masks.shape[1:]:
@@ -744,14 +781,22 @@ def components(
     _one_of("connectivity", connectivity, (4, 8))
     if max_components is not None and max_components < 1:
         raise ValueError(f"`max_components` must be 1 or more, or None, got {max_components}")
-    return _ops.components(masks.contiguous().view(torch.uint8), connectivity, max_components)
+    if min_area < 1:
+        raise ValueError(f"`min_area` must be 1 pixel, which keeps all, or more, got {min_area}")
+    found = _ops.components(
+        masks.contiguous().view(torch.uint8), connectivity, max_components, min_area, fill_holes, labels
+    )
+    return found if labels else found[:3]
 
 
 @_fake("components")
-def _(masks: Tensor, connectivity: int, max_components: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    masks: Tensor, connectivity: int, max_components: int | None, min_area: int, fill_holes: bool, labels: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count = torch.library.get_ctx().new_dynamic_size()
     return (
         masks.new_empty(count, 4, dtype=torch.int32),
         masks.new_empty(count, dtype=torch.int32),
         masks.new_empty(count, dtype=torch.int64),
+        masks.new_empty((len(masks) if labels else 0, *masks.shape[1:]), dtype=torch.int32),
     )

@@ -232,17 +232,31 @@ def resize(
 
 
 def components(
-    masks: Tensor, connectivity: int = 8, max_components: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Twin of :func:`fastcam.ops.components`: boxes [M, 4], areas [M] and image index [M] of all components."""
-    found = []
-    for index, mask in enumerate(masks.cpu().numpy()):
-        stats = _component_stats(mask != 0, connectivity)
+    masks: Tensor,
+    connectivity: int = 8,
+    max_components: int | None = None,
+    min_area: int = 1,
+    fill_holes: bool = False,
+    labels: bool = False,
+) -> tuple[Tensor, ...]:
+    """Twin of :func:`fastcam.ops.components`: boxes [M, 4], areas [M], image index [M], and labels [N, H, W]."""
+    found, painted = [], torch.zeros(masks.shape if labels else (0, *masks.shape[1:]), dtype=torch.int32)
+    for index, mask in enumerate(masks.cpu().numpy() != 0):
+        if fill_holes:
+            outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+            _, regions = cv2.connectedComponents(outside, connectivity=12 - connectivity)
+            mask = regions[1:-1, 1:-1] != regions[0, 0]
+        stats = [each for each in _component_stats(mask, connectivity) if each[2] >= min_area]
         if max_components is not None:
             stats = sorted(sorted(stats, key=lambda c: (-c[2], c[0]))[:max_components])
         found += [(*box, area, index) for _, box, area in stats]
+        if labels:
+            _, every = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+            for number, (first, _, _) in enumerate(stats, 1):
+                painted[index][torch.from_numpy(every == every.flat[first])] = number
     table = torch.tensor(found, dtype=torch.int64, device=masks.device).reshape(-1, 6)
-    return table[:, :4].int(), table[:, 4].int(), table[:, 5]
+    result = table[:, :4].int(), table[:, 4].int(), table[:, 5]
+    return (*result, painted.to(masks.device)) if labels else result
 
 
 def _component_stats(mask: np.ndarray, connectivity: int) -> list[tuple[int, tuple[int, int, int, int], int]]:

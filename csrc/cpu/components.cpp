@@ -13,41 +13,68 @@
 namespace fastcam {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t connectivity,
-                                              std::optional<int64_t> max_components) {
+using Found = std::array<int32_t, 5>;  // xyxy, area
+
+// Drops all but the components with most pixels, the first in raster order where they tie.
+void keep_largest(std::vector<int32_t>& indices, size_t most, const Component* components) {
+  if (indices.size() <= most) return;
+  // The smallest area that stays, and how many of exactly that area, first in raster order.
+  std::vector<int32_t> areas;
+  for (const int32_t i : indices) areas.push_back(components[i].area);
+  std::sort(areas.begin(), areas.end(), std::greater<int32_t>());
+  const int32_t least = areas[most - 1];
+  size_t ties =
+      most - static_cast<size_t>(std::count_if(areas.begin(), areas.end(), [&](int32_t a) { return a > least; }));
+  indices.erase(std::remove_if(indices.begin(), indices.end(),
+                               [&](int32_t i) {
+                                 const int32_t area = components[i].area;
+                                 if (area != least) return area < least;
+                                 return ties > 0 ? (--ties, false) : true;
+                               }),
+                indices.end());
+}
+
+// Turns parents into labels, in place: 1, 2, ... for the components that stay, 0 for others. Parents come before their
+// children.
+void number_components(int32_t* parent, int64_t begun, const std::vector<int32_t>& stay) {
+  size_t next = 0;
+  for (int64_t i = 0; i < begun; ++i) {
+    if (parent[i] != i)
+      parent[i] = parent[parent[i]];
+    else
+      parent[i] = next < stay.size() && stay[next] == i ? static_cast<int32_t>(++next) : 0;
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t connectivity,
+                                                      std::optional<int64_t> max_components, int64_t min_area,
+                                                      bool fill_holes, bool labels) {
   check_masks(masks_, max_components);
-  using Found = std::array<int32_t, 5>;  // xyxy, area
   const Tensor masks = packed(masks_);
   const int64_t N = masks.size(0), H = masks.size(1), W = masks.size(2);
+  Tensor painted = empty_on(masks, {labels ? N : 0, H, W}, ScalarType::Int);
   std::vector<std::vector<Found>> found(N);
   const uint8_t* from = masks.const_data_ptr<uint8_t>();
+  int32_t* paint = painted.mutable_data_ptr<int32_t>();
   const Kernels& k = kernels();
   for_ranges(N, [&](int64_t begin, int64_t end) {
     Arena arena(true);
-    Room room = make_room(arena, H, W);
+    Room room = make_room(arena, H, W, labels || fill_holes);
+    std::vector<int32_t> stay;
     for (int64_t n = begin; n < end; ++n) {
-      std::vector<Found>& list = found[n];
-      const int64_t begun = k.components(room, from + n * H * W, static_cast<int>(connectivity));
-      for (int64_t i = 0; i < begun; ++i) {
+      const int64_t begun = k.components(room, from + n * H * W, static_cast<int>(connectivity), fill_holes);
+      stay.clear();
+      for (int64_t i = 0; i < begun; ++i)
+        if (room.parent[i] == i && room.components[i].area >= min_area) stay.push_back(static_cast<int32_t>(i));
+      if (max_components) keep_largest(stay, static_cast<size_t>(*max_components), room.components);
+      found[n].reserve(stay.size());
+      for (const int32_t i : stay) {
         const Component& c = room.components[i];
-        if (room.parent[i] != i) continue;
-        list.push_back({c.corners[0], c.corners[1], -c.corners[2], -c.corners[3], c.area});
+        found[n].push_back({c.corners[0], c.corners[1], -c.corners[2], -c.corners[3], c.area});
       }
-      const size_t most = static_cast<size_t>(max_components.value_or(static_cast<int64_t>(list.size())));
-      if (list.size() <= most) continue;
-      // The smallest area that stays, and how many of exactly that area, first in raster order.
-      std::vector<int32_t> areas;
-      for (const Found& f : list) areas.push_back(f[4]);
-      std::sort(areas.begin(), areas.end(), std::greater<int32_t>());
-      const int32_t least = areas[most - 1];
-      size_t ties =
-          most - static_cast<size_t>(std::count_if(areas.begin(), areas.end(), [&](int32_t a) { return a > least; }));
-      list.erase(std::remove_if(list.begin(), list.end(),
-                                [&](const Found& f) {
-                                  if (f[4] != least) return f[4] < least;
-                                  return ties > 0 ? (--ties, false) : true;
-                                }),
-                 list.end());
+      if (!labels) continue;
+      number_components(room.parent, begun, stay);
+      k.paint_runs(room, room.parent, paint + n * H * W);
     }
   });
 
@@ -65,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor> components(const Tensor& masks_, int64_t conn
       *index++ = n;
     }
   }
-  return {boxes, areas, image};
+  return {boxes, areas, image, painted};
 }
 
 }  // namespace

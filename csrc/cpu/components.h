@@ -27,6 +27,12 @@ struct Component {
   int32_t first_x;   // column of the first pixel in raster order
 };
 
+// The runs of a row that were kept, for what is to be painted or filled.
+struct Row {
+  const int32_t *edge, *component;  // as those of Runs; the row above's where the two are alike
+  int32_t edges;                    // how many
+};
+
 // Where a thread labels masks [H, W].
 struct Room {
   int64_t H, W;
@@ -36,15 +42,19 @@ struct Room {
   int32_t* joins;         // pairs of components of this row that are one
   int32_t* parent;        // [most_begun + 1] an earlier component that a component is part of; itself at the root
   Component* components;  // [most_begun + 1]
+  Row* rows;              // [H] where runs are kept, else null
+  Runs kept;              // edges and components of all rows, one behind the other
 };
 
 struct ComponentsKernels {
-  // Labels the mask of bytes [H, W]; returns how many components were begun. Those that are their own parents are the
-  // mask's, in raster order.
-  int64_t (*components)(Room&, const uint8_t* mask, int connectivity);
+  // Labels the mask of bytes [H, W], its holes filled if so wanted; returns how many components were begun. Those that
+  // are their own parents are the mask's, in raster order. Filling takes a room that keeps runs.
+  int64_t (*components)(Room&, const uint8_t* mask, int connectivity, bool fill_holes);
+  // Paints the runs that were kept, each with number[component].
+  void (*paint_runs)(const Room&, const int32_t* number, int32_t* labels);  // [H, W]
 };
 
-inline Room make_room(Arena& arena, int64_t H, int64_t W) {
+inline Room make_room(Arena& arena, int64_t H, int64_t W, bool keep_runs = false) {
   Room room{};
   room.H = H, room.W = W, room.words = (W + 63) / 64;
   room.mask = arena.array<uint64_t>(H * room.words);
@@ -57,6 +67,10 @@ inline Room make_room(Arena& arena, int64_t H, int64_t W) {
   room.joins = arena.array<int32_t>(2 * (most_runs + kOvershoot));
   room.parent = arena.array<int32_t>(most_begun + 1);
   room.components = arena.array<Component>(most_begun + 1);
+  if (!keep_runs) return room;
+  room.rows = arena.array<Row>(H);
+  room.kept.edge = arena.array<int32_t>(H * (2 * most_runs + kOvershoot));
+  room.kept.component = arena.array<int32_t>(H * (most_runs + kOvershoot));
   return room;
 }
 

@@ -3,6 +3,8 @@
 // mask once; of components only what the rows at work touch. All integers, hence free of order.
 #pragma once
 
+#include <cstring>
+
 #include "components.h"
 
 namespace fastcam::FASTCAM_SIMD {
@@ -79,14 +81,15 @@ inline int32_t edges_before(const Runs& runs, int32_t column) {
 // Labels the mask; returns how many components were begun. Those that are their own parents are the mask's components,
 // in raster order. A run takes over the label of the first run that it touches above, found by counting bits; what it
 // adds stays with that label, and goes to the roots in the end: parents come before their children. Branches are few,
-// since in a noisy mask nothing can be foreseen.
-template <bool kContour>
+// since in a noisy mask nothing can be foreseen. With kKeep all runs are kept, else those of two rows.
+template <bool kContour, bool kKeep = false>
 int64_t label_mask(Room& room, int32_t reach) {
   Component* const components = room.components;
   int32_t *const parent = room.parent, *const joins = room.joins;
   Runs above = room.runs[0], here = room.runs[1];
   // Above the first row there are no runs.
   for (int64_t word = 0; word <= room.words; ++word) above.bits[word] = 0, above.before[word] = 0;
+  if (kKeep) here.edge = room.kept.edge, here.component = room.kept.component;
   int32_t begun = 0;
   int32_t edges = 0;
   for (int64_t y = 0; y < room.H; ++y) {
@@ -102,9 +105,11 @@ int64_t label_mask(Room& room, int32_t reach) {
         c.area += length;
         c.contour2 += 2 * length - 2;
       }
+      if (kKeep) room.rows[y] = room.rows[y - 1];
       continue;
     }
     edges = find_runs(row, room.words, here);
+    if (kKeep) room.rows[y] = {here.edge, here.component, edges};
     int32_t* join_end = joins;
     for (int32_t i = 0; 2 * i < edges; ++i) {
       const int32_t start = here.edge[2 * i], end = here.edge[2 * i + 1];
@@ -143,6 +148,7 @@ int64_t label_mask(Room& room, int32_t reach) {
     const Runs swapped = above;
     above = here;
     here = swapped;
+    if (kKeep) here.edge = above.edge + edges + kOvershoot, here.component = above.component + edges / 2 + kOvershoot;
   }
   // Backwards, so that a component is complete before it is added to its parent.
   for (int32_t i = begun - 1; i > 0; --i) {
@@ -157,8 +163,50 @@ int64_t label_mask(Room& room, int32_t reach) {
   return begun;
 }
 
+// The bits that a row has in a word of it, the last of which may have fewer than 64.
+inline uint64_t bits_of_word(const Room& room, int64_t word) {
+  const int64_t columns = room.W - 64 * word;
+  return columns < 64 ? (uint64_t{1} << columns) - 1 : ~uint64_t{0};
+}
+
+inline void invert(Room& room) {
+  for (int64_t y = 0; y < room.H; ++y)
+    for (int64_t word = 0; word < room.words; ++word) room.mask[y * room.words + word] ^= bits_of_word(room, word);
+}
+
+// Sets what the background has of components that do not touch the border: it is labelled as a mask itself, with the
+// other connectivity, and loses those.
+void fill_holes(Room& room, int32_t reach) {
+  invert(room);
+  const int64_t begun = label_mask<false, true>(room, reach);
+  const Component* const components = room.components;
+  int32_t* const parent = room.parent;
+  bool any = false;
+  for (int64_t i = 0; i < begun; ++i) {  // parents become 1 for holes and 0 for others, first those that come first
+    const Corners& c = components[i].corners;
+    if (parent[i] == i)
+      parent[i] = c[0] > 0 && c[1] > 0 && -c[2] < room.W && -c[3] < room.H;
+    else
+      parent[i] = parent[parent[i]];
+    any |= parent[i];
+  }
+  for (int64_t y = 0; y < room.H && any; ++y) {
+    const Row& row = room.rows[y];
+    uint64_t* const bits = room.mask + y * room.words;
+    for (int32_t i = 0; 2 * i < row.edges; ++i) {
+      if (!parent[row.component[i]]) continue;
+      for (int32_t x = row.edge[2 * i], end = row.edge[2 * i + 1]; x < end;) {
+        const int32_t stop = smaller(end, (x | 63) + 1);
+        bits[x >> 6] &= ~(~uint64_t{0} >> (64 - (stop - x)) << (x & 63));
+        x = stop;
+      }
+    }
+  }
+  invert(room);
+}
+
 // Bits of the bytes, then labels. The last word of a row may not read beyond it.
-int64_t components(Room& room, const uint8_t* mask, int connectivity) {
+int64_t components(Room& room, const uint8_t* mask, int connectivity, bool fill) {
   for (int64_t y = 0; y < room.H; ++y) {
     for (int64_t word = 0; word < room.words; ++word) {
       const uint8_t* from = mask + y * room.W + 64 * word;
@@ -170,10 +218,31 @@ int64_t components(Room& room, const uint8_t* mask, int connectivity) {
       room.mask[y * room.words + word] = bits;
     }
   }
-  return label_mask<false>(room, connectivity == 8 ? 1 : 0);
+  const int32_t reach = connectivity == 8 ? 1 : 0;
+  if (fill) fill_holes(room, 1 - reach);
+  return room.rows ? label_mask<false, true>(room, reach) : label_mask<false>(room, reach);
 }
 
-constexpr ComponentsKernels components_kernels = {components};
+// A row like the one above is copied, others are written run by run.
+void paint_runs(const Room& room, const int32_t* number, int32_t* labels) {
+  const int64_t W = room.W;
+  for (int64_t y = 0; y < room.H; ++y, labels += W) {
+    const Row& row = room.rows[y];
+    if (y > 0 && row.edge == room.rows[y - 1].edge) {
+      std::memcpy(labels, labels - W, static_cast<size_t>(W) * sizeof(int32_t));
+      continue;
+    }
+    int32_t x = 0;
+    for (int32_t i = 0; 2 * i < row.edges; ++i) {
+      const int32_t of_run = number[row.component[i]];
+      for (; x < row.edge[2 * i]; ++x) labels[x] = 0;
+      for (; x < row.edge[2 * i + 1]; ++x) labels[x] = of_run;
+    }
+    for (; x < W; ++x) labels[x] = 0;
+  }
+}
+
+constexpr ComponentsKernels components_kernels = {components, paint_runs};
 
 }  // namespace
 }  // namespace fastcam::FASTCAM_SIMD

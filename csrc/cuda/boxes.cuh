@@ -21,10 +21,9 @@ namespace fastcam {
 
 constexpr int kMostRooms = 256;
 
-// Threads for whose registers a multiprocessor should have room: what is in flight takes more of them in the weighted
-// sum, and double precision takes twice as many.
-template <bool kBicubic, bool kSums>
-constexpr int kResident = kBicubic ? 512 : (kSums ? 768 : 1024);
+// Threads for whose registers a multiprocessor should have room: double precision takes twice as many.
+template <bool kBicubic>
+constexpr int kResident = kBicubic ? 512 : 1024;
 
 // What a kernel searches for, and where masks are labelled.
 struct BoxArguments {
@@ -147,7 +146,7 @@ __device__ void search_map(const float* map, unsigned char* shared, int64_t m, c
 }
 
 template <int kThreads, bool kBicubic>
-__global__ void __launch_bounds__(kThreads, kResident<kBicubic, false> / kThreads)
+__global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
     boxes_kernel(const float* __restrict__ coarse,  // [M, h, w]
                  const float* __restrict__ levels,  // [M, T] absolute, or null
                  Relative relative,
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic, false> / kThread
 }
 
 template <int kThreads, bool kBicubic, class In>
-__global__ void __launch_bounds__(kThreads, kResident<kBicubic, true> / kThreads)
+__global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
     class_boxes_kernel(const In* __restrict__ features,    // [N, K, h, w] or [N, h, w, K]
                        const float* __restrict__ weights,  // [N, C, K]
                        float* maps,                        // [N * C, h, w] when shared memory has no room for one

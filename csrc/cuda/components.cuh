@@ -1,10 +1,12 @@
 // All components of a batch of masks, of any size, by many blocks. A thread takes a word of 32 pixels; its unit is the
-// segment, a run of set pixels within a word. As with the runs of boxes_runs.cuh, a segment's parent is the first that
-// touches it of those before it, the others that touch are joined by union-find, and the root is the component's first
-// segment in raster order; each step is a kernel, which makes its writes visible to the next. Segments never start at
-// neighbouring pixels, so half a row of slots has room for all of its segments, without counting them first. Traffic:
-// a byte a pixel, and some words for each segment, of which 20 bytes are read and written at random for a component.
-// Integers only, so that the order of additions does not matter, and components come out in raster order.
+// segment, a run of set pixels within a word. A block first joins the segments of its own words by union-find in shared
+// memory: where two segments touch is read off the bits, each has the first that it touches before it as its parent,
+// and the rest goes through a list that the lanes of a warp share evenly. What is one within a block has its sums at
+// one root, in global memory; there the roots of several blocks are joined, and their sums added. Each step is a
+// kernel, which makes its writes visible to the next. A set's root is its first segment in raster order, so that
+// components come out in that order; integers only, so that the order of additions does not matter. Segments never
+// start at neighbouring pixels, so half a row of slots has room for all of its segments, without counting them first.
+// Traffic: a byte a pixel, a word for each segment, and of a component some 20 bytes, read and written at random.
 #pragma once
 
 #include "union_find.cuh"
@@ -14,36 +16,47 @@ namespace fastcam {
 // Masks [N, H, W] as rows one below another. Slots are numbered in raster order through the batch.
 struct Batch {
   uint32_t* bits;                   // [N * H, words]
+  uint32_t* roots;                  // [N * H, words] first bits of the segments that are roots
   int32_t* parent;                  // [N * H, half] slot of a segment before it
-  int32_t *area, *x0, *x1, *y1;     // [N * H, half] sums and extents of components at their roots
+  int32_t *area, *x0, *x1, *y1;     // [N * H, half] sums and extents of components at their roots; area 0: dropped
   int32_t rows, H, W, words, half;  // rows: N * H; half: ceil(W / 2)
   int32_t reach;                    // 1 where diagonal neighbours are connected
-};
-
-// A word of the mask and those beside and above it; all 0 for threads that have none.
-struct Around {
-  uint32_t here = 0, left = 0, above = 0, above_left = 0, above_right = 0;
-  int32_t row = 0, word = 0;
-
-  __device__ Around(const Batch& b, int64_t item) {
-    if (item >= static_cast<int64_t>(b.rows) * b.words) return;
-    const uint32_t i = static_cast<uint32_t>(item), words = b.words;
-    row = static_cast<int32_t>(i / words), word = static_cast<int32_t>(i % words);
-    const uint32_t* at = b.bits + i;
-    here = *at;
-    if (here == 0) return;
-    if (word > 0) left = at[-1];
-    if (row % b.H == 0) return;
-    at -= words;
-    above = *at;
-    if (word > 0) above_left = at[-1];
-    if (word + 1 < b.words) above_right = at[1];
-  }
 };
 
 __device__ inline int64_t item_of_thread(int threads) {
   return static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
 }
+
+// A word of the batch: where it is, if it is there.
+struct Item {
+  int64_t index;
+  int32_t row, word;
+  bool there;
+
+  __device__ Item(const Batch& b, int64_t i) : index(i), row(0), word(0), there(i < int64_t{b.rows} * b.words) {
+    if (!there) return;
+    const uint32_t at = static_cast<uint32_t>(i), words = b.words;
+    row = static_cast<int32_t>(at / words), word = static_cast<int32_t>(at % words);
+  }
+
+  __device__ int32_t first_slot(const Batch& b) const { return row * b.half + 16 * word; }
+  __device__ int32_t y(const Batch& b) const { return row % b.H; }
+};
+
+// A word of the mask and those beside and above it, 0 where there are none. bits(n) is the word n before this one.
+struct Around {
+  uint32_t here = 0, left = 0, above = 0, above_left = 0;
+
+  template <class F>
+  __device__ Around(const Batch& b, const Item& item, const F& bits) {
+    if (!item.there) return;
+    here = bits(0);
+    if (item.word > 0) left = bits(1);
+    if (item.y(b) == 0) return;
+    above = bits(b.words);
+    if (item.word > 0) above_left = bits(b.words + 1);
+  }
+};
 
 // First bit of the segment that holds a bit.
 __device__ inline int start_of(uint32_t m, int bit) {
@@ -56,34 +69,48 @@ __device__ inline int end_of(uint32_t m, int start) {
   return clear ? __ffs(static_cast<int>(clear)) - 1 : 32;
 }
 
-__device__ inline uint32_t from_bit(int bit) { return bit < 32 ? 0xffffffffu << bit : 0; }
-
-__device__ inline int32_t slot_of(const Batch& b, int32_t row, int32_t word, int start) {
-  return row * b.half + 16 * word + (start >> 1);
+// Calls f(start) for the segments of a word, or for those of them that a word of first bits names.
+template <class F>
+__device__ inline void for_starts(uint32_t starts, const F& f) {
+  for (; starts; starts &= starts - 1) f(__ffs(static_cast<int>(starts)) - 1);
 }
 
-// Calls f(start, end) for the segments of a word, from the left.
-template <class F>
-__device__ inline void for_segments(uint32_t m, const F& f) {
-  for (uint32_t rest = m; rest;) {
-    const int start = __ffs(static_cast<int>(rest)) - 1, end = end_of(m, start);
-    f(start, end);
-    rest &= from_bit(end);
-  }
-}
+__device__ inline uint32_t starts_of(uint32_t m) { return m & ~(m << 1); }
 
-// Calls f(slot) for the segments before [start, end) that touch it.
+// A segment by its word, so many before the one at hand, and its first bit.
+struct Segment {
+  int32_t back, start;
+};
+
+// Calls f(there, here, before) for pairs of segments that touch, the latter before the former in raster order, so that
+// all that touch are connected; the pairs of a segment of this word come one after the other. All lanes of a warp call
+// it, and f as often as any lane has a pair. Of two segments that touch one above the other, one starts where the other
+// has a pixel (or, diagonally, had one just before): these are the bits looped over. A run that goes on into the next
+// word is a pair of its own and starts once only.
 template <class F>
-__device__ inline void for_touching(const Batch& b, const Around& a, int start, int end, const F& f) {
-  if (start == 0 && a.left >> 31) f(slot_of(b, a.row, a.word - 1, start_of(a.left, 31)));
-  if (b.reach && start == 0 && a.above_left >> 31) f(slot_of(b, a.row - 1, a.word - 1, start_of(a.above_left, 31)));
-  const uint32_t near = a.above & from_bit(start > 0 ? start - b.reach : 0) & ~from_bit(end + b.reach);
-  for (uint32_t rest = near; rest;) {
-    const int touching = start_of(a.above, __ffs(static_cast<int>(rest)) - 1);
-    f(slot_of(b, a.row - 1, a.word, touching));
-    rest &= from_bit(end_of(a.above, touching));
+__device__ inline void for_pairs(const Batch& b, const Around& a, const F& f) {
+  const uint32_t before = a.here << 1 | a.left >> 31, before_above = a.above << 1 | a.above_left >> 31;
+  const uint32_t starts = a.here & ~before, starts_above = a.above & ~before_above;
+  const uint32_t under = starts & (b.reach ? before_above : a.above);
+  const uint32_t over = starts_above & (b.reach ? a.here | before : a.here & ~starts);
+  uint32_t rest = under | over;
+  bool beside = a.here & a.left >> 31;
+  while (__any_sync(kAllLanes, beside || rest != 0)) {
+    const bool there = beside || rest != 0;
+    Segment here{0, 0}, earlier{1, 0};
+    if (beside) {
+      earlier.start = start_of(a.left, 31);
+      beside = false;
+    } else if (rest) {
+      const int bit = __ffs(static_cast<int>(rest)) - 1;
+      rest &= rest - 1;
+      const int above = bit - (b.reach & static_cast<int>(under >> bit & 1)), own = bit - !(a.here >> bit & 1);
+      earlier =
+          above < 0 ? Segment{b.words + 1, start_of(a.above_left, 31)} : Segment{b.words, start_of(a.above, above)};
+      here = own < 0 ? Segment{1, start_of(a.left, 31)} : Segment{0, start_of(a.here, own)};
+    }
+    f(there, here, earlier);
   }
-  if (b.reach && end == 32 && a.above_right & 1) f(slot_of(b, a.row - 1, a.word + 1, 0));
 }
 
 // The bits of four bytes: set where a byte is not 0.
@@ -92,96 +119,181 @@ __device__ inline uint32_t nonzero_bytes(uint32_t v) {
   return (high >> 7) * 0x10204080u >> 28;
 }
 
+// The columns that a word has, of which the last of a row may have fewer than 32.
+__device__ inline int columns_of(const Batch& b, const Item& item) {
+  const int32_t rest = b.W - 32 * item.word;
+  return rest < 32 ? rest : 32;
+}
+
+__device__ inline uint32_t inverted(const Batch& b, const Item& item, uint32_t bits) {
+  return ~bits & (0xffffffffu >> (32 - columns_of(b, item)));
+}
+
 // A word's bits from 32 bytes, four at a time where they are aligned.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) mask_bits_kernel(const uint8_t* __restrict__ masks,  // [N, H, W]
-                                                             Batch b, bool aligned) {
-  const int64_t item = item_of_thread(kThreads);
-  if (item >= static_cast<int64_t>(b.rows) * b.words) return;
-  const int64_t row = item / b.words;
-  const int32_t x = static_cast<int32_t>(item - row * b.words) * 32, count = b.W - x < 32 ? b.W - x : 32;
-  const uint8_t* from = masks + row * b.W + x;
+__device__ inline uint32_t bits_of_bytes(const Batch& b, const Item& item, const uint8_t* __restrict__ masks,
+                                         bool aligned) {
+  const int count = columns_of(b, item);
+  const uint8_t* from = masks + int64_t{item.row} * b.W + 32 * item.word;
   uint32_t bits = 0;
   if (aligned) {  // W and the address are multiples of 4
+#pragma unroll
     for (int i = 0; i < 32; i += 4)
       if (i < count) bits |= nonzero_bytes(*reinterpret_cast<const uint32_t*>(from + i)) << i;
   } else {
     for (int i = 0; i < count; ++i) bits |= static_cast<uint32_t>(from[i] != 0) << i;
   }
-  b.bits[item] = bits;
+  return bits;
 }
 
-// Every segment by itself: its extents, and as its parent the first of those before it that touch it.
+// Adds sums of segments, or of what is connected of them, to a root: those of a warp as one where they have the same
+// root. Lanes without any give area 0. All lanes call it.
+__device__ inline void add_to_root(const Batch& b, int32_t root, int32_t area, int32_t x0, int32_t x1, int32_t y1) {
+  const unsigned members = __ballot_sync(kAllLanes, area > 0);
+  if (members == 0) return;
+  const int32_t leader = __shfl_sync(kAllLanes, root, __ffs(static_cast<int>(members)) - 1);
+  bool adds = area > 0;
+  if (__all_sync(kAllLanes, !adds || root == leader)) {
+    area = warp_reduce(area, Sum());
+    x0 = warp_reduce(x0, Smaller());
+    x1 = warp_reduce(x1, Larger());
+    y1 = warp_reduce(y1, Larger());
+    root = leader;
+    adds = lane() == 0;
+  }
+  if (!adds) return;
+  atomicAdd(b.area + root, area);
+  atomicMin(b.x0 + root, x0);
+  atomicMax(b.x1 + root, x1);
+  atomicMax(b.y1 + root, y1);
+}
+
+// What a block's own words have in common: bits, roots, the parents of segments, and sums at the roots. The bits are
+// those of the masks, inverted if so wanted, or without masks those that are there already.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) begin_segments_kernel(Batch b) {
-  const Around a(b, item_of_thread(kThreads));
-  for_segments(a.here, [&](int start, int end) {
-    const int32_t slot = slot_of(b, a.row, a.word, start);
-    int32_t parent = slot;
-    for_touching(b, a, start, end, [&](int32_t touching) { parent = parent == slot ? touching : parent; });
-    b.parent[slot] = parent;
-    b.area[slot] = end - start;
-    b.x0[slot] = 32 * a.word + start;
-    b.x1[slot] = 32 * a.word + end;
-    b.y1[slot] = a.row % b.H + 1;
+__global__ void __launch_bounds__(kThreads)
+    label_blocks_kernel(const uint8_t* __restrict__ masks, Batch b, bool aligned, bool invert) {
+  constexpr int kSlots = 17;  // of a word: 16, and one that spreads them over the banks
+  __shared__ uint32_t bits[kThreads], pairs[kThreads * 16];
+  __shared__ int32_t parent[kThreads * kSlots], first_slot[kThreads];
+  const int t = static_cast<int>(threadIdx.x);
+  const Item item(b, item_of_thread(kThreads));
+  uint32_t here = 0;
+  if (item.there) {
+    here = masks ? bits_of_bytes(b, item, masks, aligned) : b.bits[item.index];
+    if (invert) here = inverted(b, item, here);
+    b.bits[item.index] = here;
+  }
+  bits[t] = here;
+  first_slot[t] = item.first_slot(b);
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) parent[t + i * kThreads] = t + i * kThreads;
+  __syncthreads();
+
+  const auto slot = [&](const Segment& s) { return (t - s.back) * kSlots + (s.start >> 1); };
+  uint32_t* const list = pairs + warp() * 512;
+  int listed = 0, last = -1;
+  // Words of other blocks count as empty.
+  for_pairs(b, Around(b, item, [&](int back) { return back <= t ? bits[t - back] : 0; }),
+            [&](bool there, const Segment& own, const Segment& earlier) {
+              const int one = slot(own), other = slot(earlier);
+              const bool is_first = own.back == 0 && one != last, is_listed = there && !is_first;
+              if (there && is_first) parent[one] = other, last = one;
+              const unsigned voters = __ballot_sync(kAllLanes, is_listed);
+              if (is_listed)
+                list[listed + __popc(voters & ((1u << lane()) - 1))] = static_cast<uint32_t>(one) << 16 | other;
+              listed += __popc(voters);
+            });
+  __syncthreads();
+  for (int i = lane(); i < listed; i += 32)
+    join(parent, static_cast<int32_t>(list[i] >> 16), static_cast<int32_t>(list[i] & 0xffff));
+  __syncthreads();
+
+  uint32_t roots = 0;
+  for_starts(starts_of(here), [&](int start) {
+    const int32_t own = t * kSlots + (start >> 1), root = compress(parent, own), to = first_slot[t] + (start >> 1);
+    b.parent[to] = first_slot[root / kSlots] + root % kSlots;
+    if (root != own) return;
+    const int end = end_of(here, start);
+    roots |= 1u << start;
+    b.area[to] = end - start;
+    b.x0[to] = 32 * item.word + start;
+    b.x1[to] = 32 * item.word + end;
+    b.y1[to] = item.y(b) + 1;
   });
-}
+  if (item.there) b.roots[item.index] = roots;
+  __syncthreads();
 
-// Joins segments with the others that touch them.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) join_segments_kernel(Batch b) {
-  const Around a(b, item_of_thread(kThreads));
-  for_segments(a.here, [&](int start, int end) {
-    const int32_t slot = slot_of(b, a.row, a.word, start);
-    compress(b.parent, slot);
-    bool first = true;  // which is the parent already
-    for_touching(b, a, start, end, [&](int32_t touching) {
-      if (!first) join(b.parent, slot, touching);
-      first = false;
-    });
-  });
-}
-
-// Adds segments to their roots, those of a warp as one where they have the same root.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) sum_segments_kernel(Batch b) {
-  const Around a(b, item_of_thread(kThreads));
-  for (uint32_t rest = a.here; __any_sync(kAllLanes, rest != 0);) {
+  for (uint32_t rest = starts_of(here) & ~roots; __any_sync(kAllLanes, rest != 0); rest &= rest - 1) {
     int32_t root = -1, area = 0, x0 = b.W, x1 = 0, y1 = 0;
     if (rest) {
-      const int start = __ffs(static_cast<int>(rest)) - 1, end = end_of(a.here, start);
-      const int32_t slot = slot_of(b, a.row, a.word, start);
-      rest &= from_bit(end);
-      root = compress(b.parent, slot);
-      if (root != slot) area = end - start, x0 = 32 * a.word + start, x1 = 32 * a.word + end, y1 = a.row % b.H + 1;
+      const int start = __ffs(static_cast<int>(rest)) - 1, end = end_of(here, start);
+      const int32_t local = parent[t * kSlots + (start >> 1)];
+      root = first_slot[local / kSlots] + local % kSlots;
+      area = end - start, x0 = 32 * item.word + start, x1 = 32 * item.word + end, y1 = item.y(b) + 1;
     }
-    const unsigned members = __ballot_sync(kAllLanes, area > 0);
-    if (members == 0) continue;
-    const int32_t leader = __shfl_sync(kAllLanes, root, __ffs(static_cast<int>(members)) - 1);
-    bool adds = area > 0;
-    if (__all_sync(kAllLanes, !adds || root == leader)) {
-      area = warp_reduce(area, Sum());
-      x0 = warp_reduce(x0, Smaller());
-      x1 = warp_reduce(x1, Larger());
-      y1 = warp_reduce(y1, Larger());
-      root = leader;
-      adds = lane() == 0;
-    }
-    if (!adds) continue;
-    atomicAdd(b.area + root, area);
-    atomicMin(b.x0 + root, x0);
-    atomicMax(b.x1 + root, x1);
-    atomicMax(b.y1 + root, y1);
+    add_to_root(b, root, area, x0, x1, y1);
   }
 }
 
-// Calls f(slot) for the components that begin in a word, from the left; those that were dropped have no area.
-template <class F>
-__device__ inline void for_components(const Batch& b, const Around& a, const F& f) {
-  for_segments(a.here, [&](int start, int) {
-    const int32_t slot = slot_of(b, a.row, a.word, start);
-    if (b.parent[slot] == slot && b.area[slot] > 0) f(slot);
+// Joins what touches across the borders of the blocks before.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) join_blocks_kernel(Batch b) {
+  const int t = static_cast<int>(threadIdx.x);
+  if (warp() * 32 > b.words) return;  // all within the block
+  const Item item(b, item_of_thread(kThreads));
+  const auto slot = [&](const Segment& s) { return Item(b, item.index - s.back).first_slot(b) + (s.start >> 1); };
+  for_pairs(b, Around(b, item, [&](int back) { return b.bits[item.index - back]; }),
+            [&](bool there, const Segment& own, const Segment& earlier) {
+              if (there && (own.back > t || earlier.back > t)) join(b.parent, slot(own), slot(earlier));
+            });
+}
+
+// Adds blocks' roots that are no longer roots to those that they have now.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) sum_blocks_kernel(Batch b) {
+  const Item item(b, item_of_thread(kThreads));
+  uint32_t roots = item.there ? b.roots[item.index] : 0;
+  const int32_t first = item.first_slot(b);
+  for (uint32_t rest = roots; __any_sync(kAllLanes, rest != 0); rest &= rest - 1) {
+    int32_t root = -1, area = 0, x0 = b.W, x1 = 0, y1 = 0;
+    if (rest) {
+      const int start = __ffs(static_cast<int>(rest)) - 1;
+      const int32_t own = first + (start >> 1);
+      root = compress(b.parent, own);
+      if (root != own) {
+        roots &= ~(1u << start);
+        area = b.area[own], x0 = b.x0[own], x1 = b.x1[own], y1 = b.y1[own];
+      }
+    }
+    add_to_root(b, root, area, x0, x1, y1);
+  }
+  if (item.there) b.roots[item.index] = roots;
+}
+
+// The root of a segment, once sum_blocks_kernel is done: its block's, or the one that this has now.
+__device__ inline int32_t root_of(const Batch& b, int32_t slot) { return b.parent[b.parent[slot]]; }
+
+// Turns the bits of a background into those of the mask with its holes filled: what does not touch the border.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) fill_holes_kernel(Batch b) {
+  const Item item(b, item_of_thread(kThreads));
+  if (!item.there) return;
+  const uint32_t background = b.bits[item.index];
+  uint32_t rest = background;
+  for_starts(starts_of(background), [&](int start) {
+    const int32_t root = root_of(b, item.first_slot(b) + (start >> 1));
+    if (b.x0[root] == 0 || root / b.half % b.H == 0 || b.x1[root] == b.W || b.y1[root] == b.H) return;
+    const int end = end_of(background, start);
+    rest &= ~((0xffffffffu >> (32 - (end - start))) << start);
   });
+  b.bits[item.index] = inverted(b, item, rest);
+}
+
+// Calls f(slot, start) for the components that begin in a word, from the left.
+template <class F>
+__device__ inline void for_components(const Batch& b, const Item& item, const F& f) {
+  const int32_t first = item.first_slot(b);
+  for_starts(item.there ? b.roots[item.index] : 0, [&](int start) { f(first + (start >> 1), start); });
 }
 
 // Drops all but the components with most pixels of each mask, the first in raster order where they tie: one block a
@@ -192,7 +304,7 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   const auto count_from = [&](int32_t area) {  // how many components have as many pixels at least
     int32_t count = 0;
     for (int64_t i = threadIdx.x; i < items; i += kThreads)
-      for_components(b, Around(b, begin + i), [&](int32_t slot) { count += b.area[slot] >= area; });
+      for_components(b, Item(b, begin + i), [&](int32_t slot, int) { count += b.area[slot] >= area; });
     return block_reduce<kThreads>(count, Sum());
   };
   if (count_from(1) <= most) return;
@@ -207,11 +319,11 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   int32_t ties = most - count_from(least + 1);
   for (int64_t base = 0; base < items; base += kThreads) {
     const int64_t i = base + threadIdx.x;
-    const Around a(b, i < items ? begin + i : static_cast<int64_t>(b.rows) * b.words);
+    const Item item(b, i < items ? begin + i : int64_t{b.rows} * b.words);
     int32_t equal = 0, total;
-    for_components(b, a, [&](int32_t slot) { equal += b.area[slot] == least; });
+    for_components(b, item, [&](int32_t slot, int) { equal += b.area[slot] == least; });
     int32_t before = block_exclusive_sum<kThreads>(equal, &total);
-    for_components(b, a, [&](int32_t slot) {
+    for_components(b, item, [&](int32_t slot, int) {
       const int32_t area = b.area[slot];
       if (area < least || (area == least && before++ >= ties)) b.area[slot] = 0;
     });
@@ -219,13 +331,21 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   }
 }
 
-// How many components begin in each block's words.
+// How many components begin in each block's words; those of fewer pixels than `least` are dropped before.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) count_components_kernel(Batch b, int64_t* __restrict__ counts) {
-  const Around a(b, item_of_thread(kThreads));
-  int32_t count = 0;
-  for_components(b, a, [&](int32_t) { ++count; });
-  count = block_reduce<kThreads>(count, Sum());
+__global__ void __launch_bounds__(kThreads)
+    count_components_kernel(Batch b, int32_t least, int64_t* __restrict__ counts) {
+  const Item item(b, item_of_thread(kThreads));
+  uint32_t roots = item.there ? b.roots[item.index] : 0;
+  if (least > 0) {
+    for_components(b, item, [&](int32_t slot, int start) {
+      if (b.area[slot] >= least) return;
+      b.area[slot] = 0;
+      roots &= ~(1u << start);
+    });
+    if (item.there) b.roots[item.index] = roots;
+  }
+  const int32_t count = block_reduce<kThreads>(__popc(roots), Sum());
   if (threadIdx.x == 0) counts[blockIdx.x] = count;
 }
 
@@ -244,24 +364,55 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *total = sum;
 }
 
-// The table of components, each at the place that its block's offset and a prefix sum in the block give it.
+// The table of components, each at the place that its block's offset and a prefix sum in the block give it. For a label
+// image, `begins` gets the place of each mask's first, and a component's x1 makes room for its own; both are counted
+// from the first of the batch.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     write_components_kernel(Batch b, const int64_t* __restrict__ offsets, int64_t first_image,
-                            int32_t* __restrict__ boxes,  // [M, 4]
-                            int32_t* __restrict__ areas,  // [M]
-                            int64_t* __restrict__ image)  // [M]
+                            int32_t* __restrict__ boxes,   // [M, 4]
+                            int32_t* __restrict__ areas,   // [M]
+                            int64_t* __restrict__ image,   // [M]
+                            int32_t* __restrict__ begins)  // [N] or null
 {
-  const Around a(b, item_of_thread(kThreads));
-  int32_t count = 0, total;
-  for_components(b, a, [&](int32_t) { ++count; });
+  const Item item(b, item_of_thread(kThreads));
+  int32_t total;
+  const int32_t count = item.there ? __popc(b.roots[item.index]) : 0;
   int64_t to = offsets[blockIdx.x] + block_exclusive_sum<kThreads>(count, &total);
-  for_components(b, a, [&](int32_t slot) {
+  if (begins && item.there && item.word == 0 && item.y(b) == 0)
+    begins[item.row / b.H] = static_cast<int32_t>(to - offsets[0]);
+  for_components(b, item, [&](int32_t slot, int) {
     int32_t* box = boxes + 4 * to;
-    box[0] = b.x0[slot], box[1] = a.row % b.H, box[2] = b.x1[slot], box[3] = b.y1[slot];
+    box[0] = b.x0[slot], box[1] = item.y(b), box[2] = b.x1[slot], box[3] = b.y1[slot];
     areas[to] = b.area[slot];
-    image[to++] = first_image + a.row / b.H;
+    image[to] = first_image + item.row / b.H;
+    if (begins) b.x1[slot] = static_cast<int32_t>(to - offsets[0]);
+    ++to;
   });
+}
+
+// The label image: the lanes of a warp paint each of its words together.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) paint_labels_kernel(Batch b, const int32_t* __restrict__ begins,
+                                                                int32_t* __restrict__ labels)  // [N, H, W]
+{
+  const Item item(b, item_of_thread(kThreads));
+  const uint32_t own = item.there ? b.bits[item.index] : 0;
+  const int32_t first_slot = item.first_slot(b), columns = item.there ? columns_of(b, item) : 0;
+  const int32_t begin = item.there ? begins[item.row / b.H] : 0;
+  const int64_t pixel = int64_t{item.row} * b.W + 32 * item.word;
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t bits = __shfl_sync(kAllLanes, own, i);
+    const int32_t first = __shfl_sync(kAllLanes, first_slot, i), before = __shfl_sync(kAllLanes, begin, i);
+    const int64_t to = __shfl_sync(kAllLanes, pixel, i);
+    if (lane() >= __shfl_sync(kAllLanes, columns, i)) continue;
+    int32_t label = 0;
+    if (bits >> lane() & 1) {
+      const int32_t root = root_of(b, first + (start_of(bits, lane()) >> 1));
+      if (b.area[root] > 0) label = b.x1[root] - before + 1;
+    }
+    labels[to + lane()] = label;
+  }
 }
 
 }  // namespace fastcam

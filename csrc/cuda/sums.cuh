@@ -2,7 +2,7 @@
 // loads, the batch and the grid: 32 partial sums a position, of the channels k = p (mod 32) in order with one fma a
 // term, then added pairwise, neighbours first. A block has one image, or some positions of one. A thread keeps in
 // registers the partial sums of the 16 bytes it loads, which recur every 32 channels, and runs over the channels with
-// eight independent loads in flight; only the pairwise sums go through shared memory. Traffic: activations (and
+// four independent loads in flight; only the pairwise sums go through shared memory. Traffic: activations (and
 // gradients) once.
 #pragma once
 
@@ -76,7 +76,7 @@ template <int kThreads, int V, bool kLast, Factor kFactor, class In, class Acc>
 __device__ void sweep(const Window& window, const In* __restrict__ a, const In* __restrict__ g, const Acc* weights,
                       Acc* partials) {
   constexpr bool kWeighted = kFactor == Factor::kWeight;
-  constexpr int kInFlight = kWeighted ? 8 : 4;
+  constexpr int kInFlight = 4;
   const int64_t period = window.period();
   const int turns = static_cast<int>(window.K / kPartials), rest = static_cast<int>(window.K % kPartials);
   for (int i = static_cast<int>(threadIdx.x) * V; i < kPartials * window.count; i += kThreads * V) {
@@ -85,6 +85,7 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
     for (int e = 0; e < V; ++e) sum[e] = 0;
     // Neighbour e belongs to channel k + e, or to k as long as e < left and then to the next one.
     const int k = kLast ? i % kPartials : i / window.count, left = window.count - i % window.count;
+    const int next = left < V;
     int64_t at = window.first(i);
     const Acc* w = kWeighted ? weights + k : nullptr;
     // What a turn multiplies by, loaded as early as the activations: V gradients, or the weights of V channels or two.
@@ -105,17 +106,21 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
         }
       } else {
         turn.w[0] = w[0];
-        if constexpr (kFactors == 2) turn.w[1] = w[left < V ? 1 : 0];
+        if constexpr (kFactors == 2) turn.w[1] = w[next];
       }
     };
     const auto add = [&](const Turn& turn) {
 #pragma unroll
       for (int e = 0; e < V; ++e) {
         Acc f;
-        if constexpr (!kWeighted)
+        if constexpr (!kWeighted) {
           f = value(turn.g.v[e]);
-        else
-          f = turn.w[kFactors == V ? e : e < left ? 0 : kFactors - 1];
+        } else if constexpr (kFactors == V) {
+          f = turn.w[e];
+        } else {
+          const Acc near = turn.w[0], far = turn.w[1];  // read both: an index would put them into local memory
+          f = e < left ? near : far;
+        }
         if (kFactor == Factor::kPositiveGradient) f = positive_part(f);
         sum[e] = fused(f, static_cast<Acc>(value(turn.a.v[e])), sum[e]);
       }

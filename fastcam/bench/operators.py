@@ -708,7 +708,13 @@ COMPONENTS = Operator(
     ],
     gpu=[_components(1024, 224), _components(64, 224), _components(64, 1024)],
     headline=("components of 224×224 masks, 10–90 % set", lambda images: _components(images, 224)),
-    variants=[{}, {"connectivity": 4}, {"max_components": 3}],
+    variants=[
+        {},
+        {"connectivity": 4},
+        {"max_components": 3},
+        {"labels": True, "min_area": 5, "fill_holes": True},
+        {"connectivity": 4, "max_components": 9, "labels": True, "fill_holes": True},
+    ],
 )
 
 

@@ -129,13 +129,15 @@ void masks() {
   std::vector<uint8_t> mask(static_cast<size_t>(H * W));
   for (uint8_t& v : mask) v = pick(0, 9) < density ? static_cast<uint8_t>(pick(1, 255)) : 0;
   for (int connectivity : {4, 8})
-    same<int64_t>("components", 2, [&](const Kernels& k, int64_t* out) {
-      Arena arena;
-      Room room = make_room(arena, H, W);
-      const int64_t begun = k.components(room, mask.data(), connectivity);
-      for (int64_t i = 0; i < begun; ++i)
-        if (room.parent[i] == i) out[0] += 1, out[1] += room.components[i].area;
-    });
+    for (bool fill : {false, true})
+      same<int32_t>("components", 2 + H * W, [&](const Kernels& k, int32_t* out) {
+        Arena arena;
+        Room room = make_room(arena, H, W, fill);
+        const int64_t begun = k.components(room, mask.data(), connectivity, fill);
+        for (int64_t i = 0; i < begun; ++i)
+          if (room.parent[i] == i) out[0] += 1, out[1] += room.components[i].area;
+        if (fill) k.paint_runs(room, room.parent, out + 2);
+      });
 }
 
 template <class T>

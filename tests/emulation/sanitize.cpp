@@ -231,8 +231,10 @@ void masks_and_curves() {
       everywhere("boxes of masks", {1500, 11000},
                  [&] { return boxes(floats, level, none, H, W, false, "bilinear", connectivity, largest); });
     for (const int64_t connectivity : {4, 8}) {
-      const Results all = everywhere("components", {}, [&] { return components(bytes, connectivity, std::nullopt); });
-      everywhere("largest components", {}, [&] { return components(bytes, connectivity, 2); });
+      const Results all =
+          everywhere("components", {}, [&] { return components(bytes, connectivity, std::nullopt, 1, false, false); });
+      for (const bool fill : {false, true})
+        everywhere("labels", {}, [&] { return components(bytes, connectivity, 2, 3, fill, true); });
       Tensor rest(Sizes{7, H, W}, ScalarType::Byte);
       std::memcpy(rest.mutable_data_ptr(), bytes.const_data_ptr(), static_cast<size_t>(rest.numel()));
       int64_t found = 0;

@@ -120,6 +120,118 @@ def test_max_components_keeps_the_largest_and_the_first_of_equals():
     assert boxes[:, 0].tolist() == [3, 7, 12]
 
 
+def scipy_labels(
+    mask: np.ndarray, connectivity: int, most: int | None = None, min_area: int = 1, fill_holes: bool = False
+) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """(x0, y0, x1, y1, area) of each component that stays, and the label image, from a filled mask."""
+    square = np.ones((3, 3))
+    if fill_holes:
+        mask = scipy.ndimage.binary_fill_holes(mask, square if connectivity == 4 else None)
+    labels, count = scipy.ndimage.label(mask, square if connectivity == 8 else None)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    stay = [i for i in range(1, count + 1) if areas[i] >= min_area]
+    if most is not None:
+        stay = sorted(sorted(stay, key=lambda i: -areas[i])[:most])  # sorted() is stable
+    renumbered = np.zeros(count + 1, np.int32)
+    renumbered[stay] = np.arange(1, len(stay) + 1)
+    slices = scipy.ndimage.find_objects(labels)
+    table = [(slices[i - 1][1], slices[i - 1][0], areas[i]) for i in stay]
+    return [(x.start, y.start, x.stop, y.stop, int(area)) for x, y, area in table], renumbered[labels]
+
+
+def assert_equal_to_scipy(masks: torch.Tensor, connectivity: int, **options) -> None:
+    boxes, areas, image, labels = ops.components(masks, connectivity, labels=True, **options)
+    assert labels.dtype == torch.int32
+    for one, same in zip(ops.components(masks, connectivity, **options), (boxes, areas, image), strict=True):
+        assert torch.equal(one, same)
+    found = reference.components(masks, connectivity, labels=True, **options)
+    for one, same in zip(found, (boxes, areas, image, labels), strict=True):
+        assert one.dtype == same.dtype
+        assert torch.equal(one, same)
+    options = {"most": options.pop("max_components", None), **options}
+    rows = torch.cat([boxes, areas[:, None]], 1)
+    for index, (mask, painted) in enumerate(zip(masks.numpy(), labels.numpy(), strict=True)):
+        table, expected = scipy_labels(mask, connectivity, **options)
+        assert np.array_equal(painted, expected), (index, options)
+        assert list(map(tuple, rows[image == index].tolist())) == table, (index, options)
+
+
+CHOICES = [
+    {},
+    {"fill_holes": True},
+    {"min_area": 3},
+    {"max_components": 2},
+    {"fill_holes": True, "min_area": 4, "max_components": 3},
+]
+
+
+@pytest.mark.parametrize("options", CHOICES, ids=str)
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_labels_specks_and_holes_equal_scipy(connectivity, options):
+    assert_equal_to_scipy(ALL_4X4[::41], connectivity, **options)
+    for size in (1, 31, 64, 65, 130):
+        masks = torch.from_numpy(np.stack(list(shapes(size).values())))
+        assert_equal_to_scipy(masks, connectivity, **options)
+        assert_equal_to_scipy(~masks, connectivity, **options)
+
+
+@settings(max_examples=100)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 140),
+    density=st.sampled_from([0.1, 0.3, 0.5, 0.6, 0.8, 0.97]),
+    coarse=st.booleans(),
+    fill_holes=st.booleans(),
+    min_area=st.integers(1, 30),
+    most=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 2**31),
+)
+def test_random_labels_equal_scipy(height, width, density, coarse, fill_holes, min_area, most, seed):
+    masks = torch.rand(2, height, width, generator=torch.Generator().manual_seed(seed)) < density
+    if coarse:  # equal rows, and holes of more than a pixel
+        masks = masks.repeat_interleave(3, 1).repeat_interleave(2, 2)[:, :height, :width]
+    for connectivity in (4, 8):
+        assert_equal_to_scipy(masks, connectivity, fill_holes=fill_holes, min_area=min_area, max_components=most)
+
+
+def test_labels_equal_those_of_opencv():
+    masks = torch.rand(6, 61, 97, generator=torch.Generator().manual_seed(5)) < torch.arange(2, 8)[:, None, None] / 10
+    for connectivity in (4, 8):
+        *_, labels = ops.components(masks, connectivity, labels=True)
+        for mask, mine in zip(masks.numpy(), labels.numpy(), strict=True):
+            count, theirs = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+            pairs = np.unique(np.stack([mine, theirs]).reshape(2, -1), axis=1)  # one label for one label
+            assert pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == count
+            assert pairs[:, 0].tolist() == [0, 0]
+
+
+def test_filled_components_equal_the_outer_contours_of_opencv():
+    masks = torch.rand(6, 61, 97, generator=torch.Generator().manual_seed(6)) < torch.arange(2, 8)[:, None, None] / 10
+    *_, labels = ops.components(masks, fill_holes=True, labels=True)
+    for mask, mine in zip(masks.numpy().astype(np.uint8), labels.numpy(), strict=True):
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        assert np.array_equal(mine > 0, cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED) > 0)
+        assert mine.max() == len(contours)
+
+
+def test_holes_are_filled_before_specks_are_dropped():
+    ring = torch.zeros(1, 7, 9, dtype=torch.bool)
+    ring[0, 1:6, 1:6] = True
+    ring[0, 2:5, 2:5] = False  # 16 pixels around 9
+    ring[0, 3, 3] = True  # an island
+    ring[0, 6, 8] = True  # a speck
+    boxes, areas, image, labels = ops.components(ring, min_area=17, fill_holes=True, labels=True)
+    assert (boxes.tolist(), areas.tolist(), image.tolist()) == ([[1, 1, 6, 6]], [25], [0])
+    assert labels[0, 1:6, 1:6].eq(1).all()
+    assert labels.sum() == 25
+    assert ops.components(ring, min_area=17)[1].tolist() == []
+    assert ops.components(ring, fill_holes=True)[1].tolist() == [25, 1]
+    ring[0, 1, 1] = False  # a gap at the corner: closed for 8-connected pixels, open for 4-connected ones
+    assert ops.components(ring, 8, min_area=2, fill_holes=True)[1].tolist() == [24]
+    assert ops.components(ring, 4, min_area=2, fill_holes=True)[1].tolist() == [15]
+    assert ops.components(ring[:0], labels=True)[3].shape == (0, 7, 9)
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 
 

@@ -287,26 +287,33 @@ def test_class_boxes(run, dtype, largest):
 # ---- components and curves -------------------------------------------------------------------------------------------
 
 
-def assert_same_components(run: Callable, masks: Tensor, connectivity: int, most: int | None = None, **setting) -> None:
-    actual = run(ops.components, masks, connectivity, most, **setting)
-    for mine, expected in zip(actual, ops.components(masks, connectivity, most), strict=True):
-        assert_same_bits(mine, expected, setting)
+CLEANED = {"min_area": 3, "fill_holes": True, "labels": True}
 
 
+def assert_same_components(
+    run: Callable, masks: Tensor, connectivity: int, most: int | None = None, options: dict | None = None, **setting
+) -> None:
+    options = options or {}
+    actual = run(ops.components, masks, connectivity, most, **options, **setting)
+    for mine, expected in zip(actual, ops.components(masks, connectivity, most, **options), strict=True):
+        assert_same_bits(mine, expected, (setting, options))
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": True}, {"min_area": 2}, CLEANED], ids=str)
 @pytest.mark.parametrize("connectivity", [4, 8])
-def test_components(run, connectivity):
-    assert_same_components(run, ALL_4X4, connectivity)
+def test_components(run, connectivity, options):
+    assert_same_components(run, ALL_4X4[:: 41 if options else 1], connectivity, options=options)
     for size in (9, 31, 32, 33, 63, 64, 65):
         masks = hard_masks(size)
         for setting in ({}, {"seed": 1}, {"seed": 2, "multiprocessors": 7}):
             for most in (None, 1, 3, 1000):
-                assert_same_components(run, masks, connectivity, most, **setting)
-    for height, width in ((1, 1), (1, 130), (130, 1), (5, 64), (3, 97)):
+                assert_same_components(run, masks, connectivity, most, options, **setting)
+    for height, width in ((1, 1), (1, 130), (130, 1), (5, 64), (3, 97), (2, 2500)):  # the last wider than a block
         for density in (0.0, 0.3, 0.5, 0.7, 1.0):
             masks = torch.rand(3, height, width) < density
-            assert_same_components(run, masks, connectivity, seed=3)
-            assert_same_components(run, masks, connectivity, 2)
-    assert_same_components(run, hard_masks(33)[:0], connectivity)
+            assert_same_components(run, masks, connectivity, None, options, seed=3)
+            assert_same_components(run, masks, connectivity, 2, options)
+    assert_same_components(run, hard_masks(33)[:0], connectivity, None, options)
 
 
 def test_components_of_more_masks_than_are_labelled_at_once(run):
@@ -314,7 +321,7 @@ def test_components_of_more_masks_than_are_labelled_at_once(run):
     for index, mask in enumerate(masks):
         mask[index : 10 * index, 3 : 900 - index : 2 + index // 2] = True
     assert_same_components(run, masks, 8)
-    assert_same_components(run, masks, 4, 2)
+    assert_same_components(run, masks, 4, 2, CLEANED)
 
 
 def hard_maps(height: int, width: int) -> dict[str, Tensor]:
@@ -428,7 +435,7 @@ def test_blocks_of_their_true_size(run, seed):
                 options = (size, [0.2, 0.7], True, mode, 8, largest)
                 assert_same_bits(run(ops.boxes, coarse, *options, **device), ops.boxes(coarse, *options))
     assert_same_components(run, hard_masks(65), 8, **device)
-    assert_same_components(run, hard_masks(65), 4, 3, **device)
+    assert_same_components(run, hard_masks(65), 4, 3, CLEANED, **device)
     for maps in hard_maps(33, 65).values():
         assert_same_bits(run(ops.box_curves, maps, **device), ops.box_curves(maps))
         arguments = (maps, torch.tensor([[3.0, 2, 20, 30], [1, 1, 60, 9]]).double(), torch.tensor([0, 0]), "all")

@@ -280,6 +280,7 @@ def digest() -> str:
             truths, image = torch.tensor([[20, 30, 90, 80]]).repeat(len(maps), 1), torch.arange(len(maps))
             results += [ops.iou_curves(maps, truths, image, contours) for contours in ("largest", "all")]
             results += [ops.heatmap(coarse.double(), 65, mode=mode), *ops.components(maps > 0.4)]
+            results += ops.components(maps > 0.2, 4, min_area=5, fill_holes=True, labels=True)
             masks = (maps > 0.4).to(torch.uint8).masked_fill(maps < 0.1, 255)
             results += [ops.score_histograms(x, masks, bins) for x in (maps, maps.double()) for bins in (1000, 364)]
             results += [ops.score_histograms(3 * x - 1, masks) for x in (maps, maps.double())]
@@ -393,7 +394,8 @@ def test_opcheck():
             (torch.rand(2, 6, 7), torch.tensor([[1.0, 1, 4, 5]]).double(), torch.tensor([0, 1, 1]), True),
         ),
         (library.score_histograms, (torch.rand(2, 6, 7), (torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 10)),
-        (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 8, None)),
+        (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 8, None, 1, False, False)),
+        (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 4, 3, 2, True, True)),
     ]
     for operator, arguments in cases:
         torch.library.opcheck(operator, arguments)
@@ -518,6 +520,7 @@ F44, W4 = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
         (lambda: ops.components(F44[0]), TypeError, "bool or uint8"),
         (lambda: ops.components(F44 > 0), ValueError, r"`masks` must be \[N, H, W\]"),
         (lambda: ops.components(F44[0] > 0, max_components=0), ValueError, "`max_components`"),
+        (lambda: ops.components(F44[0] > 0, min_area=0), ValueError, "`min_area` must be 1 pixel.*got 0"),
     ],
 )
 def test_errors_name_what_was_expected_and_what_came(call, error, message):
