@@ -6,6 +6,7 @@ medians are compared:
     decode + forward   pictures decoded and resized in threads as fastcam does it, then the bare network in batches
     fastcam            `localize` from the list of files to boxes.parquet, in this process
     fastcam, workers   the same in as many processes as threads, one thread each, without the time to start them
+    …, frozen          both with `compile="freeze"`; the time to freeze is in it, and taken off in a row of its own
     plain script       Pillow, torchvision's transforms, Grad-CAM of the package grad-cam, OpenCV's contours, csv
 
 and, of one more run of fastcam, the share of what is neither decoding nor the network, by timers around the functions.
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
@@ -37,7 +39,7 @@ from torchvision import transforms
 from fastcam import methods, models
 from fastcam._memory import keep_memory
 from fastcam.bench import cpu
-from fastcam.localization import Plan, localize
+from fastcam.localization import LocalizationSummary, Plan, localize
 from fastcam.localization.network import Inference
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, find_pictures, quiet_pillow, read
@@ -74,14 +76,21 @@ def parts(model: nn.Module, files: list[Path], threads: int, last: bool) -> Call
     return call
 
 
-def ours(model: nn.Module, files: list[Path], threads: int) -> Callable[[], object]:
-    """A run in this process."""
+def ours(model: nn.Module, files: list[Path], threads: int, compile: str | None = None) -> Callable[[], float]:
+    """A run in this process; it gives the seconds that freezing took."""
 
-    def call() -> None:
+    def call() -> float:
+        options = {"batch_size": BATCH, "threads": threads, "compile": compile, "progress": False}
         with tempfile.TemporaryDirectory() as out:
-            localize(model, files, out=out, config=CONFIG, batch_size=BATCH, threads=threads, progress=False)
+            return frozen_in(localize(model, files, out=out, config=CONFIG, **options))
 
     return call
+
+
+def frozen_in(summary: LocalizationSummary) -> float:
+    """The seconds that a run says it took to freeze the network, 0 where it did not."""
+    found = re.search(r"frozen in ([0-9.]+) s", summary.network or "")
+    return float(found[1]) if found else 0.0
 
 
 def script(model: nn.Module, files: list[Path]) -> Callable[[], object]:
@@ -148,17 +157,20 @@ def share(run: Callable[[], object]) -> float:
     return after / (time.perf_counter() - begin)
 
 
-def with_workers(files: list[Path], workers: int, model: nn.Module) -> float:
-    """Seconds of a run in several processes without those of starting them, by a second run of a batch for each."""
-    times = []
+def with_workers(files: list[Path], workers: int, model: nn.Module, compile: str | None = None) -> tuple[float, float]:
+    """Seconds of a run in several processes without those of starting them, and those of freezing, which are no part.
+
+    A second run of a batch for each process shows how long they take to start.
+    """
+    times, start = [], 0.0
     few = BATCH * workers
     for some in (files, files[:few]):
         with tempfile.TemporaryDirectory() as out:
             begin = time.perf_counter()
             options = {"batch_size": BATCH, "shard_size": BATCH, "threads": 1, "workers": workers, "progress": False}
-            localize(model, some, out=out, config=CONFIG, **options)
+            start = frozen_in(localize(model, some, out=out, config=CONFIG, compile=compile, **options))
             times.append(time.perf_counter() - begin)
-    return (times[0] - times[1]) * len(files) / (len(files) - few)
+    return (times[0] - times[1]) * len(files) / (len(files) - few), start
 
 
 class Tiny(nn.Module):
@@ -191,23 +203,32 @@ def memory() -> str:
     return f"Peak memory {few:.0f} MiB at 2,000 pictures, {many:.0f} MiB at 20,000: {many / few:.3f} times"
 
 
-def speed(files: list[Path], threads: int, rounds: int) -> list[str]:
+def speed(files: list[Path], threads: int, rounds: int, left_out: Collection[str]) -> list[str]:
     """A row for each contestant, and the share of what is neither decoding nor network."""
     model = models.build("resnet18").eval()
-    run, base = ours(model, files, threads), "decode + forward, channels last"
+    run, base, many = ours(model, files, threads), "decode + forward, channels last", f"fastcam, {threads} workers"
+    frozen, start = "fastcam, frozen", ", without the start"
     contestants: dict[str, Callable[[], object]] = {
         base: parts(model, files, threads, True),
         "decode + forward": parts(model, files, threads, False),
         "fastcam": run,
+        frozen: ours(model, files, threads, "freeze"),
         "plain script": script(model, files),
     }
-    times: dict[str, list[float]] = {name: [] for name in [*contestants, f"fastcam, {threads} workers"]}
+    times: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, call in contestants.items():
+            if name in left_out:
+                continue
             begin = time.perf_counter()
-            call()
+            froze = call()
             times[name].append(time.perf_counter() - begin)
-        times[f"fastcam, {threads} workers"].append(with_workers(files, threads, model))
+            if name == frozen:
+                times[frozen + start].append(times[name][-1] - froze)
+        times[many].append(with_workers(files, threads, model)[0])
+        seconds, froze = with_workers(files, threads, model, "freeze")
+        times[f"{many}, frozen"].append(seconds + froze)
+        times[f"{many}, frozen{start}"].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         "| | pictures a second | time against decode + forward |",
@@ -223,6 +244,7 @@ def main(
     count: Annotated[int, typer.Option(help="Number of pictures.")] = 512,
     threads: Annotated[int, typer.Option(help="Threads, or worker processes.")] = 2,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 7,
+    brief: Annotated[bool, typer.Option(help="Without the plain script, channels first, and the memory.")] = False,
     out: Path | None = None,
     peak_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -243,9 +265,10 @@ def main(
             f"{cpu.processor()}, {cpu.versions()}; {len(files)} pictures, {threads} threads, resnet18 at 224x224, "
             f"batches of {BATCH}, medians of {rounds} in turns",
             "",
-            *speed(files, threads, rounds),
+            *speed(files, threads, rounds, ("plain script", "decode + forward") if brief else ()),
         ]
-    lines += ["", memory()]
+    if not brief:
+        lines += ["", memory()]
     print("\n".join(lines))
     if out:
         out.write_text("\n".join(lines) + "\n")

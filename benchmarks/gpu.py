@@ -65,7 +65,7 @@ def cvcuda_components(masks: Tensor) -> Any:
     """CV-CUDA's `label` with counts, areas and boxes; of four neighbours, it knows no eight."""
     import cvcuda
 
-    images = cvcuda.as_tensor(masks.view(torch.uint8), "NHW")
+    images = cvcuda.as_tensor(masks.view(torch.uint8)[..., None], "NHWC")
     background = cvcuda.as_tensor(torch.zeros(len(masks), dtype=torch.uint8, device=masks.device), "N")
     stream = cvcuda.as_stream(torch.cuda.current_stream().cuda_stream)
     return cvcuda.label(images, count=True, stats=True, max_labels=16_384, bg_label=background, stream=stream)
@@ -82,9 +82,9 @@ def peers() -> Iterator[operators.Work]:
         )
 
 
-def kernels() -> None:
+def kernels(images: int) -> None:
     """Those with goals, once each, for a profiler."""
-    features, weights = operators.activations(1024, 512, 7, "cuda")
+    features, weights = operators.activations(images, 512, 7, "cuda")
     ops.class_boxes(features, weights, 224)
     coarse = ops.class_map(features, weights)
     ops.boxes(coarse, 224)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"benchmarks.gpu: built without CUDA kernels ({ops.build_info()['cuda_reason']})", file=sys.stderr)
         return 2
     if options.kernels:
-        kernels()
+        kernels(min(1024, options.most_images))
         return 0
     report = Report(options.out)
     report.add(f"- {name}: {value}" for name, value in machine().items())

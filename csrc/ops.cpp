@@ -10,6 +10,7 @@ STABLE_TORCH_LIBRARY(fastcam, m) {
   m.def("heatmap(Tensor coarse, int height, int width, bool relu, str normalize, str mode, bool as_bytes) -> Tensor");
   m.def("boxes(Tensor coarse, Tensor? levels, float[] thresholds, int height, int width, bool relu, str mode, int connectivity, str largest) -> Tensor");
   m.def("class_boxes(Tensor features, Tensor weights, Tensor? levels, float[] thresholds, int height, int width, bool relu, str mode, int connectivity, str largest) -> Tensor");
+  m.def("class_boxes_and_maps(Tensor features, Tensor weights, Tensor? levels, float[] thresholds, int height, int width, bool relu, str mode, int connectivity, str largest, bool as_bytes) -> (Tensor boxes, Tensor maps)");
   m.def("components(Tensor masks, int connectivity, int? max_components, int min_area, bool fill_holes, bool labels) -> (Tensor boxes, Tensor areas, Tensor image, Tensor labels)");
   m.def("box_curves(Tensor maps) -> Tensor");
   m.def("iou_curves(Tensor maps, Tensor boxes, Tensor starts, bool all_contours) -> Tensor");

@@ -31,6 +31,7 @@ _WEIGHTINGS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 _NORMALIZE = ("after", "before", "both", None)
 _MODES = ("bilinear", "bicubic")
 _LARGEST = ("pixels", "contour")
+_RETURN_MAP = ("float32", "uint8", None)
 _MOST_PIXELS = 2**30  # areas are counted in 32 bits, doubled
 _MOST_BINS = 2**12  # of a histogram in a GPU's shared memory
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
@@ -494,6 +495,7 @@ def _(
     return coarse.new_empty(coarse.shape[0] * count, 4, dtype=torch.int32)
 
 
+@overload
 def class_boxes(
     features: Tensor,
     weights: Tensor,
@@ -503,7 +505,36 @@ def class_boxes(
     mode: Mode = "bilinear",
     connectivity: int = 8,
     largest: Largest = "pixels",
-) -> Tensor:
+    return_map: None = None,
+) -> Tensor: ...
+
+
+@overload
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+    *,
+    return_map: Literal["float32", "uint8"],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def class_boxes(
+    features: Tensor,
+    weights: Tensor,
+    size: int | Sequence[int],
+    threshold: float | Sequence[float] | Tensor = 0.2,
+    relu: bool = True,
+    mode: Mode = "bilinear",
+    connectivity: int = 8,
+    largest: Largest = "pixels",
+    return_map: Literal["float32", "uint8"] | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`class_map` and :func:`boxes` in one call: nothing between activations and boxes is stored.
 
     Args:
@@ -515,27 +546,39 @@ def class_boxes(
         mode: see :func:`boxes`.
         connectivity: see :func:`boxes`.
         largest: see :func:`boxes`.
+        return_map: "float32" or "uint8" also gives the map in which boxes are found, normalised to [0, 1] by its
+            minimum and maximum, or its truncated value 255·v: in one pass over the activations, for about the time that
+            storing it takes. It has no gradient.
 
     Returns:
         int32 [N, 4] or [N, C, 4], with a dimension T before the last for T thresholds; equal to
-        ``boxes(class_map(features, weights), ...)`` bit for bit.
+        ``boxes(class_map(features, weights), ...)`` bit for bit. With `return_map` the boxes and the map, [N, H, W] or
+        [N, C, H, W], equal to ``heatmap(class_map(features, weights), ...)`` (computed in float32) bit for bit.
 
     Raises:
         TypeError: a dtype that is not floating-point.
-        ValueError: as :func:`class_map` and :func:`boxes`.
+        ValueError: as :func:`class_map` and :func:`boxes`; an unknown `return_map`.
     """
     x, w = _features_and_weights(features, weights)
     if 0 in x.shape[2:]:
         raise ValueError(f"`features` must have at least one position in [h, w], got {_shape(features)}")
-    if x.dtype == torch.float64:  # boxes are found in float32
-        maps = class_map(features, weights)
-        return boxes(maps, size, threshold, relu, mode, connectivity, largest)
+    _one_of("return_map", return_map, _RETURN_MAP)
     _search_options(mode, connectivity, largest)
     height, width = _size(size)
     levels, thresholds, shape = _levels(threshold, weights.shape[:-1], x.device)
+    if x.dtype == torch.float64 or 0 in shape:  # boxes are found in float32; without a threshold nothing is searched
+        maps = class_map(features, weights)
+        found = boxes(maps, size, threshold, relu, mode, connectivity, largest)
+        if return_map is None:
+            return found
+        maps = _as(maps, torch.float32)
+        return found, heatmap(maps, size, relu, mode=mode, dtype=torch.uint8 if return_map == "uint8" else None)
     x, w = _as(x, x.dtype), _as(w, w.dtype)
-    found = _ops.class_boxes(x, w, levels, thresholds, height, width, relu, mode, connectivity, largest)
-    return _shaped(found, shape)
+    options = (levels, thresholds, height, width, relu, mode, connectivity, largest)
+    if return_map is None:
+        return _shaped(_ops.class_boxes(x, w, *options), shape)
+    found, maps = _ops.class_boxes_and_maps(x, w, *options, return_map == "uint8")
+    return _shaped(found, shape), _shaped(maps, (*weights.shape[:-1], height, width))
 
 
 @_fake("class_boxes")
@@ -553,6 +596,28 @@ def _(
 ) -> Tensor:
     count = len(thresholds) if levels is None else levels.shape[1]
     return weights.new_empty(weights.shape[0] * weights.shape[1] * count, 4, dtype=torch.int32)
+
+
+@_fake("class_boxes_and_maps")
+def _(
+    features: Tensor,
+    weights: Tensor,
+    levels: Tensor | None,
+    thresholds: list[float],
+    height: int,
+    width: int,
+    relu: bool,
+    mode: str,
+    connectivity: int,
+    largest: str,
+    as_bytes: bool,
+) -> tuple[Tensor, Tensor]:
+    maps = weights.shape[0] * weights.shape[1]
+    count = len(thresholds) if levels is None else levels.shape[1]
+    return (
+        weights.new_empty(maps * count, 4, dtype=torch.int32),
+        weights.new_empty(maps, height, width, dtype=torch.uint8 if as_bytes else torch.float32),
+    )
 
 
 def box_curves(maps: Tensor) -> Tensor:

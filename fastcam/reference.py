@@ -162,9 +162,14 @@ def class_boxes(
     mode: str = "bilinear",
     connectivity: int = 8,
     largest: str = "pixels",
-) -> Tensor:
-    """Twin of :func:`fastcam.ops.class_boxes`: :func:`class_map`, then :func:`boxes`."""
-    return boxes(class_map(features, weights), size, threshold, relu, mode, connectivity, largest)
+    return_map: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Twin of :func:`fastcam.ops.class_boxes`: :func:`class_map`, then :func:`boxes`, and :func:`heatmap` if wanted."""
+    coarse = class_map(features, weights)
+    found = boxes(coarse, size, threshold, relu, mode, connectivity, largest)
+    if return_map is None:
+        return found
+    return found, heatmap(coarse.float(), size, relu, "after", mode, torch.uint8 if return_map == "uint8" else None)
 
 
 def box_curves(maps: Tensor) -> Tensor:

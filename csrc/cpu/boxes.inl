@@ -45,12 +45,13 @@ inline uint64_t columns_in(int64_t W, int64_t word) {
 
 // The mask of pixels that reach the cut.
 void threshold(const Upsampling<float>& u, Surface<float>& s, Room& room, float cut) {
+  static const float kZeros[64] = {};  // what a row is mixed with that is complete: 0 times an infinity would be NaN
   for (int64_t y = 0; y < u.H; ++y) {
     uint64_t* row = room.mask + y * u.words;
     if (u.bicubic) {  // no bounds: a cubic may overshoot. The row is made and compared.
       output_row(u, s, y, 0, u.stride, s.line);
       for (int64_t word = 0; word < u.words; ++word)
-        row[word] = mask_word(s.line + 64 * word, s.line + 64 * word, 1.0f, 0.0f, cut) & columns_in(u.W, word);
+        row[word] = mask_word(s.line + 64 * word, kZeros, 1.0f, 0.0f, cut) & columns_in(u.W, word);
       continue;
     }
     // Rounding is monotone, so that the mix of two upper bounds bounds every mix of what is below them.

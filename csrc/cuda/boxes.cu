@@ -2,6 +2,7 @@
 // map gets and how many blocks share its thresholds, changes speed alone.
 #include <algorithm>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "../arguments.h"
@@ -100,7 +101,8 @@ Tensor boxes(const Tensor& coarse, std::optional<Tensor> levels, std::vector<dou
 }
 
 template <class In>
-Tensor launch_class_boxes(const Launch& launch, const Search& search, const Layout& layout, const Tensor& weights) {
+Tensor launch_class_boxes(const Launch& launch, const Search& search, const Layout& layout, const Tensor& weights,
+                          Picture picture) {
   const int64_t C = weights.size(1);
   const BoxLaunch plan(launch, weights, search,
                        class_map_space(layout.positions()) * static_cast<int64_t>(sizeof(float)));
@@ -111,7 +113,19 @@ Tensor launch_class_boxes(const Launch& launch, const Search& search, const Layo
            search.bicubic ? class_boxes_kernel<kThreads, true, In> : class_boxes_kernel<kThreads, false, In>, plan.grid,
            kThreads, plan.shared, static_cast<const In*>(layout.tensor.const_data_ptr()),
            weights.const_data_ptr<float>(), maps.mutable_data_ptr<float>(), absolute, relative, out, C,
-           layout.channels(), layout.channels_last, a);
+           layout.channels(), layout.channels_last, a, a.begin == 0 ? picture : Picture{});
+  });
+}
+
+// Boxes, and the pictures in which they were found [M, H, W] if they are wanted.
+Tensor find_class_boxes(const Tensor& features, const Tensor& weights, const Search& search, const Tensor* pictures) {
+  const Launch launch(features);
+  const Picture picture{pictures ? pictures->mutable_data_ptr() : nullptr,
+                        pictures && pictures->scalar_type() == ScalarType::Byte};
+  return with_dtype<__half, __nv_bfloat16>(dtype_of(features), [&](auto type) {
+    // There is no kernel for double, which the guard has turned away.
+    using In = std::conditional_t<sizeof(typename decltype(type)::type) == 8, float, typename decltype(type)::type>;
+    return launch_class_boxes<In>(launch, search, Layout(features), packed(weights), picture);
   });
 }
 
@@ -119,16 +133,22 @@ Tensor class_boxes(const Tensor& features, const Tensor& weights, std::optional<
                    std::vector<double> thresholds, int64_t height, int64_t width, bool relu, std::string mode,
                    int64_t connectivity, std::string largest) {
   check_single_weights(features, weights);
-  const Launch launch(features);
-  const Layout layout(features);
-  const Tensor w = packed(weights);
   const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
-                      layout.images() * w.size(1), features.size(2), features.size(3));
-  return with_dtype<__half, __nv_bfloat16>(dtype_of(features), [&](auto type) {
-    // There is no kernel for double, which the guard has turned away.
-    using In = std::conditional_t<sizeof(typename decltype(type)::type) == 8, float, typename decltype(type)::type>;
-    return launch_class_boxes<In>(launch, search, layout, w);
-  });
+                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  return find_class_boxes(features, weights, search, nullptr);
+}
+
+std::tuple<Tensor, Tensor> class_boxes_and_maps(const Tensor& features, const Tensor& weights,
+                                                std::optional<Tensor> levels, std::vector<double> thresholds,
+                                                int64_t height, int64_t width, bool relu, std::string mode,
+                                                int64_t connectivity, std::string largest, bool as_bytes) {
+  check_single_weights(features, weights);
+  const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
+                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  STD_TORCH_CHECK(search.thresholds() > 0, "class_boxes_and_maps: at least one threshold");
+  const Tensor pictures =
+      empty_on(features, {search.M, height, width}, as_bytes ? ScalarType::Byte : ScalarType::Float);
+  return {find_class_boxes(features, weights, search, &pictures), pictures};
 }
 
 }  // namespace
@@ -137,4 +157,5 @@ Tensor class_boxes(const Tensor& features, const Tensor& weights, std::optional<
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m) {
   m.impl("boxes", TORCH_BOX(&fastcam::boxes));
   m.impl("class_boxes", TORCH_BOX(&fastcam::class_boxes));
+  m.impl("class_boxes_and_maps", TORCH_BOX(&fastcam::class_boxes_and_maps));
 }

@@ -2,12 +2,13 @@
 // weighted sum before them, straight from the activations. The mask's bits (boxes_mask.cuh) and the runs in which
 // boxes_runs.cuh finds the component are in shared memory; the picture is nowhere. A mask with more runs than shared
 // memory has room for, or too large for it, is labelled in one of a few rooms in global memory, for which blocks take
-// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; nothing else. All that is
-// found are integers: the same for any block size and order of blocks.
+// turns. Traffic: the coarse map, or the activations, once for each block of thresholds; and the picture once if it is
+// wanted. All that is found are integers: the same for any block size and order of blocks.
 #pragma once
 
 #include "boxes_mask.cuh"
 #include "boxes_runs.cuh"
+#include "heatmap.cuh"
 #include "sums.cuh"
 #include "surface.cuh"
 
@@ -102,20 +103,44 @@ __device__ FASTCAM_NOINLINE void search_elsewhere(const float* map, unsigned cha
   }
 }
 
+// The picture that is searched may be wanted too, from the same coarse map and the same extremes: [M, H, W] normalised
+// by its minimum and maximum, of floats or bytes, or null.
+struct Picture {
+  void* pixels;
+  bool as_bytes;
+};
+
 // Boxes of map m, whose samples lie in global memory or at the beginning of shared memory.
-template <int kThreads, bool kBicubic>
+template <int kThreads, bool kBicubic, bool kPaints>
 __device__ void search_map(const float* map, unsigned char* shared, int64_t m, const float* levels,
-                           const Relative& relative, const BoxArguments& a, int32_t* out) {
+                           const Relative& relative, const BoxArguments& a, Picture picture, int32_t* out) {
   __shared__ float cuts[kMostRelative];
   const int32_t first = a.begin + static_cast<int32_t>(blockIdx.y), step = static_cast<int32_t>(gridDim.y);
   out += m * a.thresholds * 4;
   Surface<float, kBicubic> surface;
   bool usable = surface.template load<kThreads>(map, a.size, a.map_bytes ? shared : nullptr);
-  // Relative thresholds become values that pixels must reach, a warp for each.
-  if (usable && levels == nullptr) {
-    float low, high;
+  const bool paints = kPaints && picture.pixels != nullptr;
+  float low = 0, high = 0;
+  bool ranges = usable;  // whether there is a range for thresholds to be relative to
+  if (usable && (levels == nullptr || paints)) {
     surface.template extremes<kThreads>(low, high);
-    usable = finite(high - low) && high > low;
+    ranges = finite(high - low) && high > low;
+  }
+  if (paints) {
+    // First of all: its way to memory takes longest.
+    const Rows rows = rows_of_block(a.size.H);
+    const auto paint_as = [&](auto* pixels) {
+      paint_normalised<kThreads>(surface, a.size, rows.begin, rows.end, ranges, low, high,
+                                 pixels + m * a.size.H * a.size.W);
+    };
+    if (picture.as_bytes)
+      paint_as(static_cast<uint8_t*>(picture.pixels));
+    else
+      paint_as(static_cast<float*>(picture.pixels));
+  }
+  // Relative thresholds become values that pixels must reach, a warp for each.
+  if (levels == nullptr) {
+    usable = ranges;
     for (int32_t t = first + warp() * step; usable && t < a.end; t += kThreads / 32 * step) {
       const float cut = warp_cutoff(low, high, relative.thresholds[t - a.begin]);
       if (lane() == 0) cuts[t - a.begin] = cut;
@@ -154,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
                  BoxArguments a) {
   FASTCAM_DYNAMIC_SHARED(shared);
   const int64_t m = blockIdx.x;
-  search_map<kThreads, kBicubic>(coarse + m * a.size.h * a.size.w, shared, m, levels, relative, a, out);
+  search_map<kThreads, kBicubic, false>(coarse + m * a.size.h * a.size.w, shared, m, levels, relative, a, {}, out);
 }
 
 template <int kThreads, bool kBicubic, class In>
@@ -165,13 +190,13 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
                        const float* __restrict__ levels,   // [N * C, T] absolute, or null
                        Relative relative,
                        int32_t* __restrict__ out,  // [N * C, T, 4]
-                       int64_t C, int64_t K, bool channels_last, BoxArguments a) {
+                       int64_t C, int64_t K, bool channels_last, BoxArguments a, Picture picture) {
   FASTCAM_DYNAMIC_SHARED(shared);
   const int64_t m = blockIdx.x, Z = static_cast<int64_t>(a.size.h) * a.size.w;
   float* map = a.map_bytes ? reinterpret_cast<float*>(shared) : maps + m * Z;
   float* space = reinterpret_cast<float*>(shared + a.map_bytes);  // what becomes the room
   block_class_map<kThreads>(features + m / C * K * Z, weights + m * K, map, K, Z, channels_last, space);
-  search_map<kThreads, kBicubic>(map, shared, m, levels, relative, a, out);
+  search_map<kThreads, kBicubic, true>(map, shared, m, levels, relative, a, picture, out);
 }
 
 }  // namespace fastcam

@@ -74,8 +74,8 @@ class Surface {
       for (int y = threadIdx.x; y < u.H; y += kThreads) taps[u.W + y] = tap(y, u.h, u.H);
     }
     block_extremes<kThreads>(low, high);
-    low_ = low;
-    return finite(low_) && finite(high) && low_ < high;
+    low_ = low, high_ = high;
+    return finite(low) && finite(high) && low < high;
   }
 
   // Exact minimum and maximum over every output pixel of a map that load() found usable.
@@ -117,6 +117,9 @@ class Surface {
     return apart && range >= T(0x1p-60) && range <= T(0x1p20);
   }
 
+  // No sample of the coarse map is farther from zero.
+  __device__ T magnitude() const { return most(-low_, high_); }
+
   // Where shared memory has the map after ReLU [h, w], and the taps of columns [W] and rows [H].
   __device__ const T* held() const { return held_; }
   __device__ const Tap* columns() const { return columns_; }
@@ -149,14 +152,21 @@ class Surface {
 
   template <int kThreads, class F>
   __device__ void each(int begin, int end, const F& f) const {
+    each_strip<kThreads>(begin, end, [&](int x, int from, int to) {
+      walk<4>(x, step(), from, to, [&](int y, const T(&v)[4]) { f(x, y, v); });
+    });
+  }
+
+  // The same by f(x, from, to) for such columns and the rows [from, to) of them.
+  template <int kThreads, class F>
+  __device__ void each_strip(int begin, int end, const F& f) const {
     const int groups = (u_.W + 3) / 4, parts = groups < kThreads ? kThreads / groups : 1;
     const int part = static_cast<int>(threadIdx.x) / (parts > 1 ? groups : kThreads);
     const int first = static_cast<int>(threadIdx.x) - (parts > 1 ? part * groups : 0);
     const int count = (end - begin + parts - 1) / parts, from = begin + part * count;
     const int to = part >= parts ? from : from + count < end ? from + count : end;
     for (int g = first; g < groups; g += kThreads) {
-      const int x = u_.W % 4 == 0 ? 4 * g : g;
-      walk<4>(x, step(), from, to, [&](int y, const T(&v)[4]) { f(x, y, v); });
+      f(u_.W % 4 == 0 ? 4 * g : g, from, to);
       if (parts > 1) break;
     }
   }
@@ -328,7 +338,7 @@ class Surface {
   const T* map_;                // [h, w], as given
   T* held_;                     // after ReLU, in shared memory; or null
   const Tap *columns_, *rows_;  // [W], [H] where the map is held
-  T low_;                       // of the coarse map
+  T low_, high_;                // of the coarse map
 };
 
 }  // namespace fastcam

@@ -390,16 +390,24 @@ def _class_boxes(
     )
 
 
-def _boxes_and_map(dtype: torch.dtype | None, target: float) -> Work:
-    def both(features: Tensor, weights: Tensor) -> Inputs:
-        coarse = ops.class_map(features, weights)
-        return ops.boxes(coarse, 224), ops.heatmap(coarse, 224, dtype=dtype)
+def torch_boxes_and_map(
+    features: Tensor, weights: Tensor, size: int, return_map: str = "float32"
+) -> tuple[list[Box], Tensor]:
+    """`opencv_class_boxes`, and the map in which it finds them."""
+    coarse = einsum_class_map(features, weights)
+    map = torch_heatmap(coarse, size)
+    return opencv_boxes(coarse, size), (255 * map).to(torch.uint8) if return_map == "uint8" else map
 
+
+def _boxes_and_map(images: int, return_map: str, target: float | None = None) -> Work:
     return Work(
-        f"activations 512×7×7 → box and {'float32' if dtype is None else 'uint8'} map of 224²",
-        1024,
-        both,
+        f"activations 512×7×7 → box and {return_map} map of 224²",
+        images,
+        ops.class_boxes,
         lambda count, device: activations(count, 512, 7, device),
+        {"size": 224, "return_map": return_map},
+        (Alternative("torch, OpenCV's components", torch_boxes_and_map, "cv2", 1e-3),),
+        pixels=224**2,
         target=target,
     )
 
@@ -411,12 +419,13 @@ CLASS_BOXES = Operator(
         _class_boxes(images, channels, side)
         for channels in (512, 2048)
         for images, side in ((1, 7), (64, 7), (64, 14), (64, 28), (1024, 7))
-    ],
+    ]
+    + [_boxes_and_map(64, return_map) for return_map in ("float32", "uint8")],
     gpu=[
         _class_boxes(1024, 512, target=0.045),
         _class_boxes(1024, 2048, target=0.12),
-        _boxes_and_map(None, 0.10),
-        _boxes_and_map(torch.uint8, 0.06),
+        _boxes_and_map(1024, "float32", 0.10),
+        _boxes_and_map(1024, "uint8", 0.06),
         *(_class_boxes(1024, channels, layout=CHANNELS_LAST) for channels in (512, 2048)),
         *(
             _class_boxes(1024, channels, dtype=dtype, layout=layout)
@@ -432,6 +441,8 @@ CLASS_BOXES = Operator(
         {},
         {"threshold": [0.1, 0.2, 0.7], "relu": False, "largest": "contour"},
         {"threshold": 0.4, "mode": "bicubic", "connectivity": 4},
+        {"return_map": "float32"},
+        {"threshold": [0.1, 0.2, 0.7], "relu": False, "return_map": "uint8"},
     ],
 )
 

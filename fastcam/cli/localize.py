@@ -115,6 +115,8 @@ def localize(
     if rank is not None and rank.index > 0:
         return
     print(f"{summary.pictures} pictures, {summary.rows} rows in {summary.path}")
+    if summary.network is not None:
+        print(f"network: {summary.network}")
     if summary.empty:
         print(f"fastcam: {summary.empty} rows have no box, since their maps are constant", file=sys.stderr)
     options.say_of_passed(summary.ignored)

@@ -16,6 +16,7 @@ from fastcam._files import replacing
 from fastcam.localization.plan import Findings
 from fastcam.localization.run_settings import RunSettings, make_method
 from fastcam.methods.core import Method
+from fastcam.methods.frozen import FreezeError
 from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.methods.targets import resolve_targets
@@ -99,7 +100,8 @@ class Inference:
         self.outputs: Outputs | None = None
         self._rows_checked = False
         mode = settings.options.compile
-        self._compiled = None if mode is None else CompiledCAM(self.cam, mode)
+        self.how: str | None = None
+        self._compiled = None if mode in (None, "freeze") else CompiledCAM(self.cam, mode)
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -107,6 +109,8 @@ class Inference:
         torch.set_num_threads(self.settings.threads)
         if self.settings.options.channels_last:
             self._stack.enter_context(_channels_last(self.model))
+        if self.settings.options.compile == "freeze":
+            self._freeze()
         if self._compiled is not None:
             self._stack.enter_context(self._compiled)
         return self
@@ -118,7 +122,19 @@ class Inference:
 
     def findings(self) -> Findings:
         """What is known of the network by now."""
-        return Findings(self.smallest_batch, self.outputs, self.cam.grids, self.cam.cautions)
+        return Findings(self.smallest_batch, self.outputs, self.cam.grids, self.cam.cautions, self.how)
+
+    def _freeze(self) -> None:
+        """Freeze the network for batches of full size, or go on without: the same in every process of a run."""
+        size, side = self.settings.batch_size, self.preprocess.size
+        try:
+            with self._precision():
+                self.cam.freeze(self.like.new_empty(size, 3, side, side))
+        except FreezeError as error:
+            self.how = f"as it is written: it was not frozen, since {error}"
+        else:
+            assert self.cam.frozen is not None
+            self.how = f"frozen in {self.cam.frozen.seconds:.1f} s"
 
     def rows(self, pictures: Sequence[Prepared | Row]) -> list[Row]:
         """Localize in the pictures of a batch, at most `batch_size`; rows of those that failed stay as they are.
@@ -216,7 +232,7 @@ class Inference:
         if options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         chosen = None if top_k else torch.from_numpy(targets).to(images.device)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
                 check_rows(unwrap(self.model), images, run.logits)
@@ -274,6 +290,10 @@ class Inference:
             if picture.drawn is not None:
                 self._draw(picture, picture.drawn, run.maps()[i, 0], rows[first])
         return rows
+
+    def _precision(self) -> torch.autocast:
+        half = self.settings.options.precision == "bfloat16"
+        return torch.autocast(self.like.device.type, torch.bfloat16, enabled=half)
 
     def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> "Pass":
         if self._compiled is not None:

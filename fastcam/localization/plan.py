@@ -21,7 +21,7 @@ from torch import nn
 from fastcam._files import replacing
 from fastcam.data.matching import in_classes
 from fastcam.localization.inputs import FileInput, Files, SampleInput, Samples, open_source, read_listing
-from fastcam.localization.run_settings import RunSettings, decide
+from fastcam.localization.run_settings import RunSettings, choose_network, decide
 from fastcam.localization.settings import LocalizeSettings
 from fastcam.methods.cautions import constant, tell
 from fastcam.methods.scores import Outputs
@@ -45,6 +45,7 @@ class LocalizationSummary(NamedTuple):
         outputs: what the network's outputs were taken for, see `fastcam.methods.scores.recognise`; None if the
             network has seen no picture.
         cautions: why maps of the run may show nothing, or something else than it seems.
+        network: how the network ran where it was to be frozen, and why; None elsewhere.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class LocalizationSummary(NamedTuple):
     empty: int = 0
     outputs: str | None = None
     cautions: tuple[str, ...] = ()
+    network: str | None = None
 
     def warned(self) -> Self:
         """Itself, once who called its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
@@ -71,12 +73,14 @@ class Findings(NamedTuple):
         outputs: what its outputs are, see `fastcam.methods.scores`; None before the first batch.
         grids: (height, width) of each target layer's maps.
         cautions: of the method.
+        network: how it ran, where that was a choice.
     """
 
     batch: int
     outputs: Outputs | None
     grids: Mapping[str, tuple[int, int]]
     cautions: Sequence[str | None]
+    network: str | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Mark:
         errors: pictures that failed, by code.
         maps: how many were searched for boxes.
         empty: those of them that had none.
-        batch: as in `Findings`, and all until `cautions`.
+        batch: as in `Findings`, and all until `network`.
         bytes: of the part.
         blake2b: its digest.
     """
@@ -105,6 +109,7 @@ class Mark:
     outputs: Outputs | None
     grids: Mapping[str, tuple[int, int]]
     cautions: Sequence[str | None]
+    network: str | None
     bytes: int
     blake2b: str
 
@@ -124,6 +129,7 @@ class RunAudit:
     outputs: Outputs | None
     cautions: Sequence[str]
     bytes: int
+    network: str | None = None  # which earlier versions do not write
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ class Plan:
         shard_size: pictures in a shard, a multiple of the batch size.
         listed: whether the inputs are files, so that the run can be resumed.
         ignored: files that were passed over, by suffix.
+        network: how it is to run, and why, where that was measured.
     """
 
     folder: Path
@@ -149,6 +156,7 @@ class Plan:
     shard_size: int
     listed: bool
     ignored: Mapping[str, int]
+    network: str | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -280,6 +288,7 @@ class Plan:
             found.empty,
             found.outputs,
             tuple(found.cautions),
+            found.network,
         )
 
     def finish(self) -> LocalizationSummary | None:
@@ -309,6 +318,7 @@ class Plan:
     def _audit(self, counts: Audit, marks: Sequence[Mark]) -> RunAudit:
         maps, empty = sum(mark.maps for mark in marks), sum(mark.empty for mark in marks)
         cautions = [caution for mark in marks for caution in mark.cautions]
+        ran = [mark.network for mark in marks[:1]]  # the others did the same
         if self.settings.options.method != "cam":  # whose maps are constant where the picture is, whatever the layer
             grids = {name: grid for mark in marks for name, grid in mark.grids.items()}
             cautions.append(constant(empty, maps, grids))
@@ -324,6 +334,7 @@ class Plan:
             outputs=next((mark.outputs for mark in marks if mark.outputs is not None), None),
             cautions=[*dict.fromkeys(caution for caution in cautions if caution is not None)],
             bytes=self.table.stat().st_size,
+            network="; ".join(filter(None, (self.network, *ran))) or None,
         )
 
     @contextlib.contextmanager
@@ -425,7 +436,8 @@ def planned(
         if isinstance(files.source, list):
             run.refuse_sources(files.source)
     with _hold(run.path):
-        plan = _plan(run, settings, names, options, files, opened.count if isinstance(opened, Samples) else None)
+        count = opened.count if isinstance(opened, Samples) else None
+        plan = _plan(run, model, settings, names, options, files, count)
         if files is not None and files.asked is not None:
             files.asked.warn(3)
         yield Planned(plan, opened.inputs if isinstance(opened, Samples) else None)
@@ -457,6 +469,7 @@ def _hold(folder: Path) -> Iterator[None]:
 
 def _plan(
     run: RunFolder,
+    model: nn.Module,
     settings: RunSettings,
     names: tuple[str, ...],
     options: LocalizeSettings,
@@ -474,6 +487,13 @@ def _plan(
         )
     if options.threads is None and old is not None:
         settings = replace(settings, threads=old.settings.threads or settings.threads)
+    network: str | None = None
+    if options.compile == "auto":
+        choice = None if old is None else old.settings.options.compile
+        if old is None or options.overwrite:
+            count = sum(1 for _ in files) if files is not None else count
+            choice, network = choose_network(model, settings, count)
+        settings = replace(settings, options=replace(settings.options, compile=choice))
     shard_size = -(-options.shard_size // settings.batch_size) * settings.batch_size  # of whole batches
 
     def plan(listing: str, count: int | None) -> Plan:
@@ -481,7 +501,7 @@ def _plan(
         decided = replace(settings, batch_size=batch)
         digest = _digest(json.dumps([decided.to_json(), names, listing], sort_keys=True).encode())
         ignored = {} if files is None else dict(files.ignored)
-        return Plan(run.path, decided, names, digest, count, shard_size, files is not None, ignored)
+        return Plan(run.path, decided, names, digest, count, shard_size, files is not None, ignored, network)
 
     def listed(path: Path | None = None, group: int = 1) -> Plan:
         return plan("samples", count) if files is None else plan(*files.listing(path, group, options.hash_content))

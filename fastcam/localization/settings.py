@@ -54,15 +54,22 @@ class LocalizeSettings:
         0.01, "with all boxes: fraction of the frame that a component must cover; the largest needs not"
     )
     precision: Literal["float32", "bfloat16"] = option(
-        "float32", "of the network: that of its parameters, or bfloat16 by autocast, for GPUs"
+        "float32",
+        "of the network: that of its parameters, or bfloat16 by autocast, for GPUs, and for CPUs with AVX512_BF16 or "
+        "AMX; others are slower with it. It is not frozen",
     )
     channels_last: bool = option(
         True,
         "lay out pictures and weights with the channels last, which is faster; the weights are put back",
         flags="--channels-last/--channels-first",
     )
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = option(
-        None, "mode of `torch.compile`, for the method cam; reduce-overhead also replays CUDA graphs [not compiled]"
+    compile: Literal["freeze", "auto", "default", "reduce-overhead", "max-autotune"] | None = option(
+        None,
+        "how the network is made faster: freeze, for networks of float32 on a CPU and methods without gradients, takes "
+        "about a second in each process and changes numbers by rounding only; auto does so where the number of "
+        "pictures repays that, which it measures; the others are modes of `torch.compile`, for the method cam, "
+        "of which reduce-overhead also replays CUDA graphs. What cannot be frozen runs as it is written, and the "
+        "summary says why [as it is written]",
     )
     decoder: str | None = option(
         None,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import Forward, ReshapeTransform
+from fastcam.methods.frozen import FreezeError, FrozenNetwork
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import default_target_layer, resolve_layers, unwrap
 
@@ -84,6 +85,7 @@ class Method:
         outputs: logits [N, C] of the last call.
         targets: class indices of the last call, int64 [N] or [N, k]; None where targets were callables.
         grids: (h, w) of each target layer's map in the last call, by the layer's name.
+        frozen: the network as `freeze` has made it, or None.
         cautions: what was found, in any call, that makes maps show nothing, or something else than it seems.
 
     Warns:
@@ -126,6 +128,7 @@ class Method:
         self.grids: dict[str, tuple[int, int]] = {}
         self.cautions: list[str] = []
         self._examined = False
+        self.frozen: FrozenNetwork | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -251,6 +254,25 @@ class Method:
         if isinstance(term, WeightedSum):
             return self.ops.class_boxes(*term, pixels, threshold, relu=self.relu, **options)
         return self.ops.boxes(term, pixels, threshold, relu=self.relu, **options)
+
+    def freeze(self, images: Tensor) -> None:
+        """Let calls from now on run a frozen network, which is faster and gives the same up to rounding.
+
+        It is one graph, in which batch normalisations are part of the weights and convolutions do what follows them:
+        see `fastcam.methods.frozen`. It takes about a second, and is for images of this height and width, any number of
+        them; others run the network as it is written. Changes of the network after this call are not seen. Score-CAM
+        runs its masked pictures by it, and every method the six views of `aug_smooth`.
+
+        Args:
+            images: [N, 3, H, W], of the shape, dtype and device of those that will come; their values do not matter.
+
+        Raises:
+            FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
+                float32 on a CPU, or none that can be frozen. The message says why, and calls go on as before.
+        """
+        if self._needs_gradients:
+            raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
+        self.frozen = FrozenNetwork(self.model, self.layers, images)
 
     def uses_gradients(self, run: Forward) -> bool:
         """Whether the maps of a run take a backward pass.
@@ -416,6 +438,7 @@ def _run_for(
             augment=aug_smooth,
             keep=keep,
             examine=examine,
+            frozen=methods[0].frozen if len(methods) == 1 else None,
         )
     if forward.batch_statistics:
         warnings.warn(

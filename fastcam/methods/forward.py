@@ -5,7 +5,7 @@ import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_i
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
+
+if TYPE_CHECKING:
+    from fastcam.methods.frozen import FrozenNetwork
 
 ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor]  # a layer's output to [N, K, h, w]
 
@@ -69,6 +72,7 @@ class Forward:
         targets: what is to be explained.
         chosen: the targets of the pictures, without their views.
         last: the linear layer that ran last, whether or not the logits are its output.
+        layouts: of the target layers' outputs.
         batch_statistics: whether the network normalised by the statistics of the batch, if `examine` is set.
     """
 
@@ -85,6 +89,7 @@ class Forward:
         augment: bool = False,
         keep: bool = False,
         examine: bool = False,
+        frozen: "FrozenNetwork | None" = None,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
@@ -99,16 +104,21 @@ class Forward:
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
+            frozen: the same network, frozen: it runs instead, where it takes such a pass.
         """
         self.model = unwrap(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
-        self._layouts = Layouts(self.model, layers)
+        self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
-        with self._layouts.watch(), statistics or contextlib.nullcontext():
-            self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
+        self.layouts: Layouts = Layouts(self.model, layers) if self._frozen is None else self._frozen.layouts
+        if self._frozen is not None:
+            self._outputs, logits, linear = self._frozen(images)
+        else:
+            with self.layouts.watch(), statistics or contextlib.nullcontext():
+                self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
         self.last = _recomputed(*linear) if linear else None
         self.batch_statistics = statistics is not None and statistics.seen
         self._graph = ["images"] if graph == "images" else list(graph)
@@ -159,7 +169,7 @@ class Forward:
         self.reshape = list(reshape or [None] * len(layers))
         for index, (name, output) in enumerate(zip(layers, self.raw, strict=True)):
             if self.reshape[index] is None and name in self._modules:
-                self.reshape[index] = self._layouts.reshape(name, output, self.images, self._run_again)
+                self.reshape[index] = self.layouts.reshape(name, output, self.images, self._run_again)
         self.features = [
             self._spatial(index, output.detach(), len(self.images)) for index, output in enumerate(self.raw)
         ]
@@ -247,11 +257,16 @@ class Forward:
         return self._heads[key]
 
     @contextlib.contextmanager
-    def variations(self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None) -> Iterator[nn.Module]:
+    def variations(
+        self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         """The model as it was run, to be called without a graph on variations of the pictures.
 
         The replacements are forward hooks by module, for variations of a layer's output.
         """
+        if self._frozen is not None and not replacements and self._pooling is None:
+            yield self._frozen.logits
+            return
         with contextlib.ExitStack() as stack:
             stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():

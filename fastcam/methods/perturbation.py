@@ -1,6 +1,6 @@
 """Methods that weight channels by the network's scores when only they, or all but they, are seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Unpack
 
 import torch
@@ -119,7 +119,7 @@ class ScoreCAM(PerturbationMethod):
                 for features in forward.features
             ]
 
-    def _offset(self, forward: Forward, model: nn.Module) -> Tensor | float:
+    def _offset(self, forward: Forward, model: Callable[[Tensor], Tensor]) -> Tensor | float:
         """Scores of the baseline, [N or 1, 1, ranks]."""
         if self.baseline is None or self.softmax:
             return 0.0
@@ -138,7 +138,9 @@ class ScoreCAM(PerturbationMethod):
             logits = probabilities(logits, self._outputs)
         return forward.targets.scores(logits, owners)
 
-    def _channel_weights(self, features: Tensor, forward: Forward, model: nn.Module, offset: Tensor | float) -> Tensor:
+    def _channel_weights(
+        self, features: Tensor, forward: Forward, model: Callable[[Tensor], Tensor], offset: Tensor | float
+    ) -> Tensor:
         """[N, ranks, K]."""
         alive = features.amax((2, 3)) > features.amin((2, 3))
         exact = torch.promote_types(forward.logits.dtype, torch.float32)

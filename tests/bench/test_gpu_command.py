@@ -4,11 +4,16 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks import sanitizers
+from benchmarks import gpu, sanitizers
+from fastcam import ops
+from fastcam.bench import operators
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "void fastcam::boxes_kernel<(int)256, (bool)0>(const float *, fastcam::Relative)"
@@ -107,6 +112,20 @@ def test_a_tool_that_did_not_come_to_its_end_is_not_good(tmp_path, capsys):
     assert sanitizers.main(str(tmp_path)) == 0
 
 
+def test_cvcuda_gets_masks_as_its_label_takes_them(monkeypatch):
+    """With a stand-in for the library, whose signature this is."""
+    module = ModuleType("cvcuda")
+    module.as_tensor = lambda tensor, layout: (tensor.shape, tensor.dtype, layout)
+    module.as_stream = lambda number: number
+    module.label = lambda src, *, count, stats, max_labels, bg_label, stream: (src, bg_label, stream)
+    monkeypatch.setitem(sys.modules, "cvcuda", module)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=7))
+    found = gpu.cvcuda_components(torch.ones(3, 4, 5, dtype=torch.bool))
+    assert found == ((torch.Size([3, 4, 5, 1]), torch.uint8, "NHWC"), (torch.Size([3]), torch.uint8, "N"), 7)
+    monkeypatch.setattr(operators, "has", lambda library: library == "cvcuda")
+    assert [work.call for work in gpu.peers()] == [ops.components, gpu.cvcuda_components]
+
+
 @pytest.mark.long
 def test_a_rehearsal_runs_every_step(tmp_path):
     """Which says nothing of a GPU, but that no step stumbles before it gets there."""
@@ -114,7 +133,9 @@ def test_a_rehearsal_runs_every_step(tmp_path):
     command = ["bash", "benchmarks/gpu.sh", "--rehearse"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=870)
     steps = dict(re.findall(r"^\[\d+ s\] (\w+): exit code (\d+)", (tmp_path / "log.txt").read_text(), re.MULTILINE))
-    names = "machine library quick memcheck racecheck synccheck initcheck tests findings ncu runs figures"
+    names = (
+        "machine emulation library quick memcheck racecheck synccheck initcheck tests others findings ncu runs figures"
+    )
     assert steps == dict.fromkeys(names.split(), "0"), run.stdout
     assert len(list(tmp_path.iterdir())) == 8
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")

@@ -61,7 +61,10 @@ def _picture(folder):
         ({"threshold": 1.0}, "`threshold` must be at least 0 and less than 1, got 1.0"),
         ({"min_area": 2}, r"`min_area` must be a fraction of the frame, in \[0, 1\], got 2"),
         ({"boxes": "some"}, "`boxes` must be one of largest, all, got 'some'"),
-        ({"compile": "fast"}, "`compile` must be one of None, default, reduce-overhead, max-autotune, got 'fast'"),
+        (
+            {"compile": "fast"},
+            "`compile` must be one of None, freeze, auto, default, reduce-overhead, max-autotune, got 'fast'",
+        ),
         ({"threads": 0}, "`threads` must be a whole number of at least 1, got 0"),
         ({"method": "saliency"}, "`method` saliency gives no maps that boxes are made of; these do: cam, gradcam"),
         ({"decoder": "jpeglib"}, "`decoder` must be one of"),

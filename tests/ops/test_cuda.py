@@ -1,8 +1,11 @@
 """On a GPU: what it computes is what the CPU computes, and nothing waits, whatever the stream, graph or batch."""
 
 import dataclasses
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -282,6 +285,59 @@ def test_true_boxes_of_no_image_are_left_out():
     strangers = torch.tensor([-1, 3, 99], device=CUDA)
     same(ops.iou_curves(x.maps, x.truths.repeat(2, 1), torch.cat([strangers, owners])), expected)
     assert not ops.iou_curves(x.maps, x.truths, strangers).any()
+
+
+# ---- launches --------------------------------------------------------------------------------------------------------
+
+SIZES = (1024, 448, 640, 224)  # of one kernel, each with another share of shared memory
+
+
+@gpu_test
+def test_host_threads_with_different_sizes():
+    coarse = Inputs.random(6).coarse
+    expected = {size: ops.boxes(coarse, size) for size in SIZES}
+
+    def often(size: int) -> None:
+        for _ in range(300):
+            same(ops.boxes(coarse, size), expected[size], size)
+
+    with ThreadPoolExecutor(len(SIZES)) as pool:
+        list(pool.map(often, SIZES))
+
+
+@gpu_test
+def test_a_graph_is_made_after_calls_that_need_less():
+    coarse = Inputs.random(6).coarse
+    expected = ops.boxes(coarse, SIZES[0])
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(graph):
+        result = ops.boxes(coarse, SIZES[0])
+    for size in SIZES[1:]:
+        ops.boxes(coarse, size)
+    graph.instantiate()
+    result.zero_()
+    graph.replay()
+    same(result, expected)
+
+
+@gpu_test
+def test_an_error_is_told_by_the_call_that_fails_and_no_other():
+    """In a process of its own: a capture that failed stays with torch's allocator."""
+    program = """
+import torch
+from fastcam import ops
+coarse, masks = torch.randn(3, 7, 7, device="cuda"), torch.ones(3, 20, 20, dtype=torch.bool, device="cuda")
+expected, _ = ops.boxes(coarse, 64).cpu(), ops.components(masks)
+try:
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        ops.components(masks)
+except RuntimeError as error:
+    told = f"{error} {error.__context__}"
+assert "fastcam: components cannot be" in told, told
+assert torch.equal(ops.boxes(coarse, 64).cpu(), expected)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 # ---- torch.compile and autocast --------------------------------------------------------------------------------------

@@ -4,17 +4,7 @@ The emulation runs the threads of a block in any order, checks where they meet, 
 is written. Speed, and what the GPU's own compiler does to the arithmetic, are not seen here.
 """
 
-import functools
-import hashlib
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +12,9 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.bench.operators import OPERATORS
+from tests.support import agreement
+from tests.support.emulation import Emulator
 from tests.support.operands import (
     ALL_4X4,
     DTYPES,
@@ -33,76 +26,24 @@ from tests.support.operands import (
     shapes,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-EMULATION = ROOT / "tests" / "emulation"
 SIZES = [(40, 65), (33, 31), (7, 64), (1, 70), (70, 1)]
 
 
-class Emulated:
-    """Has the operators that a build was made of, as ``torch.ops.fastcam`` has."""
-
-    def __init__(self, module: object):
-        self.module = module
-
-    def __getattr__(self, name: str) -> Callable:
-        def given(value: object) -> object:
-            if not isinstance(value, Tensor):
-                return value
-            dtype = str(value.dtype).removeprefix("torch.")
-            return self.module.Tensor(value.data_ptr(), list(value.shape), list(value.stride()), dtype)
-
-        def call(*arguments: object) -> object:
-            result = getattr(self.module, name)(*map(given, arguments))
-            tensors = tuple(torch.from_numpy(np.asarray(part)) for part in result)
-            return tensors if len(tensors) > 1 else tensors[0]
-
-        return call
-
-
 @pytest.fixture(scope="session")
-def build(request) -> Callable[..., Emulated]:
-    """build(threads, operators) compiles them (all by default) for the host, once for each content of the sources."""
-    pybind11 = pytest.importorskip("pybind11")
-    compiler = os.environ.get("CXX", "c++")
-    if sys.platform != "linux" or shutil.which(compiler) is None or not (ROOT / "csrc").is_dir():
-        pytest.skip("needs Linux, a C++ compiler and the checkout")
-    cache = request.config.cache.mkdir("emulation")
-    flags = ["-shared", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    sources = [*EMULATION.glob("*.*"), *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").iterdir()]
-    content = repr((compiler, flags, [source.read_text() for source in sorted(sources)]))
-
-    @functools.cache
-    def build(threads: int, *operators: str) -> Emulated | None:
-        digest = hashlib.sha256(f"{content} {threads} {operators}".encode()).hexdigest()[:16]
-        name = f"emulated_{digest}"  # one process loads one module of a name
-        library = cache / name / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-        if not library.exists():
-            for old in cache.iterdir() if len(list(cache.iterdir())) > 8 else ():
-                shutil.rmtree(old)
-            made_of = " ".join(["module.cpp", *operators])
-            command = [EMULATION / "build.sh", library.parent, str(threads), library, made_of, *flags]
-            if subprocess.run([*command, f"-DMODULE_NAME={name}"]).returncode != 0:
-                return None  # and not tried again
-        spec = importlib.util.spec_from_file_location(name, library)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return Emulated(module)
-
-    return build
+def emulator(request) -> Emulator:
+    pytest.importorskip("pybind11")
+    try:
+        return Emulator(request.config.cache.mkdir("emulation"))
+    except OSError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
-def run(build) -> Callable:
-    """run(operator, ...) is operator(...) by the CUDA kernels, on a device as it is described by keyword.
-
-    Blocks have 64 threads, 32 (sums only), or with 0 as many as on a GPU.
-    """
+def run(emulator) -> Callable:
+    """run(operator, ...) is operator(...) by the CUDA kernels; keywords describe the device as in `Emulator.device`."""
 
     def run(operator: Callable, *arguments, threads=64, multiprocessors=1, shared=225 << 10, seed=0, **rest):
-        emulated = build(threads, *(["sums.cu"] if threads == 32 else []))
-        assert emulated is not None, "the operators did not compile"
-        emulated.module.set_device(multiprocessors, shared, seed)
-        with mock.patch.object(ops, "_ops", emulated):
+        with emulator.device(threads, multiprocessors, shared, seed):
             return operator(*arguments, **rest)
 
     return run
@@ -284,6 +225,32 @@ def test_class_boxes(run, dtype, largest):
                     assert_same_bits(actual, expected, (shape, threshold, setting))
 
 
+@pytest.mark.parametrize("return_map", ["float32", "uint8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_class_boxes_and_maps(run, dtype, return_map):
+    of_bytes = torch.uint8 if return_map == "uint8" else None
+    for shape, size in [((3, 70, 7, 7), (40, 72)), ((2, 33, 5, 9), (41, 70)), ((2, 8, 17, 20), (17, 20))]:
+        features, weights = torch.randn(shape).to(dtype), torch.randn(shape[0], 2, shape[1])
+        features[0, :3, 2] = 0
+        maps = run(ops.class_map, features, weights)
+        for options in (
+            {"threshold": 0.2},
+            {"threshold": torch.randn(shape[0], 2, 3), "relu": False},
+            {"threshold": [i / 150 for i in range(150)], "largest": "contour"},  # more than a launch has room for
+            {"threshold": [0.4, 0.6], "mode": "bicubic"},
+        ):
+            expected = ops.boxes(maps, size, **options)
+            map = ops.heatmap(
+                maps, size, options.get("relu", True), mode=options.get("mode", "bilinear"), dtype=of_bytes
+            )
+            for setting in ({}, {"shared": 23000, "seed": 2}, {"multiprocessors": 50}):
+                found, painted = run(
+                    ops.class_boxes, features, weights, size, **options, return_map=return_map, **setting
+                )
+                assert_same_bits(found, expected, (shape, options, setting))
+                assert_same_bits(painted, map, (shape, options, setting))
+
+
 # ---- components and curves -------------------------------------------------------------------------------------------
 
 
@@ -442,3 +409,14 @@ def test_blocks_of_their_true_size(run, seed):
         assert_same_bits(run(ops.iou_curves, *arguments, **device), ops.iou_curves(*arguments))
         masks = masks_like(maps)
         assert_same_bits(run(ops.score_histograms, maps, masks, **device), ops.score_histograms(maps, masks))
+
+
+# ---- what a GPU must agree on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", [each for each in OPERATORS if each.takes], ids=lambda each: each.call.__name__)
+def test_cases_that_a_gpu_must_agree_on(emulator, monkeypatch, operator):
+    """The small ones, as compute-sanitizer goes through them on a GPU."""
+    monkeypatch.setattr(agreement.Trial, "actual", lambda trial: emulator.actual(trial))
+    for situation in agreement.SITUATIONS[operator.takes](True):
+        agreement.check(operator, situation, torch.device("cpu"))

@@ -153,6 +153,17 @@ def test_sizes_and_thresholds_may_be_numpy_numbers():
     assert torch.equal(ops.boxes(maps, (np.int64(30), 40), np.float32(0.5)), expected[:, 1])
 
 
+@pytest.mark.parametrize("size", [(64, 65), (33, 20), (40, 40)])
+def test_boxes_of_pixels_beyond_the_range(device, size):
+    """A cubic overshoots to infinity, which is above any level."""
+    coarse = 3e38 * torch.randn(12, 7, 7).sign()
+    for connectivity in (8, 4):
+        options = {"size": size, "threshold": torch.full((12, 1), 2.7e38), "relu": False, "mode": "bicubic"}
+        expected = reference.boxes(coarse, **options, connectivity=connectivity)
+        options["threshold"] = options["threshold"].to(device)
+        assert torch.equal(ops.boxes(coarse.to(device), **options, connectivity=connectivity).cpu(), expected)
+
+
 def test_boxes_at_four_neighbours(device):
     maps = torch.randn(8, 14, 14).to(device)
     exact = ops.heatmap(maps, 64).cpu()
@@ -205,6 +216,28 @@ def test_class_boxes_is_class_map_then_boxes(device):
                     for threshold in (0.2, [0.1, 0.6], ops.class_map(x, w).float().amax((-2, -1)) * 0.2):
                         fused = ops.class_boxes(x, w, (96, 80), threshold)
                         assert torch.equal(fused, ops.boxes(ops.class_map(x, w), (96, 80), threshold))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_class_boxes_can_give_the_map_too(device, mode):
+    for dtype in DTYPES:
+        features, weights = torch.randn(3, 40, 7, 9).relu().to(device, dtype), torch.randn(3, 2, 40, device=device)
+        features[1, 0, 0, 0] = torch.nan  # a map of zeros
+        for w in (weights, weights[:, 0]):
+            coarse = ops.class_map(features, w)
+            for threshold in (0.2, [0.1, 0.6, 0.8], [i / 200 for i in range(200)], coarse.float().amax((-2, -1)) * 0.2):
+                for return_map, relu in (("float32", True), ("uint8", False)):
+                    found, maps = ops.class_boxes(features, w, (96, 81), threshold, relu, mode, return_map=return_map)
+                    assert torch.equal(found, ops.boxes(coarse, (96, 81), threshold, relu, mode))
+                    dtype_of_map = torch.uint8 if return_map == "uint8" else None
+                    assert torch.equal(maps, ops.heatmap(coarse.float(), (96, 81), relu, mode=mode, dtype=dtype_of_map))
+                    assert not maps.requires_grad
+    twin = reference.class_boxes(features.cpu(), w.cpu(), 40, mode=mode, return_map="float32")
+    mine = ops.class_boxes(features, w, 40, mode=mode, return_map="float32")
+    assert (mine[0].cpu() - twin[0]).abs().max() <= 1
+    torch.testing.assert_close(mine[1].cpu(), twin[1], atol=1e-5, rtol=0)
+    found, maps = ops.class_boxes(features, w, 40, [], mode=mode, return_map="uint8")
+    assert (found.shape, maps.shape, maps.dtype) == ((3, 0, 4), (3, 40, 40), torch.uint8)
 
 
 # ---- histograms ------------------------------------------------------------------------------------------------------
@@ -388,6 +421,14 @@ def test_opcheck():
             library.class_boxes,
             (features.detach(), weights.detach(), None, [0.2], 12, 10, True, "bilinear", 4, "pixels"),
         ),
+        (
+            library.class_boxes_and_maps,
+            (features.detach(), weights.detach(), None, [0.2, 0.4], 12, 10, True, "bilinear", 8, "pixels", False),
+        ),
+        (
+            library.class_boxes_and_maps,
+            (features.detach(), weights.detach(), None, [0.2], 12, 10, False, "bicubic", 8, "contour", True),
+        ),
         (library.box_curves, (torch.rand(2, 6, 7),)),
         (
             library.iou_curves,
@@ -471,6 +512,8 @@ def test_empty_batches(device):
     assert ops.boxes(torch.randn(0, 7, 7, device=device), 32).shape == (0, 4)
     assert ops.boxes(torch.randn(0, 7, 7, device=device), 32, [0.1, 0.2]).shape == (0, 2, 4)
     assert ops.class_boxes(features, torch.randn(0, 3, 8, device=device), 32, [0.2]).shape == (0, 3, 1, 4)
+    found, maps = ops.class_boxes(features, torch.randn(0, 8, device=device), 32, return_map="uint8")
+    assert (found.shape, maps.shape) == ((0, 4), (0, 32, 32))
     assert ops.score_histograms(torch.rand(0, 7, 7, device=device), features[:, 0] > 0).shape == (0, 2, 1002)
     assert ops.class_map(torch.randn(3, 0, 2, 2, device=device), torch.randn(3, 0, device=device)).eq(0).all()
 
@@ -509,6 +552,11 @@ F44, W4 = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
         (lambda: ops.boxes(F44, 9, connectivity=6), ValueError, "`connectivity`"),
         (lambda: ops.boxes(F44, 9, connectivity=4, largest="contour"), ValueError, "connectivity=8 only"),
         (lambda: ops.class_boxes(F44, W4, 9, largest="area"), ValueError, "`largest` must be one of"),
+        (
+            lambda: ops.class_boxes(F44, W4, 9, return_map="float64"),
+            ValueError,
+            "`return_map` must be one of 'float32'",
+        ),
         (lambda: ops.box_curves(F44), ValueError, r"`maps` must be \[N, H, W\]"),
         (lambda: ops.score_histograms(F44, F44 > 0), ValueError, r"`maps` must be \[N, H, W\]"),
         (lambda: ops.score_histograms(F44[0].int(), F44[0] > 0), TypeError, "`maps` must be float16"),

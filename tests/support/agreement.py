@@ -345,9 +345,17 @@ def close_weighted_sums(trial: Trial) -> None:
 def same_from_the_sums_on(trial: Trial) -> None:
     """From the device's own coarse maps on, whose sums it may take in another order; for one class as for several."""
     features, weights = trial.there
-    actual = trial.actual()
-    same(actual, ops.boxes(ops.class_map(features, weights).cpu(), **trial.options), trial.options)
-    same(trial.call(features, weights[:, 1], **trial.options_there), actual[:, 1], "one class")
+    coarse = ops.class_map(features, weights).cpu()
+    options = {name: value for name, value in trial.options.items() if name != "return_map"}
+    expected = [ops.boxes(coarse, **options)]
+    if dtype := trial.options.get("return_map"):
+        size, relu = options["size"], options.get("relu", True)
+        expected.append(ops.heatmap(coarse, size, relu, dtype=torch.uint8 if dtype == "uint8" else None))
+    results = trial.actual(), trial.call(features, weights[:, 1], **trial.options_there)
+    actual, single = (result if isinstance(result, tuple) else (result,) for result in results)
+    for of_all, of_one, right in zip(actual, single, expected, strict=True):
+        same(of_all, right, trial.options)
+        same(of_one, of_all[:, 1], "one class")
 
 
 COMPARISONS: dict[Callable[..., object], Callable[[Trial], None]] = {

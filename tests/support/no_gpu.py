@@ -2,15 +2,19 @@
 
 For rehearsals of what needs a GPU (``bash benchmarks/gpu.sh --rehearse``). Torch says that there is one, and what is
 asked of it happens on the CPU, by the CPU's operators: streams do not run beside each other, nothing is compiled, a
-graph that is replayed does nothing, and figures mean nothing. So every line of a program runs, and none is proved.
+graph that is replayed does nothing, and figures mean nothing. So every line of a program runs, and none is proved. But
+what is compared with the CPU is the CUDA operators' emulation, where the variable FASTCAM_EMULATION names the folder in
+which ``python -m tests.support.emulation`` has compiled it.
 """
 
+import os
 import runpy
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,6 +111,11 @@ def install() -> None:
     from fastcam.pictures import gpu
 
     gpu.check = nothing  # type: ignore[assignment]
+    if folder := os.environ.get("FASTCAM_EMULATION"):
+        from tests.support import agreement, emulation
+
+        emulator = emulation.Emulator(Path(folder))
+        agreement.Trial.actual = lambda trial: emulator.actual(trial)  # type: ignore[method-assign]
 
 
 def main() -> None:

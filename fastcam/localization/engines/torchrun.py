@@ -137,7 +137,8 @@ def run_ranks(
 
 def _decisive(settings: RunSettings) -> dict[str, Any]:
     """What of a rank's settings decides about rows by its own value, not by the plan's."""
-    return {name: value for name, value in settings.to_json().items() if name not in ("threads", "batch_size")}
+    plans = {"threads", "batch_size"} | ({"compile"} if settings.options.compile == "auto" else set())
+    return {name: value for name, value in settings.to_json().items() if name not in plans}
 
 
 def _show(bar: tqdm, plan: Plan) -> None:
