@@ -36,11 +36,11 @@ struct LevelMask {
   const uint8_t* first;  // pixel (0, 0)
   int pitch, level;
 
+  FASTCAM_HD uint32_t bit(uint8_t q, int place) const { return static_cast<uint32_t>(q >= level) << place; }
   FASTCAM_HD uint32_t around(int x, int y) const {
     const uint8_t *here = first + static_cast<int64_t>(y) * pitch + x, *above = here - pitch, *below = here + pitch;
-    const auto at = [this](uint8_t q, int bit) { return static_cast<uint32_t>(q >= level) << bit; };
-    return at(here[-1], 0) | at(above[-1], 1) | at(above[0], 2) | at(above[1], 3) | at(here[1], 4) | at(below[1], 5) |
-           at(below[0], 6) | at(below[-1], 7);
+    return bit(here[-1], 0) | bit(above[-1], 1) | bit(above[0], 2) | bit(above[1], 3) | bit(here[1], 4) |
+           bit(below[1], 5) | bit(below[0], 6) | bit(below[-1], 7);
   }
 };
 
