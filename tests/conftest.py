@@ -38,6 +38,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long tests run with --long, with -m long, where they are named, and where more of them are asked for."""
     asked = config.option.long or "long" in config.option.markexpr or "FASTCAM_KILLS" in os.environ
+    if "whole" not in config.option.markexpr and not any("::" in name for name in config.args):
+        whole = {item for item in items if item.get_closest_marker("whole")}
+        config.hook.pytest_deselected(items=list(whole))
+        items[:] = [item for item in items if item not in whole]
     if not asked and not any("::" in name for name in config.args):
         long = {item for item in items if item.get_closest_marker("long")}
         config.hook.pytest_deselected(items=list(long))

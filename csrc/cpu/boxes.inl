@@ -100,12 +100,11 @@ const Component* largest_contour(const Room& room, int64_t begun) {
   }
   if (candidates <= 1) return winner;
   int64_t best = least;
+  const Bits<uint64_t> mask{room.mask, static_cast<int>(room.words), static_cast<int>(room.H)};
   for (int64_t i = 0; i < begun; ++i) {
     const Component& c = room.components[i];
     if (room.parent[i] != i || area2_bound(c) < best) continue;
-    const int64_t area2 = c.links == -1 ? c.contour2
-                                        : outer_area2(Bits{room.mask, room.words}, static_cast<int>(room.W),
-                                                      static_cast<int>(room.H), c.first_x, c.corners[1]);
+    const int64_t area2 = c.links == -1 ? c.contour2 : outer_area2(mask, c.first_x, c.corners[1]);
     if (area2 >= best) best = area2, winner = &c;
   }
   return winner;

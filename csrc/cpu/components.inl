@@ -247,22 +247,31 @@ int64_t components(Room& room, const uint8_t* mask, int connectivity, bool fill)
   return room.rows ? label_mask<false, true>(room, reach) : label_mask<false>(room, reach);
 }
 
+// labels[x ... end) = value, four at a time where what follows may be overwritten, since it is still to be written.
+inline int32_t paint(int32_t* labels, int32_t x, int32_t end, int32_t value, bool exact) {
+  if (exact)
+    for (; x < end; ++x) labels[x] = value;
+  else
+    for (const int32_t four[4] = {value, value, value, value}; x < end; x += 4) std::memcpy(labels + x, four, 16);
+  return end;
+}
+
 // A row like the one above is copied, others are written run by run.
 void paint_runs(const Room& room, const int32_t* number, int32_t* labels) {
-  const int64_t W = room.W;
+  const auto W = static_cast<int32_t>(room.W);
   for (int64_t y = 0; y < room.H; ++y, labels += W) {
     const Row& row = room.rows[y];
     if (y > 0 && row.edge == room.rows[y - 1].edge) {
       std::memcpy(labels, labels - W, static_cast<size_t>(W) * sizeof(int32_t));
       continue;
     }
+    const bool exact = y + 1 == room.H || W < 4;  // less than four pixels follow
     int32_t x = 0;
     for (int32_t i = 0; 2 * i < row.edges; ++i) {
-      const int32_t of_run = number[row.component[i]];
-      for (; x < row.edge[2 * i]; ++x) labels[x] = 0;
-      for (; x < row.edge[2 * i + 1]; ++x) labels[x] = of_run;
+      x = paint(labels, x, row.edge[2 * i], 0, exact);
+      x = paint(labels, x, row.edge[2 * i + 1], number[row.component[i]], exact);
     }
-    for (; x < W; ++x) labels[x] = 0;
+    paint(labels, x, W, 0, exact);
   }
 }
 

@@ -210,12 +210,6 @@ inline int64_t area2_bound(const Region& r) {
   return r.measure.euler4() < 4 ? 2 * static_cast<int64_t>(e.x1 - e.x0) * (e.y1 - e.y0) : r.measure.size();
 }
 
-struct AtLeast {  // the mask of a level
-  const Levels& l;
-  int level;
-  bool operator()(int x, int y) const { return l.q[(y + 1) * l.pitch + x + 1] >= level; }
-};
-
 // Column of a component's first pixel in raster order, which is in its topmost row.
 inline int32_t first_column(const Regions& regions, int32_t root, int level) {
   const Levels& l = regions.l;
@@ -241,6 +235,7 @@ int32_t largest_component(const Regions& regions, int level) {
   }
   if (candidates == 1) return winner;
   // First columns, which ties need within a row, are looked for only then.
+  const LevelMask mask{l.q + l.pitch + 1, static_cast<int>(l.pitch), level};
   int64_t best = least;
   int32_t best_x = 0, best_y = -1;
   for (int32_t i = 0; i < regions.living; ++i) {
@@ -251,7 +246,7 @@ int32_t largest_component(const Regions& regions, int level) {
     int64_t area2 = r.measure.size();
     if (r.measure.euler4() != 4) {
       x = first_column(regions, l.live[i], level);
-      area2 = outer_area2(AtLeast{l, level}, static_cast<int>(l.W), static_cast<int>(l.H), x, y);
+      area2 = outer_area2(mask, x, y);
     }
     if (area2 < best) continue;
     if (area2 == best && best_y >= 0) {

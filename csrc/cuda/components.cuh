@@ -28,12 +28,12 @@ __device__ inline int64_t item_of_thread(int threads) {
 }
 
 // A word of the batch: where it is, if it is there.
-struct Item {
+struct Word {
   int64_t index;
   int32_t row, word;
   bool there;
 
-  __device__ Item(const Batch& b, int64_t i) : index(i), row(0), word(0), there(i < int64_t{b.rows} * b.words) {
+  __device__ Word(const Batch& b, int64_t i) : index(i), row(0), word(0), there(i < int64_t{b.rows} * b.words) {
     if (!there) return;
     const uint32_t at = static_cast<uint32_t>(i), words = b.words;
     row = static_cast<int32_t>(at / words), word = static_cast<int32_t>(at % words);
@@ -48,7 +48,7 @@ struct Around {
   uint32_t here = 0, left = 0, above = 0, above_left = 0;
 
   template <class F>
-  __device__ Around(const Batch& b, const Item& item, const F& bits) {
+  __device__ Around(const Batch& b, const Word& item, const F& bits) {
     if (!item.there) return;
     here = bits(0);
     if (item.word > 0) left = bits(1);
@@ -120,17 +120,17 @@ __device__ inline uint32_t nonzero_bytes(uint32_t v) {
 }
 
 // The columns that a word has, of which the last of a row may have fewer than 32.
-__device__ inline int columns_of(const Batch& b, const Item& item) {
+__device__ inline int columns_of(const Batch& b, const Word& item) {
   const int32_t rest = b.W - 32 * item.word;
   return rest < 32 ? rest : 32;
 }
 
-__device__ inline uint32_t inverted(const Batch& b, const Item& item, uint32_t bits) {
+__device__ inline uint32_t inverted(const Batch& b, const Word& item, uint32_t bits) {
   return ~bits & (0xffffffffu >> (32 - columns_of(b, item)));
 }
 
 // A word's bits from 32 bytes, four at a time where they are aligned.
-__device__ inline uint32_t bits_of_bytes(const Batch& b, const Item& item, const uint8_t* __restrict__ masks,
+__device__ inline uint32_t bits_of_bytes(const Batch& b, const Word& item, const uint8_t* __restrict__ masks,
                                          bool aligned) {
   const int count = columns_of(b, item);
   const uint8_t* from = masks + int64_t{item.row} * b.W + 32 * item.word;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ uint32_t bits[kThreads], pairs[kThreads * 16];
   __shared__ int32_t parent[kThreads * kSlots], first_slot[kThreads];
   const int t = static_cast<int>(threadIdx.x);
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   uint32_t here = 0;
   if (item.there) {
     here = masks ? bits_of_bytes(b, item, masks, aligned) : b.bits[item.index];
@@ -240,8 +240,8 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads) join_blocks_kernel(Batch b) {
   const int t = static_cast<int>(threadIdx.x);
   if (warp() * 32 > b.words) return;  // all within the block
-  const Item item(b, item_of_thread(kThreads));
-  const auto slot = [&](const Segment& s) { return Item(b, item.index - s.back).first_slot(b) + (s.start >> 1); };
+  const Word item(b, item_of_thread(kThreads));
+  const auto slot = [&](const Segment& s) { return Word(b, item.index - s.back).first_slot(b) + (s.start >> 1); };
   for_pairs(b, Around(b, item, [&](int back) { return b.bits[item.index - back]; }),
             [&](bool there, const Segment& own, const Segment& earlier) {
               if (there && (own.back > t || earlier.back > t)) join(b.parent, slot(own), slot(earlier));
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) join_blocks_kernel(Batch b) {
 // Adds blocks' roots that are no longer roots to those that they have now.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) sum_blocks_kernel(Batch b) {
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   uint32_t roots = item.there ? b.roots[item.index] : 0;
   const int32_t first = item.first_slot(b);
   for (uint32_t rest = roots; __any_sync(kAllLanes, rest != 0); rest &= rest - 1) {
@@ -276,7 +276,7 @@ __device__ inline int32_t root_of(const Batch& b, int32_t slot) { return b.paren
 // Turns the bits of a background into those of the mask with its holes filled: what does not touch the border.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) fill_holes_kernel(Batch b) {
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   if (!item.there) return;
   const uint32_t background = b.bits[item.index];
   uint32_t rest = background;
@@ -291,7 +291,7 @@ __global__ void __launch_bounds__(kThreads) fill_holes_kernel(Batch b) {
 
 // Calls f(slot, start) for the components that begin in a word, from the left.
 template <class F>
-__device__ inline void for_components(const Batch& b, const Item& item, const F& f) {
+__device__ inline void for_components(const Batch& b, const Word& item, const F& f) {
   const int32_t first = item.first_slot(b);
   for_starts(item.there ? b.roots[item.index] : 0, [&](int start) { f(first + (start >> 1), start); });
 }
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   const auto count_from = [&](int32_t area) {  // how many components have as many pixels at least
     int32_t count = 0;
     for (int64_t i = threadIdx.x; i < items; i += kThreads)
-      for_components(b, Item(b, begin + i), [&](int32_t slot, int) { count += b.area[slot] >= area; });
+      for_components(b, Word(b, begin + i), [&](int32_t slot, int) { count += b.area[slot] >= area; });
     return block_reduce<kThreads>(count, Sum());
   };
   if (count_from(1) <= most) return;
@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
   int32_t ties = most - count_from(least + 1);
   for (int64_t base = 0; base < items; base += kThreads) {
     const int64_t i = base + threadIdx.x;
-    const Item item(b, i < items ? begin + i : int64_t{b.rows} * b.words);
+    const Word item(b, i < items ? begin + i : int64_t{b.rows} * b.words);
     int32_t equal = 0, total;
     for_components(b, item, [&](int32_t slot, int) { equal += b.area[slot] == least; });
     int32_t before = block_exclusive_sum<kThreads>(equal, &total);
@@ -335,7 +335,7 @@ __global__ void __launch_bounds__(kThreads) keep_largest_kernel(Batch b, int32_t
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     count_components_kernel(Batch b, int32_t least, int64_t* __restrict__ counts) {
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   uint32_t roots = item.there ? b.roots[item.index] : 0;
   if (least > 0) {
     for_components(b, item, [&](int32_t slot, int start) {
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(kThreads)
                             int64_t* __restrict__ image,   // [M]
                             int32_t* __restrict__ begins)  // [N] or null
 {
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   int32_t total;
   const int32_t count = item.there ? __popc(b.roots[item.index]) : 0;
   int64_t to = offsets[blockIdx.x] + block_exclusive_sum<kThreads>(count, &total);
@@ -396,7 +396,7 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads) paint_labels_kernel(Batch b, const int32_t* __restrict__ begins,
                                                                 int32_t* __restrict__ labels)  // [N, H, W]
 {
-  const Item item(b, item_of_thread(kThreads));
+  const Word item(b, item_of_thread(kThreads));
   const uint32_t own = item.there ? b.bits[item.index] : 0;
   const int32_t first_slot = item.first_slot(b), columns = item.there ? columns_of(b, item) : 0;
   const int32_t begin = item.there ? begins[item.row / b.H] : 0;

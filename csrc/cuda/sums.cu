@@ -56,17 +56,9 @@ void launch_gradient_map(const Launch& launch, const Layout& features, const Lay
   if (weighting == Weighting::kLayerCam)
     return launch_sums<Factor::kPositiveGradient, In>(launch, "gradient_map", features, g, nullptr, to, 1);
 
+  // Weights first, and then their map. One kernel for both, by way of shared memory, reads activations once less and
+  // takes longer.
   const int64_t N = features.images(), K = features.channels(), Z = features.positions();
-  // Enough channels at a time to keep the memory busy, with two blocks on a multiprocessor.
-  const int64_t some = 32768 / (2 * Z * static_cast<int64_t>(sizeof(In))) / 32 * 32;
-  const int channels = static_cast<int>(std::min(std::clamp<int64_t>(some, 32, 256), ceil_div(K, 32) * 32));
-  const int64_t shared = gradient_map_bytes<In>(Z, channels);
-  if (2 * shared <= launch.limits().shared && 4 * N >= launch.limits().multiprocessors) {
-    launch("gradient_map", gradient_map_kernel<kThreads, In>, dim3(static_cast<unsigned>(N)), kThreads, shared, a, g,
-           to, K, Z, features.channels_last, weighting, static_cast<Acc>(eps), channels);
-    return;
-  }
-  // Large maps, or few: weights first, with more blocks, and then the map.
   Tensor weights = empty_on(out, {N, K}, out.scalar_type());
   auto* w = static_cast<Acc*>(weights.mutable_data_ptr());
   const dim3 grid(static_cast<unsigned>(N), static_cast<unsigned>(std::min(ceil_div(K, 32), kMostGridY)));

@@ -15,7 +15,7 @@ echo '#include "../torch.h"' > launch.h
 [ "$threads" = 0 ] || sed -i -E "s/(k[A-Za-z]*Threads = )[0-9]+/\1$threads/g" ./*.cu
 
 compiler=(${CXX:-c++} "$@" -fPIC)
-flags=(-std=c++20 -O1 -ffp-contract=off -fdata-sections -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-maybe-uninitialized
+flags=(-std=c++20 -O1 -ffp-contract=off -fdata-sections -fno-gnu-unique -Wall -Wextra -Wno-unknown-pragmas -Wno-maybe-uninitialized
   -I"$here" -include "$here/launch.h")
 objects=() jobs=()
 for source in "$here/${sources[0]}" "${sources[@]:1}"; do

@@ -2,6 +2,8 @@
 // shared memory and work space. The limits that it asks for are set by the tests.
 #pragma once
 
+#include <dlfcn.h>
+
 #include <functional>
 #include <map>
 #include <optional>
@@ -11,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "elsewhere.h"
 #include "emulation.h"
 #include "tensor.h"
 
@@ -22,6 +25,9 @@ struct Limits {
 };
 inline Limits limits;
 
+// What runs kernels instead of the emulation, if anything does (tests/machine_code).
+inline emulation::Elsewhere elsewhere = nullptr;
+
 class Launch {
  public:
   explicit Launch(const torch::stable::Tensor&) {}
@@ -32,12 +38,34 @@ class Launch {
                   const Arguments&... arguments) const {
     STD_TORCH_CHECK(shared <= fastcam::limits.shared, name, ": ", shared, " bytes of shared memory");
     STD_TORCH_CHECK(grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z == 1, name, ": grid");
+    if (elsewhere != nullptr && ran_elsewhere(kernel, grid, threads, shared, arguments...)) return;
     emulation::launch(static_cast<unsigned>(threads), grid, static_cast<size_t>(shared), [&] { kernel(arguments...); });
   }
 
   template <class T>
   T value_at(const char*, const T* address) const {
     return *address;
+  }
+
+ private:
+  // Hands over the kernel's name and its parameters as they lie one after the other.
+  template <class... Parameters>
+  static bool ran_elsewhere(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared,
+                            const std::type_identity_t<Parameters>&... parameters) {
+    Dl_info info{};
+    dladdr(reinterpret_cast<void*>(kernel), &info);
+    STD_TORCH_CHECK(info.dli_sname != nullptr, "a kernel without a name");
+    std::vector<unsigned char> packed;
+    const auto pack = [&]<class T>(const T& parameter) {
+      const size_t at = (packed.size() + alignof(T) - 1) / alignof(T) * alignof(T);
+      packed.resize(at + sizeof(T));
+      std::memcpy(packed.data() + at, &parameter, sizeof(T));
+    };
+    (pack(parameters), ...);
+    std::vector<emulation::Memory> memory;
+    for (const auto& [begin, bytes] : torch::stable::memory) memory.push_back({begin, begin + bytes});
+    return elsewhere({info.dli_sname, grid.x, grid.y, static_cast<unsigned>(threads), static_cast<size_t>(shared),
+                      packed.data(), packed.size(), memory.data(), memory.size()});
   }
 };
 

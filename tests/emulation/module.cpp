@@ -58,6 +58,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     fastcam::limits = {multiprocessors, shared};
     emulation::seed = seed;
   });
+  m.def("run_elsewhere",
+        [](uintptr_t launcher) { fastcam::elsewhere = reinterpret_cast<emulation::Elsewhere>(launcher); });
   for (const auto& [name, call] : fastcam::library.operators)
     m.def(name.c_str(), [call = call](const py::args& given) {
       std::vector<fastcam::Value> values;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -33,16 +34,24 @@ struct Sizes : std::vector<int64_t> {
   bool equals(const Sizes& other) const { return *this == other; }
 };
 
+// The memory of all tensors that live: where it begins, and bytes.
+inline std::multimap<uint64_t, uint64_t> memory;
+
 class Tensor {
  public:
   Tensor() = default;
   Tensor(void* data, Sizes sizes, Sizes strides, ScalarType type)  // of somebody else's memory
-      : data_(data, [](void*) {}), sizes_(std::move(sizes)), strides_(std::move(strides)), type_(type) {}
+      : sizes_(std::move(sizes)), strides_(std::move(strides)), type_(type) {
+    int64_t last = 0;
+    for (size_t d = 0; d < sizes_.size(); ++d) last += (sizes_[d] - 1) * strides_[d];
+    data_ = listed(data, numel() == 0 ? 0 : static_cast<size_t>((last + 1) * size_of(type)), [](void*) {});
+  }
   Tensor(Sizes sizes, ScalarType type) : sizes_(std::move(sizes)), strides_(sizes_.size(), 1), type_(type) {
     for (size_t d = sizes_.size(); d-- > 1;) strides_[d - 1] = strides_[d] * std::max<int64_t>(sizes_[d], 1);
     const size_t bytes = static_cast<size_t>(numel() * size_of(type));
-    data_ = std::shared_ptr<unsigned char[]>(new unsigned char[bytes]);  // whose end AddressSanitizer guards
-    std::memset(data_.get(), 0xcd, bytes);
+    auto* const data = new unsigned char[bytes];  // whose end AddressSanitizer guards
+    std::memset(data, 0xcd, bytes);
+    data_ = listed(data, bytes, [](void* p) { delete[] static_cast<unsigned char*>(p); });
   }
   Tensor(const Tensor& other, Sizes sizes, Sizes strides)  // another view of the same memory
       : data_(other.data_), sizes_(std::move(sizes)), strides_(std::move(strides)), type_(other.type_) {}
@@ -73,6 +82,15 @@ class Tensor {
   }
 
  private:
+  template <class Free>
+  static std::shared_ptr<void> listed(void* data, size_t bytes, const Free& free) {
+    const auto entry = memory.emplace(reinterpret_cast<uintptr_t>(data), bytes);
+    return {data, [entry, free](void* p) {
+              memory.erase(entry);
+              free(p);
+            }};
+  }
+
   std::shared_ptr<void> data_;
   Sizes sizes_, strides_;
   ScalarType type_ = ScalarType::Float;
