@@ -13,28 +13,31 @@
 namespace fastcam::FASTCAM_SIMD {
 namespace {
 
-// Bits of 64 pixels: lerp(w0, r0, w1, r1) >= cut. NaN is not.
-inline uint64_t mask_word(const float* r0, const float* r1, float w0, float w1, float cut) {
-  uint64_t bits = 0;
+// Bits of 32 pixels: lerp(w0, r0, w1, r1) >= cut. NaN is not.
+inline uint32_t mask_half(const float* r0, const float* r1, float w0, float w1, float cut) {
 #if defined(FASTCAM_AVX512)
   const __m512 a = _mm512_set1_ps(w0), b = _mm512_set1_ps(w1), c = _mm512_set1_ps(cut);
-  for (int i = 0; i < 4; ++i) {
-    const __m512 right = _mm512_mul_ps(b, _mm512_loadu_ps(r1 + 16 * i));
-    const __m512 v = _mm512_fmadd_ps(a, _mm512_loadu_ps(r0 + 16 * i), right);
-    bits |= static_cast<uint64_t>(_mm512_cmp_ps_mask(v, c, _CMP_GE_OQ)) << (16 * i);
-  }
+  const auto reached = [&](int i) __attribute__((always_inline)) {
+    const __m512 right = _mm512_mul_ps(b, _mm512_loadu_ps(r1 + i));
+    return _mm512_cmp_ps_mask(_mm512_fmadd_ps(a, _mm512_loadu_ps(r0 + i), right), c, _CMP_GE_OQ);
+  };
+  return static_cast<uint32_t>(reached(0)) | static_cast<uint32_t>(reached(16)) << 16;
 #elif defined(FASTCAM_AVX2)
   const __m256 a = _mm256_set1_ps(w0), b = _mm256_set1_ps(w1), c = _mm256_set1_ps(cut);
-  for (int i = 0; i < 8; ++i) {
-    const __m256 right = _mm256_mul_ps(b, _mm256_loadu_ps(r1 + 8 * i));
-    const __m256 v = _mm256_fmadd_ps(a, _mm256_loadu_ps(r0 + 8 * i), right);
-    const uint32_t byte = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, c, _CMP_GE_OQ)));
-    bits |= static_cast<uint64_t>(byte) << (8 * i);
-  }
+  const auto reached = [&](int i) __attribute__((always_inline)) {
+    const __m256 right = _mm256_mul_ps(b, _mm256_loadu_ps(r1 + i));
+    return _mm256_castps_si256(_mm256_cmp_ps(_mm256_fmadd_ps(a, _mm256_loadu_ps(r0 + i), right), c, _CMP_GE_OQ));
+  };
+  // Packing takes halves of registers in turn: four bytes of each of the four, and four again, to be put in order.
+  const __m256i low = _mm256_packs_epi32(reached(0), reached(8)), high = _mm256_packs_epi32(reached(16), reached(24));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
 #else
-  for (int i = 0; i < 64; ++i) bits |= static_cast<uint64_t>(lerp(w0, r0[i], w1, r1[i]) >= cut) << i;
-#endif
+  uint32_t bits = 0;
+  for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(lerp(w0, r0[i], w1, r1[i]) >= cut) << i;
   return bits;
+#endif
 }
 
 // Bits of a word's columns that are in the picture, not padding.
@@ -45,28 +48,34 @@ inline uint64_t columns_in(int64_t W, int64_t word) {
 
 // The mask of pixels that reach the cut.
 void threshold(const Upsampling<float>& u, Surface<float>& s, Room& room, float cut) {
-  static const float kZeros[64] = {};  // what a row is mixed with that is complete: 0 times an infinity would be NaN
+  const uint64_t first = 0xffffffff, halves[4] = {0, first, first << 32, first << 32 | first};
+  const int64_t words = u.words, stride = u.stride, bounds = u.bounds;
+  const uint64_t last = columns_in(u.W, words - 1);
+  static const float kZeros[32] = {};  // what a row is mixed with that is complete: 0 times an infinity would be NaN
   for (int64_t y = 0; y < u.H; ++y) {
-    uint64_t* row = room.mask + y * u.words;
+    uint64_t* row = room.mask + y * words;
+    const auto put = [&](int64_t half, uint64_t bits) { row[half / 2] |= bits << (32 * (half % 2)); };
     if (u.bicubic) {  // no bounds: a cubic may overshoot. The row is made and compared.
-      output_row(u, s, y, 0, u.stride, s.line);
-      for (int64_t word = 0; word < u.words; ++word)
-        row[word] = mask_word(s.line + 64 * word, kZeros, 1.0f, 0.0f, cut) & columns_in(u.W, word);
-      continue;
+      output_row(u, s, y, 0, stride, s.line);
+      for (int64_t word = 0; word < words; ++word) row[word] = 0;
+      for (int64_t half = 0; half < 2 * words; ++half)
+        put(half, mask_half(s.line + 32 * half, kZeros, 1.0f, 0.0f, cut));
+    } else {
+      // Rounding is monotone, so that the mix of two upper bounds bounds every mix of what is below them.
+      const int64_t a = u.y0[y], b = u.y1[y];
+      const float w0 = u.wy0[y], w1 = u.wy1[y];
+      for (int64_t word = 0; word < words; word += 4) {
+        const int64_t i = a * bounds + 2 * word, j = b * bounds + 2 * word;
+        const uint32_t some = bounds_reach<true>(s.high + i, s.high + j, w0, w1, cut);
+        const uint32_t all = bounds_reach<true>(s.low + i, s.low + j, w0, w1, cut);
+        for (int k = 0; k < 4; ++k) row[word + k] = halves[all >> (2 * k) & 3];
+        for (uint32_t open = some & ~all; open; open &= open - 1) {
+          const int64_t half = 2 * word + __builtin_ctz(open);
+          put(half, mask_half(s.rows + a * stride + 32 * half, s.rows + b * stride + 32 * half, w0, w1, cut));
+        }
+      }
     }
-    // Rounding is monotone, so that the mix of two upper bounds bounds every mix of what is below them.
-    const int64_t a = u.y0[y] * u.words, b = u.y1[y] * u.words;
-    const float w0 = u.wy0[y], w1 = u.wy1[y];
-    for (int64_t word = 0; word < u.words; ++word) {
-      uint64_t bits;
-      if (lerp(w0, s.high[a + word], w1, s.high[b + word]) < cut)
-        bits = 0;
-      else if (lerp(w0, s.low[a + word], w1, s.low[b + word]) >= cut)
-        bits = ~uint64_t{0};
-      else
-        bits = mask_word(s.rows + 64 * (a + word), s.rows + 64 * (b + word), w0, w1, cut);
-      row[word] = bits & columns_in(u.W, word);
-    }
+    row[words - 1] &= last;
   }
 }
 
@@ -91,12 +100,11 @@ const Component* largest_contour(const Room& room, int64_t begun) {
   }
   if (candidates <= 1) return winner;
   int64_t best = least;
+  const Bits<uint64_t> mask{room.mask, static_cast<int>(room.words), static_cast<int>(room.H)};
   for (int64_t i = 0; i < begun; ++i) {
     const Component& c = room.components[i];
     if (room.parent[i] != i || area2_bound(c) < best) continue;
-    const int64_t area2 = c.links == -1 ? c.contour2
-                                        : outer_area2(Bits{room.mask, room.words}, static_cast<int>(room.W),
-                                                      static_cast<int>(room.H), c.first_x, c.corners[1]);
+    const int64_t area2 = c.links == -1 ? c.contour2 : outer_area2(mask, c.first_x, c.corners[1]);
     if (area2 >= best) best = area2, winner = &c;
   }
   return winner;

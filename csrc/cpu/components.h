@@ -37,7 +37,7 @@ struct Row {
 struct Room {
   int64_t H, W;
   int64_t words;          // of a row of the mask: ceil(W / 64)
-  uint64_t* mask;         // [H, words] 64 columns a word, lowest bit leftmost
+  uint64_t* mask;         // [H, words] 64 columns a word, lowest bit leftmost; three words more for writers of fours
   Runs runs[2];           // of this row and the one above
   int32_t* joins;         // pairs of components of this row that are one
   int32_t* parent;        // [most_begun + 1] an earlier component that a component is part of; itself at the root
@@ -57,7 +57,7 @@ struct ComponentsKernels {
 inline Room make_room(Arena& arena, int64_t H, int64_t W, bool keep_runs = false) {
   Room room{};
   room.H = H, room.W = W, room.words = (W + 63) / 64;
-  room.mask = arena.array<uint64_t>(H * room.words);
+  room.mask = arena.array<uint64_t>(H * room.words + 3);
   const int64_t most_runs = W / 2 + 1, most_begun = H * most_runs;
   for (Runs& runs : room.runs) {
     runs.edge = arena.array<int32_t>(2 * most_runs + kOvershoot);

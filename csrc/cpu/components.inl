@@ -78,6 +78,27 @@ inline int32_t edges_before(const Runs& runs, int32_t column) {
   return runs.before[column >> 6] + bit_count(runs.bits[column >> 6] & ((uint64_t{1} << (column & 63)) - 1));
 }
 
+// Whether each run touches one run of the row above, its namesake, and nothing else; as many edges in both.
+inline bool goes_on(const Runs& above, const Runs& here, int32_t edges, int32_t reach) {
+  const int32_t *const a = above.edge, *const b = here.edge;
+  bool yes = true;
+  for (int32_t i = 0; i < edges; i += 2) yes &= (a[i] < b[i + 1] + reach) & (b[i] < a[i + 1] + reach);
+  for (int32_t i = 1; i + 1 < edges; i += 2) yes &= (a[i] + reach <= b[i + 1]) & (b[i] + reach <= a[i + 1]);
+  return yes;
+}
+
+// Adds a run [start, end) of row `top`.
+inline void grow(Component& c, int32_t start, int32_t end, int32_t top) {
+  const Corners corners = {start, top, -end, -top - 1};
+  c.corners = corners < c.corners ? corners : c.corners;
+  c.area += end - start;
+}
+
+// The doubled area of the polygon between a run [start, end) and one above, [a, b).
+inline int32_t contour2_between(int32_t start, int32_t end, int32_t a, int32_t b) {
+  return 2 * (smaller(end, b) - larger(start, a)) - 2 + (start != a) + (end != b);
+}
+
 // Labels the mask; returns how many components were begun. Those that are their own parents are the mask's components,
 // in raster order. A run takes over the label of the first run that it touches above, found by counting bits; what it
 // adds stays with that label, and goes to the roots in the end: parents come before their children. Branches are few,
@@ -108,10 +129,18 @@ int64_t label_mask(Room& room, int32_t reach) {
       if (kKeep) room.rows[y] = room.rows[y - 1];
       continue;
     }
+    const int32_t edges_above = edges;
     edges = find_runs(row, room.words, here);
     if (kKeep) room.rows[y] = {here.edge, here.component, edges};
     int32_t* join_end = joins;
-    for (int32_t i = 0; 2 * i < edges; ++i) {
+    const bool alike = edges == edges_above && goes_on(above, here, edges, reach);
+    for (int32_t i = 0; alike && 2 * i < edges; ++i) {  // each run under its own
+      const int32_t start = here.edge[2 * i], end = here.edge[2 * i + 1];
+      Component& c = components[here.component[i] = above.component[i]];
+      grow(c, start, end, top);
+      if (kContour) c.contour2 += contour2_between(start, end, above.edge[2 * i], above.edge[2 * i + 1]);
+    }
+    for (int32_t i = 0; !alike && 2 * i < edges; ++i) {
       const int32_t start = here.edge[2 * i], end = here.edge[2 * i + 1];
       // The runs above that end right of this one's start and start left of its end: they touch, if there are any.
       const int32_t first = edges_before(above, start + 1 - reach) >> 1;
@@ -124,16 +153,11 @@ int64_t label_mask(Room& room, int32_t reach) {
       begun += fresh;
       here.component[i] = own;
       Component& c = components[own];
-      const Corners corners = {start, top, -end, -top - 1};
-      c.corners = corners < c.corners ? corners : c.corners;
-      c.area += end - start;
+      grow(c, start, end, top);
       if (kContour) {
-        // The doubled area of the polygon between this row and a run above; pairs minus runs tell holes.
-        int32_t contour2 = 0;
-        for (int32_t j = first; j < first + touching; ++j) {
-          const int32_t a = above.edge[2 * j], b = above.edge[2 * j + 1];
-          contour2 += 2 * (smaller(end, b) - larger(start, a)) - 2 + (start != a) + (end != b);
-        }
+        int32_t contour2 = 0;  // pairs minus runs tell holes
+        for (int32_t j = first; j < first + touching; ++j)
+          contour2 += contour2_between(start, end, above.edge[2 * j], above.edge[2 * j + 1]);
         c.contour2 += contour2;
         c.links += larger(touching, 0) - 1;
       }

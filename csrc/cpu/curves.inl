@@ -12,7 +12,7 @@
 #include "../contour.h"
 #include "../iou.h"
 #include "curves.h"
-#include "quantise.inl"
+#include "vectors.inl"
 
 namespace fastcam::FASTCAM_SIMD {
 namespace {
@@ -210,12 +210,6 @@ inline int64_t area2_bound(const Region& r) {
   return r.measure.euler4() < 4 ? 2 * static_cast<int64_t>(e.x1 - e.x0) * (e.y1 - e.y0) : r.measure.size();
 }
 
-struct AtLeast {  // the mask of a level
-  const Levels& l;
-  int level;
-  bool operator()(int x, int y) const { return l.q[(y + 1) * l.pitch + x + 1] >= level; }
-};
-
 // Column of a component's first pixel in raster order, which is in its topmost row.
 inline int32_t first_column(const Regions& regions, int32_t root, int level) {
   const Levels& l = regions.l;
@@ -241,6 +235,7 @@ int32_t largest_component(const Regions& regions, int level) {
   }
   if (candidates == 1) return winner;
   // First columns, which ties need within a row, are looked for only then.
+  const LevelMask mask{l.q + l.pitch + 1, static_cast<int>(l.pitch), level};
   int64_t best = least;
   int32_t best_x = 0, best_y = -1;
   for (int32_t i = 0; i < regions.living; ++i) {
@@ -251,7 +246,7 @@ int32_t largest_component(const Regions& regions, int level) {
     int64_t area2 = r.measure.size();
     if (r.measure.euler4() != 4) {
       x = first_column(regions, l.live[i], level);
-      area2 = outer_area2(AtLeast{l, level}, static_cast<int>(l.W), static_cast<int>(l.H), x, y);
+      area2 = outer_area2(mask, x, y);
     }
     if (area2 < best) continue;
     if (area2 == best && best_y >= 0) {
@@ -266,15 +261,6 @@ int32_t largest_component(const Regions& regions, int level) {
   }
   return winner;
 }
-
-// As many bytes as a vector register holds; what is longer compilers take to pieces, byte by byte.
-#if defined(FASTCAM_AVX512)
-typedef uint8_t Bytes __attribute__((vector_size(64)));
-#elif defined(FASTCAM_AVX2)
-typedef uint8_t Bytes __attribute__((vector_size(32)));
-#else
-typedef uint8_t Bytes __attribute__((vector_size(16)));
-#endif
 
 // Levels, neighbourhoods and order of all pixels. Counting and sorting go through four strips of rows in turn:
 // neighbouring pixels often have the same level, and would wait for each other's counter.
@@ -291,16 +277,16 @@ void sort_pixels(const Levels& l, const T* map) {
   for (int64_t y = 0; y < H; ++y) {
     // Neighbours that are there before a pixel: those before it in raster order when they are as bright, those after it
     // when they are brighter. A vector at once; beyond the row's end lies the padding.
-    for (int64_t x = 0; x < W; x += sizeof(Bytes)) {
+    for (int64_t x = 0; x < W; x += kVectorBytes) {
       const uint8_t* at = q + (y + 1) * pitch + 1 + x;
-      Bytes here, there, bits{};
-      __builtin_memcpy(&here, at, sizeof(Bytes));
+      const Vector<uint8_t> here = load_vector(at);
+      Vector<uint8_t> bits{};
       for (int i = 0; i < 8; ++i) {
         const uint8_t bit = static_cast<uint8_t>(1 << i);
-        __builtin_memcpy(&there, at + l.offset[i], sizeof(Bytes));
-        bits |= (Bytes)(i < 4 ? there >= here : there > here) & bit;
+        const Vector<uint8_t> there = load_vector(at + l.offset[i]);
+        bits |= (Vector<uint8_t>)(i < 4 ? there >= here : there > here) & bit;
       }
-      __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, sizeof(Bytes));
+      __builtin_memcpy(neighbours + (y + 1) * pitch + 1 + x, &bits, sizeof(bits));
     }
   }
   // Pixels outside are never part of the mask; they look so beside level 0 on two sides.

@@ -13,6 +13,7 @@ struct Upsampling {
   int64_t h, w, H, W;
   int64_t words;   // mask words in a row: ceil(W / 64)
   int64_t stride;  // 64 * words
+  int64_t bounds;  // half words in a row, rounded up to whole eights
   bool relu, bicubic;
   int32_t *x0, *x1, *y0, *y1;  // [stride] and [H] sample indices (bilinear)
   T *wx0, *wx1, *wy0, *wy1;    // their weights
@@ -23,12 +24,11 @@ struct Upsampling {
 // One coarse map on its way to a picture, which is made row by row: work space of one thread.
 template <class T>
 struct Surface {
-  T* coarse;              // [h, w] after ReLU
-  T* rows;                // [h, stride] expanded along x (bilinear)
-  double* cubic_rows;     // [h, stride] (bicubic)
-  T *high, *low;          // [h, words] extremes of rows, word by word
-  T *row_high, *row_low;  // [h] and over whole rows
-  T* line;                // [stride] one output row
+  T* coarse;           // [h, w] after ReLU, and kLanes more that say nothing
+  T* rows;             // [h, stride] expanded along x (bilinear)
+  double* cubic_rows;  // [h, stride] (bicubic)
+  T *high, *low;       // [h, bounds] extremes of each 32 columns of rows
+  T* line;             // [stride] one output row
 };
 
 // Rows [begin, end) of a heatmap [H, W]; out is T, or uint8 when as_bytes.
@@ -64,7 +64,7 @@ template <class T>
 Upsampling<T> make_upsampling(Arena& arena, int64_t h, int64_t w, int64_t H, int64_t W, bool relu, bool bicubic) {
   Upsampling<T> u{};
   u.h = h, u.w = w, u.H = H, u.W = W;
-  u.words = (W + 63) / 64, u.stride = 64 * u.words;
+  u.words = (W + 63) / 64, u.stride = 64 * u.words, u.bounds = (u.words + 3) / 4 * 8;
   u.relu = relu, u.bicubic = bicubic;
   if (bicubic) {
     cubic_axis(arena, w, W, u.stride, u.cx, u.cwx);
@@ -79,15 +79,13 @@ Upsampling<T> make_upsampling(Arena& arena, int64_t h, int64_t w, int64_t H, int
 template <class T>
 Surface<T> make_surface(Arena& arena, const Upsampling<T>& u) {
   Surface<T> surface{};
-  surface.coarse = arena.array<T>(u.h * u.w);
+  surface.coarse = arena.array<T>(u.h * u.w + kLanes);
   if (u.bicubic) {
     surface.cubic_rows = arena.array<double>(u.h * u.stride);
   } else {
     surface.rows = arena.array<T>(u.h * u.stride);
-    surface.high = arena.array<T>(u.h * u.words);
-    surface.low = arena.array<T>(u.h * u.words);
-    surface.row_high = arena.array<T>(u.h);
-    surface.row_low = arena.array<T>(u.h);
+    surface.high = arena.array<T>(u.h * u.bounds);
+    surface.low = arena.array<T>(u.h * u.bounds);
   }
   surface.line = arena.array<T>(u.stride);
   return surface;

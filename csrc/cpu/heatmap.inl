@@ -6,7 +6,7 @@
 #pragma once
 
 #include "heatmap.h"
-#include "quantise.inl"
+#include "vectors.inl"
 
 namespace fastcam::FASTCAM_SIMD {
 namespace {
@@ -27,53 +27,105 @@ bool load_coarse(const Upsampling<T>& u, Surface<T>& s, const T* coarse) {
   return usable && low < high;
 }
 
-// The coarse rows as wide as the picture, padding included.
+// A coarse row as wide as the picture, padding included.
+template <class T>
+inline void expand_row(const Upsampling<T>& u, const T* from, T* __restrict row) {
+  for (int64_t x = 0; x < u.stride; ++x) row[x] = lerp(u.wx0[x], from[u.x0[x]], u.wx1[x], from[u.x1[x]]);
+}
+
+// Samples of a row that fits a vector register are taken from there.
+#if defined(FASTCAM_AVX512)
+inline void expand_row(const Upsampling<float>& u, const float* from, float* __restrict row) {
+  if (u.w > 16) return expand_row<float>(u, from, row);
+  const __m512 samples = _mm512_loadu_ps(from);
+  for (int64_t x = 0; x < u.stride; x += 16) {
+    const __m512 left = _mm512_permutexvar_ps(_mm512_load_si512(u.x0 + x), samples);
+    const __m512 right = _mm512_permutexvar_ps(_mm512_load_si512(u.x1 + x), samples);
+    const __m512 product = _mm512_mul_ps(_mm512_load_ps(u.wx1 + x), right);
+    _mm512_store_ps(row + x, _mm512_fmadd_ps(_mm512_load_ps(u.wx0 + x), left, product));
+  }
+}
+#elif defined(FASTCAM_AVX2)
+inline void expand_row(const Upsampling<float>& u, const float* from, float* __restrict row) {
+  if (u.w > 8) return expand_row<float>(u, from, row);
+  const __m256 samples = _mm256_loadu_ps(from);
+  for (int64_t x = 0; x < u.stride; x += 8) {
+    const auto at = [&](const int32_t* i) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(i + x)); };
+    const __m256 left = _mm256_permutevar8x32_ps(samples, at(u.x0));
+    const __m256 right = _mm256_permutevar8x32_ps(samples, at(u.x1));
+    const __m256 product = _mm256_mul_ps(_mm256_load_ps(u.wx1 + x), right);
+    _mm256_store_ps(row + x, _mm256_fmadd_ps(_mm256_load_ps(u.wx0 + x), left, product));
+  }
+}
+#endif
+
+// The coarse rows as wide as the picture.
 template <class T>
 void expand_rows(const Upsampling<T>& u, Surface<T>& s) {
   for (int64_t r = 0; r < u.h; ++r) {
     const T* from = s.coarse + r * u.w;
-    if (u.bicubic) {
-      double* row = s.cubic_rows + r * u.stride;
-      for (int64_t x = 0; x < u.stride; ++x) {
-        const int64_t i = u.cx[x];
-        row[x] = mix4(u.cwx + 4 * x, from[clamped(i, u.w)], from[clamped(i + 1, u.w)], from[clamped(i + 2, u.w)],
-                      from[clamped(i + 3, u.w)]);
-      }
+    if (!u.bicubic) {
+      expand_row(u, from, s.rows + r * u.stride);
       continue;
     }
-    T* __restrict row = s.rows + r * u.stride;
-    for (int64_t x = 0; x < u.stride; ++x) row[x] = lerp(u.wx0[x], from[u.x0[x]], u.wx1[x], from[u.x1[x]]);
+    double* row = s.cubic_rows + r * u.stride;
+    for (int64_t x = 0; x < u.stride; ++x) {
+      const int64_t i = u.cx[x];
+      row[x] = mix4(u.cwx + 4 * x, from[clamped(i, u.w)], from[clamped(i + 1, u.w)], from[clamped(i + 2, u.w)],
+                    from[clamped(i + 3, u.w)]);
+    }
   }
 }
 
-// Least and greatest value of the expanded rows: of each 64 columns, and of each row.
+// Least and greatest of 32 values, and of `low` and `high` so far.
 template <class T>
-void bound_rows(const Upsampling<T>& u, Surface<T>& s) {
-  for (int64_t i = 0; i < u.h * u.words; ++i) {
-    const T* row = s.rows + i * 64;
-    T low[kLanes], high[kLanes];
-    for (int l = 0; l < kLanes; ++l) low[l] = high[l] = row[l];
-    for (int x = kLanes; x < 64; x += kLanes)
-      for (int l = 0; l < kLanes; ++l) {
-        low[l] = smaller(row[x + l], low[l]);
-        high[l] = larger(row[x + l], high[l]);
-      }
-    for (int l = 1; l < kLanes; ++l) {
-      low[0] = smaller(low[l], low[0]);
-      high[0] = larger(high[l], high[0]);
-    }
-    s.low[i] = low[0];
-    s.high[i] = high[0];
+inline void widen_range(const T* from, T& low, T& high) {
+  constexpr int kElements = kVectorBytes / sizeof(T);
+  Vector<T> lows = load_vector(from), highs = lows;
+  for (int x = kElements; x < 32; x += kElements) {
+    const Vector<T> v = load_vector(from + x);
+    lows = v < lows ? v : lows;
+    highs = v > highs ? v : highs;
   }
-  for (int64_t r = 0; r < u.h; ++r) {
-    s.row_low[r] = s.low[r * u.words];
-    s.row_high[r] = s.high[r * u.words];
-    for (int64_t i = r * u.words; i < (r + 1) * u.words; ++i) {
-      s.row_low[r] = smaller(s.low[i], s.row_low[r]);
-      s.row_high[r] = larger(s.high[i], s.row_high[r]);
-    }
+  for (int i = 0; i < kElements; ++i) {
+    low = smaller(lows[i], low);
+    high = larger(highs[i], high);
   }
 }
+
+// Least and greatest value of each 32 columns of the expanded rows; where there are none, both are a pixel of the row.
+template <class T>
+void bound_rows(const Upsampling<T>& u, Surface<T>& s) {
+  for (int64_t r = 0; r < u.h; ++r)
+    for (int64_t half = 0; half < u.bounds; ++half) {
+      const T* from = s.rows + r * u.stride + 32 * smaller(half, 2 * u.words - 1);
+      T low = from[0], high = low;
+      if (half < 2 * u.words) widen_range(from, low, high);
+      s.low[r * u.bounds + half] = low;
+      s.high[r * u.bounds + half] = high;
+    }
+}
+
+// Bits of eight half words between two rows, by one of their bounds there: lerp(w0, a, w1, b) >= cut, or > cut.
+template <bool kEqual, class T>
+inline uint32_t bounds_reach(const T* a, const T* b, T w0, T w1, T cut) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 8; ++i) {
+    const T v = lerp(w0, a[i], w1, b[i]);
+    bits |= static_cast<uint32_t>(kEqual ? v >= cut : v > cut) << i;
+  }
+  return bits;
+}
+
+#if defined(FASTCAM_AVX512) || defined(FASTCAM_AVX2)
+template <bool kEqual>
+inline uint32_t bounds_reach(const float* a, const float* b, float w0, float w1, float cut) {
+  const __m256 right = _mm256_mul_ps(_mm256_set1_ps(w1), _mm256_load_ps(b));
+  const __m256 v = _mm256_fmadd_ps(_mm256_set1_ps(w0), _mm256_load_ps(a), right);
+  const __m256 reached = _mm256_cmp_ps(v, _mm256_set1_ps(cut), kEqual ? _CMP_GE_OQ : _CMP_GT_OQ);
+  return static_cast<uint32_t>(_mm256_movemask_ps(reached));
+}
+#endif
 
 // Output row y, columns [begin, end).
 template <class T>
@@ -99,46 +151,33 @@ template <class T>
 void extremes(const Upsampling<T>& u, Surface<T>& s, T& low, T& high) {
   output_row(u, s, 0, 0, 1, s.line);  // any pixel will do to begin with
   low = high = s.line[0];
-  const auto scan = [&](int64_t y, int64_t begin, int64_t end) __attribute__((always_inline)) {
-    output_row(u, s, y, begin, end, s.line);
-    T lows[kLanes], highs[kLanes];
-    for (int l = 0; l < kLanes; ++l) lows[l] = highs[l] = s.line[l];
-    for (int64_t x = kLanes; x + kLanes <= end - begin; x += kLanes)
-      for (int l = 0; l < kLanes; ++l) {
-        lows[l] = smaller(s.line[x + l], lows[l]);
-        highs[l] = larger(s.line[x + l], highs[l]);
-      }
-    for (int l = 0; l < kLanes; ++l) {
-      low = smaller(lows[l], low);
-      high = larger(highs[l], high);
-    }
+  const auto scan = [&](int64_t y, int64_t half) __attribute__((always_inline)) {
+    output_row(u, s, y, 32 * half, 32 * half + 32, s.line);
+    widen_range(s.line, low, high);
   };
   if (u.bicubic) {
-    for (int64_t y = 0; y < u.H; ++y) scan(y, 0, u.stride);
+    for (int64_t y = 0; y < u.H; ++y)
+      for (int64_t half = 0; half < 2 * u.words; ++half) scan(y, half);
     return;
   }
-  // The row whose bound promises most first; then whatever still could exceed what was found.
+  // The columns with the extremes of the expanded rows first, as near to these as there are pixels.
   bound_rows(u, s);
-  int64_t y_high = 0, y_low = 0;
-  T best_high = 0, best_low = 0;
-  for (int64_t y = 0; y < u.H; ++y) {
-    const T up = lerp(u.wy0[y], s.row_high[u.y0[y]], u.wy1[y], s.row_high[u.y1[y]]);
-    const T down = lerp(u.wy0[y], s.row_low[u.y0[y]], u.wy1[y], s.row_low[u.y1[y]]);
-    if (y == 0 || up > best_high) best_high = up, y_high = y;
-    if (y == 0 || down < best_low) best_low = down, y_low = y;
+  int64_t at_low = 0, at_high = 0;
+  for (int64_t i = 0; i < u.h * u.bounds; ++i) {
+    at_low = s.low[i] < s.low[at_low] ? i : at_low;
+    at_high = s.high[i] > s.high[at_high] ? i : at_high;
   }
-  scan(y_high, 0, u.stride);
-  scan(y_low, 0, u.stride);
-  // What no bound rules out: mostly a few words.
+  const int64_t promising[] = {at_low, at_high};
+  for (int64_t i : promising) scan((2 * (i / u.bounds) + 1) * u.H / (2 * u.h), i % u.bounds);
+  // Then what no bound rules out: mostly little.
   for (int64_t y = 0; y < u.H; ++y) {
-    const int64_t a = u.y0[y], b = u.y1[y];
+    const int64_t a = u.y0[y] * u.bounds, b = u.y1[y] * u.bounds;
     const T w0 = u.wy0[y], w1 = u.wy1[y];
-    if (!(lerp(w0, s.row_high[a], w1, s.row_high[b]) > high || lerp(w0, s.row_low[a], w1, s.row_low[b]) < low))
-      continue;
-    for (int64_t word = 0; word < u.words; ++word) {
-      const int64_t i0 = a * u.words + word, i1 = b * u.words + word;
-      if (lerp(w0, s.high[i0], w1, s.high[i1]) > high || lerp(w0, s.low[i0], w1, s.low[i1]) < low)
-        scan(y, 64 * word, 64 * word + 64);
+    for (int64_t half = 0; half < 2 * u.words; half += 8) {
+      const uint32_t above = bounds_reach<false>(s.high + a + half, s.high + b + half, w0, w1, high);
+      const uint32_t below = bounds_reach<true>(s.low + a + half, s.low + b + half, w0, w1, low) ^ 0xff;
+      for (uint32_t open = above | below; open; open &= open - 1)
+        scan(y, smaller(half + __builtin_ctz(open), 2 * u.words - 1));
     }
   }
 }

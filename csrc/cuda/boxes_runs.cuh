@@ -141,10 +141,12 @@ __device__ inline uint64_t ranked(int32_t size, uint32_t preference) {
   return static_cast<uint64_t>(static_cast<uint32_t>(size) + 1u) << 32 | preference;
 }
 
-// The rank of the largest contour where components may have holes, which the sums leave out. Such a component fills at
-// most its box; only where this leaves several that can win are the borders followed, each by one thread.
+// The rank of the largest contour where components may have holes, which the sums leave out; `leader` has the largest
+// sum and is the last of these. A component with holes fills at most its box, so that mostly none but the leader can
+// win. Of the others that can, the borders are followed, each by one thread, and only where one of them reaches the
+// leader's sum is the leader's own, the longest.
 template <int kThreads, class Index>
-__device__ uint64_t largest_with_holes(const Room<Index>& room, int32_t count, int32_t least) {
+__device__ uint64_t largest_with_holes(const Room<Index>& room, int32_t count, uint64_t leader) {
   __shared__ int32_t holed;
   if (threadIdx.x == 0) holed = 0;
   __syncthreads();
@@ -165,31 +167,24 @@ __device__ uint64_t largest_with_holes(const Room<Index>& room, int32_t count, i
     atomicMax(extents + 2, room.row[i] + 1);
   });
   __syncthreads();
-  const auto can_win = [&](int32_t i) {
-    if (room.parent[i] != i) return false;
-    if (room.links[i] == -1) return room.size[i] >= least;
-    const int32_t* extents = extents_of(i);
-    return 2 * (extents[1] - extents[0] - 1) * (extents[2] - room.row[i] - 1) >= least;
+  const int32_t first = static_cast<int32_t>(leader), least = static_cast<int32_t>((leader >> 32) - 1);
+  const Bits<uint32_t> mask{room.mask, room.words, room.H};
+  const auto area2_of = [&](int32_t i) {
+    return room.links[i] == -1 ? room.size[i] : static_cast<int32_t>(outer_area2(mask, room.start[i], room.row[i]));
   };
-  int32_t candidates = 0;
   uint64_t best = 0;
   for_runs<kThreads>(count, [&](int32_t i) {
-    if (!can_win(i)) return;
-    ++candidates;
-    best = ranked(least, i);
+    if (i == first || room.parent[i] != i) return;
+    if (room.links[i] != -1) {
+      const int32_t* extents = extents_of(i);
+      if (2 * (extents[1] - extents[0] - 1) * (extents[2] - room.row[i] - 1) < least) return;
+    }
+    const int32_t area2 = area2_of(i);
+    if (area2 >= least) best = larger(best, ranked(area2, i));
   });
-  if (block_reduce<kThreads>(candidates, Sum()) > 1) {
-    best = 0;
-    const auto set = [&](int x, int y) { return room.mask[y * room.words + (x >> 5)] >> (x & 31) & 1; };
-    for_runs<kThreads>(count, [&](int32_t i) {
-      if (!can_win(i)) return;
-      const int32_t area2 = room.links[i] == -1
-                                ? room.size[i]
-                                : static_cast<int32_t>(outer_area2(set, room.W, room.H, room.start[i], room.row[i]));
-      const uint64_t rank = ranked(area2, i);
-      best = rank > best ? rank : best;
-    });
-  }
+  best = block_reduce<kThreads>(best, Larger());
+  if (best == 0) return leader;  // no rival
+  if (threadIdx.x == 0) best = larger(best, ranked(area2_of(first), first));
   return block_reduce<kThreads>(best, Larger());
 }
 
@@ -210,7 +205,7 @@ __device__ void largest_box(const Room<Index>& room, int32_t count, Choice choic
   });
   best = block_reduce<kThreads>(best, Larger());
   if (choice.contour && block_reduce<kThreads>(links, Larger()) > -1)
-    best = largest_with_holes<kThreads>(room, count, static_cast<int32_t>((best >> 32) - 1));
+    best = largest_with_holes<kThreads>(room, count, best);
   const int32_t preference = static_cast<int32_t>(static_cast<uint32_t>(best));
   const int32_t winner = choice.contour ? preference : ~preference;
   int32_t x0 = room.W, x1 = 0, y1 = 0;

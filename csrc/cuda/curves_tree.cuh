@@ -33,10 +33,13 @@ struct LargeTree {
   static constexpr int kLevelShift = 32, kEulerShift = 32;
 };
 
+using Rank = unsigned long long;  // of components of a level, see curves.cuh
+
 // How many there is room for, and where in a block's memory the arrays of Tree begin, in bytes.
 struct TreePlan {
   int32_t width, height, pitch, row_words, hills, branches, nodes;
-  int64_t levels, starts, ends, base, link, peak, branch, kept, kept_x, kept_y, top, depth, count, x, y, bytes;
+  int64_t levels, starts, ends, base, link, peak, branch, kept, kept_x, kept_y, top, depth, count, x, y, leader, rival;
+  int64_t bytes;
 };
 
 template <class Size>
@@ -60,6 +63,7 @@ inline TreePlan plan_tree(int64_t width, int64_t height, int64_t hills, int64_t 
   p.kept_x = take(branches, 4), p.kept_y = take(branches, 4);
   p.top = take(branches, 1), p.depth = take(branches, 1);
   p.count = take(nodes, kWord), p.x = take(nodes, 4), p.y = take(nodes, 4);
+  p.leader = take(256, sizeof(Rank)), p.rival = take(256, sizeof(Rank));
   return p;
 }
 
@@ -84,8 +88,9 @@ struct Tree {
   uint8_t *top, *depth;  // [branches] highest level; how many branches it goes through to the one that never ends
   Word* kept;            // [branches] its sum above the band of levels
   uint32_t *kept_x, *kept_y;
-  Word* count;      // [nodes] doubled contour area | Euler number << kEulerShift
-  uint32_t *x, *y;  // [nodes] extents, half-open
+  Word* count;           // [nodes] doubled contour area | Euler number << kEulerShift
+  uint32_t *x, *y;       // [nodes] extents, half-open
+  Rank *leader, *rival;  // [256] of a level's components
 
   __device__ __forceinline__ Tree(const TreePlan& p, unsigned char* at)
       : width(p.width),
@@ -109,7 +114,9 @@ struct Tree {
         kept_y(reinterpret_cast<uint32_t*>(at + p.kept_y)),
         count(reinterpret_cast<Word*>(at + p.count)),
         x(reinterpret_cast<uint32_t*>(at + p.x)),
-        y(reinterpret_cast<uint32_t*>(at + p.y)) {}
+        y(reinterpret_cast<uint32_t*>(at + p.y)),
+        leader(reinterpret_cast<Rank*>(at + p.leader)),
+        rival(reinterpret_cast<Rank*>(at + p.rival)) {}
 
   static __device__ __forceinline__ int level_of(Word merge) { return static_cast<int>(merge >> kLevelShift); }
 
@@ -129,8 +136,11 @@ struct Tree {
     return b;
   }
 
+  __device__ __forceinline__ uint32_t node(Id b, int at_level) const {
+    return branch[b].node - static_cast<uint32_t>(at_level);
+  }
   __device__ __forceinline__ uint32_t node_at(Id b, int at_level) const {
-    return branch[branch_at(b, at_level)].node - static_cast<uint32_t>(at_level);
+    return node(branch_at(b, at_level), at_level);
   }
 
   __device__ __forceinline__ bool alive(int b, int at_level) const {

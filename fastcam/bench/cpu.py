@@ -95,8 +95,7 @@ def table(threads: int | None = None, images: int = 64, seconds: float = 2.0, qu
     yield _row(["---", "---"] + ["---:"] * (len(header) - 2))
     try:
         torch.manual_seed(0)
-        for title, work in _headlines(images):
-            theirs = work.others()[0]
+        for title, work, theirs in _headlines(images):
             some = work.share(theirs, 0.06 if quick else 0.25)
             medians = _measure(work, theirs, some, counts, 0 if quick else seconds, rounds=3 if quick else 7)
             cells = [title, theirs.name]
@@ -113,13 +112,17 @@ def table(threads: int | None = None, images: int = 64, seconds: float = 2.0, qu
         yield "OpenCV is not installed: rows that compare with it are left out."
 
 
-def _headlines(images: int) -> Iterator[tuple[str, Work]]:
-    """Titles and works of the rows whose usual alternative is there; those that need OpenCV come last."""
+def _headlines(images: int) -> Iterator[tuple[str, Work, Alternative]]:
+    """Titles, works and alternatives of the rows.
+
+    Works whose usual alternative is not there are left out; those that need OpenCV come last.
+    """
     titles = [operator.headline for operator in OPERATORS if operator.headline is not None]
     rows = [(title, make(images)) for title, make in titles]
     for title, work in sorted(rows, key=lambda row: row[1].alternatives[0].library == "cv2"):
         if has(work.alternatives[0].library):
-            yield title, work
+            for theirs in work.others():
+                yield title, work, theirs
 
 
 def _measure(

@@ -671,14 +671,37 @@ RESIZE = Operator(ops.resize, None, cpu=[_resize(375, 500), _resize(1200, 1600)]
 # ---- components ------------------------------------------------------------------------------------------------------
 
 
+# OpenCV's algorithms by the names of their papers, and its constants.
+OPENCV_ALGORITHMS = {"SAUF": "WU", "BBDT": "GRANA", "Spaghetti": "BOLELLI"}
+
+
 def opencv_components(masks: Tensor) -> list[Sequence[Any]]:
     """All components of each mask, by OpenCV with its default 32-bit labels."""
     return [cv2.connectedComponentsWithStats(mask) for mask in masks.view(torch.uint8).cpu().numpy()]
 
 
-def opencv_components_16_bit(masks: Tensor) -> list[Sequence[Any]]:
-    """The same with 16-bit labels, which is faster and fails beyond 65,535 components."""
-    return [cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U) for mask in masks.view(torch.uint8).cpu().numpy()]
+def opencv_components_16_bit(masks: Tensor, algorithm: str) -> list[Sequence[Any]]:
+    """The same with 16-bit labels, which is faster and fails beyond 65,535 components, by one of its algorithms."""
+    chosen = getattr(cv2, f"CCL_{algorithm}")
+    return [
+        cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_16U, chosen)
+        for mask in masks.view(torch.uint8).cpu().numpy()
+    ]
+
+
+def kornia_components(masks: Tensor) -> list[tuple[int, np.ndarray]]:
+    """The labels of each mask [H, W, 1] and how many, background included, by kornia-rs; no areas, no boxes."""
+    from kornia_rs.imgproc import connected_components
+
+    return [connected_components(mask) for mask in masks.view(torch.uint8).cpu().numpy()[..., None]]
+
+
+def cc3d_components(masks: Tensor) -> list[dict[str, Any]]:
+    """Areas and boxes of all components of each mask, the background's first, by cc3d."""
+    import cc3d
+
+    labels = (cc3d.connected_components(mask, connectivity=8) for mask in masks.cpu().numpy())
+    return [cc3d.statistics(label) for label in labels]
 
 
 def skimage_components(masks: Tensor) -> list[list[Any]]:
@@ -701,7 +724,14 @@ def _components(images: int, size: int, percent: int | None = None) -> Work:
         inputs,
         alternatives=(
             Alternative("OpenCV", opencv_components, "cv2", 1e-3),
-            Alternative("OpenCV, 16-bit labels", opencv_components_16_bit, "cv2", 1e-3),
+            *(
+                Alternative(
+                    f"OpenCV, {name}, 16-bit labels", partial(opencv_components_16_bit, algorithm=key), "cv2", 1e-3
+                )
+                for name, key in OPENCV_ALGORITHMS.items()
+            ),
+            Alternative("kornia-rs, labels only", kornia_components, "kornia_rs", 5e-4),
+            Alternative("cc3d", cc3d_components, "cc3d", 2e-3),
             Alternative("scikit-image", skimage_components, "skimage", 8e-2),
         ),
         twin=2e-2,

@@ -53,11 +53,28 @@ def test_alternative_pictures_are_as_bright():
 def test_alternative_components_are_as_many_and_as_large():
     masks = operators.random_masks(5, 60)
     _, areas, image = ops.components(masks)
-    for stats in (operators.opencv_components(masks), operators.opencv_components_16_bit(masks)):
+    of_opencv = [operators.opencv_components_16_bit(masks, key) for key in operators.OPENCV_ALGORITHMS.values()]
+    for stats in (operators.opencv_components(masks), *of_opencv):
         for index, (count, _, table, _) in enumerate(stats):
             assert sorted(table[1:count, 4]) == sorted(areas[image == index].tolist())
     for index, regions in enumerate(operators.skimage_components(masks)):
         assert sorted(region.area for region in regions) == sorted(areas[image == index].tolist())
+
+
+def test_components_of_kornia_are_as_many_and_as_large():
+    pytest.importorskip("kornia_rs")
+    masks = operators.random_masks(5, 60)
+    _, areas, image = ops.components(masks)
+    for index, (count, labels) in enumerate(operators.kornia_components(masks)):
+        assert sorted(np.bincount(labels.ravel(), minlength=count)[1:]) == sorted(areas[image == index].tolist())
+
+
+def test_components_of_cc3d_are_as_many_and_as_large():
+    pytest.importorskip("cc3d")
+    masks = operators.random_masks(5, 60)
+    _, areas, image = ops.components(masks)
+    for index, stats in enumerate(operators.cc3d_components(masks)):
+        assert sorted(stats["voxel_counts"][1:]) == sorted(areas[image == index].tolist())
 
 
 def test_alternative_curves_are_equal_at_the_evaluators_thresholds():
@@ -115,7 +132,8 @@ def test_command_prints_the_table_and_writes_it(tmp_path):
     machine, _, _, _, header, rule, *rows = result.stdout.splitlines()
     assert all(text in machine for text in (ops.build_info()["cpu_simd"], torch.__version__, "1 and 2 threads", "2 im"))
     assert len({line.count("|") for line in (header, rule, *rows)}) == 1
-    assert len(rows) == 7
+    assert len(rows) == len(list(cpu._headlines(2)))
+    assert len({row.split(" | ")[0] for row in rows}) == 7
     for row in rows:
         figures = [float(text) for text in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)]
         assert len(figures) == 7

@@ -333,6 +333,46 @@ def test_iou_curves(run, contours, size):
                 assert_same_bits(run(ops.iou_curves, *arguments, **setting), expected, (name, dtype, setting))
 
 
+def frames(count: int, size: int) -> Tensor:
+    """Maps [count, size, size] of rectangles' outlines in eight levels, some within others, beside solid rectangles.
+
+    A component's rivals have holes here, and now and then exactly its area.
+    """
+    rng = np.random.default_rng(5)
+    maps = np.zeros((count, size, size), np.float32)
+    for values in maps:
+        for _ in range(14):
+            (y0, y1), (x0, x1) = (np.sort(rng.integers(0, size, 2)) for _ in range(2))
+            outline = np.ones((y1 - y0 + 1, x1 - x0 + 1), np.float32)
+            thick = rng.choice([1, 1, 2, size])
+            outline[thick:-thick, thick:-thick] = 0
+            part = values[y0 : y1 + 1, x0 : x1 + 1]
+            np.maximum(part, outline * rng.integers(1, 9) / 8, out=part)
+    return torch.from_numpy(maps)
+
+
+def test_frames_within_frames(run):
+    maps = frames(12, 48)
+    expected = ops.box_curves(maps)
+    for setting in CURVES:
+        assert_same_bits(run(ops.box_curves, maps, **setting), expected, setting)
+    options = ((48, 48), [k / 8 - 0.01 for k in range(1, 9)], False, "bilinear", 8, "contour")
+    for setting in ROOMS:
+        assert_same_bits(run(ops.boxes, maps, *options, **setting), ops.boxes(maps, *options), setting)
+
+
+def test_curves_of_one_branch_and_of_thousands(run):
+    one = 1 - torch.cartesian_prod(torch.linspace(-1, 1, 90), torch.linspace(-1, 1, 100)).abs().amax(1).view(1, 90, 100)
+    thousands = torch.rand(1, 90, 100, generator=torch.Generator().manual_seed(1))  # too many for shared memory
+    maps = torch.cat([one, thousands, one.round()])
+    truths, owners = torch.tensor([[10.0, 20, 70, 80]] * 3).double(), torch.arange(3)
+    for setting in ({}, {"shared": 2048}):
+        assert_same_bits(run(ops.box_curves, maps, **setting), ops.box_curves(maps), setting)
+        for contours in ("largest", "all"):
+            arguments = (maps, truths, owners, contours)
+            assert_same_bits(run(ops.iou_curves, *arguments, **setting), ops.iou_curves(*arguments), setting)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_score_histograms(run, dtype):
     for bins in (1, 49, 364, 1000):

@@ -1,10 +1,27 @@
-// 8-bit levels of normalised values: quantised() of exact.h for whole rows. Traffic: the values and the bytes once.
+// Vectors that are registers of each build, and 8-bit levels of normalised values: quantised() of exact.h for whole
+// rows, whose values are read and bytes written once.
 #pragma once
 
 #include "simd.h"
 
 namespace fastcam::FASTCAM_SIMD {
 namespace {
+
+// What a vector register holds. Longer vectors compilers take to pieces, element by element.
+#if defined(FASTCAM_AVX512) || defined(FASTCAM_AVX2)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+template <class T>
+using Vector __attribute__((vector_size(kVectorBytes))) = T;
+
+template <class T>
+inline Vector<T> load_vector(const T* from) {
+  Vector<T> v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return v;
+}
 
 // Some values at a time, and a loop for each step: of all steps in one, compilers make branches instead of vectors.
 template <class T>
