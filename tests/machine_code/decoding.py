@@ -253,12 +253,8 @@ def _select(i: Instruction, f: Function) -> Meaning:
 @_decodes("SHF USHF", "L R U32 S32 U64 S64 HI W")
 def _shift(i: Instruction, f: Function) -> Meaning:
     m = i.modifiers
-    left, upper, both = "L" in m, "HI" in m, bool(m & {"U64", "S64"})
-    if not both and upper == left:
-        raise UnknownInstructionError("half")
-    if not both and i.operands[1 if not left else 3] not in ("RZ", "URZ"):
-        raise UnknownInstructionError("a funnel shift")
-    return Meaning("shift", i.operands, [left, upper, bool(m & {"S32", "S64"}), both, "W" in m])
+    far = bool(m & {"U64", "S64"})
+    return Meaning("shift", i.operands, ["L" in m, "HI" in m, bool(m & {"S32", "S64"}), far, "W" in m])
 
 
 @_decodes("PRMT UPRMT")

@@ -547,18 +547,14 @@ void select(Step& s) {
   s.compute(0, [&](int l) { return first >> l & 1 ? a[l] : b[l]; });
 }
 
-// destination, lower word, by, upper word; parameters: left, upper half of the result, signed, both words, wraps
+// destination, lower word, by, upper word; parameters: left, upper word of the result, signed, up to 64 places instead
+// of 32, wraps around. Both words are shifted together.
 void shift(Step& s) {
   const Row low = s.integer(1), by = s.integer(2), high = s.integer(3);
-  const bool left = s.parameter(0), upper = s.parameter(1), is_signed = s.parameter(2), both = s.parameter(3),
+  const bool left = s.parameter(0), upper = s.parameter(1), is_signed = s.parameter(2), far = s.parameter(3),
              wraps = s.parameter(4);
   s.compute(0, [&](int l) -> uint32_t {
-    const uint32_t n = wraps ? by[l] & (both ? 63 : 31) : by[l];
-    if (!both) {
-      if (left) return static_cast<uint32_t>(n > 31 ? 0 : low[l] << n);
-      if (is_signed) return static_cast<uint32_t>(static_cast<int32_t>(high[l]) >> (n > 31 ? 31 : n));
-      return n > 31 ? 0 : high[l] >> n;
-    }
+    const uint32_t n = wraps ? by[l] & (far ? 63 : 31) : far ? by[l] : std::min(by[l], 32u);
     const uint64_t v = pair(low[l], high[l]);
     const uint64_t r = left        ? shifted_left(v, n)
                        : is_signed ? shifted_right(static_cast<int64_t>(v), n)

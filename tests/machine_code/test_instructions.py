@@ -60,6 +60,8 @@ VALUES = [
     ("SHF.R.S32.HI R0, RZ, 0x1, R1", {1: NEGATIVE}, ALL - 2),
     ("SHF.R.U32.HI R0, RZ, 0x1f, R1", {1: NEGATIVE}, 1),
     ("SHF.L.U64.HI R0, R1, 0x4, R2", {1: 0xF0000000, 2: 1}, 31),
+    ("SHF.L.U32.HI R0, R1, 0x1, R2", {1: 1 << 31, 2: 3}, 7),
+    ("SHF.R.U32 R0, R1, 0x4, R2", {1: 0x10, 2: 3}, 0x30000001),
     ("SHF.R.U64 R0, R1, 0x4, R2", {1: 0x10, 2: 3}, 0x30000001),
     ("PRMT R0, R1, 0x5410, R2", {1: 0xAABB1122, 2: 0xCCDD3344}, 0x33441122),
     ("PRMT R0, R1, 0x8880, RZ", {1: 0x80}, 0xFFFFFF80),
