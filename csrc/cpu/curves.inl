@@ -220,45 +220,44 @@ inline int32_t first_column(const Regions& regions, int32_t root, int level) {
   return x;
 }
 
-// The component with the largest area inside its outer border, the last in raster order where they tie. Borders are
-// followed only of components with holes, and only where more than one can win.
+// The component with the largest area inside its outer border, the last in raster order where they tie. The leader has
+// the largest area without what is inside holes, and the others win only by what is inside theirs: mostly none can. Of
+// those that can, the borders are followed, and only where one of them reaches the leader's area is the leader's own,
+// the longest.
 int32_t largest_component(const Regions& regions, int level) {
   const Levels& l = regions.l;
-  // The winner has at least the largest area of all without what is inside their holes; mostly one can reach it.
-  int64_t least = -1;
-  for (int32_t i = 0; i < regions.living; ++i) least = larger(regions.of[l.live[i]].measure.size(), least);
-  int32_t winner = -1, candidates = 0;
+  int32_t leader = l.live[0];
+  int64_t best = -1;
   for (int32_t i = 0; i < regions.living; ++i) {
-    if (area2_bound(regions.of[l.live[i]]) < least) continue;
-    winner = l.live[i];
-    ++candidates;
+    const int64_t size = regions.of[l.live[i]].measure.size();
+    if (size > best) leader = l.live[i], best = size;
   }
-  if (candidates == 1) return winner;
-  // First columns, which ties need within a row, are looked for only then.
   const LevelMask mask{l.q + l.pitch + 1, static_cast<int>(l.pitch), level};
-  int64_t best = least;
-  int32_t best_x = 0, best_y = -1;
-  for (int32_t i = 0; i < regions.living; ++i) {
-    const Region& r = regions.of[l.live[i]];
-    if (area2_bound(r) < best) continue;
+  int32_t winner = -1, best_x = 0, best_y = 0;
+  const auto consider = [&](int32_t root) {
+    const Region& r = regions.of[root];
     const int32_t y = r.extents[1];
-    int32_t x = -1;
+    int32_t x = -1;  // first columns, which ties need within a row, are looked for only then
     int64_t area2 = r.measure.size();
     if (r.measure.euler4() != 4) {
-      x = first_column(regions, l.live[i], level);
+      x = first_column(regions, root, level);
       area2 = outer_area2(mask, x, y);
     }
-    if (area2 < best) continue;
-    if (area2 == best && best_y >= 0) {
-      if (y < best_y) continue;
-      if (x < 0) x = first_column(regions, l.live[i], level);
+    if (area2 < best) return;
+    if (area2 == best && winner >= 0) {
+      if (y < best_y) return;
+      if (x < 0) x = first_column(regions, root, level);
       if (y == best_y) {
         if (best_x < 0) best_x = first_column(regions, winner, level);
-        if (x < best_x) continue;
+        if (x < best_x) return;
       }
     }
-    winner = l.live[i], best = area2, best_x = x, best_y = y;
-  }
+    winner = root, best = area2, best_x = x, best_y = y;
+  };
+  for (int32_t i = 0; i < regions.living; ++i)
+    if (l.live[i] != leader && area2_bound(regions.of[l.live[i]]) >= best) consider(l.live[i]);
+  if (winner < 0) return leader;
+  consider(leader);
   return winner;
 }
 
