@@ -350,7 +350,7 @@ def same_from_the_sums_on(trial: Trial) -> None:
     expected = [ops.boxes(coarse, **options)]
     if dtype := trial.options.get("return_map"):
         size, relu = options["size"], options.get("relu", True)
-        expected.append(ops.heatmap(coarse, size, relu, dtype=torch.uint8 if dtype == "uint8" else None))
+        expected.append(ops.heatmap(coarse.float(), size, relu, dtype=torch.uint8 if dtype == "uint8" else None))
     results = trial.actual(), trial.call(features, weights[:, 1], **trial.options_there)
     actual, single = (result if isinstance(result, tuple) else (result,) for result in results)
     for of_all, of_one, right in zip(actual, single, expected, strict=True):
