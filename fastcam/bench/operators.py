@@ -689,14 +689,14 @@ def opencv_components_16_bit(masks: Tensor, algorithm: str) -> list[Sequence[Any
     ]
 
 
-def kornia_components(masks: Tensor) -> list[tuple[int, np.ndarray]]:
+def kornia_components(masks: Tensor) -> list[tuple[int, Any]]:
     """The labels of each mask [H, W, 1] and how many, background included, by kornia-rs; no areas, no boxes."""
     from kornia_rs.imgproc import connected_components
 
     return [connected_components(mask) for mask in masks.view(torch.uint8).cpu().numpy()[..., None]]
 
 
-def cc3d_components(masks: Tensor) -> list[dict[str, Any]]:
+def cc3d_components(masks: Tensor) -> list[Mapping[str, Any]]:
     """Areas and boxes of all components of each mask, the background's first, by cc3d."""
     import cc3d
 
