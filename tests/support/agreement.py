@@ -345,13 +345,13 @@ def close_weighted_sums(trial: Trial) -> None:
 def same_from_the_sums_on(trial: Trial) -> None:
     """From the device's own coarse maps on, whose sums it may take in another order; for one class as for several."""
     features, weights = trial.there
-    coarse = ops.class_map(features, weights).cpu()
+    coarse = trial._replace(call=ops.class_map, options_there={}).actual().cpu()
     options = {name: value for name, value in trial.options.items() if name != "return_map"}
     expected = [ops.boxes(coarse, **options)]
     if dtype := trial.options.get("return_map"):
         size, relu = options["size"], options.get("relu", True)
         expected.append(ops.heatmap(coarse.float(), size, relu, dtype=torch.uint8 if dtype == "uint8" else None))
-    results = trial.actual(), trial.call(features, weights[:, 1], **trial.options_there)
+    results = trial.actual(), trial._replace(there=(features, weights[:, 1])).actual()
     actual, single = (result if isinstance(result, tuple) else (result,) for result in results)
     for of_all, of_one, right in zip(actual, single, expected, strict=True):
         same(of_all, right, trial.options)
