@@ -71,8 +71,10 @@ __device__ inline T warp_reduce(T v, Op op) {
       return __reduce_min_sync(kAllLanes, v);
     else if constexpr (std::is_same_v<Op, Larger>)
       return __reduce_max_sync(kAllLanes, v);
-    else
+    else if constexpr (std::is_same_v<Op, Sum>)
       return __reduce_add_sync(kAllLanes, v);
+    else
+      static_assert(std::is_same_v<Op, Sum>, "an operation that the hardware does not reduce by");
   } else {
     for (int distance = 16; distance > 0; distance /= 2) v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
     return v;
