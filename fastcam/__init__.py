@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -62,6 +64,7 @@ _HOMES = {
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -99,6 +102,8 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
     "localization",
     "localize",
     "methods",
