@@ -8,7 +8,8 @@ The folder is a data set for every command: with/*.png and without/*.png, as cla
 label, split (train or test) and the box of what is planted; captions.csv, with a sentence for each picture, for
 `examples/concepts.py`. Scenes are those of `fastcam.data.Shapes`: each has a textured object of its own before clutter,
 so that edges and contrast alone do not tell what is planted. What is planted has any place, size, angle and colours;
-words have any of nine fonts, with and without a sign behind them. Where no texture is planted there is the same patch
+words have any of nine fonts, and either a sign behind them or a rim
+around the letters. Where no texture is planted there is the same patch
 without it, so that only the texture tells. The same seed draws the same pictures.
 """
 
@@ -56,7 +57,7 @@ def plant_text(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
     Args:
         picture: uint8 [H, W, 3], RGB; it stays as it is.
         rng: decides about words, font, height of letters (1/14 to 1/7 of the shorter side), angle (up to 45 degrees),
-            place, colours, and whether there is a sign behind them.
+            place, colours, and whether there is a sign behind them or a rim around the letters.
 
     Returns:
         The picture with the words, and the box around their ink: float32 [4], xyxy in pixels, half-open.
@@ -66,28 +67,28 @@ def plant_text(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
     words = "\n".join(_word(rng) for _ in range(lines))
     letters = min(height, width) * rng.uniform(1 / 14, 1 / 7)
     angle = rng.uniform(-45, 45)
+    sign, rim = rng.random() < 0.5, max(1, round(letters / 12))
     while True:
         font = _font(FONTS[rng.integers(len(FONTS))], max(8, round(letters * 1.35)))
-        left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), words, font)
+        canvas = ImageDraw.Draw(Image.new("L", (1, 1)))
+        left, top, right, bottom = canvas.multiline_textbbox((0, 0), words, font, stroke_width=rim)
         margin = round(letters * 0.4)
-        ink = Image.new("L", (math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin))
-        ImageDraw.Draw(ink).multiline_text((margin - left, margin - top), words, 255, font)
-        sign = Image.new("L", ink.size, 255).rotate(angle, Image.Resampling.BILINEAR, expand=True)
-        ink = ink.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+        size = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
+        ink, behind = Image.new("L", size), Image.new("L", size, 255 if sign else 0)
+        place = margin - left, margin - top
+        ImageDraw.Draw(ink).multiline_text(place, words, 255, font)
+        ImageDraw.Draw(behind).multiline_text(place, words, 255, font, stroke_width=rim)
+        ink, behind = (layer.rotate(angle, Image.Resampling.BILINEAR, expand=True) for layer in (ink, behind))
         if ink.width < width and ink.height < height:
             break
         letters *= 0.85
     x, y = int(rng.integers(width - ink.width + 1)), int(rng.integers(height - ink.height + 1))
     paper, colour = _contrasting(rng)
     result = picture.copy()
-    place = result[y : y + ink.height, x : x + ink.width]
-    if rng.random() < 0.5:
-        _lay(place, paper, np.asarray(sign))
-    else:
-        colour = _far_from(place.reshape(-1, 3).mean(0), rng)
-    mask = np.asarray(ink)
-    _lay(place, colour, mask)
-    return result, _box(mask, x, y)
+    part = result[y : y + ink.height, x : x + ink.width]
+    _lay(part, paper, np.asarray(behind))
+    _lay(part, colour, np.asarray(ink))
+    return result, _box(np.asarray(ink), x, y)
 
 
 def plant_patch(picture: np.ndarray, rng: np.random.Generator, bricks: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -131,10 +132,11 @@ def draw(
     *,
     pictures: Sequence[Path] = (),
     size: int = 224,
+    share: float = 0.5,
     test_fraction: float = 0.5,
     seed: int = 0,
 ) -> Path:
-    """Write a data set in which something is planted into every other picture.
+    """Write a data set in which something is planted into a part of the pictures.
 
     Args:
         kind: "text" or "texture".
@@ -142,7 +144,8 @@ def draw(
         count: number of pictures; 0 is all of `pictures`.
         pictures: photographs to plant it into; without them scenes are drawn.
         size: longer side of the pictures in pixels.
-        test_fraction: share of them whose split is test.
+        share: of them into which it is planted, in (0, 1).
+        test_fraction: share of them whose split is test: the last ones.
         seed: of all random choices.
 
     Returns:
@@ -154,7 +157,7 @@ def draw(
     names = {"text": ("words are written on it", "nothing is written on it"), "texture": ("of bricks", "of one colour")}
     boxes, captions = [], []
     for index in range(count):
-        planted = index % 2 == 0
+        planted = math.ceil((index + 1) * share) > math.ceil(index * share)
         rng = np.random.default_rng((seed, 1, index))
         picture = _small(load_image(pictures[index]), size) if pictures else scene(index, size, seed)
         box = np.zeros(4, np.float32)
@@ -230,9 +233,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, help="folder of photographs to plant it into, instead of drawn scenes")
     parser.add_argument("--size", type=int, default=224, help="longer side in pixels [224]")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices [0]")
+    parser.add_argument("--share", type=float, default=0.5, help="of the pictures in which it is planted [0.5]")
     options = parser.parse_args(arguments)
     photos = [Path(file) for _, file in find_pictures([options.pictures])] if options.pictures else []
-    print(draw(options.kind, options.out, options.count, pictures=photos, size=options.size, seed=options.seed))
+    print(
+        draw(
+            options.kind,
+            options.out,
+            options.count,
+            pictures=photos,
+            size=options.size,
+            share=options.share,
+            seed=options.seed,
+        )
+    )
 
 
 if __name__ == "__main__":
