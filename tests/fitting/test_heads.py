@@ -89,7 +89,7 @@ def test_folds_test_each_picture_once_by_a_head_that_has_not_seen_it():
     scores = cross_validate(values, labels, 5, fit, seed=2)
     assert len(seen) == 5
     assert np.bincount(np.concatenate(seen)).tolist() == [4] * 90
-    for places in list(seen):
+    for places in tuple(seen):
         assert np.bincount(labels[places]).tolist() == [24] * 3
         tested = np.setdiff1d(np.arange(90), places)
         np.testing.assert_array_equal(scores[tested], fit(places).scores(values[tested]))
