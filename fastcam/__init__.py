@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -59,6 +60,7 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
@@ -92,6 +94,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
     "compare",
     "data",
     "drawing",

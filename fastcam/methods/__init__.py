@@ -6,6 +6,7 @@ from torch import nn
 
 from fastcam._check import suggest
 from fastcam.methods.activation import CAM, EigenCAM
+from fastcam.methods.arrays import cam_from_arrays
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
@@ -51,6 +52,7 @@ __all__ = [
     "Saliency",
     "ScoreCAM",
     "XGradCAM",
+    "cam_from_arrays",
     "create",
     "observe",
 ]
