@@ -10,7 +10,7 @@ from fastcam.methods.arrays import cam_from_arrays
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
+from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency, SaliencyMap
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
 
 # Maps [N, H, W] in [0, 1], and boxes.
@@ -26,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
     "scorecam": ScoreCAM,
     "ablationcam": AblationCAM,
 }
+# What boxes are found in: those maps, and saliency made one.
+BOX_METHODS: dict[str, type[Method]] = METHODS | {"saliency": SaliencyMap}
 # Gradients of the picture's own size, not normalised.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "saliency": Saliency,
@@ -35,6 +37,7 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
 
 __all__ = [
     "ATTRIBUTIONS",
+    "BOX_METHODS",
     "CAM",
     "METHODS",
     "AblationCAM",
@@ -50,6 +53,7 @@ __all__ = [
     "MapWarning",
     "Method",
     "Saliency",
+    "SaliencyMap",
     "ScoreCAM",
     "XGradCAM",
     "cam_from_arrays",
