@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -61,6 +62,7 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
@@ -95,6 +97,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
     "compare",
     "data",
     "drawing",

@@ -1,7 +1,7 @@
 """Pictures to pooled features: the network runs once over each, and a file keeps what it gave.
 
 The file is Parquet: columns id, class (its name, null where there is none), source (what tells that the picture is the
-same) and features (K float32 of fixed size); the metadata key "fastcam.features" has the network's digest, the layer,
+same) and features (K float32 of fixed size); the metadata key "fastcam.fitting" has the network's digest, the layer,
 its pooling and the preprocessing as JSON.
 """
 
@@ -31,7 +31,7 @@ from fastcam.models.heads import Pool
 from fastcam.pictures import Preprocess, quiet_pillow
 from fastcam.pictures.stream import batched, stream
 
-_KEY = b"fastcam.features"
+_KEY = b"fastcam.fitting"
 _FORMAT = 1
 _SAVE_AFTER = 30.0  # seconds of work that are lost at most if the process is killed, while writing takes little of them
 _POOLS = ("gap", "gmp", "tap", None)
@@ -46,7 +46,7 @@ class Features(NamedTuple):
         layer: dotted name of the layer whose maps were pooled.
         pool: "gap", the mean of each channel; "gmp", its maximum; "tap", its thresholded mean, as the network's head
             has it. None where the layer gives no maps.
-        digest: of the network, see `fastcam.models.digest`.
+        digest: of the network, 32 hexadecimal digits of its structure and weights.
         labels: class index of each picture, None where there is none.
     """
 

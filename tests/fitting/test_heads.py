@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from fastcam import fitting, models
-from fastcam.fitting import Accuracy, Fitted, cross_validate, fit_head, with_head
+from fastcam.fitting import Accuracy, Fitted, cross_validate, fit_head, heads, with_head
 
 
 def clouds(classes: int, count: int = 30, channels: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ def test_folds_test_each_picture_once_by_a_head_that_has_not_seen_it():
     scores = cross_validate(values, labels, 5, fit, seed=2)
     assert len(seen) == 5
     assert np.bincount(np.concatenate(seen)).tolist() == [4] * 90
-    for places in seen:
+    for places in tuple(seen):
         assert np.bincount(labels[places]).tolist() == [24] * 3
         tested = np.setdiff1d(np.arange(90), places)
         np.testing.assert_array_equal(scores[tested], fit(places).scores(values[tested]))
@@ -155,10 +155,13 @@ def test_bad_input_is_named():
         fit_head(values, labels, strength=0.1).scores(values[:, 1:])
 
 
-def test_what_does_not_converge_is_told():
-    values, labels = clouds(2)
-    with pytest.warns(UserWarning, match="the svm fit with C = 1e\\+06 did not converge"):
-        fit_head(values, labels, strength=1e6)
+@pytest.mark.parametrize("head", ["svm", "logistic"])
+def test_what_does_not_converge_is_told(monkeypatch, head):
+    values, labels = clouds(2, count=6, channels=40)
+    fit_head(values, labels, head, strength=10)
+    monkeypatch.setattr(heads, "_MOST_STEPS", 1)
+    with pytest.warns(UserWarning, match=f"the {head} fit with C = 10 did not converge in 1 steps"):
+        fit_head(values, labels, head, strength=10)
 
 
 def test_without_scikit_learn_an_error_says_what_to_install(monkeypatch):
