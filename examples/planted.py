@@ -168,7 +168,7 @@ def draw(
         name = f"{'with' if planted else 'without'}/{index:05d}.png"
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(out / name)
-        split = "test" if index >= count * (1 - test_fraction) else "train"
+        split = "test" if index >= count - round(count * test_fraction) else "train"
         edges = [f"{edge:g}" for edge in box] if planted else [""] * 4
         boxes.append([name, Path(name).parent.name, split, *edges])
         captions.append([name, f"a {'picture' if kind == 'text' else 'patch'} {names[kind][not planted]}"])
