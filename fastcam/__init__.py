@@ -11,6 +11,7 @@ from fastcam._version import __version__
 if TYPE_CHECKING:
     from fastcam import (
         data,
+        discovery,
         drawing,
         evaluation,
         export,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         runs,
         training,
     )
+    from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -59,9 +61,11 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "class_units": "discovery",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -92,13 +96,16 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "class_units",
     "compare",
     "data",
+    "discovery",
     "drawing",
     "evaluate",
     "evaluation",
     "explain",
     "export",
+    "informative_objects",
     "localization",
     "localize",
     "methods",

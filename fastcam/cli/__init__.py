@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, info, localize, report, train
+from fastcam.cli import (
+    bench,
+    compare,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    info,
+    localize,
+    objects,
+    report,
+    train,
+    units,
+)
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -57,6 +71,8 @@ for _command in (
     evaluate.evaluate,
     compare.compare,
     explain.explain,
+    objects.objects,
+    units.units,
     bench.bench,
 ):
     app.command()(_command)
