@@ -123,7 +123,7 @@ def informative_objects(
     labels = None if settings.predicted else _labels(data, network, config)
     indices = [i for i in range(len(data)) if labels is None or _wanted(labels[i], settings.scenes)]
     if labels is not None:
-        _check_present(settings.scenes, [labels[i] for i in indices], [*filter(None.__ne__, labels)], network)
+        _check_present(settings.scenes, [labels[i] for i in indices], labels, network)
         if out is not None:
             _check_free(Path(out), [labels[i] for i in indices], network, settings.overwrite)
     tally = _Tally(len(data.object_names))

@@ -51,7 +51,11 @@ class UnitsSettings:
         metavar="weight,contribution",
     )
     level: float = option(
-        0.5, "a unit's region is where its activation is above this fraction of its maximum", least=0, below=1
+        0.5,
+        "a unit's region is where its activations, each spread over its receptive field, are above this fraction of "
+        "their maximum",
+        least=0,
+        below=1,
     )
     receptive_field: int | None = option(
         None,

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ from fastcam.report.page import embed, write
 
 _SIDE = 256  # longer side of a picture in a figure, in pixels
 _GRAPHS = 8  # pictures at a time whose gradients are taken
-_ENERGY = 0.5  # of a unit's squared gradients that its receptive field holds
 _TITLES = {"weight": "by weight", "contribution": "by weight × mean activation"}
 
 Ranking = Literal["weight", "contribution"]
@@ -108,16 +107,16 @@ def class_units(
 
     A logit is the sum over units of weight × pooled activation, so that the units of the largest weights make the class
     where they are active, and those of the largest contribution make it in fact. Each is shown by the pictures, of the
-    whole data set, in which its activation is highest, bright where its region is: the receptive fields of all
-    positions whose activation is above `level` of the maximum. The receptive field is the square around a position that
-    holds half of the squared gradients of the unit's highest activations in the pixels, averaged over these pictures:
-    what a unit rests on is much smaller than what its layers could see.
+    whole data set, in which its activation is highest, bright where its region is: where the activations, each spread
+    over its receptive field, are above `level` of their maximum. The receptive field is the square around a position
+    that holds half of the squared gradients of the unit's highest activations in the pixels, averaged over these
+    pictures: what a unit rests on is much smaller than what its layers could see.
 
     Sources: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 5 and figure 12
     (units ranked by the class's weights, their most confident pictures segmented by the receptive field); Zhou et al.,
     Object Detectors Emerge in Deep Scene CNNs, ICLR 2015, section 3.2 (receptive fields as they are, by what a small
-    occluder changes), and its code (half of the maximum, a square of the field's actual size, the rest at a fifth of
-    its brightness). Gradients in the place of occluders, which take thousands of passes, are those of Luo et al.,
+    occluder changes), and its code (half of the maximum, fields of their actual size, the rest at a fifth of its
+    brightness). Gradients in the place of occluders, which take thousands of passes, are those of Luo et al.,
     Understanding the Effective Receptive Field, NIPS 2016.
 
     With `out`, these files are written for each class: CLASS_weight.png and CLASS_contribution.png, a row of pictures
@@ -380,21 +379,26 @@ def _small(image: Pixels) -> np.ndarray:
 
 
 def _region(map: np.ndarray, level: float, side: int, size: int) -> np.ndarray:
-    """Squares of `side` around all positions of a map [h, w] above `level` of its maximum: bool [size, size]."""
-    region = np.zeros((size, size), bool)
-    for row, column in np.argwhere(map > level * map.max()):
-        y, x = ((place + 0.5) * size / count for place, count in zip((row, column), map.shape, strict=True))
-        (top, bottom), (left, right) = ([max(0, round(c - side / 2)), max(0, round(c + side / 2))] for c in (y, x))
-        region[top:bottom, left:right] = True
-    return region
+    """Where a map [h, w] of activations, each spread over its receptive field, is above `level` of its maximum.
+
+    Bool [size, size]. The field is a Gaussian, as effective receptive fields are, of half its height at `side` / 2, so
+    that at half of the maximum a single position has a disc of this diameter.
+    """
+    fields = []
+    for count in map.shape:
+        centres = (np.arange(count) + 0.5) * size / count
+        distance = (np.arange(size) + 0.5 - centres[:, None]) / (side / 2)
+        fields.append(0.5 ** (distance**2))
+    spread = fields[0].T @ np.maximum(map, 0) @ fields[1]
+    return spread > level * spread.max()
 
 
 def _side(energy: np.ndarray) -> int:
-    """Side of the smallest square around the middle that holds most of what `_around` gave."""
+    """Side of the smallest square around the middle that holds half of what `_around` gave."""
     middle, whole = len(energy) // 2, energy.sum()
     for half in range(middle):
         part = energy[middle - half : middle + half + 1, middle - half : middle + half + 1]
-        if part.sum() >= _ENERGY * whole:
+        if part.sum() >= whole / 2:
             return 2 * half + 1
     return middle
 
@@ -424,7 +428,10 @@ def _written(
         name = f"class {class_id}: {network.class_names[class_id]}" if network.class_names else f"class {class_id}"
         for by, rows in groups:
             cells: list[list[drawing.Cell | None]] = [
-                [drawing.Cell(segmented(one.picture, one.region), f"{one.activation:.3g}") for one in row.examples]
+                [
+                    drawing.Cell(segmented(one.picture, one.region), f"activation {one.activation:.3g}")
+                    for one in row.examples
+                ]
                 or [None]
                 for row in rows
             ]
@@ -455,7 +462,12 @@ def _written(
 
 def _card(unit: Unit) -> dict[str, object]:
     pictures = [
-        (example.id, f"{example.activation:.3g}", embed(segmented(example.picture, example.region)))
+        (
+            example.id,
+            PurePosixPath(example.id).name,
+            f"{example.activation:.3g}",
+            embed(segmented(example.picture, example.region)),
+        )
         for example in unit.examples
     ]
     return {"unit": unit, "pictures": pictures}
