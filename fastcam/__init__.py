@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
@@ -112,6 +113,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 
