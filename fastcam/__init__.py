@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -60,9 +63,11 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -93,6 +98,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
     "compare",
     "data",
     "drawing",
@@ -100,6 +106,8 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
     "localization",
     "localize",
     "methods",

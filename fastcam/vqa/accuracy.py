@@ -61,8 +61,8 @@ def normal(answer: str) -> str:
 def _normal(answer: str) -> str:
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     number = re.search(r"\d,\d", text) is not None
-    gone = {mark: "" if number or f"{mark} " in text or f" {mark}" in text else " " for mark in _PUNCTUATION}
-    text = re.sub(r"\.(?!\d)", "", text.translate(str.maketrans(gone)))
+    gone = {ord(mark): "" if number or f"{mark} " in text or f" {mark}" in text else " " for mark in _PUNCTUATION}
+    text = re.sub(r"\.(?!\d)", "", text.translate(gone))
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
 

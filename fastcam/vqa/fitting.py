@@ -69,11 +69,12 @@ def fit(
     known = config or _declared(model)
     linear = head_of(model, known)
     seen = look(data, features, model, known, bad=bad, progress=progress)
-    answers = _most(Counter(question.answer for question in seen.questions if question.answer), settings.answers)
+    wanted = [question.answer or "" for question in seen.questions]  # there may be none, or an empty one
+    answers = _most(Counter(filter(None, wanted)), settings.answers)
     if len(answers) < 2:
         raise ValueError(f"questions must have two different answers at least, got {len(answers)}: {answers}")
     labels = {answer: label for label, answer in enumerate(answers)}
-    places = [place for place, question in enumerate(seen.questions) if question.answer in labels]
+    places = [place for place, answer in enumerate(wanted) if answer in labels]
     learnt = [seen.questions[place] for place in places]
     words = _most(Counter(word for question in learnt for word in words_of(question.text)), settings.words)
     if settings.inputs == "picture":
@@ -83,7 +84,7 @@ def fit(
         words=Bags(learnt, {word: place for place, word in enumerate(words)}),
         values=values[:, :0] if settings.inputs == "words" else values,
         pictures=seen.rows[places],
-        labels=torch.tensor([labels[question.answer] for question in learnt]),
+        labels=torch.tensor([labels[wanted[place]] for place in places]),
         shape=(len(words), len(answers)),
     )
     solve = _adam if settings.solver == "adam" else _logistic

@@ -109,7 +109,7 @@ class VQA:
             )
         if not self.weight.isfinite().all():
             raise ValueError("`weight` must be finite, got NaN or infinity")
-        self._linear = network.get_submodule(head_of(network, config))
+        self._linear = cast(nn.Linear, network.get_submodule(head_of(network, config)))
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ class VQA:
             seen = self.network(images)[0].cpu().double()
         chances, chosen = (seen + parts.sum(0)).softmax(0).topk(min(top_k, len(self.answers)))
         maps = CAM(self.network)(images, chosen[None].to(like.device))[0].cpu().numpy()
-        bias = cast(Tensor, self._linear.bias).detach().cpu().double()
+        bias = self._linear.bias.detach().cpu().double()
         return [
             Answer(
                 question=question,
@@ -311,13 +311,13 @@ def _read_words(path: Path) -> tuple[list[str], Tensor, str, str]:
             weight = file.get_tensor("weight")
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of a model's words: {error}") from None
-    words, *digests = (facts.get(name) if isinstance(facts, dict) else None for name in ("words", "network", "origin"))
-    texts = isinstance(words, list) and all(isinstance(text, str) for text in (*words, *digests))
-    if not texts or weight.dim() != 2 or weight.dtype != torch.float32:
-        raise ValueError(
-            f"{path} is not a file of a model's words: expected `words`, `network`, `origin` and `weight` [V, C]"
-        )
-    return words, weight, digests[0], digests[1]
+    names = ("words", "network", "origin")
+    words, network, origin = (facts.get(name) if isinstance(facts, dict) else None for name in names)
+    plain = isinstance(words, list) and all(isinstance(text, str) for text in (*words, network, origin))
+    if not plain or weight.dim() != 2 or weight.dtype != torch.float32:
+        expected = f"expected {', '.join(names)} and a `weight` [V, C]"
+        raise ValueError(f"{path} is not a file of a model's words: {expected}")
+    return cast(list[str], words), weight, cast(str, network), cast(str, origin)
 
 
 def _digest(path: Path) -> str:
