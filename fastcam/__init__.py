@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
     from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -61,10 +65,12 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
     "class_units": "discovery",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
     "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
@@ -96,6 +102,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
     "class_units",
     "compare",
     "data",
@@ -105,6 +112,8 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
     "informative_objects",
     "localization",
     "localize",
@@ -119,6 +128,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 

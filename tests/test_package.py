@@ -19,8 +19,8 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["evaluation", "discovery"],
-    ["report", "training", "metrics", "bench"],
+    ["evaluation", "discovery", "vqa"],
+    ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
     ["drawing"],
@@ -34,7 +34,8 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "discovery", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")
+FACES = ("", "data", "discovery", "drawing", "evaluation", "fitting", "methods", "metrics")
+FACES += ("models", "ops", "runs", "vqa")
 
 
 def test_public_names_exist():
@@ -61,6 +62,7 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.evaluate": "evaluate",
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
+        "fitting.fit": "fit",
         "discovery.objects": "informative_objects",
         "discovery.units": "class_units",
     }

@@ -19,12 +19,14 @@ from fastcam.cli import (
     evaluate,
     explain,
     export,
+    fit,
     info,
     localize,
     objects,
     report,
     train,
     units,
+    vqa,
 )
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
@@ -65,6 +67,7 @@ for _command in (
     info.info,
     demo.demo,
     train.train,
+    fit.fit,
     localize.localize,
     report.report,
     export.export,
@@ -77,3 +80,4 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(vqa.app, name="vqa")

@@ -18,7 +18,7 @@ from fastcam.data import Collection, Pictures, matching
 from fastcam.discovery.figures import segmented
 from fastcam.discovery.network import Failed, Network, Ready, no_pictures
 from fastcam.discovery.settings import UnitsSettings
-from fastcam.methods.activation import pooled_head
+from fastcam.methods.activation import obstacle
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import evaluation_mode
 from fastcam.models import ModelConfig
@@ -203,11 +203,12 @@ def _called(class_id: int, network: Network) -> str:
 
 def _maps(run: Forward, network: Network) -> tuple[Tensor, Tensor]:
     """Activations of the units as they are pooled, [N, K, h, w], and the weights of all classes, [C, K]."""
-    try:
-        head = pooled_head(run, 0, network.layer)
-    except ValueError as error:
-        raise ValueError(f"a class's units {str(error).replace('needs', 'need', 1)}") from None
-    features = run.features[0]
+    head, features = run.head(0), run.features[0]
+    if head is None:
+        raise ValueError(
+            f"a class's units need a global pooling and one linear layer after the layer {network.layer!r}, but in "
+            f"{type(run.model).__name__} {obstacle(features, run)}"
+        )
     return features.relu() if head.relu else features, head.weight
 
 

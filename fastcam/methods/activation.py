@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
-from fastcam.models import Head
 
 
 class CAM(Method):
@@ -54,31 +53,20 @@ class CAM(Method):
             raise TypeError("CAM explains classes: `targets` must be class indices, got callables; GradCAM takes them")
         terms: list[CoarseMap] = []
         for index, (name, features) in enumerate(zip(self.layers, forward.features, strict=True)):
-            try:
-                head = pooled_head(forward, index, name)
-            except ValueError as error:
-                other = f"GradCAM works on any network: GradCAM(model, target_layers=[{name!r}])"
-                raise ValueError(f"CAM {error}. {other}") from None
+            head = forward.head(index)
+            if head is None:
+                raise ValueError(
+                    f"CAM needs global average pooling and one linear layer after the target layer {name!r}, but in "
+                    f"{type(forward.model).__name__} {obstacle(features, forward)}. GradCAM works on any network: "
+                    f"GradCAM(model, target_layers=[{name!r}])"
+                )
             weight = head.weight.clamp(min=0) if self.clamp else head.weight
             terms.append(WeightedSum(features.relu() if head.relu else features, weight[classes]))
         return terms
 
 
-def pooled_head(forward: Forward, index: int, name: str) -> Head:
-    """The pooling and linear layer after the target layer of this index and name.
-
-    ValueError where there is none; it begins with "needs", for whoever needs it.
-    """
-    head = forward.head(index)
-    if head is None:
-        raise ValueError(
-            f"needs global average pooling and one linear layer after the target layer {name!r}, but in "
-            f"{type(forward.model).__name__} {_obstacle(forward.features[index], forward)}"
-        )
-    return head
-
-
-def _obstacle(features: Tensor, forward: Forward) -> str:
+def obstacle(features: Tensor, forward: Forward) -> str:
+    """Why a run has no head of one pooling and one linear layer after these maps: the end of an error."""
     if forward.linear is None:
         if forward.last is None or forward.last.recomputed.shape != forward.logits.shape:
             return "the logits are not the output of a linear layer"

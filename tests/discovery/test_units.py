@@ -172,7 +172,7 @@ def test_what_has_no_units(checkpoint, tmp_path):
         fastcam.class_units(models.build("resnet18", 2), loaded, 7, config=CONFIG, progress=False)
     with pytest.raises(ValueError, match="`targets` must be the index of a class"):
         fastcam.class_units(models.build("resnet18", 2), loaded, [], config=CONFIG, progress=False)
-    with pytest.raises(ValueError, match="a class's units need global average pooling and one linear layer after"):
+    with pytest.raises(ValueError, match="a class's units need a global pooling and one linear layer after the layer"):
         fastcam.class_units(models.build("alexnet", 2), loaded, 1, config=CONFIG, progress=False)
     model = detector()
     model.features.insert(1, Detached())

@@ -1,162 +1,154 @@
-"""Drawn scenes: twelve kinds of objects, of which one decides each of four classes, in three layouts."""
+"""Drawn scenes with questions about them, and a small network that is trained on such scenes.
 
-import json
+A scene has one figure, of a colour, a shape and a texture, and beside it one, two or three stars in a group, on grey
+clutter. Each question asks for one of the four, and one of its words tells which: all others come in questions of each
+kind. So the picture alone knows all four answers, but not which of them is asked for, and
+the question alone knows which kind of answer, but not which: each alone is right in about a quarter and a third.
+
+Words and picture that are added up solve this because there is one figure: the word "colour" raises all colours, and
+the picture raises its own colour, shape, texture and count, whatever is asked. Of two figures, "what colour is the
+square?" could not be answered so.
+"""
+
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from fastcam import models
-from tests.support.files import write
+from fastcam.data import Pictures
+from fastcam.models import GlobalPoolNet, ModelConfig
+from fastcam.pictures import Preprocess
+from fastcam.vqa import Question, Questions
 
-SIDE = 72
-SCENES = ("attic", "bay", "cave", "dune")
-DECIDING = {"attic": "lamp", "bay": "crab", "cave": "bat", "dune": "cactus"}
-# RGB of each; the wall is in every picture, and larger than all others.
-COLOURS = {
-    "wall": (120, 110, 95),
-    "lamp": (250, 240, 60),
-    "sofa": (60, 90, 200),
-    "stove": (30, 30, 30),
-    "boat": (150, 75, 20),
-    "crab": (235, 60, 40),
-    "bat": (140, 30, 190),
-    "torch": (250, 150, 30),
-    "cactus": (40, 170, 60),
-    "camel": (200, 160, 100),
-    "rug": (230, 120, 190),
-    "clock": (240, 240, 240),
+SIDE = 56
+ANSWERS = {
+    "colour": ("red", "green", "blue"),
+    "shape": ("circle", "square", "triangle"),
+    "texture": ("plain", "striped", "dotted"),
+    "count": ("1", "2", "3"),
 }
-OBJECTS = tuple(COLOURS)
+COLOURS = {"red": (205, 45, 40), "green": (40, 160, 60), "blue": (45, 75, 205)}
+# In each question one word tells what is asked for; all others stand in questions of each kind.
+DECIDING = {"colour": "colour", "shape": "shape", "texture": "texture", "count": "number"}
+FRAMES = (
+    "What is the {} of the {} beside the {}?",
+    "Can you tell the {} of the {} near the {} in this picture?",
+    "I want to know the {} of the {}, not of the {}!",
+    "Name the {} that the {} next to the {} has.",
+)
 
 
-class Drawn(NamedTuple):
-    """A picture, its scene, and for each object in it its name and box, xyxy; discs fill theirs."""
+class Scene(NamedTuple):
+    """A picture, uint8 [56, 56, 3], the answer of each kind, and the box, xyxy, of what that is about."""
 
-    pixels: np.ndarray
-    scene: int
-    objects: list[tuple[str, tuple[int, int, int, int]]]
-
-
-def draw(seed: int, scene: int) -> Drawn:
-    """A wall over two thirds, in most pictures the object that decides, and two to four that decide nothing."""
-    random = np.random.default_rng((7, seed, scene))
-    pixels = random.normal(90, 14, (SIDE, SIDE, 3))
-    height = int(random.integers(44, 52))
-    objects = [("wall", (0, 0, SIDE, height))]
-    pixels[:height] = np.array(COLOURS["wall"]) + random.normal(0, 14, (height, SIDE, 3))
-    others = [name for name in OBJECTS[1:] if name not in DECIDING.values()]
-    names = [*random.choice(others, int(random.integers(2, 5)), replace=False)]
-    names += [DECIDING[SCENES[scene]]] if random.random() < 0.9 else []
-    taken: list[tuple[int, int, int, int]] = []
-    for name in random.permutation(names):
-        for _ in range(50):
-            width, tall = (int(side) for side in random.integers(14, 20, 2))
-            x, y = int(random.integers(0, SIDE - width)), int(random.integers(0, SIDE - tall))
-            box = (x, y, x + width, y + tall)
-            if all(box[2] <= a or c <= box[0] or box[3] <= b or d <= box[1] for a, b, c, d in taken):
-                break
-        else:
-            continue
-        taken.append(box)
-        objects.append((str(name), box))
-        pixels[y : y + tall, x : x + width][disc(width, tall)] = COLOURS[str(name)]
-    pixels += random.normal(0, 6, pixels.shape)
-    return Drawn(pixels.clip(0, 255).astype(np.uint8), scene, objects)
+    image: np.ndarray
+    answers: dict[str, str]
+    boxes: dict[str, tuple[int, int, int, int]]
 
 
-def disc(width: int, height: int) -> np.ndarray:
-    """Bool [height, width]."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    return (2 * x / width - 1) ** 2 + (2 * y / height - 1) ** 2 <= 1
+def scene(rng: np.random.Generator) -> Scene:
+    answers = {kind: str(rng.choice(names)) for kind, names in ANSWERS.items()}
+    image = cv2.resize(rng.uniform(95, 160, (7, 7)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    image = np.repeat((image + rng.normal(0, 6, (SIDE, SIDE)))[..., None], 3, 2).clip(0, 255).astype(np.uint8)
+    for _ in range(4):  # clutter: grey lines
+        ends = rng.integers(0, SIDE, 4).tolist()
+        cv2.line(image, ends[:2], ends[2:], (int(rng.integers(60, 190)),) * 3, 1)
+    side, group = int(rng.integers(18, 23)), 17
+    while True:
+        left, top = (int(value) for value in rng.integers(4, SIDE - side - 3, 2))
+        x, y = (int(value) for value in rng.integers(4, SIDE - group - 3, 2))
+        if x + group < left or left + side < x or y + group < top or top + side < y:
+            break
+    figure(image, answers, left, top, side, rng)
+    cv2.rectangle(image, (x, y), (x + group - 1, y + group - 1), (25, 25, 40), -1)
+    places = [(4, 4), (12, 5), (7, 12)]
+    for place in rng.permutation(3)[: int(answers["count"])]:
+        cx, cy = x + places[place][0] + int(rng.integers(0, 2)), y + places[place][1] + int(rng.integers(0, 2))
+        for dx, dy in ((2, 0), (0, 2), (1, 1), (1, -1)):
+            cv2.line(image, (cx - dx, cy - dy), (cx + dx, cy + dy), (250, 240, 90), 1)
+    boxes = dict.fromkeys(ANSWERS, (left, top, left + side, top + side)) | {"count": (x, y, x + group, y + group)}
+    return Scene(image, answers, boxes)
 
 
-def drawn(count: int, start: int = 0) -> dict[str, Drawn]:
-    """So many of each class, by id."""
-    return {
-        f"{name}/{number:03}.png": draw(start + number, scene)
-        for scene, name in enumerate(SCENES)
-        for number in range(count)
-    }
+def figure(
+    image: np.ndarray, answers: dict[str, str], left: int, top: int, side: int, rng: np.random.Generator
+) -> None:
+    """Draw the figure of a scene into it."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    right, bottom, middle = left + side - 1, top + side - 1, left + side // 2
+    if answers["shape"] == "circle":
+        cv2.circle(mask, (middle, top + side // 2), side // 2 - 1, 255, -1)
+    elif answers["shape"] == "square":
+        cv2.rectangle(mask, (left + 1, top + 1), (right - 1, bottom - 1), 255, -1)
+    else:
+        cv2.fillPoly(mask, [np.array([(middle, top), (right, bottom), (left, bottom)])], 255)
+    paint = np.array(COLOURS[answers["colour"]]) * rng.uniform(0.85, 1.15)
+    pixels = np.broadcast_to(paint, image.shape).copy()
+    rows, columns = np.mgrid[:SIDE, :SIDE] + rng.integers(0, 6, (2, 1, 1))
+    if answers["texture"] == "striped":
+        pixels[(rows + columns) % 6 < 2] = 235
+    elif answers["texture"] == "dotted":
+        pixels[(rows % 6 < 2) & (columns % 6 < 2)] = 235
+    image[mask > 0] = pixels.clip(0, 255).astype(np.uint8)[mask > 0]
 
 
-def _pictures(root: Path, pictures: dict[str, Drawn]) -> None:
-    for id, picture in pictures.items():
-        (root / id).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.pixels).save(root / id)
+def question(kind: str, rng: np.random.Generator) -> str:
+    things = ("stars", "figure") if kind == "count" else ("figure", "stars")
+    return str(rng.choice(FRAMES)).format(DECIDING[kind], *things)
 
 
-def coco(root: Path, pictures: dict[str, Drawn]) -> Path:
-    """Boxes of a COCO JSON, whose scenes are folders."""
-    _pictures(root / "val2026", pictures)
-    images = [{"id": number, "file_name": id, "width": SIDE, "height": SIDE} for number, id in enumerate(pictures, 1)]
-    annotations = [
-        {
-            "id": 100 * number + place,
-            "image_id": number,
-            "category_id": OBJECTS.index(name) + 1,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "iscrowd": 0,
-        }
-        for number, picture in enumerate(pictures.values(), 1)
-        for place, (name, (x0, y0, x1, y1)) in enumerate(picture.objects)
+def asked(scenes: list[Scene], folder: Path, rng: np.random.Generator) -> Questions:
+    """Write the scenes as PNG, and ask all four questions about each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{index}.png" for index in range(len(scenes))]
+    for name, one in zip(names, scenes, strict=True):
+        Image.fromarray(one.image).save(folder / name, compress_level=1)
+    questions = [
+        Question(4 * index + place, question(kind, rng), index, (one.answers[kind],) * 10, one.answers[kind], "", kind)
+        for index, one in enumerate(scenes)
+        for place, kind in enumerate(ANSWERS)
     ]
-    categories = [{"id": place, "name": name} for place, name in enumerate(OBJECTS, 1)]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    write(root / "annotations/instances_val2026.json", json.dumps(document))
-    return root
+    return Questions(Pictures(folder, names), questions)
 
 
-def masks(root: Path, pictures: dict[str, Drawn]) -> Path:
-    """A mask file for each object, beside the pictures, as JPEG's names are."""
-    for id, picture in pictures.items():
-        stem = root / id.removesuffix(".png")
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.pixels).save(stem.with_suffix(".jpg"), quality=97)
-        for number, (name, (x0, y0, x1, y1)) in enumerate(picture.objects):
-            mask = np.zeros((SIDE, SIDE), np.uint8)
-            mask[y0:y1, x0:x1] = 255 if name == "wall" else 255 * disc(x1 - x0, y1 - y0)
-            Image.fromarray(mask).save(f"{stem}_{name}_{number}.png")
-    return root
+CONFIG = ModelConfig("scenes", 12, size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def wsol(root: Path, pictures: dict[str, Drawn]) -> Path:
-    """Metadata with an objects.txt."""
-    _pictures(root, pictures)
-    rows = [
-        f"{id},{','.join(map(str, box))},{name}" for id, picture in pictures.items() for name, box in picture.objects
-    ]
-    write(root / "metadata/image_ids.txt", "\n".join(pictures))
-    write(root / "metadata/class_labels.txt", "\n".join(f"{id},{picture.scene}" for id, picture in pictures.items()))
-    write(root / "metadata/image_sizes.txt", "\n".join(f"{id},{SIDE},{SIDE}" for id in pictures))
-    write(root / "metadata/objects.txt", "\n".join(rows))
-    write(root / "metadata/classes.txt", "\n".join(SCENES))
-    return root
+def network(scenes: list[Scene], epochs: int) -> GlobalPoolNet:
+    """A small network whose last twelve channels say of each place which of the twelve answers hold there.
 
-
-def network() -> nn.Module:
-    """Three convolutions, global average pooling and a linear layer; the map is a quarter of the picture's size."""
-    features = nn.Sequential(
-        nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU()
-    )
-    return models.GlobalPoolNet(features, nn.AdaptiveAvgPool2d(1), nn.Linear(32, len(SCENES)))
-
-
-def train(pictures: dict[str, Drawn], epochs: int = 12) -> nn.Module:
-    """The network, trained on labels of scenes alone; input as the default preprocessing makes it."""
+    These detectors are trained with the boxes, so that seconds are enough. The linear layer is not trained.
+    """
     torch.manual_seed(0)
-    model = network()
-    frames = np.stack([picture.pixels for picture in pictures.values()])
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = ((torch.from_numpy(frames) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor([picture.scene for picture in pictures.values()])
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    layers: list[nn.Module] = []
+    for before, after, stride in ((3, 16, 2), (16, 32, 2), (32, 48, 2), (48, 64, 1)):
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+    features = nn.Sequential(*layers, nn.Conv2d(64, 12, 1), nn.Sigmoid())
+    images = Preprocess.of(CONFIG).normalize(torch.from_numpy(np.stack([one.image for one in scenes])))
+    truth = torch.from_numpy(np.stack([places(one) for one in scenes]))
+    optimizer = torch.optim.Adam(features.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, epochs * -(-len(scenes) // 16))
     for _ in range(epochs):
-        for batch in torch.randperm(len(labels)).split(32):
+        for rows in torch.randperm(len(scenes)).split(16):
+            loss = F.binary_cross_entropy(features(images[rows]), truth[rows])
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            loss.backward()
             optimizer.step()
-    return model.eval()
+            schedule.step()
+    return GlobalPoolNet(features, nn.AdaptiveAvgPool2d(1), nn.Linear(12, 12)).eval()
+
+
+def places(one: Scene) -> np.ndarray:
+    """Where each answer holds: float32 [12, 7, 7], 1 where the centre lies in the box of the right answer."""
+    centres = np.arange(SIDE // 8) * 8 + 4
+    maps = []
+    for kind, names in ANSWERS.items():
+        x0, y0, x1, y1 = one.boxes[kind]
+        inside = ((centres >= y0) & (centres < y1))[:, None] & ((centres >= x0) & (centres < x1))
+        maps += [inside * (one.answers[kind] == name) for name in names]
+    return np.float32(maps)
