@@ -10,6 +10,7 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
         drawing,
         evaluation,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         runs,
         training,
     )
+    from fastcam.cropping import crop
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -60,6 +62,7 @@ _HOMES = {
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "localize": "localization",
@@ -93,6 +96,8 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "compare",
+    "crop",
+    "cropping",
     "data",
     "drawing",
     "evaluate",

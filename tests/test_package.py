@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["evaluation"],
+    ["cropping", "evaluation"],
     ["report", "training", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
@@ -61,6 +61,7 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.evaluate": "evaluate",
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
+        "cropping.crop": "crop",
     }
     lines = [f"import fastcam.{module}" for module in verbs]
     for module, verb in verbs.items():

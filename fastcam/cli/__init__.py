@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, info, localize, report, train
+from fastcam.cli import bench, compare, crop, data, demo, evaluate, explain, export, info, localize, report, train
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -54,6 +54,7 @@ for _command in (
     localize.localize,
     report.report,
     export.export,
+    crop.crop,
     evaluate.evaluate,
     compare.compare,
     explain.explain,
