@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -61,10 +64,12 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
     "compare": "evaluation",
     "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -95,6 +100,7 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
     "compare",
     "crop",
     "cropping",
@@ -104,6 +110,8 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
     "localization",
     "localize",
     "methods",

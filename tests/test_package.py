@@ -20,7 +20,7 @@ LAYERS = [
     ["cli"],
     ["demo"],
     ["cropping", "evaluation"],
-    ["report", "training", "metrics", "bench"],
+    ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
     ["drawing"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")
+FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs")
 
 
 def test_public_names_exist():
@@ -62,6 +62,7 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
         "cropping.crop": "crop",
+        "fitting.fit": "fit",
     }
     lines = [f"import fastcam.{module}" for module in verbs]
     for module, verb in verbs.items():
