@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
     from fastcam.cropping import crop
     from fastcam.drawing import overlay, show_cam_on_image
@@ -125,6 +126,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["cropping", "evaluation"],
+    ["cropping", "evaluation", "vqa"],
     ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs")
+FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs", "vqa")
 
 
 def test_public_names_exist():
