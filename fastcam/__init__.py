@@ -10,6 +10,7 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
         discovery,
         drawing,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         training,
         vqa,
     )
+    from fastcam.cropping import crop
     from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
@@ -68,6 +70,7 @@ _HOMES = {
     "cam_from_arrays": "methods",
     "class_units": "discovery",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "fit": "fitting",
@@ -105,6 +108,8 @@ __all__ = [
     "cam_from_arrays",
     "class_units",
     "compare",
+    "crop",
+    "cropping",
     "data",
     "discovery",
     "drawing",

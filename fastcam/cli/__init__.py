@@ -14,6 +14,7 @@ from fastcam._version import __version__
 from fastcam.cli import (
     bench,
     compare,
+    crop,
     data,
     demo,
     evaluate,
@@ -71,6 +72,7 @@ for _command in (
     localize.localize,
     report.report,
     export.export,
+    crop.crop,
     evaluate.evaluate,
     compare.compare,
     explain.explain,
