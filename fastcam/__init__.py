@@ -10,7 +10,9 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
+        discovery,
         drawing,
         evaluation,
         export,
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
+    from fastcam.cropping import crop
+    from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -63,10 +68,13 @@ _HOMES = {
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
     "cam_from_arrays": "methods",
+    "class_units": "discovery",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "fit": "fitting",
+    "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -98,8 +106,12 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "cam_from_arrays",
+    "class_units",
     "compare",
+    "crop",
+    "cropping",
     "data",
+    "discovery",
     "drawing",
     "evaluate",
     "evaluation",
@@ -107,6 +119,7 @@ __all__ = [
     "export",
     "fit",
     "fitting",
+    "informative_objects",
     "localization",
     "localize",
     "methods",
@@ -120,6 +133,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 
