@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -64,6 +67,7 @@ _HOMES = {
     "compare": "evaluation",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -102,6 +106,8 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
     "localization",
     "localize",
     "methods",
@@ -115,6 +121,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 

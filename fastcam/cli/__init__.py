@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, info, localize, report, train
+from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, fit, info, localize, report, train, vqa
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -51,6 +51,7 @@ for _command in (
     info.info,
     demo.demo,
     train.train,
+    fit.fit,
     localize.localize,
     report.report,
     export.export,
@@ -61,3 +62,4 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(vqa.app, name="vqa")
