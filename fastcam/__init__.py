@@ -10,6 +10,7 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
         drawing,
         evaluation,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
+    from fastcam.cropping import crop
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -64,6 +67,7 @@ _HOMES = {
     "XGradCAM": "methods",
     "cam_from_arrays": "methods",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "fit": "fitting",
@@ -99,6 +103,8 @@ __all__ = [
     "__version__",
     "cam_from_arrays",
     "compare",
+    "crop",
+    "cropping",
     "data",
     "drawing",
     "evaluate",
@@ -120,6 +126,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["evaluation"],
+    ["cropping", "evaluation", "vqa"],
     ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs")
+FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs", "vqa")
 
 
 def test_public_names_exist():
@@ -61,6 +61,7 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.evaluate": "evaluate",
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
+        "cropping.crop": "crop",
         "fitting.fit": "fit",
     }
     lines = [f"import fastcam.{module}" for module in verbs]

@@ -27,7 +27,7 @@ import pytest
 import torch
 
 import fastcam
-from fastcam import data, drawing, models
+from fastcam import data, drawing, models, vqa
 from fastcam.evaluation import Evaluator
 from fastcam.export import export
 from fastcam.fitting import read_features
@@ -117,6 +117,13 @@ def table(tmp_path: Path, bomb: bytes) -> None:
     assert write_report(folder).pictures == export(folder, "csv").pictures == 1
 
 
+def answers(tmp_path: Path, bomb: bytes) -> None:
+    config = models.ModelConfig("squeezenet1_1", 2, class_names=("yes", "no"))
+    models.save_checkpoint(tmp_path / "network.safetensors", models.build("squeezenet1_1", 2), config)
+    (tmp_path / "words.safetensors").write_bytes(bomb)
+    vqa.VQA.load(tmp_path)
+
+
 READERS = {
     "weights": lambda tmp, bomb: weights(tmp, {"a": bomb}),
     "weights within weights": lambda tmp, bomb: weights(tmp, {"state_dict": {"a": torch.ones(1), "b": [bomb]}}),
@@ -153,6 +160,15 @@ READERS = {
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
     "a file of features": lambda tmp, bomb: features(tmp, pickle.dumps(bomb)),
     "captions": lambda tmp, bomb: mentioned(write(tmp / "c.json", pickle.dumps(bomb, 0)), "a", ["a"]),
+    "questions": lambda tmp, bomb: (
+        (tmp / "q.json").write_bytes(pickle.dumps(bomb)),
+        vqa.load(tmp / "q.json", truth_only=True),
+    ),
+    "questions in CSV": lambda tmp, bomb: (
+        (tmp / "q.csv").write_bytes(pickle.dumps(bomb, 0)),
+        vqa.load(tmp / "q.csv", truth_only=True),
+    ),
+    "the words of a model that answers": lambda tmp, bomb: answers(tmp, pickle.dumps(bomb)),
     "a table of boxes": lambda tmp, bomb: table(tmp, pickle.dumps(bomb)),
 }
 

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, fit, info, localize, report, train
+from fastcam.cli import (
+    bench,
+    compare,
+    crop,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    fit,
+    info,
+    localize,
+    report,
+    train,
+    vqa,
+)
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -55,6 +70,7 @@ for _command in (
     localize.localize,
     report.report,
     export.export,
+    crop.crop,
     evaluate.evaluate,
     compare.compare,
     explain.explain,
@@ -62,3 +78,4 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(vqa.app, name="vqa")

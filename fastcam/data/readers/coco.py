@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fastcam.data.names import id_order, plain_id, read_text, tidy
+from fastcam.data.names import id_order, plain_id, read_json, tidy
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Format, Found, Request, assemble, find_root, strongest
 
@@ -102,11 +102,7 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: not well-formed JSON: {error}") from error
+    document = read_json(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected an object with images, annotations and categories, got {_shown(document)}")
     return document
