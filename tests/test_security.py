@@ -108,6 +108,13 @@ def huggingface(tmp_path: Path, bomb: bytes) -> None:
     assert data.load(tmp_path)[0].size == (60, 40)
 
 
+def scenes(tmp_path: Path, bomb: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").write_bytes(jpeg())
+    (tmp_path / "a/x_sink.png").write_bytes(bomb)
+    data.load_scenes(tmp_path).regions(0, (60, 40))
+
+
 def table(tmp_path: Path, bomb: bytes) -> None:
     folder = tables.write(tmp_path / "run", [tables.row("a.jpg", (0, 0, 9, 9))])
     found, kind = pq.read_table(folder / "boxes.parquet"), unpickled(bomb)
@@ -160,6 +167,7 @@ READERS = {
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
     "a file of features": lambda tmp, bomb: features(tmp, pickle.dumps(bomb)),
     "captions": lambda tmp, bomb: mentioned(write(tmp / "c.json", pickle.dumps(bomb, 0)), "a", ["a"]),
+    "a mask of a scene's object": lambda tmp, bomb: scenes(tmp, pickle.dumps(bomb)),
     "questions": lambda tmp, bomb: (
         (tmp / "q.json").write_bytes(pickle.dumps(bomb)),
         vqa.load(tmp / "q.json", truth_only=True),
