@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastcam import drawing, ops
+from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
@@ -119,9 +119,10 @@ def explain(
     sources = [source] if isinstance(source, str | os.PathLike) else source
     ignored: Counter[str] = Counter()
     listed = list(find_pictures(sources, ignored))
+    files_of = file_names(os.path.splitext(id)[0] for id, _ in listed)
     sheets = [
         _Sheet(id, path, number, *(Path(out, f"{name}_{kind}.png") for kind in ("grid", "panel", "stl10")))
-        for number, ((id, path), name) in enumerate(zip(listed, _file_names([id for id, _ in listed]), strict=True), 1)
+        for number, ((id, path), name) in enumerate(zip(listed, files_of, strict=True), 1)
     ]
     if not settings.overwrite and (existing := next(filter(Path.exists, _files(sheets, out, settings)), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
@@ -224,19 +225,6 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
                 yield _View(title, tuple(method.layers), method)
             else:
                 yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
-
-
-def _file_names(ids: Sequence[str]) -> list[str]:
-    """Names for files: ids without suffix and odd characters, each once."""
-    names, taken = [], Counter[str]()
-    for id in ids:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.splitext(id)[0])[-80:]
-        taken[name] += 1
-        while taken[name] > 1:
-            name = f"{name}-{taken[name]}"
-            taken[name] += 1
-        names.append(name)
-    return names
 
 
 class _Explained(NamedTuple):

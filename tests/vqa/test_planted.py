@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from fastcam.fitting import pooled_features
 
 import fastcam
 from fastcam import vqa
+from fastcam.fitting import pooled_features
 from tests.support import scenes
 
 
