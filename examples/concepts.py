@@ -9,10 +9,10 @@ phrase, negative are pictures taken at random whose caption has none of its word
 pooled features, with hard negatives: those that the last classifier took for the concept. Its weights give the maps,
 although no picture told where the concept is, and though a phrase is more abstract than the name of an object.
 
-The paper's pictures and captions are those of SBU (Ordonez et al., NIPS 2011), a million of Flickr:
-SBU_captioned_photo_dataset_urls.txt has an address on each line, SBU_captioned_photo_dataset_captions.txt the caption
-on the same line; what is left of the pictures must be fetched, and a list be made as --captions wants it. Lists of
-Flickr8k and Flickr30k can be used as they come.
+The paper's pictures and captions are those of SBU (Ordonez et al., NIPS 2011), a million of Flickr: each line of
+SBU_captioned_photo_dataset_urls.txt has an address, the same line of SBU_captioned_photo_dataset_captions.txt its
+caption; the pictures that are left must be fetched, and --captions be made of both: CSV, the picture's path in PICTURES
+and its caption on each line. COCO's JSON of captions will do as it is.
 
 A part of the pictures takes no part in training. --out has the checkpoint, model.safetensors; ranking.csv, all
 pictures of that part with score and box, the best first; ranked.png and ranked.html, the best of them with their maps.
@@ -22,7 +22,6 @@ Without a data set: `python examples/planted.py texture bricks/`, then --caption
 import argparse
 import csv
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,13 +34,14 @@ from fastcam import drawing, models, report
 from fastcam.data import Pictures
 from fastcam.evaluation import box_iou
 from fastcam.export import MapTable
+from fastcam.fitting.concepts import mentioned
 from fastcam.metrics import pointing_game
 from fastcam.models import ModelConfig
 from fastcam.pictures import find_pictures, load_image
 from fastcam.runs import RunTable
 
 # Words of a phrase that say nothing without the others.
-_SMALL = re.compile(r"an?|and|at|by|for|from|in|into|is|of|off|on|or|out|over|the|to|under|up|with")
+_SMALL = re.compile("an?|and|at|by|for|from|in|into|is|of|off|on|or|out|over|the|to|under|up|with", re.IGNORECASE)
 
 
 class Ranked(NamedTuple):
@@ -74,45 +74,24 @@ class Measured(NamedTuple):
     iou: np.ndarray
 
 
-def read_captions(file: Path) -> dict[str, str]:
-    """Read captions: CSV with columns image and caption, or lines of name, tab and caption, as Flickr8k and 30k have.
-
-    Args:
-        file: the list; a name may have "#" and a number behind it, and come several times.
-
-    Returns:
-        All that is said of each picture.
-    """
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    if "\t" in lines[0]:
-        rows = [line.split("\t", 1) for line in lines if line.strip()]
-    else:
-        table = csv.DictReader(lines)
-        if not {"image", "caption"} <= set(table.fieldnames or ()):
-            raise SystemExit(f"{file} must have columns image and caption, or tabs, got {lines[0]!r}")
-        rows = [[row["image"], row["caption"] or ""] for row in table]
-    captions: dict[str, list[str]] = defaultdict(list)
-    for name, *caption in rows:
-        captions[re.sub(r"#\d+$", "", name.strip())] += caption
-    return {name: "\n".join(texts) for name, texts in captions.items()}
-
-
-def divide(captions: Mapping[str, str], concept: str) -> tuple[list[str], list[str]]:
+def divide(captions: Path, concept: str, ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Find positives and candidates for negatives.
 
     Args:
-        captions: of each picture.
+        captions: list of captions.
         concept: a phrase.
+        ids: of the pictures.
 
     Returns:
-        Those whose caption has the phrase, as whole words, and those whose caption has none of its words (but for
-        those that say nothing, such as "in").
+        Those whose caption has the phrase, as whole words, and those whose caption has none of its words, but for those
+        that say nothing, such as "in". Pictures without a caption are neither.
     """
-    words = [word for word in re.findall(r"\w+", concept.lower()) if not _SMALL.fullmatch(word)] or [concept.lower()]
-    phrase = re.compile(r"\b" + r"\W+".join(map(re.escape, re.findall(r"\w+", concept))) + r"\b", re.IGNORECASE)
-    any_word = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\b", re.IGNORECASE)
-    positive = [name for name, caption in captions.items() if phrase.search(caption)]
-    return positive, [name for name, caption in captions.items() if not any_word.search(caption)]
+    shown, others = mentioned(captions, concept, ids)
+    for word in concept.split():
+        if not _SMALL.fullmatch(word):
+            some = set(mentioned(captions, word, ids)[0])
+            others = [id for id in others if id not in some]
+    return shown, others
 
 
 def rank(
@@ -321,15 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Ranked]:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="folder of the pictures")
-    parser.add_argument("--captions", type=Path, required=True, help="list of captions: CSV, or with tabs")
+    parser.add_argument("--captions", type=Path, required=True, help="CSV of image_id,caption, or COCO's JSON")
     parser.add_argument("--concept", required=True, help="a phrase that captions have")
     add_options(parser)
     options = parser.parse_args(arguments)
-    captions = read_captions(options.captions)
-    files = {id: file for id, file in find_pictures([options.pictures]) if id in captions}
-    if not files:
-        raise SystemExit(f"no picture of {options.pictures} has a caption in {options.captions}")
-    positives, others = divide({id: captions[id] for id in files}, options.concept)
+    files = dict(find_pictures([options.pictures]))
+    positives, others = divide(options.captions, options.concept, list(files))
     if min(len(positives), len(others)) < 10:
         raise SystemExit(
             f"{options.concept!r} is in the captions of {len(positives)} pictures, and {len(others)} have none of its "

@@ -174,7 +174,7 @@ def draw(
         captions.append([name, f"a {'picture' if kind == 'text' else 'patch'} {names[kind][not planted]}"])
     for file, header, rows in (
         ("boxes.csv", ["path", "label", "split", "x0", "y0", "x1", "y1"], boxes),
-        ("captions.csv", ["image", "caption"], captions),
+        ("captions.csv", ["image_id", "caption"], captions),
     ):
         with open(out / file, "w", newline="", encoding="utf-8") as handle:
             csv.writer(handle).writerows([header, *rows])

@@ -16,28 +16,21 @@ from tests.support.trunks import edge_network
 planted, concepts = script("planted"), script("concepts")
 
 
-def test_captions_in_both_layouts(tmp_path) -> None:
-    (tmp_path / "a.csv").write_text('image,caption\na/1.jpg,"A dog, in a lake"\na/2.jpg,\n', "utf-8")
-    (tmp_path / "b.txt").write_text("1.jpg#0\tA dog.\n1.jpg#1\tThe dog, swimming\n2.jpg#0\tA cat\n", "utf-8")
-    assert concepts.read_captions(tmp_path / "a.csv") == {"a/1.jpg": "A dog, in a lake", "a/2.jpg": ""}
-    assert concepts.read_captions(tmp_path / "b.txt") == {"1.jpg": "A dog.\nThe dog, swimming", "2.jpg": "A cat"}
-    (tmp_path / "c.csv").write_text("file,text\n1.jpg,A dog\n", "utf-8")
-    with pytest.raises(SystemExit, match="columns image and caption"):
-        concepts.read_captions(tmp_path / "c.csv")
-
-
-def test_positives_have_the_phrase_and_negatives_none_of_its_words() -> None:
+def test_positives_have_the_phrase_and_negatives_none_of_its_words(tmp_path) -> None:
     captions = {
-        "1": "Mirror in lake, early",
-        "2": "The MIRROR in\nlake",
-        "3": "a lake",
-        "4": "mirrors in lakes",
-        "5": "a road in winter",
-        "6": "mirror, in the lake",
-        "7": "",
+        "1.jpg": "Mirror in lake, early",
+        "2.jpg": "The MIRROR in\nlake",
+        "3.jpg": "a lake",
+        "4.jpg": "mirrors in lakes",
+        "5.jpg": "a road in winter",
+        "6.jpg": "mirror, in the lake",
+        "7.jpg": "",
     }
-    assert concepts.divide(captions, "mirror in lake") == (["1", "2"], ["4", "5", "7"])
-    assert concepts.divide(captions, "in") == (["1", "2", "4", "5", "6"], ["3", "7"])
+    with open(tmp_path / "captions.csv", "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([["image_id", "caption"], *captions.items()])
+    ids = [*captions, "without.jpg"]
+    found = concepts.divide(tmp_path / "captions.csv", "mirror in lake", ids)
+    assert found == (["1.jpg", "2.jpg"], ["4.jpg", "5.jpg", "7.jpg"])
 
 
 @pytest.fixture(scope="module")

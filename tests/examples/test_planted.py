@@ -70,7 +70,7 @@ def test_the_folder_is_a_data_set_in_three_ways(tmp_path) -> None:
         assert (len(sample.boxes) == 1) == (listed.class_names[label] == "with")
         assert sample.image.size == (96, 96)
     with open(tmp_path / "captions.csv", encoding="utf-8") as handle:
-        captions = {row["image"]: row["caption"] for row in csv.DictReader(handle)}
+        captions = {row["image_id"]: row["caption"] for row in csv.DictReader(handle)}
     assert set(captions) == set(folders.ids)
     assert all(("bricks" in caption) == id.startswith("with/") for id, caption in captions.items())
 
