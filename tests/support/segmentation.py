@@ -37,7 +37,7 @@ def shares(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     true, predicted = matrices.sum(2), matrices.sum(1)
     with np.errstate(invalid="ignore"):
         found = right / (true + predicted - right), right / predicted, right / true
-    return tuple(100 * share.T for share in found)
+    return tuple(np.ascontiguousarray(100 * share.T) for share in found)
 
 
 def normalised(map: np.ndarray) -> np.ndarray:

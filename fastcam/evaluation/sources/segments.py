@@ -15,6 +15,7 @@ from fastcam.data.names import Names
 from fastcam.data.segments import Segments, listed_names
 from fastcam.evaluation.segmentation import Histograms, Part, confusion, count, mean, overlap
 from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
+from fastcam.export.labels import CLASSES
 from fastcam.export.maps import Upsampler
 from fastcam.pictures import DecodeError, Header, decode_indices, read_header
 from fastcam.runs.maps import map_of
@@ -22,6 +23,7 @@ from fastcam.runs.schema import CAM_COLUMNS, Row
 from fastcam.runs.table import RunTable, first_rows
 
 J = TypeVar("J")
+_HEADER = 1 << 16  # bytes of an array's header at most
 _ROW = ("image_id", "width", "height", "class_id", "status", "error", "orientation", *CAM_COLUMNS)
 
 
@@ -165,9 +167,10 @@ class SegmentFiles(SegmentMaps[Path]):
         super().__init__(data, segments)
         self.folder, self._suffix = folder, suffix
         self.graded = suffix == ".npz"
-        names = listed_names([folder, folder.parent])
-        known = dict(enumerate(names))
-        self._values = values_of(list(known), known, segments.names, f"{folder}'s classes.txt") if names else None
+        self._names = listed_names([folder, folder.parent])
+        known = Names(segments.names)
+        places = {key: known.places(name) for key, name in enumerate(self._names)} if segments.names else {}
+        self._values = {key: found[0] + 1 for key, found in places.items() if len(found) == 1}
         files = {place: folder / f"{os.path.splitext(id)[0]}{suffix}" for place, id in enumerate(data.ids)}
         self.order = [place for place, file in files.items() if file.is_file()]
         found = set(self.order)
@@ -193,12 +196,16 @@ class SegmentFiles(SegmentMaps[Path]):
         if maps.shape[1:] != truth.shape:
             (height, width), (rows, columns) = maps.shape[1:], truth.shape
             raise ValueError(f"{what} has {width}x{height} pixels, its class PNG {columns}x{rows}")
-        if self._values is not None:
-            unknown = [key for key in keys if key not in self._values]
-            if unknown:
-                raise ValueError(f"{what} has class {unknown[0]}, which classes.txt does not name")
-            return Labelled(maps, [self._values[key] for key in keys], truth)
-        return Labelled(maps, [key + 1 for key in keys], truth)
+        return Labelled(maps, [self._value(what, key) for key in keys], truth)
+
+    def _value(self, file: Path, key: int) -> int:
+        """The index in class PNGs of a class of the maps."""
+        if not (self._names and self.segments.names):
+            return key + 1
+        if key not in self._values:
+            name = f", {self._names[key]!a} by classes.txt" if key < len(self._names) else ""
+            raise ValueError(f"{file} has class {key}{name}: none of {listed([*self.segments.names], 8)}")
+        return self._values[key]
 
 
 def segment_maps(path: str | os.PathLike[str], data: Collection, segments: Segments) -> SegmentMaps[Any]:
@@ -265,9 +272,12 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[list[int], np.ndarray]:
         raise ValueError(f"{path} is no .npz of maps: it is no regular file")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            keys = archive["keys"]
             whole = "high_res" in archive.files
-            maps = archive["high_res" if whole else "cam"]
+            name = "high_res" if whole else "cam"
+            most = CLASSES * size[0] * size[1] * 8 + _HEADER  # so that a small file does not become a large array
+            if any(archive.zip.getinfo(f"{one}.npy").file_size > most for one in ("keys", name)):
+                raise ValueError(f"more than {CLASSES} maps of {size[0]}x{size[1]}")
+            keys, maps = archive["keys"], archive[name]
     except OSError:
         raise
     except Exception as error:  # the headers of arrays are Python, parsed in several ways
