@@ -27,7 +27,7 @@ import pytest
 import torch
 
 import fastcam
-from fastcam import data, drawing, models
+from fastcam import data, drawing, models, vqa
 from fastcam.data.segments import Segments
 from fastcam.evaluation import Evaluator
 from fastcam.evaluation.sources.segments import read_npz
@@ -97,6 +97,13 @@ def huggingface(tmp_path: Path, bomb: bytes) -> None:
     assert data.load(tmp_path)[0].size == (60, 40)
 
 
+def scenes(tmp_path: Path, bomb: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").write_bytes(jpeg())
+    (tmp_path / "a/x_sink.png").write_bytes(bomb)
+    data.load_scenes(tmp_path).regions(0, (60, 40))
+
+
 def table(tmp_path: Path, bomb: bytes) -> None:
     folder = tables.write(tmp_path / "run", [tables.row("a.jpg", (0, 0, 9, 9))])
     found, kind = pq.read_table(folder / "boxes.parquet"), unpickled(bomb)
@@ -104,6 +111,13 @@ def table(tmp_path: Path, bomb: bytes) -> None:
     schema = found.schema.set(0, field).with_metadata({**found.schema.metadata, **kind.metadata})
     pq.write_table(found.cast(schema), folder / "boxes.parquet")
     assert write_report(folder).pictures == export(folder, "csv").pictures == 1
+
+
+def answers(tmp_path: Path, bomb: bytes) -> None:
+    config = models.ModelConfig("squeezenet1_1", 2, class_names=("yes", "no"))
+    models.save_checkpoint(tmp_path / "network.safetensors", models.build("squeezenet1_1", 2), config)
+    (tmp_path / "words.safetensors").write_bytes(bomb)
+    vqa.VQA.load(tmp_path)
 
 
 READERS = {
@@ -148,6 +162,16 @@ READERS = {
     "a tar's picture": lambda tmp, bomb: data.load(shard(tmp / "x.tar", {"a.jpg": pickle.dumps(bomb)}))[0],
     "a list": lambda tmp, bomb: listed(tmp, pickle.dumps(bomb)),
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
+    "a mask of a scene's object": lambda tmp, bomb: scenes(tmp, pickle.dumps(bomb)),
+    "questions": lambda tmp, bomb: (
+        (tmp / "q.json").write_bytes(pickle.dumps(bomb)),
+        vqa.load(tmp / "q.json", truth_only=True),
+    ),
+    "questions in CSV": lambda tmp, bomb: (
+        (tmp / "q.csv").write_bytes(pickle.dumps(bomb, 0)),
+        vqa.load(tmp / "q.csv", truth_only=True),
+    ),
+    "the words of a model that answers": lambda tmp, bomb: answers(tmp, pickle.dumps(bomb)),
     "a table of boxes": lambda tmp, bomb: table(tmp, pickle.dumps(bomb)),
 }
 

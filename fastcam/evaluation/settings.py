@@ -37,7 +37,9 @@ class MeasureSettings:
 class MapSettings:
     """How a network's maps are made."""
 
-    method: str = option("cam", "method of the maps, one of `fastcam.methods.METHODS`: cam, gradcam, gradcam++, …")
+    method: str = option(
+        "cam", "method of the maps, one of `fastcam.methods.BOX_METHODS`: cam, gradcam, gradcam++, …, saliency"
+    )
     target_layers: tuple[str, ...] | Any = option(
         None,
         "layers to take maps from, modules or dotted names; by default the model's last stage",
@@ -104,9 +106,10 @@ class CompareSettings(MeasureSettings):
 
     methods: tuple[str, ...] = option(
         ROWS,
-        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of `fastcam.methods.METHODS`: "
-        "+tap, thresholded average pooling instead of the network's; +clamp, negative weights of CAM count as zero; "
-        "+pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother maps",
+        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of "
+        "`fastcam.methods.BOX_METHODS`: +tap, thresholded average pooling instead of the network's; +clamp, negative "
+        "weights of CAM count as zero; +pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother "
+        "maps",
         metavar="ROW,ROW,…",
     )
     target_layers: tuple[str, ...] | Any = option(

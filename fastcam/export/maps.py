@@ -43,9 +43,9 @@ class Upsampler(NamedTuple):
         """Take it from a table's metadata, but for `relu` and `mode`, if given; ValueError if `relu` is not known."""
         relu = info.get("relu") if relu is None else relu
         if relu is None:
-            if info.get("method") not in methods.METHODS:
+            if info.get("method") not in methods.BOX_METHODS:
                 raise ValueError("the table does not tell whether its maps are to be clipped at zero: give `relu`")
-            relu = methods.METHODS[info["method"]].relu
+            relu = methods.BOX_METHODS[info["method"]].relu
         crop = Preprocess(info["size"], "crop") if info.get("resize") == "crop" else None
         return cls(bool(relu), mode or info.get("mode", "bilinear"), crop)
 

@@ -1,6 +1,7 @@
-"""What makes maps smoother: the average over six views of a picture, and the first principal component."""
+"""What makes maps smoother: the average over six views, the first principal component, and a Gaussian."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 VIEWS = 6
@@ -63,3 +64,26 @@ def projection(maps: Tensor) -> Tensor:
     found = torch.where(sound[:, None], found * scale[:, 0], torch.nan)
     exact = torch.promote_types(maps.dtype, torch.float32)
     return found.unflatten(-1, (height, width)).to(exact)
+
+
+def blurred(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps by a Gaussian that is cut off at four standard deviations; edges are repeated outwards.
+
+    Args:
+        maps: [..., H, W], floating.
+        sigma: standard deviation in pixels, 0 or more.
+
+    Returns:
+        [..., H, W] of the same dtype.
+    """
+    radius = int(4 * sigma + 0.5)
+    if not radius:
+        return maps
+    steps = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    weights = torch.exp(-0.5 * (steps / sigma) ** 2)
+    weights = weights / weights.sum()
+    planes = maps.reshape(-1, 1, *maps.shape[-2:])
+    with torch.autocast(maps.device.type, enabled=False):
+        planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
+        planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), weights.view(1, 1, -1, 1))
+    return planes.reshape(maps.shape)
