@@ -361,6 +361,7 @@ class _Figures:
         map_weight, image_weight = self.blend or (0.3, 0.5)
         rows: list[list[Cell]] = []
         labels = []
+        above: tuple[str, ...] = ()
         for rank, text in enumerate(explained.classes):
             for (view, layers, result), coarse in zip(explained.found, explained.coarse, strict=True):
                 if coarse is not None:
@@ -371,8 +372,10 @@ class _Figures:
                         drawing.overlay(explained.frame, result[rank], image_weight, map_weight),
                     )
                     words = f"map {sizes[0]}", f"map {sizes[1]}", f"{map_weight:g}·map + {image_weight:g}·picture"
-                    rows.append([Cell(*pair) for pair in zip(pictures, words, strict=True)])
-                    labels.append("\n".join([text.replace("\n", " "), view.title, *layers.split("\n")[:1]]))
+                    titles = ("", "", "") if words == above else words
+                    rows.append([Cell(*pair) for pair in zip(pictures, titles, strict=True)])
+                    above = words
+                    labels.append("\n".join([text.replace("\n", " "), view.title, layers]))
         return drawing.grid(rows, labels, title)
 
     def results(self, explained: _Explained, out: str | os.PathLike[str], number: int) -> tuple[Path, ...]:
