@@ -10,7 +10,9 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
+        discovery,
         drawing,
         evaluation,
         export,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
         training,
         vqa,
     )
+    from fastcam.cropping import crop
+    from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -64,10 +68,13 @@ _HOMES = {
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
     "cam_from_arrays": "methods",
+    "class_units": "discovery",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "fit": "fitting",
+    "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -99,8 +106,12 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "cam_from_arrays",
+    "class_units",
     "compare",
+    "crop",
+    "cropping",
     "data",
+    "discovery",
     "drawing",
     "evaluate",
     "evaluation",
@@ -108,6 +119,7 @@ __all__ = [
     "export",
     "fit",
     "fitting",
+    "informative_objects",
     "localization",
     "localize",
     "methods",

@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["evaluation", "vqa"],
+    ["cropping", "evaluation", "discovery", "vqa"],
     ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
@@ -34,7 +34,8 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "drawing", "evaluation", "fitting", "methods", "metrics", "models", "ops", "runs", "vqa")
+FACES = ("", "data", "discovery", "drawing", "evaluation", "fitting", "methods", "metrics")
+FACES += ("models", "ops", "runs", "vqa")
 
 
 def test_public_names_exist():
@@ -61,7 +62,10 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.evaluate": "evaluate",
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
+        "cropping.crop": "crop",
         "fitting.fit": "fit",
+        "discovery.objects": "informative_objects",
+        "discovery.units": "class_units",
     }
     lines = [f"import fastcam.{module}" for module in verbs]
     for module, verb in verbs.items():

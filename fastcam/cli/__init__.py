@@ -11,7 +11,24 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, fit, info, localize, report, train, vqa
+from fastcam.cli import (
+    bench,
+    compare,
+    crop,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    fit,
+    info,
+    localize,
+    objects,
+    report,
+    train,
+    units,
+    vqa,
+)
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -55,9 +72,12 @@ for _command in (
     localize.localize,
     report.report,
     export.export,
+    crop.crop,
     evaluate.evaluate,
     compare.compare,
     explain.explain,
+    objects.objects,
+    units.units,
     bench.bench,
 ):
     app.command()(_command)
