@@ -28,7 +28,9 @@ import torch
 
 import fastcam
 from fastcam import data, drawing, models, vqa
+from fastcam.data.segments import Segments
 from fastcam.evaluation import Evaluator
+from fastcam.evaluation.sources.segments import read_npz
 from fastcam.export import export
 from fastcam.fitting import read_features
 from fastcam.fitting.concepts import mentioned
@@ -146,6 +148,14 @@ READERS = {
     "the state of a training": lambda tmp, bomb: (
         torch.save({"place": bomb}, tmp / "state.pt"),
         checkpoint.load(tmp / "state.pt", Group(0, 1, torch.device("cpu"))),
+    ),
+    "maps of an .npz": lambda tmp, bomb: (
+        np.savez(tmp / "a.npz", keys=np.array([bomb]), cam=np.zeros((1, 2, 2), np.float32)),
+        read_npz(tmp / "a.npz", (2, 2)),
+    ),
+    "a class PNG": lambda tmp, bomb: (
+        (tmp / "a.png").write_bytes(pickle.dumps(bomb)),
+        Segments(tmp).read("a.jpg"),
     ),
     "the state of an evaluation": lambda tmp, bomb: (
         (tmp / "e.safetensors").write_bytes(pickle.dumps(bomb)),
