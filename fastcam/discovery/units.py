@@ -295,8 +295,10 @@ def _with_examples(
     places = [place for _, place in pairs]
     with quiet_pillow():
         for batch in network.ready(data, places, min(settings.batch_size, _GRAPHS), lambda place, geometry: None):
-            ready = [one for one in batch if isinstance(one, Ready)]  # what was read before is read again
-            chosen = [next(following) for _ in ready]
+            both = [(unit, one) for one, unit in zip(batch, following, strict=False) if isinstance(one, Ready)]
+            if not both:  # they were read before
+                continue
+            chosen, ready = [unit for unit, _ in both], [one for _, one in both]
             maps, gradients = _activations(
                 network.images(ready), chosen, run, network, settings.receptive_field is None
             )
@@ -428,17 +430,16 @@ def _written(
         groups = [(by, [one for one in units if (one.class_id, one.by) == (class_id, by)]) for by in settings.by]
         name = f"class {class_id}: {network.class_names[class_id]}" if network.class_names else f"class {class_id}"
         for by, rows in groups:
-            cells: list[list[drawing.Cell | None]] = [
+            never = drawing.Cell(np.full((_SIDE, _SIDE, 3), 255, np.uint8), "never active in these pictures")
+            cells = [
                 [
                     drawing.Cell(segmented(one.picture, one.region), f"activation {one.activation:.3g}")
                     for one in row.examples
                 ]
-                or [None]
+                or [never]
                 for row in rows
             ]
             labels = [f"unit {row.unit}\nweight {row.weight:.3g}\n{row.contribution:.3g} of the logit" for row in rows]
-            if not any(any(row) for row in cells):
-                raise ValueError(f"none of the first {len(rows)} units of {name} {_TITLES[by]} is ever active")
             yield drawing.save(
                 drawing.grid(cells, labels, f"{name}, units {_TITLES[by]}", side=1.9), paths[class_id, by]
             )

@@ -149,7 +149,7 @@ def test_what_a_network_that_crops_does_not_see_does_not_count(tmp_path):
 
 def test_rare_objects_stand_behind(model, held_out, tmp_path):
     path = scenes.coco(tmp_path, {id: one for id, one in held_out.items() if one.scene == 0})
-    file = path / "annotations/instances_val2026.json"
+    file = path / "annotations/instances_val.json"
     document = json.loads(file.read_text())
     lamp = next(one for one in document["annotations"] if one["category_id"] == 2)
     document["categories"].append({"id": 99, "name": "bulb"})
@@ -216,6 +216,8 @@ def test_what_cannot_be_ranked(checkpoint, held_out, tmp_path, monkeypatch):
     loaded = data.load_scenes(path)
     with pytest.raises(ValueError, match=r"CAM needs global average pooling .* after the target layer 'features.11'"):
         fastcam.informative_objects(models.build("alexnet", 4), loaded, config=CONFIG, progress=False)
+    with pytest.raises(TypeError, match=r"`data` must be scenes, which `fastcam.data.load_scenes` gives, got Pictures"):
+        fastcam.informative_objects(models.build("resnet18", 4), data.load(path), config=CONFIG, progress=False)
     few = models.ModelConfig("resnet18", 1, None, (), size=64)
     with pytest.raises(ValueError, match="the data set has a scene"):
         fastcam.informative_objects(models.build("resnet18", 1), loaded, config=few, progress=False)
@@ -224,7 +226,7 @@ def test_what_cannot_be_ranked(checkpoint, held_out, tmp_path, monkeypatch):
 def test_pictures_that_cannot_be_used_are_named_and_the_others_count(checkpoint, held_out, tmp_path):
     chosen = {id: one for id, one in held_out.items() if one.scene < 2 and id.endswith("0.png")}
     path = scenes.coco(tmp_path / "data", chosen)
-    (path / "val2026/bay/010.png").write_bytes(b"\x89PNG damaged")
+    (path / "val/bay/010.png").write_bytes(b"\x89PNG damaged")
     result = run("objects", path, "--weights", checkpoint, "--top", 1, "--out", tmp_path / "out")
     assert result.exit_code == 3
     assert "bay/010.png" in result.output
