@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fastcam import (
         cropping,
         data,
+        discovery,
         drawing,
         evaluation,
         export,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         vqa,
     )
     from fastcam.cropping import crop
+    from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
@@ -66,11 +68,13 @@ _HOMES = {
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
     "cam_from_arrays": "methods",
+    "class_units": "discovery",
     "compare": "evaluation",
     "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
     "fit": "fitting",
+    "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -102,10 +106,12 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "cam_from_arrays",
+    "class_units",
     "compare",
     "crop",
     "cropping",
     "data",
+    "discovery",
     "drawing",
     "evaluate",
     "evaluation",
@@ -113,6 +119,7 @@ __all__ = [
     "export",
     "fit",
     "fitting",
+    "informative_objects",
     "localization",
     "localize",
     "methods",

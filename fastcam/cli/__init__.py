@@ -23,8 +23,10 @@ from fastcam.cli import (
     fit,
     info,
     localize,
+    objects,
     report,
     train,
+    units,
     vqa,
 )
 
@@ -74,6 +76,8 @@ for _command in (
     evaluate.evaluate,
     compare.compare,
     explain.explain,
+    objects.objects,
+    units.units,
     bench.bench,
 ):
     app.command()(_command)

@@ -37,7 +37,9 @@ def fit(
     something bad.
     """
     from fastcam import fitting
+    from fastcam._memory import keep_memory
 
+    keep_memory()
     model, config = network.load(weights, arch)
     wanted = None
     if negatives is not None:

@@ -18,7 +18,7 @@ class MeasureSettings:
     protocol: object = option(
         "standard",
         "whose rules: a name in `fastcam.evaluation.PROTOCOLS`, which are standard, paper, rethinking, ts-cam, bas and "
-        "notebook, or a `Protocol`",
+        "notebook, or a `Protocol`; in `evaluate` also wsss: pseudo-labels against class PNGs",
     )
     metrics: Sequence[str] = option(METRICS, "which of them to measure, see `fastcam.evaluation.Evaluator`", cli=False)
     bootstrap: int = option(200, "replicates for confidence intervals, 0 for none", least=0)
@@ -73,7 +73,13 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
     )
     threshold: float | None = option(
-        None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's"
+        None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU, or of mIoU; by default the protocol's"
+    )
+    truth: str | os.PathLike[str] | None = option(
+        None,
+        "for wsss: folder of the class PNGs, x/y.png for x/y.jpg, with classes.txt if classes have names; by default "
+        "the data set's own, SegmentationClass of Pascal VOC's layout",
+        cli=False,
     )
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastcam import drawing, ops
+from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
@@ -119,9 +119,10 @@ def explain(
     sources = [source] if isinstance(source, str | os.PathLike) else source
     ignored: Counter[str] = Counter()
     listed = list(find_pictures(sources, ignored))
+    files_of = file_names(os.path.splitext(id)[0] for id, _ in listed)
     sheets = [
         _Sheet(id, path, number, *(Path(out, f"{name}_{kind}.png") for kind in ("grid", "panel", "stl10")))
-        for number, ((id, path), name) in enumerate(zip(listed, _file_names([id for id, _ in listed]), strict=True), 1)
+        for number, ((id, path), name) in enumerate(zip(listed, files_of, strict=True), 1)
     ]
     if not settings.overwrite and (existing := next(filter(Path.exists, _files(sheets, out, settings)), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
@@ -224,19 +225,6 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
                 yield _View(title, tuple(method.layers), method)
             else:
                 yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
-
-
-def _file_names(ids: Sequence[str]) -> list[str]:
-    """Names for files: ids without suffix and odd characters, each once."""
-    names, taken = [], Counter[str]()
-    for id in ids:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.splitext(id)[0])[-80:]
-        taken[name] += 1
-        while taken[name] > 1:
-            name = f"{name}-{taken[name]}"
-            taken[name] += 1
-        names.append(name)
-    return names
 
 
 class _Explained(NamedTuple):
@@ -373,6 +361,7 @@ class _Figures:
         map_weight, image_weight = self.blend or (0.3, 0.5)
         rows: list[list[Cell]] = []
         labels = []
+        above: tuple[str, ...] = ()
         for rank, text in enumerate(explained.classes):
             for (view, layers, result), coarse in zip(explained.found, explained.coarse, strict=True):
                 if coarse is not None:
@@ -383,8 +372,10 @@ class _Figures:
                         drawing.overlay(explained.frame, result[rank], image_weight, map_weight),
                     )
                     words = f"map {sizes[0]}", f"map {sizes[1]}", f"{map_weight:g}·map + {image_weight:g}·picture"
-                    rows.append([Cell(*pair) for pair in zip(pictures, words, strict=True)])
-                    labels.append("\n".join([text.replace("\n", " "), view.title, *layers.split("\n")[:1]]))
+                    titles = ("", "", "") if words == above else words
+                    rows.append([Cell(*pair) for pair in zip(pictures, titles, strict=True)])
+                    above = words
+                    labels.append("\n".join([text.replace("\n", " "), view.title, layers]))
         return drawing.grid(rows, labels, title)
 
     def results(self, explained: _Explained, out: str | os.PathLike[str], number: int) -> tuple[Path, ...]:

@@ -34,6 +34,7 @@ from fastcam.pictures.stream import batched, stream
 _KEY = b"fastcam.fitting"
 _FORMAT = 1
 _SAVE_AFTER = 30.0  # seconds of work that are lost at most if the process is killed, while writing takes little of them
+_MOST_PACKED = 64  # times its size that a file may hold; it is written as it is, but others may have packed it
 _POOLS = ("gap", "gmp", "tap", None)
 
 
@@ -353,10 +354,13 @@ def _read(path: Path) -> tuple[Origin, dict[str, _Row]]:
     try:
         with pq.ParquetFile(path) as file:
             origin = _origin(json.loads((file.schema_arrow.metadata or {})[_KEY]))
+            kinds = {file.schema_arrow.field(name).type for name in ("id", "class", "source")}
             kind = file.schema_arrow.field("features").type
+            if kinds != {pa.string()}:
+                raise ValueError("its columns id, class and source are no texts")
             if not (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()):
                 raise ValueError(f"its column features is {kind}")
-            if 4 * file.metadata.num_rows * kind.list_size > path.stat().st_size:  # it is written as it is
+            if 4 * file.metadata.num_rows * kind.list_size > _MOST_PACKED * path.stat().st_size:
                 raise ValueError("it is too small for its rows")
             table = file.read(["id", "class", "source", "features"])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ from fastcam._check import listed
 from fastcam._files import replacing
 from fastcam._options import accepts
 from fastcam.data import Collection, Pictures, Sample
-from fastcam.fitting.concepts import chosen, mined
+from fastcam.data.loading import FORMATS
+from fastcam.fitting.concepts import chosen, mentioned, mined
 from fastcam.fitting.features import Features, pooled_features
 from fastcam.fitting.heads import Accuracy, Fitted, check_classes, cross_validate, fit_head, with_head
 from fastcam.fitting.settings import FitSettings
 from fastcam.fitting.trunk import Trunk
 from fastcam.models import ModelConfig
-from fastcam.pictures import Preprocess
+from fastcam.pictures import Preprocess, find_pictures
 
 
 class FitResult(NamedTuple):
@@ -183,23 +185,29 @@ def _task(
     bad: list[tuple[str, str]] | None,
 ) -> _Task:
     """Open the data and find out what is to be fitted; ValueError for what does not go together."""
-    binary, whole = positives is not None, settings.folds is not None
+    if positives is not None and settings.phrase is not None:
+        raise ValueError("`positives` does not go with `phrase`, which finds them by their captions")
+    binary, whole = positives is not None or settings.phrase is not None, settings.folds is not None
     if not binary and (negatives is not None or settings.hard_negatives):
         name = "hard_negatives" if negatives is None else "negatives"
-        raise ValueError(f"`{name}` goes with `positives`, which are missing")
+        raise ValueError(f"`{name}` goes with `positives` or `phrase`, which are missing")
     if test is not None and (binary or whole):
-        raise ValueError(f"`test` does not go with `{'positives' if binary else 'folds'}`: these divide `data`")
-    one = binary or whole or settings.features_only or test is not None
+        raise ValueError(f"`test` does not go with {'a concept' if binary else '`folds`'}: `data` itself is divided")
     if isinstance(data, str | os.PathLike):
-        data, test = _opened(data, test, settings, one, bad)
+        unlabelled = binary or settings.features_only
+        data, held = _opened(Path(data), settings, unlabelled or whole or test is not None, unlabelled, bad)
+        test = held if test is None else test
     elif given := [name for name in ("split", "test_split", "format", "images") if getattr(settings, name) is not None]:
         raise ValueError(f"`{given[0]}` is for the path of a data set, got one that is opened")
-    if positives is not None:
-        shown, others = map(set, chosen(data.ids, positives, negatives, settings.seed))
-        labels = {id: int(place in shown) for place, id in enumerate(data.ids) if place in shown | others}
-        places = sorted(shown | others)
+    if binary:
+        rest = None
+        if settings.captions is not None and settings.phrase is not None:
+            positives, rest = mentioned(Path(settings.captions), settings.phrase, data.ids)
+        found = chosen(data.ids, positives or (), negatives, settings.seed, rest)
+        shown, places = set(found[0]), sorted([*found[0], *found[1]])
+        name = settings.concept or settings.phrase or "positive"
         part: Collection = data.subset(places) if isinstance(data, Pictures) else _Part(data, places)
-        return _Task(part, None, (f"no {settings.concept}", settings.concept), labels, True)
+        return _Task(part, None, (f"no {name}", name), {data.ids[at]: int(at in shown) for at in places}, True)
     if settings.features_only:
         return _Task(data, None, (), {}, False)
     for part in [data, *([] if test is None else [test])]:
@@ -218,27 +226,28 @@ def _task(
 
 
 def _opened(
-    path: str | os.PathLike[str],
-    test: Collection | None,
-    settings: FitSettings,
-    one: bool,
-    bad: list[tuple[str, str]] | None,
+    path: Path, settings: FitSettings, one: bool, unlabelled: bool, bad: list[tuple[str, str]] | None
 ) -> tuple[Collection, Collection | None]:
-    """Open the pictures to fit on, and those to test on if there are such, and not `one` set is wanted."""
+    """Open the pictures to fit on, and those to test on if there are such, and not `one` set is wanted.
+
+    Where pictures need no labels, a folder of any layout will do.
+    """
+    layouts = any(known.fits(path) for known in FORMATS.values()) if path.is_dir() else True
+    if unlabelled and not layouts and settings.format is None:
+        ignored: Counter[str] = Counter()
+        ids, files = zip(*find_pictures([path], ignored), strict=True)
+        return Pictures(path, ids, files, ignored=ignored), None
 
     def load(split: str | None) -> Collection:
         return datasets.load(path, split, settings.format, settings.images, bad=bad)
 
-    if one:
-        if settings.test_split is not None:
-            raise ValueError(
-                f"`test_split` does not go with folds, concepts and features alone, got {settings.test_split}"
-            )
-        return load(settings.split), test
-    parts = datasets.splits(path, settings.format)
     split, held = settings.split, settings.test_split
-    if split is None and "train" in parts and len(parts) > 1:
-        split, held = "train", held or "val"
+    if one and held is not None:
+        raise ValueError(f"`test_split` does not go with folds, concepts and features alone, got {held}")
+    if not one:
+        parts = datasets.splits(path, settings.format)
+        if split is None and "train" in parts and len(parts) > 1:
+            split, held = "train", held or "val"
     return load(split), None if held is None else load(held)
 
 

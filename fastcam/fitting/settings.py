@@ -38,7 +38,15 @@ class FitSettings:
         least=0,
         metavar="ROUNDS",
     )
-    concept: str = option("positive", "name of the class of the positives; that of the negatives has a no before it")
+    captions: str | None = option(
+        None, "COCO's JSON of captions, or CSV of image_id,caption, in which `phrase` is looked for", metavar="FILE"
+    )
+    phrase: str | None = option(
+        None, "words that make a picture a positive where a caption has them; captioned pictures without are negatives"
+    )
+    concept: str | None = option(
+        None, "name of the positives' class, by default `phrase` or positive; the negatives' has a no before it"
+    )
     features: str | None = option(
         None, "Parquet file that keeps the features; by default features.parquet in `out`", metavar="FILE"
     )
@@ -59,6 +67,8 @@ class FitSettings:
             raise ValueError(f"`strength` must be a positive number, got {self.strength!r}")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"`test_fraction` must be between 0 and 1, got {self.test_fraction!r}")
+        if (self.captions is None) != (self.phrase is None):
+            raise ValueError(f"`captions` and `phrase` go together, got {self.captions!r} and {self.phrase!r}")
         if self.layer is not None and not self.features_only:
             raise ValueError(
                 f"`layer` goes with `features_only`: a head with a CAM is fitted on the last pooled layer alone, got "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
-from fastcam.methods.forward import Forward, ReshapeTransform
+from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import default_target_layer, resolve_layers, unwrap
@@ -132,7 +132,10 @@ class Method:
         """The target layers by name."""
         names = {module: name for name, module in unwrap(self.model).named_modules()}
         wanted = default_target_layer(self.model) if target_layers is None else target_layers
-        return {names[layer]: layer for layer in resolve_layers(self.model, wanted)}
+        layers = {names[layer]: layer for layer in resolve_layers(self.model, wanted)}
+        if IMAGES in layers:
+            raise ValueError(f"a target layer must be a part of {type(unwrap(self.model)).__name__}, got all of it")
+        return layers
 
     @property
     def _watched(self) -> dict[str, nn.Module]:

@@ -113,7 +113,8 @@ class SaliencyMap(Method):
 
     max over channels of |∂S_c/∂x|, smoothed by a Gaussian with σ = 0.02·max(H, W); then min-max, and the box around the
     largest component above 20 % of the range, as for every map. Saliency alone is single bright pixels, of which no
-    component covers an object. It needs one backward pass for each class, through the whole network.
+    component covers an object. It takes one backward pass for each class, through the whole network, all of whose
+    activations stay in memory until then: batches may have to be smaller than with other methods.
 
     Source: the saliency from Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks: Visualising Image
     Classification Models and Saliency Maps, ICLR workshop 2014, section 3.1; the box from Zhou et al., Learning Deep

@@ -146,6 +146,14 @@ def test_a_network_that_does_not_see_the_picture_has_empty_maps(model, images):
     assert not SaliencyMap(model).boxes(images, 1).any()
 
 
+@pytest.mark.parametrize("method", [GradCAM, LayerCAM])
+def test_the_whole_network_is_no_target_layer(method, model):
+    """Its name, "", stands for the images."""
+    for layer in ("", model, ["stage1", model]):
+        with pytest.raises(ValueError, match="a target layer must be a part of Net, got all of it"):
+            method(model, layer)
+
+
 def test_wrong_options(model, images):
     with pytest.raises(ValueError, match="saliency is of the images themselves: it has no target layer, got 'stage1'"):
         SaliencyMap(model, "stage1")
