@@ -7,6 +7,7 @@ medians are compared:
     fastcam            `localize` from the list of files to boxes.parquet, in this process
     fastcam, workers   the same in as many processes as threads, one thread each, without the time to start them
     …, frozen          both with `compile="freeze"`; the time to freeze is in it, and taken off in a row of its own
+    …, bfloat16        both with `precision="bfloat16"`, where the processor has instructions for it; other numbers
     plain script       Pillow, torchvision's transforms, Grad-CAM of the package grad-cam, OpenCV's contours, csv
 
 and, of one more run of fastcam, the share of what is neither decoding nor the network, by timers around the functions.
@@ -76,11 +77,11 @@ def parts(model: nn.Module, files: list[Path], threads: int, last: bool) -> Call
     return call
 
 
-def ours(model: nn.Module, files: list[Path], threads: int, compile: str | None = None) -> Callable[[], float]:
+def ours(model: nn.Module, files: list[Path], threads: int, **chosen: Any) -> Callable[[], float]:
     """A run in this process; it gives the seconds that freezing took."""
 
     def call() -> float:
-        options = {"batch_size": BATCH, "threads": threads, "compile": compile, "progress": False}
+        options = {"batch_size": BATCH, "threads": threads, "progress": False, **chosen}
         with tempfile.TemporaryDirectory() as out:
             return frozen_in(localize(model, files, out=out, config=CONFIG, **options))
 
@@ -157,7 +158,7 @@ def share(run: Callable[[], object]) -> float:
     return after / (time.perf_counter() - begin)
 
 
-def with_workers(files: list[Path], workers: int, model: nn.Module, compile: str | None = None) -> tuple[float, float]:
+def with_workers(files: list[Path], workers: int, model: nn.Module, **chosen: Any) -> tuple[float, float]:
     """Seconds of a run in several processes without those of starting them, and those of freezing, which are no part.
 
     A second run of a batch for each process shows how long they take to start.
@@ -168,7 +169,7 @@ def with_workers(files: list[Path], workers: int, model: nn.Module, compile: str
         with tempfile.TemporaryDirectory() as out:
             begin = time.perf_counter()
             options = {"batch_size": BATCH, "shard_size": BATCH, "threads": 1, "workers": workers, "progress": False}
-            start = frozen_in(localize(model, some, out=out, config=CONFIG, compile=compile, **options))
+            start = frozen_in(localize(model, some, out=out, config=CONFIG, **options, **chosen))
             times.append(time.perf_counter() - begin)
     return (times[0] - times[1]) * len(files) / (len(files) - few), start
 
@@ -212,9 +213,12 @@ def speed(files: list[Path], threads: int, rounds: int, left_out: Collection[str
         base: parts(model, files, threads, True),
         "decode + forward": parts(model, files, threads, False),
         "fastcam": run,
-        frozen: ours(model, files, threads, "freeze"),
+        frozen: ours(model, files, threads, compile="freeze"),
         "plain script": script(model, files),
     }
+    bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if bfloat16:
+        contestants["fastcam, bfloat16"] = ours(model, files, threads, precision="bfloat16")
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, call in contestants.items():
@@ -226,9 +230,11 @@ def speed(files: list[Path], threads: int, rounds: int, left_out: Collection[str
             if name == frozen:
                 times[frozen + start].append(times[name][-1] - froze)
         times[many].append(with_workers(files, threads, model)[0])
-        seconds, froze = with_workers(files, threads, model, "freeze")
+        seconds, froze = with_workers(files, threads, model, compile="freeze")
         times[f"{many}, frozen"].append(seconds + froze)
         times[f"{many}, frozen{start}"].append(seconds)
+        if bfloat16:
+            times[f"{many}, bfloat16"].append(with_workers(files, threads, model, precision="bfloat16")[0])
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         "| | pictures a second | time against decode + forward |",
