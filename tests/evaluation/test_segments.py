@@ -14,8 +14,10 @@ from fastcam import data
 from fastcam.evaluation.protocols import THRESHOLDS
 from fastcam.evaluation.sources.segments import RunMaps, read_npz
 from fastcam.export import MapTable, export
+from fastcam.models import ModelConfig
 from tests.support import segmentation, tables
 from tests.support.commands import refused, run as command
+from tests.support.evaluations import CLASSES, network
 from tests.support.segmentation import NAMES, write_voc
 
 
@@ -273,6 +275,29 @@ def test_class_pngs_of_turned_pictures(own, tmp_path):
             stored = np.array(image.transpose(Image.Transpose.ROTATE_90))  # EXIF's 6 turns it back
         write_labels(path, stored)
     assert figures(evaluated(voc, run, tmp_path / "stored").metrics) == figures(whole)
+
+
+def test_a_run_of_the_engine_with_several_classes_a_picture(drawn, tmp_path):
+    """From `localize` with maps of the two highest classes to labels and their figures, with a network's own names."""
+    voc, _ = drawn
+    config = ModelConfig("tiny", CLASSES, size=32, class_names=("elk", *reversed(NAMES), "fox"))
+    model, run = network(1), tmp_path / "run"
+    options = {"out": run, "config": config, "top_k": 2, "maps": True, "relu": True, "progress": False}
+    labelled = data.load(voc).labelled()
+    model.classifier.bias.data[0] = 1e3  # always the highest
+    fastcam.localize(model, labelled, **options)
+    with pytest.raises(ValueError, match="class 0, 'elk', is none of those of the class PNGs"):
+        evaluated(voc, run, tmp_path / "out")
+    model.classifier.bias.data[[0, 5]] = -1e3  # never
+    fastcam.localize(model, labelled, overwrite=True, **options)
+    rows = pq.read_table(run / "boxes.parquet").to_pylist()
+    assert len(rows) == 14
+    done = evaluated(voc, run, tmp_path / "out", overwrite=True)
+    categories = {1 + place: len(NAMES) - place for place in range(len(NAMES))}  # the network counts the other way
+    made = export(run, "labels", tmp_path / "labels", categories=categories, cuts=0.3)
+    (made.path / "classes.txt").unlink()  # which values these are is known
+    again = evaluated(voc, made.path, tmp_path / "again")
+    assert again.metrics["figures"]["mIoU"] == done.metrics["curves"]["mIoU"][300]
 
 
 def test_the_command(drawn, tmp_path):
