@@ -413,8 +413,10 @@ def _write_segmentation(
         metrics["errors"] = source.errors
     write_segmentation(out, source, result, threshold, done.records(), settings.cases)
     write_metrics(out / "metrics.json", metrics)
-    missed, table = tuple(source.errors or ()), tuple(result.table())
-    return EvaluationSummary(out, result.pictures, metrics, table, tuple(result.bad), missed), []
+    missed, table = tuple(source.errors or ()), result.table()
+    if source.others:
+        table.append(f"{source.others} pictures of the run are not in the data set")
+    return EvaluationSummary(out, result.pictures, metrics, tuple(table), tuple(result.bad), missed), []
 
 
 def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:
