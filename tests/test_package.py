@@ -199,8 +199,9 @@ def test_only_ops_touches_the_extension():
 
 def test_tests_mirror_the_package_and_share_helpers_in_support_only():
     tests = Path(__file__).parent
-    # machine_code is not of the package: a simulator, with its tests beside it.
-    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - {(), ("machine_code",)}
+    # Not of the package are machine_code, a simulator with its tests beside it, and the scripts of the folder examples.
+    others = {(), ("machine_code",), ("examples",)}
+    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - others
     for folder in folders:
         place = PACKAGE.joinpath(*folder)
         assert place.is_dir() or place.with_suffix(".py").is_file(), f"{place} is not there, tests of it are"

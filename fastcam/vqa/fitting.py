@@ -21,6 +21,7 @@ from fastcam.vqa.model import VQA, head_of
 from fastcam.vqa.questions import Questions, words_of
 from fastcam.vqa.settings import VQASettings
 
+_EPOCHS, _STEPS = 20, 1000  # of Adam at least, where the settings do not tell
 _LARGEST = 1 << 28  # values of the dense matrix that scikit-learn is given
 
 
@@ -143,7 +144,8 @@ def _adam(problem: _Problem, settings: VQASettings, device: torch.device, progre
     (count, answers), questions = problem.shape, len(problem.labels)
     values = problem.values.to(device)
     generator = torch.Generator().manual_seed(settings.seed)
-    steps = settings.epochs * -(-questions // settings.batch_size)
+    each = -(-questions // settings.batch_size)  # steps of an epoch
+    epochs = settings.epochs or max(_EPOCHS, -(-_STEPS // each))
     with torch.inference_mode(False), torch.enable_grad():
         weight, seen, bias = (
             torch.zeros(size, device=device, requires_grad=True)
@@ -153,10 +155,10 @@ def _adam(problem: _Problem, settings: VQASettings, device: torch.device, progre
             {"params": [weight, seen], "weight_decay": settings.weight_decay},
             {"params": [bias], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.Adam(groups, settings.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with tqdm(total=steps, unit="step", disable=None if progress else True) as bar:
-            for epoch in range(1, settings.epochs + 1):
+        optimizer = torch.optim.Adam(groups, settings.lr, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * each)
+        with tqdm(total=epochs * each, unit="step", disable=None if progress else True) as bar:
+            for epoch in range(1, epochs + 1):
                 for rows in torch.randperm(questions, generator=generator).split(settings.batch_size):
                     logits = F.linear(values[problem.pictures[rows].to(device)], seen, bias)
                     logits = logits + problem.words.sums(weight, rows)

@@ -48,7 +48,7 @@ def data(folder):
 
 @pytest.fixture(scope="module")
 def model(network, data):
-    return vqa.fit(data, network, config=CONFIG, epochs=100, lr=0.05)
+    return vqa.fit(data, network, config=CONFIG)
 
 
 def test_it_learns(model, data):
@@ -98,7 +98,7 @@ def test_weights_are_those_of_the_softmax_regression(data, network):
 
 @pytest.mark.parametrize("inputs", ["words", "picture"])
 def test_one_input_alone(data, network, inputs):
-    alone = vqa.fit(data, network, config=CONFIG, inputs=inputs, epochs=30)
+    alone = vqa.fit(data, network, config=CONFIG, inputs=inputs)
     first, second = (alone.answer(data.pictures.root / name, "What colour is it?") for name in ("0.png", "1.png"))
     if inputs == "words":
         assert first.picture == second.picture == 0
@@ -244,11 +244,14 @@ def test_the_figure_shows_picture_map_and_contributions(model, folder, tmp_path)
         assert answer.text in row[1].get_title()
         assert f"{answer.probability:.1%}" in row[1].get_title()
         labels = [label.get_text() for label in row[2].get_yticklabels()]
-        assert labels == ["what", "colour", "is", "it", "quux (unknown)", "picture", "bias"]
+        assert labels == ["what", "colour", "is", "it", "quux (unknown)", "[picture]", "[bias]"]
         lengths = [bar.get_width() for bar in row[2].patches]
         assert lengths == pytest.approx([*answer.words.values(), 0, answer.picture, answer.bias])
     assert axes[0, 2].get_xlim() == axes[1, 2].get_xlim()
     assert drawing.save(figure, tmp_path / "a.png").stat().st_size > 1000
+    questions = [model.answer(folder / "1.png", text) for text in ("What colour?", "Is it?")]
+    titles = [axes.get_title() for axes in vqa.figure(folder / "1.png", questions).axes]
+    assert (titles[2], titles[5]) == ("What colour?", "Is it?")
     with pytest.raises(ValueError, match="of another one"):
         vqa.figure(np.zeros((9, 9, 3), np.uint8), answers)
     with pytest.raises(ValueError, match="one at least"):
@@ -263,7 +266,7 @@ def written(folder, network, tmp_path_factory):
     """A model that the command has made."""
     path = tmp_path_factory.mktemp("command")
     models.save_checkpoint(path / "net.safetensors", network, CONFIG)
-    options = ("--weights", path / "net.safetensors", "--epochs", 100, "--lr", 0.05)
+    options = ("--weights", path / "net.safetensors", "--epochs", 200)
     result = run("vqa", "fit", folder / "vqa.csv", *options, "--out", path / "m", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "12 questions about 6 pictures; 6 words" in result.stdout
