@@ -91,7 +91,7 @@ def answer(
         print(json.dumps([{name: value for name, value in one._asdict().items() if name != "map"} for one in found]))
     else:
         for one in found:
-            parts = [*one.words.items(), ("picture", one.picture), ("bias", one.bias)]
+            parts = [*one.words.items(), ("[picture]", one.picture), ("[bias]", one.bias)]
             added = ", ".join(f"{name} {value:+.2f}" for name, value in parts)
             say(f"{one.text} {one.probability:.1%} ({added})")
     if unknown := found[0].unknown:

@@ -20,7 +20,7 @@ _LETTERS = 24  # of a word, beside its bar
 
 
 def figure(image: str | os.PathLike[str] | Pixels, answers: Answer | Sequence[Answer]) -> Figure:
-    """Draw answers to a question about a picture: a row for each.
+    """Draw answers to a question about a picture, or to several: a row for each.
 
     The picture; the answer's map over it; and bars of what each word of the question, the picture and the bias add to
     the answer's logit. All rows have the same scale of bars.
@@ -48,10 +48,12 @@ def figure(image: str | os.PathLike[str] | Pixels, answers: Answer | Sequence[An
     values = [value for rows in bars for _, value, _ in rows]
     low, high = min(0, *values), max(0, *values)
     margin = 0.22 * (high - low or 1)  # for the numbers
-    height = max(2.4 * min(1, pixels.shape[0] / pixels.shape[1]), 0.22 * max(map(len, bars)) + 0.5)
+    height = max(2.4 * min(1, pixels.shape[0] / pixels.shape[1]), 0.19 * max(map(len, bars)) + 0.5)
     # A Figure of its own, not pyplot's: no global state, no window system, safe in any thread.
     shown = Figure(figsize=(9, len(answers) * (height + 0.35) + 0.5), dpi=110, layout="constrained")
-    shown.suptitle(_line(answers[0].question, 100), fontsize=11, parse_math=False)
+    one = len({answer.question for answer in answers}) == 1
+    if one:
+        shown.suptitle(_line(answers[0].question, 100), fontsize=11, parse_math=False)
     axes = shown.subplots(len(answers), 3, squeeze=False, width_ratios=(1, 1, 1.3))
     for row, answer, parts in zip(axes, answers, bars, strict=True):
         if answer.map.shape != (whole.height, whole.width):
@@ -63,6 +65,9 @@ def figure(image: str | os.PathLike[str] | Pixels, answers: Answer | Sequence[An
             place.set_axis_off()
         title = f"{_line(answer.text, 40)} ({answer.probability:.1%})"
         row[1].set_title(title, fontsize=10, parse_math=False)
+        if not one:
+            asked = textwrap.fill(_line(answer.question, 2 * _LETTERS + 30), _LETTERS + 16)  # two lines at most
+            row[2].set_title(asked, fontsize=9, parse_math=False)
         _draw(row[2], parts, low - margin * (low < 0), high + margin * (high > 0))
     axes[-1, 2].set_xlabel("added to the answer's logit", fontsize=9)
     return shown
@@ -72,7 +77,7 @@ def _bars(answer: Answer) -> list[tuple[str, float, str]]:
     """Label, length and colour of each bar, from the top; words that are not known have none."""
     words = [(_line(word, _LETTERS), value, _WORD) for word, value in answer.words.items()]
     unknown = [(f"{_line(word, _LETTERS)} (unknown)", 0.0, _WORD) for word in answer.unknown]
-    return [*words, *unknown, ("picture", answer.picture, _PICTURE), ("bias", answer.bias, _BIAS)]
+    return [*words, *unknown, ("[picture]", answer.picture, _PICTURE), ("[bias]", answer.bias, _BIAS)]
 
 
 def _draw(place: Axes, bars: list[tuple[str, float, str]], low: float, high: float) -> None:

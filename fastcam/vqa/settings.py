@@ -25,7 +25,11 @@ class VQASettings:
         "adam: epochs of Adam over batches, for any number of questions; logistic: the optimum of scikit-learn's "
         "logistic regression (extra `fit`), for thousands of questions and tens of answers",
     )
-    epochs: int = option(20, "passes over the questions, with adam", least=1)
+    epochs: int | None = option(
+        None,
+        "passes over the questions, with adam; by default 20, or of few questions as many as make 1000 steps",
+        least=1,
+    )
     batch_size: int = option(256, "questions of a step, with adam", least=1)
     lr: float = option(0.01, "learning rate at the beginning, with adam; it falls to zero along half a cosine")
     weight_decay: float = option(1e-4, "factor of half the squared weights in the loss, with adam", least=0)

@@ -48,7 +48,7 @@ def data(folder):
 
 @pytest.fixture(scope="module")
 def model(network, data):
-    return vqa.fit(data, network, config=CONFIG, epochs=100, lr=0.05)
+    return vqa.fit(data, network, config=CONFIG)
 
 
 def test_it_learns(model, data):
@@ -98,7 +98,7 @@ def test_weights_are_those_of_the_softmax_regression(data, network):
 
 @pytest.mark.parametrize("inputs", ["words", "picture"])
 def test_one_input_alone(data, network, inputs):
-    alone = vqa.fit(data, network, config=CONFIG, inputs=inputs, epochs=30)
+    alone = vqa.fit(data, network, config=CONFIG, inputs=inputs)
     first, second = (alone.answer(data.pictures.root / name, "What colour is it?") for name in ("0.png", "1.png"))
     if inputs == "words":
         assert first.picture == second.picture == 0
@@ -145,6 +145,18 @@ def test_a_network_that_no_name_builds(data, tmp_path):
         vqa.VQA.load(tmp_path / "m", wide)
 
 
+def test_weights_that_do_not_fit_the_network(model):
+    config, words, weight = model.config, model.words, model.weight
+    for wrong in (weight[:, :2], weight[:5], weight.T):
+        with pytest.raises(ValueError, match=r"`weight` must be \[V, C\]"):
+            vqa.VQA(model.network, config, words, wrong)
+    with pytest.raises(ValueError, match="finite"):
+        vqa.VQA(model.network, config, words, torch.full_like(weight, torch.nan))
+    with pytest.raises(ValueError, match="3 outputs, one for each answer"):
+        vqa.VQA(models.build("shufflenet_v2_x0_5", 4), config, words, weight)
+    assert vqa.VQA(nn.DataParallel(model.network), config, words, weight).words == words
+
+
 def test_files_that_are_not_of_one_model(model, data, network, tmp_path):
     model.save(tmp_path / "m")
     vqa.fit(data, network, config=CONFIG, epochs=1).save(tmp_path / "n")
@@ -184,7 +196,7 @@ def test_questions_that_cannot_be_answered(model, folder):
     assert len(model.best(folder / "0.png", "why", 99)) == 3
 
 
-def test_data_that_cannot_be_learnt_from(data, network, folder, tmp_path):
+def test_data_that_cannot_be_learnt_from(data, network, monkeypatch):
     yes = [place for place, question in enumerate(data) if question.answer == "yes"]
     with pytest.raises(ValueError, match=r"two different answers at least, got 1: \['yes'\]"):
         vqa.fit(data.subset(yes), network, config=CONFIG)
@@ -199,8 +211,13 @@ def test_data_that_cannot_be_learnt_from(data, network, folder, tmp_path):
     values[3, 7] = np.nan
     with pytest.raises(ValueError, match=r"NaN or infinity for 3\.png"):
         vqa.fit(data, network, config=CONFIG, features=features._replace(values=values))
+    with pytest.raises(ValueError, match="'red' has a single picture"):
+        vqa.fit(data.subset([0, 1, 2, 5]), network, config=CONFIG, features=features, solver="logistic")
     with pytest.raises(FloatingPointError, match="lower the `lr`"):
         vqa.fit(data, network, config=CONFIG, features=features, lr=1e36, epochs=3)
+    monkeypatch.setattr("fastcam.vqa.fitting._LARGEST", 12 * 1029)
+    with pytest.raises(ValueError, match="12 questions, 6 words and 1024 features are too many"):
+        vqa.fit(data, network, config=CONFIG, features=features, solver="logistic")
 
 
 @pytest.mark.parametrize(
@@ -244,11 +261,14 @@ def test_the_figure_shows_picture_map_and_contributions(model, folder, tmp_path)
         assert answer.text in row[1].get_title()
         assert f"{answer.probability:.1%}" in row[1].get_title()
         labels = [label.get_text() for label in row[2].get_yticklabels()]
-        assert labels == ["what", "colour", "is", "it", "quux (unknown)", "picture", "bias"]
+        assert labels == ["what", "colour", "is", "it", "quux (unknown)", "[picture]", "[bias]"]
         lengths = [bar.get_width() for bar in row[2].patches]
         assert lengths == pytest.approx([*answer.words.values(), 0, answer.picture, answer.bias])
     assert axes[0, 2].get_xlim() == axes[1, 2].get_xlim()
     assert drawing.save(figure, tmp_path / "a.png").stat().st_size > 1000
+    questions = [model.answer(folder / "1.png", text) for text in ("What colour?", "Is it?")]
+    titles = [axes.get_title() for axes in vqa.figure(folder / "1.png", questions).axes]
+    assert (titles[2], titles[5]) == ("What colour?", "Is it?")
     with pytest.raises(ValueError, match="of another one"):
         vqa.figure(np.zeros((9, 9, 3), np.uint8), answers)
     with pytest.raises(ValueError, match="one at least"):
@@ -263,7 +283,7 @@ def written(folder, network, tmp_path_factory):
     """A model that the command has made."""
     path = tmp_path_factory.mktemp("command")
     models.save_checkpoint(path / "net.safetensors", network, CONFIG)
-    options = ("--weights", path / "net.safetensors", "--epochs", 100, "--lr", 0.05)
+    options = ("--weights", path / "net.safetensors", "--epochs", 200)
     result = run("vqa", "fit", folder / "vqa.csv", *options, "--out", path / "m", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "12 questions about 6 pictures; 6 words" in result.stdout

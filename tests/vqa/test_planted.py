@@ -1,4 +1,4 @@
-"""Questions about drawn scenes whose answers, places and deciding words are known: see tests/support/scenes.py."""
+"""Questions about drawn scenes whose answers, places and deciding words are known: see examples/vqa_scenes.py."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ import torch
 import fastcam
 from fastcam import vqa
 from fastcam.fitting import pooled_features
-from tests.support import scenes
+from tests.support.scripts import script
+
+scenes = script("vqa_scenes")
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     parts = {name: [scenes.scene(rng) for _ in range(count)] for name, count in (("train", 800), ("test", 100))}
     network = scenes.network(parts["train"], 8)
-    data = {name: scenes.asked(part, folder / name, rng) for name, part in parts.items()}
+    data = {name: scenes.ask(part, folder / f"{name}.csv", rng) for name, part in parts.items()}
     features = {name: pooled_features(network, part.pictures, scenes.CONFIG) for name, part in data.items()}
     return parts, network, data, features
 
@@ -41,21 +43,25 @@ def test_words_in_the_questions_are_as_the_scenes_have_them(drawn):
     assert {scenes.DECIDING[kind] in words for kind, words in heard.items()} == {True}
 
 
-def test_both_answer_where_each_alone_cannot(drawn, model):
-    _, network, data, features = drawn
+def test_both_together_answer(drawn, model):
+    _, _, data, features = drawn
     found = model.evaluate(data["test"], features=features["test"])
     assert found.questions == 400
     assert found.overall >= 0.9
     assert min(found.by_question_type.values()) >= 0.85
-    for inputs in ("words", "picture"):
-        alone = vqa.fit(data["train"], network, config=scenes.CONFIG, features=features["train"], inputs=inputs)
-        assert alone.evaluate(data["test"], features=features["test"]).overall < 0.6
+
+
+@pytest.mark.parametrize("inputs", ["words", "picture"])
+def test_each_alone_cannot(drawn, inputs):
+    _, network, data, features = drawn
+    alone = vqa.fit(data["train"], network, config=scenes.CONFIG, features=features["train"], inputs=inputs)
+    assert alone.evaluate(data["test"], features=features["test"]).overall < 0.6
 
 
 def test_maps_and_words_of_the_answers(drawn, model):
     parts, _, data, _ = drawn
     found, right, on_object, decided = 0, 0, 0, 0
-    for question in data["test"]:
+    for question in data["test"][:240]:
         one = parts["test"][question.picture]
         answer = model.answer(one.image, question.text)
         found += 1
@@ -73,7 +79,7 @@ def test_contributions_add_up_to_the_logit_and_the_map_to_the_pictures(drawn, mo
     """logit = bias + mean of the map before normalisation + Σ words, worked out from the weights by hand."""
     parts, _, data, _ = drawn
     one, question = parts["test"][0], data["test"][0]
-    answers = model.best(data["test"].pictures.root / "0.png", question.text, 12)
+    answers = model.best(data["test"].pictures.root / "test" / "0.png", question.text, 12)
     images = torch.from_numpy(one.image).permute(2, 0, 1)[None] / 255
     images = (images - 0.5) / 0.25
     with torch.no_grad():
@@ -116,3 +122,18 @@ def test_the_words_that_speak_for_an_answer(model):
     assert len(model.words_for("red", 3)) == 3
     with pytest.raises(ValueError, match="no answer 'rad'; did you mean red"):
         model.words_for("rad")
+
+
+def test_the_example_prints_its_table(tmp_path, capsys):
+    scenes.main([str(tmp_path / "out"), "--train", "60", "--test", "5", "--epochs", "2"])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["20 questions about 5 scenes, %", *scenes.ANSWERS, "all", "peak", "word"]
+    assert [line[0] for line in lines[1:]] == ["words and picture", "words alone", "picture alone"]
+    assert all(len(line) == 8 for line in lines)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "answers.png",
+        "test",
+        "test.csv",
+        "train",
+        "train.csv",
+    ]
