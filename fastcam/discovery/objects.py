@@ -129,7 +129,7 @@ def informative_objects(
         _check_present(settings.scenes, [labels[i] for i in indices], labels, network)
         if out is not None:
             _check_free(Path(out), [labels[i] for i in indices], network, settings.overwrite)
-    tally = _Tally(len(data.object_names))
+    tally = _Tally()
     errors: list[tuple[str, str]] = []
     maps = flat = 0
     bare = data.labelled()  # regions are drawn apart
@@ -157,10 +157,9 @@ def informative_objects(
                 if not _wanted(scene, settings.scenes):
                     continue
                 if not (sound and map.max() > 0):
-                    why = (
-                        "its map is constant: it has no high-activation area" if sound else "its logits are not finite"
-                    )
-                    errors.append((data.ids[one.place], f"model: {why}"))
+                    what = "map is constant: it has no high-activation area" if sound else "logits are not finite"
+                    errors.append((data.ids[one.place], f"model: its {what}"))
+                    flat += sound
                     continue
                 size = _fit(one.geometry.original)
                 high = one.geometry.spread(map, size) > settings.level
@@ -242,7 +241,7 @@ class _Sums:
 class _Tally:
     """Sums over pictures."""
 
-    def __init__(self, objects: int) -> None:
+    def __init__(self) -> None:
         self.scenes: Counter[int] = Counter()
         self.rows: dict[int, dict[int, _Sums]] = {}
 

@@ -22,7 +22,7 @@ from fastcam.methods.activation import obstacle
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import evaluation_mode
 from fastcam.models import ModelConfig
-from fastcam.pictures import Pixels, as_rgb, quiet_pillow
+from fastcam.pictures import Geometry, Pixels, as_rgb, quiet_pillow
 from fastcam.report.page import embed, write
 
 _SIDE = 256  # longer side of a picture in a figure, in pixels
@@ -176,13 +176,17 @@ def class_units(
                 for one, good in zip(ready, sound, strict=True)
                 if not good
             ]
-            kept = [number for number, good in enumerate(sound) if good]
+            if not (kept := [number for number, good in enumerate(sound) if good]):
+                continue
             places, highest = [ready[number].place for number in kept], run.logits.argmax(1).tolist()
             known = [highest[number] for number in kept] if labels is None else [labels[place] for place in places]
             sums.add(places, known, maps[kept], run.pooled[kept], weight)
-    if not sums.best:
-        raise ValueError(f"none of the pictures could be used; the first of {len(errors)}: {': '.join(errors[0])}")
     for class_id in classes:
+        if not sums.counts[class_id] and (labels is not None or not sums.best) and errors:
+            raise ValueError(
+                f"no picture of class {class_id}, {_called(class_id, network)!r}, could be used; the first of "
+                f"{len(errors)} that could not be: {': '.join(errors[0])}"
+            )
         if not sums.counts[class_id]:
             present = [_called(one, network) for one in sorted(sums.seen)]
             raise no_pictures(class_id, _called(class_id, network), present)
@@ -274,6 +278,15 @@ def _ranked(
     return first, every
 
 
+class _Seen(NamedTuple):
+    """A picture that a unit responds to: its place, small, with the unit's activations [h, w]."""
+
+    place: int
+    geometry: Geometry
+    picture: np.ndarray
+    map: np.ndarray
+
+
 def _with_examples(
     units: Sequence[Unit], sums: _Sums, run: Forward, network: Network, data: Collection, settings: UnitsSettings
 ) -> list[Unit]:
@@ -289,7 +302,7 @@ def _with_examples(
         )
         if value > 0
     ]
-    size, found = network.preprocess.size, dict[int, list[tuple[Ready[None], np.ndarray]]]()
+    size, found = network.preprocess.size, dict[int, list[_Seen]]()
     energies: dict[int, np.ndarray] = {}
     following = iter([unit for unit, _ in pairs])
     places = [place for _, place in pairs]
@@ -303,7 +316,8 @@ def _with_examples(
                 network.images(ready), chosen, run, network, settings.receptive_field is None
             )
             for number, (unit, one) in enumerate(zip(chosen, ready, strict=True)):
-                found.setdefault(unit, []).append((one, maps[number]))
+                seen = _Seen(one.place, one.geometry, _small(one.image), maps[number])
+                found.setdefault(unit, []).append(seen)
                 if gradients is not None:
                     around = _around((gradients[number] ** 2).sum(0), _below_cap(maps[number]), maps[number].shape)
                     energies[unit] = energies[unit] + around if unit in energies else around
@@ -311,13 +325,12 @@ def _with_examples(
     for each in units:
         side, examples = settings.receptive_field, list[Example]()
         if side is None and each.unit in found:
-            cell = -(-size // min(found[each.unit][0][1].shape))
+            cell = -(-size // min(found[each.unit][0].map.shape))
             side = min(size, max(cell, _side(energies[each.unit])))
-        for picture, map in found.get(each.unit, []):
-            small = _small(picture.image)
+        for place, geometry, picture, map in found.get(each.unit, []):
             frame = _region(map, settings.level, side or size, size).astype(np.float32)
-            region = picture.geometry.spread(frame, (small.shape[1], small.shape[0])) > 0.5
-            examples.append(Example(data.ids[picture.place], float(map.max()), small, region))
+            region = geometry.spread(frame, (picture.shape[1], picture.shape[0])) > 0.5
+            examples.append(Example(data.ids[place], float(map.max()), picture, region))
         shown.append(each._replace(receptive_field=side or 0, examples=tuple(examples)))
     return shown
 

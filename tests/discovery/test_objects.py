@@ -231,7 +231,26 @@ def test_pictures_that_cannot_be_used_are_named_and_the_others_count(checkpoint,
     assert result.exit_code == 3
     assert "bay/010.png" in result.output
     assert "6 pictures, 3 files" in result.output
-    black = painted(tmp_path, objects=[("thing", [1, 1, 9, 9], None)])
-    loaded = data.load_scenes(black, scenes={"red/a.png": "red"})
+
+
+def test_maps_that_are_constant_have_no_high_area(tmp_path):
+    colours = {"red/a.png": 0, "red/b.png": 0, "red/c.png": 255}
+    (tmp_path / "images/red").mkdir(parents=True)
+    for id, red in colours.items():
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[8:24, 8:24, 0] = red
+        Image.fromarray(pixels).save(tmp_path / "images" / id)
+    document = {
+        "images": [{"id": id, "file_name": id, "width": 64, "height": 64} for id in colours],
+        "annotations": [{"image_id": id, "category_id": 0, "bbox": [8, 8, 16, 16]} for id in colours],
+        "categories": [{"id": 0, "name": "thing"}],
+    }
+    write(tmp_path / "objects.json", json.dumps(document))
+    loaded = data.load_scenes(tmp_path / "objects.json", scenes=dict.fromkeys(colours, "red"))
+    options = {"layer": "features", "config": RAW, "progress": False}
+    with pytest.warns(fastcam.methods.MapWarning, match="2 of 3 maps are constant"):
+        found = fastcam.informative_objects(ByHand(), loaded, **options)
+    assert found.scenes == {0: 1}
+    assert [id for id, _ in found.errors] == ["red/a.png", "red/b.png"]
     with pytest.raises(ValueError, match=r"no picture .* has an object; the first of 1 .*: red/a.png: .*constant"):
-        fastcam.informative_objects(ByHand(), loaded, layer="features", config=RAW, progress=False)
+        fastcam.informative_objects(ByHand(), loaded.subset([0]), **options)
