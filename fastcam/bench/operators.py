@@ -639,6 +639,37 @@ SCORE_HISTOGRAMS = Operator(
 )
 
 
+# ---- refine ----------------------------------------------------------------------------------------------------------
+
+
+def _refine(classes: int, height: int, width: int) -> Work:
+    def inputs(count: int, device: str) -> Inputs:
+        images = F.interpolate(torch.rand(count, 3, 20, 27, device=device), (height, width), mode="bicubic")
+        return torch.rand(count, classes, height, width, device=device), images
+
+    return Work(
+        f"refine {classes} maps of {height}×{width}, 10 iterations",
+        1,
+        ops.refine,
+        inputs,
+        twin=2.7,
+        pixels=height * width,
+    )
+
+
+REFINE = Operator(
+    ops.refine,
+    "maps and images",
+    cpu=[_refine(21, 375, 500), _refine(2, 224, 224)],
+    gpu=[_refine(21, 375, 500)],
+    variants=[
+        {"iterations": 1, "dilations": (1, 2, 4, 8, 12, 24)},
+        {"iterations": 4, "dilations": (3,)},
+        {"iterations": 3, "dilations": (1, 2, 3, 5, 8, 13, 21, 34)},
+    ],
+)
+
+
 # ---- resize ----------------------------------------------------------------------------------------------------------
 
 
@@ -768,6 +799,7 @@ OPERATORS = (
     BOX_CURVES,
     IOU_CURVES,
     SCORE_HISTOGRAMS,
+    REFINE,
     RESIZE,
     COMPONENTS,
 )
