@@ -10,10 +10,13 @@ from fastcam._version import __version__
 
 if TYPE_CHECKING:
     from fastcam import (
+        cropping,
         data,
+        discovery,
         drawing,
         evaluation,
         export,
+        fitting,
         localization,
         methods,
         metrics,
@@ -23,10 +26,14 @@ if TYPE_CHECKING:
         report,
         runs,
         training,
+        vqa,
     )
+    from fastcam.cropping import crop
+    from fastcam.discovery import class_units, informative_objects
     from fastcam.drawing import overlay, show_cam_on_image
     from fastcam.evaluation import compare, evaluate
     from fastcam.explanation import explain
+    from fastcam.fitting import fit
     from fastcam.localization import localize
     from fastcam.methods import (
         CAM,
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
         Saliency,
         ScoreCAM,
         XGradCAM,
+        cam_from_arrays,
     )
     from fastcam.training import train
 
@@ -59,9 +67,14 @@ _HOMES = {
     "Saliency": "methods",
     "ScoreCAM": "methods",
     "XGradCAM": "methods",
+    "cam_from_arrays": "methods",
+    "class_units": "discovery",
     "compare": "evaluation",
+    "crop": "cropping",
     "evaluate": "evaluation",
     "explain": "explanation",
+    "fit": "fitting",
+    "informative_objects": "discovery",
     "localize": "localization",
     "train": "training",
     "overlay": "drawing",
@@ -92,13 +105,21 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
     "__version__",
+    "cam_from_arrays",
+    "class_units",
     "compare",
+    "crop",
+    "cropping",
     "data",
+    "discovery",
     "drawing",
     "evaluate",
     "evaluation",
     "explain",
     "export",
+    "fit",
+    "fitting",
+    "informative_objects",
     "localization",
     "localize",
     "methods",
@@ -112,6 +133,7 @@ __all__ = [
     "show_cam_on_image",
     "train",
     "training",
+    "vqa",
 ]
 
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def target_of(name: str) -> str | None:
     """The name of the file that a temporary one of `replacing` is to become; None if it is no such file."""
     found = _TEMPORARY.fullmatch(name)
     return None if found is None else found[1]
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Names for files, made of others' names: without odd characters, and each once."""
+    found, taken = [], Counter[str]()
+    for given in names:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", given)[-80:]
+        taken[name] += 1
+        while taken[name] > 1:
+            name = f"{name}-{taken[name]}"
+            taken[name] += 1
+        found.append(name)
+    return found
 
 
 def _sync(path: Path) -> None:

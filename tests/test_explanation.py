@@ -177,6 +177,53 @@ def test_panel_with_boxes(checkpoint, folder, tmp_path, drawn):
     assert reds == [(True, False), (False, False), (False, False)]
 
 
+def test_the_figure_of_tutorials_with_stl10(folder, tmp_path, drawn):
+    """The map as it is, the map at 128x128, and that over the picture, step by step in NumPy and OpenCV."""
+    torch.manual_seed(1)
+    model = models.build("resnet18", 10).eval()
+    models.save_checkpoint(
+        tmp_path / "stl.safetensors", model, ModelConfig("resnet18", 10, size=128, mean=(0.0,) * 3, std=(1.0,) * 3)
+    )
+    common = ("explain", folder / "1.png", "--weights", tmp_path / "stl.safetensors", "--method", "cam")
+    result = run(*common, "--stl10-blog", "--top-k", 2, "--out", tmp_path / "a")
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["1_stl10.png"]
+    rows, labels, title = drawn[0]
+    assert title == "1.png"
+    words = ["map 4×4", "map 128×128", "0.3·map + 0.5·picture"]
+    assert [[cell.title for cell in row] for row in rows] == [words, [""] * 3]
+
+    small = cv2.resize(cv2.imread(str(folder / "1.png")), (128, 128), interpolation=cv2.INTER_LINEAR)[..., ::-1]
+    with torch.no_grad():
+        images = torch.from_numpy(small.copy()).permute(2, 0, 1)[None] / 255  # not normalised
+        features = {}
+        handle = model.layer4.register_forward_hook(lambda module, args, output: features.update(out=output[0]))
+        order = model(images)[0].argsort(descending=True)[:2].tolist()
+        handle.remove()
+    assert [int(label.split()[1]) for label in labels] == order
+    for row, c in zip(rows, order, strict=True):
+        cam = model.fc.weight[c].detach().numpy() @ features["out"].reshape(512, -1).numpy()
+        cam = cam.reshape(4, 4) - cam.min()
+        cam = cam / cam.max()
+        jet = cv2.applyColorMap(np.uint8(255 * cam), cv2.COLORMAP_JET)[..., ::-1]
+        large = cv2.resize(cam, (128, 128))
+        large = (large - large.min()) / (large.max() - large.min())
+        heat = cv2.applyColorMap(np.uint8(255 * large), cv2.COLORMAP_JET)[..., ::-1]
+        close(row[0].image, jet, 12)
+        close(row[1].image, heat, 12)
+        close(row[2].image, np.clip(heat * 0.3 + small * 0.5, 0, 255), 6)
+    assert run(*common, "--stl10-blog", "--grid", "--blend", "0.5,0.5", "--out", tmp_path / "b").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["1_grid.png", "1_stl10.png"]
+    assert drawn[-1][0][0][2].title == "0.5·map + 0.5·picture"
+    for options, text in (
+        (["--method", "saliency"], "`stl10_blog` needs a method that gives maps"),
+        (["--smooth", "aug"], "`stl10_blog` shows the map as one layer has it"),
+        (["--fuse", "mean", "--layers", "layer3,layer4"], "`stl10_blog` shows the map as one layer has it"),
+    ):
+        assert text in refused(*common[:4], "--stl10-blog", *options, "--out", tmp_path / "c")
+    assert "1_stl10.png exists already" in refused(*common, "--stl10-blog", "--out", tmp_path / "a")
+
+
 def test_numbered_results(checkpoint, folder, tmp_path):
     common = ("explain", folder, "--weights", checkpoint, "--targets", 1, "--out", tmp_path / "a", "--num-result", 2)
     assert run(*common, "--method", "guided-backprop,cam", "--boxes", "none").exit_code == 0

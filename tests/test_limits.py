@@ -228,9 +228,9 @@ def test_tables_of_runs_that_are_hostile(tmp_path):
     coarse = np.ones((2, 2), np.float16)
     rows = [tables.row(id, (0, 0, 9, 9), size=(1 << 30, 1 << 30), cam=coarse) for id in ("a", "b")]
     run = tables.write(tmp_path / "run", rows, cams=True)
-    for format in ("png", "npy", "wsss"):
+    for format in ("png", "npy", "labels", "wsss"):
         with pytest.raises(ValueError, match=r"a map of \d+x\d+ is asked for, at most"):
-            export(run, format, size=None if format == "wsss" else "picture")
+            export(run, format, size="picture" if format in ("png", "npy") else None)
     with pytest.raises(ValueError, match="is asked for"):
         MapTable(run)[0].at()
     os.mkfifo(tmp_path / "pipe")

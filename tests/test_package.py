@@ -19,8 +19,8 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["demo"],
-    ["evaluation"],
-    ["report", "training", "metrics", "bench"],
+    ["cropping", "evaluation", "discovery", "vqa"],
+    ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
     ["drawing"],
@@ -34,7 +34,8 @@ LAYERS = [
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
-FACES = ("", "data", "drawing", "evaluation", "methods", "metrics", "models", "ops", "runs")
+FACES = ("", "data", "discovery", "drawing", "evaluation", "fitting", "methods", "metrics")
+FACES += ("models", "ops", "runs", "vqa")
 
 
 def test_public_names_exist():
@@ -61,6 +62,10 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
         "evaluation.evaluate": "evaluate",
         "evaluation.compare": "compare",
         "explanation.figures": "explain",
+        "cropping.crop": "crop",
+        "fitting.fit": "fit",
+        "discovery.objects": "informative_objects",
+        "discovery.units": "class_units",
     }
     lines = [f"import fastcam.{module}" for module in verbs]
     for module, verb in verbs.items():
@@ -194,8 +199,9 @@ def test_only_ops_touches_the_extension():
 
 def test_tests_mirror_the_package_and_share_helpers_in_support_only():
     tests = Path(__file__).parent
-    # machine_code is not of the package: a simulator, with its tests beside it.
-    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - {(), ("machine_code",)}
+    # Not of the package are machine_code, a simulator with its tests beside it, and the scripts of the folder examples.
+    others = {(), ("machine_code",), ("examples",)}
+    folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - others
     for folder in folders:
         place = PACKAGE.joinpath(*folder)
         assert place.is_dir() or place.with_suffix(".py").is_file(), f"{place} is not there, tests of it are"

@@ -27,9 +27,13 @@ import pytest
 import torch
 
 import fastcam
-from fastcam import data, drawing, models
+from fastcam import data, drawing, models, vqa
+from fastcam.data.segments import Segments
 from fastcam.evaluation import Evaluator
+from fastcam.evaluation.sources.segments import read_npz
 from fastcam.export import export
+from fastcam.fitting import read_features
+from fastcam.fitting.concepts import mentioned
 from fastcam.pictures import DecodeError, decode, find_pictures, read_part
 from fastcam.report import write_report
 from fastcam.training import checkpoint
@@ -37,7 +41,7 @@ from fastcam.training.group import Group
 from tests.support import tables
 from tests.support.commands import run
 from tests.support.evaluations import evaluate_map
-from tests.support.files import jpeg, shard
+from tests.support.files import jpeg, shard, write
 
 PACKAGE = Path(fastcam.__file__).parent
 STEERING = "\x1b]0;title\x07\x1b[2J\u202egpj"  # sets a terminal's title, clears it, turns text around
@@ -76,6 +80,17 @@ def unpickled(bomb: bytes) -> pa.Schema:
     return pa.schema([pa.field("path", pa.string(), metadata=kind)], {b"pandas": json.dumps(pandas).encode()})
 
 
+def features(tmp_path: Path, bomb: bytes) -> None:
+    texts = pa.array(["a"])
+    values = pa.FixedSizeListArray.from_arrays(pa.array([1.0], pa.float32()), 1)
+    about = {"digest": "", "layer": "", "pool": None, "size": 1, "resize": "", "mean": [0] * 3, "std": [1] * 3}
+    metadata = {b"fastcam.fitting": json.dumps(about | {"format": 1}).encode()} | (unpickled(bomb).metadata or {})
+    table = pa.table({"id": texts, "class": texts, "source": texts, "features": values, "path": pa.array([bomb])})
+    fields = [*list(table.schema)[:4], unpickled(bomb).field("path").with_type(pa.binary())]
+    pq.write_table(table.cast(pa.schema(fields, metadata)), tmp_path / "f.parquet")
+    assert read_features(tmp_path / "f.parquet")[0].ids == ("a",)
+
+
 def listed(tmp_path: Path, bomb: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     pq.write_table(pa.Table.from_arrays([pa.array(["a.jpg"])], schema=unpickled(bomb)), tmp_path / "list.parquet")
@@ -95,6 +110,13 @@ def huggingface(tmp_path: Path, bomb: bytes) -> None:
     assert data.load(tmp_path)[0].size == (60, 40)
 
 
+def scenes(tmp_path: Path, bomb: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").write_bytes(jpeg())
+    (tmp_path / "a/x_sink.png").write_bytes(bomb)
+    data.load_scenes(tmp_path).regions(0, (60, 40))
+
+
 def table(tmp_path: Path, bomb: bytes) -> None:
     folder = tables.write(tmp_path / "run", [tables.row("a.jpg", (0, 0, 9, 9))])
     found, kind = pq.read_table(folder / "boxes.parquet"), unpickled(bomb)
@@ -102,6 +124,13 @@ def table(tmp_path: Path, bomb: bytes) -> None:
     schema = found.schema.set(0, field).with_metadata({**found.schema.metadata, **kind.metadata})
     pq.write_table(found.cast(schema), folder / "boxes.parquet")
     assert write_report(folder).pictures == export(folder, "csv").pictures == 1
+
+
+def answers(tmp_path: Path, bomb: bytes) -> None:
+    config = models.ModelConfig("squeezenet1_1", 2, class_names=("yes", "no"))
+    models.save_checkpoint(tmp_path / "network.safetensors", models.build("squeezenet1_1", 2), config)
+    (tmp_path / "words.safetensors").write_bytes(bomb)
+    vqa.VQA.load(tmp_path)
 
 
 READERS = {
@@ -119,6 +148,14 @@ READERS = {
     "the state of a training": lambda tmp, bomb: (
         torch.save({"place": bomb}, tmp / "state.pt"),
         checkpoint.load(tmp / "state.pt", Group(0, 1, torch.device("cpu"))),
+    ),
+    "maps of an .npz": lambda tmp, bomb: (
+        np.savez(tmp / "a.npz", keys=np.array([bomb]), cam=np.zeros((1, 2, 2), np.float32)),
+        read_npz(tmp / "a.npz", (2, 2)),
+    ),
+    "a class PNG": lambda tmp, bomb: (
+        (tmp / "a.png").write_bytes(pickle.dumps(bomb)),
+        Segments(tmp).read("a.jpg"),
     ),
     "the state of an evaluation": lambda tmp, bomb: (
         (tmp / "e.safetensors").write_bytes(pickle.dumps(bomb)),
@@ -138,6 +175,18 @@ READERS = {
     "a tar's picture": lambda tmp, bomb: data.load(shard(tmp / "x.tar", {"a.jpg": pickle.dumps(bomb)}))[0],
     "a list": lambda tmp, bomb: listed(tmp, pickle.dumps(bomb)),
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
+    "a file of features": lambda tmp, bomb: features(tmp, pickle.dumps(bomb)),
+    "captions": lambda tmp, bomb: mentioned(write(tmp / "c.json", pickle.dumps(bomb, 0)), "a", ["a"]),
+    "a mask of a scene's object": lambda tmp, bomb: scenes(tmp, pickle.dumps(bomb)),
+    "questions": lambda tmp, bomb: (
+        (tmp / "q.json").write_bytes(pickle.dumps(bomb)),
+        vqa.load(tmp / "q.json", truth_only=True),
+    ),
+    "questions in CSV": lambda tmp, bomb: (
+        (tmp / "q.csv").write_bytes(pickle.dumps(bomb, 0)),
+        vqa.load(tmp / "q.csv", truth_only=True),
+    ),
+    "the words of a model that answers": lambda tmp, bomb: answers(tmp, pickle.dumps(bomb)),
     "a table of boxes": lambda tmp, bomb: table(tmp, pickle.dumps(bomb)),
 }
 

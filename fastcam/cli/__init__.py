@@ -11,7 +11,24 @@ from typing import Annotated
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli import bench, compare, data, demo, evaluate, explain, export, info, localize, report, train
+from fastcam.cli import (
+    bench,
+    compare,
+    crop,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    fit,
+    info,
+    localize,
+    objects,
+    report,
+    train,
+    units,
+    vqa,
+)
 
 # Commands import torch and what needs it only when they run, so that `fastcam --help` answers at once.
 app = typer.Typer(
@@ -51,13 +68,18 @@ for _command in (
     info.info,
     demo.demo,
     train.train,
+    fit.fit,
     localize.localize,
     report.report,
     export.export,
+    crop.crop,
     evaluate.evaluate,
     compare.compare,
     explain.explain,
+    objects.objects,
+    units.units,
     bench.bench,
 ):
     app.command()(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(vqa.app, name="vqa")

@@ -31,6 +31,8 @@ class EvaluateFlags:
         from fastcam.evaluation import PROTOCOLS
 
         rule = PROTOCOLS.get(str(settings.protocol))  # what is none is refused with the other options
+        if self.percentile is not None and settings.protocol == "wsss":
+            raise ValueError("--percentile: in protocol wsss levels are relative to the maximum of each map")
         if rule is not None and self.percentile is not None:
             rule = rule._replace(percentile=self.percentile)
         return replace(
@@ -54,7 +56,11 @@ def evaluate(
     format: options.Format = None,
     images: options.Images = None,
     maps: Annotated[
-        Path | None, typer.Option(help="Measure these: a folder of IMAGE_ID.npy, or maps.parquet of --save-maps.")
+        Path | None,
+        typer.Option(
+            help="Measure these: a folder of IMAGE_ID.npy, or maps.parquet of --save-maps; for --protocol wsss a run "
+            "of localize --maps, or a folder of .npz or labels as PNGs."
+        ),
     ] = None,
     boxes: Annotated[Path | None, typer.Option(help="Measure these: boxes.parquet of `fastcam localize`.")] = None,
     weights: Annotated[
@@ -62,6 +68,10 @@ def evaluate(
         typer.Option(help="Measure maps of this network: a checkpoint, or weights (.safetensors, .pt) for --arch."),
     ] = None,
     arch: options.Arch = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="--protocol wsss: folder of class PNGs [the data set's own, SegmentationClass of VOC]."),
+    ] = None,
     merge: Annotated[
         list[Path] | None, typer.Option(help="Folders of all parts, one option each: put them together.")
     ] = None,
@@ -69,8 +79,9 @@ def evaluate(
 ) -> None:
     """Measure how well maps or boxes find objects: MaxBoxAcc, PxAP, Top-k Loc and more, with plots and a gallery.
 
-    Maps come from a network (--weights), or from --maps; boxes from --boxes. With --skip-bad, the exit code is 3 if
-    there was something bad.
+    Maps come from a network (--weights), or from --maps; boxes from --boxes. --protocol wsss measures pseudo-labels of
+    segmentation instead: mIoU, precision and recall of each class at all levels of the background. With --skip-bad, the
+    exit code is 3 if there was something bad.
     """
     from fastcam import data as datasets
     from fastcam.evaluation.evaluate import evaluate
@@ -83,7 +94,7 @@ def evaluate(
     elif arch or network.given:
         raise ValueError("--arch, --size, --mean, --std, --class-names and --num-classes are for --weights")
     problems: list[tuple[str, str]] = []
-    settings = flags.of(settings, merge or [])
+    settings = replace(flags.of(settings, merge or []), truth=truth)
     bad = problems if settings.skip_bad else None
     loaded = datasets.load(data, split, format, images, truth_only=weights is None, bad=bad)
     options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
@@ -95,11 +106,9 @@ def evaluate(
     for line in summary.table:
         print(line)
     done = f"{summary.pictures} pictures in {time.perf_counter() - begin:.1f} s"
-    print(
-        f"{done}; part {flags.part} is in {out}"
-        if flags.part
-        else f"{done}; metrics.json, plots and gallery are in {out}"
-    )
+    what = "cases" if settings.protocol == "wsss" else "gallery"
+    whole = f"metrics.json, plots and {what} are in {out}"
+    print(f"{done}; part {flags.part} is in {out}" if flags.part else f"{done}; {whole}")
     for id, reason in [*summary.bad, *summary.missed]:
         say(f"fastcam: {id}: {reason}", error=True)
     if summary.bad or summary.missed:

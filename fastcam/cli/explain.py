@@ -45,7 +45,7 @@ def explain(
     chosen = explanation.ExplainSettings(
         **settings,
         targets=None if targets is None else tuple(options.classes(targets, config.class_names)),
-        grid=grid or not (settings.get("panel") or settings.get("num_results")),
+        grid=grid or not any(settings.get(name) for name in ("panel", "num_results", "stl10_blog")),
         threshold=threshold,
     )
     summary = explanation.explain(

@@ -17,21 +17,45 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `fastcam localize`, or its boxes.parquet.")],
     format: Annotated[
-        str, typer.Option(help="coco, csv, labelstudio, voc, yolo, wsol; of runs that keep maps: png, npy, wsss.")
+        str,
+        typer.Option(
+            "--format",
+            "--to",
+            help="coco, csv, labelstudio, voc, yolo, wsol; of runs that keep maps: png, npy, labels, wsss.",
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="File or folder to write [named by the format, in RUN].")] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="coco: file of the true objects, whose ids of images and categories count.")
     ] = None,
     categories: Annotated[
-        Path | None, typer.Option(help="coco: CSV of class_id,category_id [by --annotations, else class_id + 1].")
+        Path | None,
+        typer.Option(
+            help="coco, labels, wsss: CSV of class_id,category_id [by coco's --annotations, else class_id + 1]."
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="png, npy: side of square maps in pixels, or picture [npy 224, png picture].")
     ] = None,
     cuts: Annotated[
         str | None,
-        typer.Option(help="wsss: LOW,HIGH: background up to the one, object above the other [the run's threshold]."),
+        typer.Option(
+            metavar="LOW[,HIGH]",
+            help="labels, wsss: background up to LOW, object above HIGH, 255 between [the run's threshold].",
+        ),
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A[,B]",
+            help="labels, wsss: the background's score is (1 - max)^A instead; of two, such as 4,32, 255 between.",
+        ),
+    ] = None,
+    threshold_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="labels, wsss: background up to the best level that metrics.json of evaluate --protocol wsss has."
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="labelstudio: goes before each image_id [/data/local-files/?d=].")
@@ -51,7 +75,9 @@ def export(
         annotations=annotations,
         categories=None if categories is None else _read_categories(categories),
         size=None if size is None else _read_size(size),
-        cuts=None if cuts is None else options.pair("--cuts", cuts),
+        cuts=None if cuts is None else _one_or_two("--cuts", cuts),
+        alpha=None if alpha is None else _one_or_two("--alpha", alpha),
+        threshold_from=threshold_from,
         url=url,
         overwrite=overwrite,
     )
@@ -75,6 +101,17 @@ def _read_size(text: str) -> int | Literal["picture"]:
     if text != "picture" and not text.isdecimal():
         raise ValueError(f"--size must be a number of pixels or picture, got {text!r}")
     return "picture" if text == "picture" else int(text)
+
+
+def _one_or_two(option: str, text: str) -> tuple[float, float]:
+    """Read a number, which stands for both, or two."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"{option} must be a number, or two with a comma between, such as 0.2,0.4; got {text!r}")
+    return numbers[0], numbers[-1]
 
 
 def _read_categories(path: Path) -> dict[int, int]:

@@ -110,7 +110,7 @@ def parts(values: list[str] | None) -> list[str] | None:
     return [part.strip() for value in values for part in value.split(",") if part.strip()] if values else None
 
 
-def classes(text: str, names: tuple[str, ...]) -> list[int]:
+def classes(text: str, names: tuple[str, ...], option: str = "--targets") -> list[int]:
     """Turn indices and names of classes into indices; "tabby" stands for "tabby, tabby cat".
 
     A whole number that is a class's name, too, is its name where all classes are named by such numbers; else the two
@@ -130,14 +130,14 @@ def classes(text: str, names: tuple[str, ...]) -> list[int]:
 
             hint = suggest(part.lower(), [name.lower() for name in known.names])
             hint = hint if names else "; names need --class-names or a checkpoint"
-            raise ValueError(f"--targets: no class {part!r}{hint}")
+            raise ValueError(f"{option}: no class {part!r}{hint}")
         if len(set(readings)) > 1:
             meant = " or ".join(f"{place} ({names[place]!r})" for place in dict.fromkeys(readings))
             hint = "tell the class by --class-names with other names" if index is not None else "give its number"
-            raise ValueError(f"--targets: {part!r} may be class {meant}: {hint}")
+            raise ValueError(f"{option}: {part!r} may be class {meant}: {hint}")
         if index not in (None, readings[0]):
             say(
-                f"fastcam: --targets: {part} is taken for the class of this name, class {readings[0]}",
+                f"fastcam: {option}: {part} is taken for the class of this name, class {readings[0]}",
                 error=True,
             )
         classes.append(readings[0])
@@ -167,6 +167,21 @@ def read_targets(path: Path) -> dict[str, int]:
         if classes.setdefault(image_id, value) != value:
             raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
     return classes
+
+
+def read_scenes(path: Path) -> dict[str, str]:
+    """Read a CSV of image_id,scene."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--scenes is a CSV file of image_id,scene; there is no file {path}")
+    scenes: dict[str, str] = {}
+    for line in rows(path):
+        if line == ["image_id", "scene"]:
+            continue
+        if len(line) != 2 or not all(line):
+            raise ValueError(f"{path}: expected lines `image_id,scene`, got {','.join(line)!r}")
+        if scenes.setdefault(line[0], line[1]) != line[1]:
+            raise ValueError(f"{path}: two scenes for {line[0]!r}, {scenes[line[0]]} and {line[1]}")
+    return scenes
 
 
 def rows(path: Path) -> Iterator[list[str]]:

@@ -26,7 +26,8 @@ def train(
         Path | None, typer.Option(help="Folder for checkpoints, metrics and training graph [fastcam-train/DATA-ARCH].")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="catdog, stl10, cub-rethinking, imagenet-gap or shapes: settings to start from.")
+        str | None,
+        typer.Option(help="catdog, stl10, stl10-blog, cub-rethinking, imagenet-gap or shapes: settings to start from."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings, such as an earlier settings.toml; flags go before it.")

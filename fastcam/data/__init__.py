@@ -3,6 +3,7 @@
 loading    `load`, and the table of formats
 readers/   a module for each layout; `reading` is what they share
 sample     what a data set is, and gives
+scenes     pictures with objects that have names of their own
 pictures   data sets of picture files; `turning` is for those that EXIF turns
 names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
@@ -11,10 +12,24 @@ shapes     the drawn data set; `catdog` makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching
-from fastcam.data.loading import load, splits
+from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Faults
 from fastcam.data.sample import Collection, Dataset, Sample
+from fastcam.data.scenes import Scenes
 
-__all__ = ["Collection", "Dataset", "Faults", "Info", "Pictures", "Sample", "info", "load", "matching", "splits"]
+__all__ = [
+    "Collection",
+    "Dataset",
+    "Faults",
+    "Info",
+    "Pictures",
+    "Sample",
+    "Scenes",
+    "info",
+    "load",
+    "load_scenes",
+    "matching",
+    "splits",
+]

@@ -4,10 +4,11 @@ A format is a module in `fastcam/data/readers/`, and a line in `FORMATS`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastcam.data import shapes
+from fastcam.data.names import ordered, tidy
 from fastcam.data.readers import (
     catdog,
     coco,
@@ -22,8 +23,9 @@ from fastcam.data.readers import (
     webdataset,
     wsol,
 )
-from fastcam.data.reading import Format, Problems, Request, choose_split
+from fastcam.data.reading import Faults, Format, Problems, Request, choose_split
 from fastcam.data.sample import Collection
+from fastcam.data.scenes import Scenes
 
 FORMATS: dict[str, Format] = {  # in the order in which they are tried; the last ones fit much
     "wsol": wsol.FORMAT,
@@ -93,11 +95,80 @@ def load(
     known = FORMATS[name]
     if images is not None and known.complete:
         raise ValueError(f"{name} has its pictures in its own place, got `images` {images}")
+    split = _split(known, path, split)
+    return known.read(Request(path, split, None if images is None else Path(images), truth_only, problems))
+
+
+def load_scenes(
+    source: str | os.PathLike[str],
+    split: str | None = None,
+    format: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    *,
+    scenes: Mapping[str, str] | None = None,
+    bad: list[tuple[str, str]] | None = None,
+) -> Scenes:
+    """Open a data set of scenes in which objects are marked.
+
+    A picture's class is that of its scene: with COCO's JSON and masks the folder that it is in, with WSOL metadata that
+    of class_labels.txt. Objects are annotations with their categories in COCO's JSON (polygons, run lengths or boxes;
+    crowds, too), mask files `SCENE/x_NAME.png` of `SCENE/x.jpg`, or lines `path,x0,y0,x1,y1,name` or `path,mask,name`
+    of an objects.txt in the WSOL metadata.
+
+    Args:
+        source: a folder or a file.
+        split: as for `load`.
+        format: "coco", "masks" or "wsol"; by default it is recognised.
+        images: folder of the pictures, where it is not where the format has it.
+        scenes: names of the pictures' scenes by id, in place of what the data set says.
+        bad: as for `load`, but no `Faults`; pictures that `scenes` does not name are bad, too.
+
+    Returns:
+        The scenes. Where nothing tells the classes, their `labels` are None.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file of the data set is missing.
+        ValueError: an unknown format or split, a layout that has no scenes, `scenes` names none of the pictures, or
+            malformed files; the message names file, and line or element.
+    """
+    formats = {name: known for name, known in FORMATS.items() if known.scenes is not None}
+    if isinstance(bad, Faults):
+        raise ValueError("scenes need what is known of their objects: `bad` must be a plain list or None, got Faults")
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(f"no folder of pictures at {images}")
+    if not (path := Path(source)).exists():
+        raise FileNotFoundError(f"no data set at {path}")
+    if format not in (None, *formats):
+        raise ValueError(f"scenes with objects are of the formats {', '.join(formats)}, got {format!r}")
+    # Masks need not have the names by which their layout is recognised elsewhere.
+    name = format or next((name for name in ("wsol", "coco") if formats[name].fits(path)), "masks")
+    known = formats[name]
+    if (name == "masks" and not path.is_dir()) or (name != "masks" and not known.fits(path)):
+        raise ValueError(f"{path} does not look like {name}: {known.layout}")
+    problems = Problems(bad)
+    images = None if images is None else Path(images)
+    assert known.scenes is not None
+    found = known.scenes(Request(path, _split(known, path, split), images, False, problems))
+    if scenes is None:
+        return found
+    names = ordered(map(tidy, scenes.values()))
+    if not any(id in scenes for id in found.ids):
+        raise ValueError(f"`scenes` names {len(scenes)} pictures, but none of {path}, such as {found.ids[0]!r}")
+    for id in found.ids:
+        if id not in scenes:
+            problems.refuse(str(path), f"`scenes` does not name the picture {id}", id)
+    found = found.subset(place for place, id in enumerate(found.ids) if id in scenes)
+    found.labels, found.class_names = [names.index(tidy(scenes[id])) for id in found.ids], tuple(names)
+    return found
+
+
+def _split(known: Format, path: Path, split: str | None) -> str | None:
+    """The split that is read, None for all."""
     if split is not None or not known.whole(path):
         available = known.splits(path)
         if available or split is not None:
-            split = choose_split(split, available, path)
-    return known.read(Request(path, split, None if images is None else Path(images), truth_only, problems))
+            return choose_split(split, available, path)
+    return split
 
 
 def splits(source: str | os.PathLike[str], format: str | None = None) -> list[str]:

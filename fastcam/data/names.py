@@ -6,11 +6,13 @@ names count before numbers (`fastcam.data.matching`).
 """
 
 import codecs
+import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 # UTF-32 first, since its mark begins like that of UTF-16.
 _OTHERS = {
@@ -44,6 +46,15 @@ def read_text(path: Path) -> str:
     if not path.is_file():  # opening a pipe would wait for ever
         raise FileNotFoundError(f"no file {path}")
     return text_of(path.read_bytes(), path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, as `read_text`; ValueError with the line if it is not well-formed."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: not well-formed JSON: {error}") from error
 
 
 def whole(text: str) -> int | None:

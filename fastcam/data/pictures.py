@@ -12,6 +12,7 @@ import numpy as np
 
 from fastcam.data.names import id_problem
 from fastcam.data.sample import Sample
+from fastcam.data.segments import Segments
 from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
 from fastcam.pictures import DecodeError, Header, Pixels, decode_mask, read, read_header, read_part
 
@@ -74,6 +75,7 @@ class Pictures:
         ignored: files that were passed over, by suffix.
         resized: pictures may be stored in sizes of other proportions than `sizes`, and masks, too; if not so, such a
             picture is refused when it is asked for.
+        segments: the folder of their class PNGs, the truth of segmentation; None if there is none.
 
     Raises:
         ValueError: an id comes twice or is no relative path (see `id_problem`), or a list is of another length.
@@ -92,11 +94,13 @@ class Pictures:
         class_names: tuple[str, ...] = (),
         ignored: Mapping[str, int] = MappingProxyType({}),
         resized: bool = True,
+        segments: Segments | None = None,
     ) -> None:
         self.root, self.ids = root, list(ids)
         self.files: list[Path | Packed] = [root / id for id in self.ids] if files is None else list(files)
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
         self.class_names, self.ignored, self.resized = class_names, ignored, resized
+        self.segments = segments
         self._ambiguous: Frame | None = None  # what those are taken for whose size is not enough; None until one comes
         columns = {"files": self.files, "labels": labels, "boxes": boxes, "masks": masks, "sizes": sizes}
         for name, values in columns.items():
@@ -211,6 +215,7 @@ class Pictures:
             class_names=self.class_names,
             ignored=self.ignored,
             resized=self.resized,
+            segments=self.segments,
         )
 
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:

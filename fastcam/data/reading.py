@@ -17,6 +17,7 @@ import numpy as np
 from fastcam.data.names import check_utf8, id_problem, path_look, plain_id, tidy
 from fastcam.data.pictures import Masks, Packed, Pictures
 from fastcam.data.sample import Collection
+from fastcam.data.scenes import Scenes
 from fastcam.runs.schema import MAX_CLASSES
 
 T = TypeVar("T")
@@ -246,6 +247,7 @@ class Format(NamedTuple):
         read: makes the data set.
         whole: whether without a split all at a path can be read.
         complete: whether the pictures are part of it, so that `load` takes no other folder for them.
+        scenes: makes scenes with objects of it, where the layout can have them.
     """
 
     layout: str
@@ -254,6 +256,7 @@ class Format(NamedTuple):
     read: Callable[[Request], Collection]
     whole: Callable[[Path], bool] = undivided
     complete: bool = False
+    scenes: Callable[[Request], Scenes] | None = None
 
 
 class Found(NamedTuple):

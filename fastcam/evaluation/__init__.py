@@ -2,7 +2,8 @@
 
 `evaluate` and `compare` open sources of maps, measure them and write what came out. They rest on `Evaluator`, which
 measures score maps against ground truth in a stream, by the standard evaluator's rules or those of another `Protocol`,
-and gives a `Result`. `overlap` has what needs boxes alone: IoU, BoxAcc, baselines.
+and gives a `Result`, and on `SegmentationEvaluator`, which measures maps as pseudo-labels against class PNGs. `overlap`
+has what needs boxes alone: IoU, BoxAcc, baselines.
 """
 
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from fastcam.evaluation.protocols import PROTOCOLS, Protocol
     from fastcam.evaluation.result import Result
+    from fastcam.evaluation.segmentation import SegmentationEvaluator, SegmentationResult
     from fastcam.evaluation.settings import METRICS
     from fastcam.evaluation.tally import Scores
 
@@ -38,6 +40,8 @@ _HOMES = {
     "Protocol": "protocols",
     "Result": "result",
     "Scores": "tally",
+    "SegmentationEvaluator": "segmentation",
+    "SegmentationResult": "segmentation",
     "best_center_box": "overlap",
     "box_accuracy": "overlap",
     "box_iou": "overlap",
@@ -57,6 +61,8 @@ __all__ = [
     "Protocol",
     "Result",
     "Scores",
+    "SegmentationEvaluator",
+    "SegmentationResult",
     "best_center_box",
     "box_accuracy",
     "box_iou",

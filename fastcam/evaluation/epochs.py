@@ -23,7 +23,7 @@ def localizer(
     """Make a callback for `fastcam.train` that measures by the standard protocol how well maps find the objects.
 
     Args:
-        method: a key of `fastcam.methods.METHODS`.
+        method: a key of `fastcam.methods.BOX_METHODS`.
         batch_size: pictures per forward pass.
 
     Returns:

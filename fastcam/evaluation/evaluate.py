@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,15 @@ from fastcam._version import __version__
 from fastcam.data import Collection
 from fastcam.data.matching import in_classes
 from fastcam.data.names import read_text
-from fastcam.evaluation import pixels
+from fastcam.data.segments import Segments, listed_names
+from fastcam.evaluation import pixels, segmentation
+from fastcam.evaluation.accumulator import Accumulator
 from fastcam.evaluation.evaluator import Evaluator
-from fastcam.evaluation.outputs import write_metrics, write_outputs
+from fastcam.evaluation.outputs import write_metrics, write_outputs, write_segmentation
 from fastcam.evaluation.progress import Progress, Span
 from fastcam.evaluation.protocols import Protocol, protocol_of, threshold_index
 from fastcam.evaluation.result import BOX_DELTAS, Result
+from fastcam.evaluation.segmentation import REFERENCE, SegmentationEvaluator
 from fastcam.evaluation.settings import EvaluateSettings, MapSettings
 from fastcam.evaluation.sources import (
     BoxTable,
@@ -36,9 +39,12 @@ from fastcam.evaluation.sources import (
     Maps,
     MapStore,
     NetworkMaps,
+    SegmentMaps,
     Source,
     opened,
+    segment_maps,
 )
+from fastcam.export.labels import chosen_level
 from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
 from fastcam.pictures import quiet_pillow
@@ -85,11 +91,16 @@ def evaluate(
     there are curves), and gallery.html and cases.png with the best, median and worst pictures at `threshold` if it is
     given, else at the best one. It streams: memory does not grow with the number of maps.
 
+    Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
+    of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
+    pictures.parquet, miou.png and cases.png.
+
     Args:
         data: a data set, samples by index; or the path of one that `fastcam.data.load` recognises.
         out: folder for the results.
         maps: a folder with `<image_id>.npy` (finished maps [H, W] in [0, 1]), or a maps.parquet of `save_maps`, or the
-            folder where that lies.
+            folder where that lies. For wsss a run of `fastcam.localize` that kept its maps, or a folder of .npz as
+            `fastcam export --to wsss` writes them, or of labels as PNGs.
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
         model: network from [N, 3, size, size] to logits [N, C].
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
@@ -121,29 +132,24 @@ def evaluate(
     changed = [name for name in names if getattr(settings, name) != getattr(EvaluateSettings, name)]
     if model is None and changed:
         raise ValueError(f"{', '.join(changed)}: for maps of a `model` only")
+    segmented = settings.protocol == segmentation.NAME
+    if segmented and maps is None:
+        raise ValueError(
+            "protocol wsss measures `maps`: a run of `localize` that keeps its maps, or a folder of .npz or of labels"
+        )
+    if settings.truth is not None and not segmented:
+        raise ValueError("`truth` has the class PNGs of protocol wsss, others take the data set's own boxes and masks")
     if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
-    protocol = protocol_of(settings.protocol)
-    if not 0 <= protocol.percentile <= 100:
-        raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
-    chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
-    if chosen is not None and settings.threshold is not None:
+    if settings.threshold_from is not None and settings.threshold is not None:
         raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
-    threshold = settings.threshold if chosen is None else chosen["MaxBoxAcc"]
-
     problems = list(problems)
-    data = opened(data, problems if settings.skip_bad else None, truth_only=model is None)
-    source = _source(data, protocol, settings, maps, boxes, model, config)
-    evaluator = partial(
-        Evaluator,
-        protocol,
-        metrics=settings.metrics if source.graded else ("MaxBoxAcc",),
-        num_classes=source.num_classes,
-        threshold=threshold,
-        bootstrap=settings.bootstrap,
-        seed=settings.seed,
-        skip_bad=settings.skip_bad,
-    )
+    listed = problems if settings.skip_bad else None
+    if segmented and maps is not None:
+        task = _segmentation(opened(data, listed, truth_only=True), settings, maps)
+    else:
+        task = _localization(data, listed, settings, maps, boxes, model, config)
+    source = task.source
     ids = hashlib.blake2b("\n".join(source.data.ids).encode()).hexdigest()[:16]
     run: dict[str, Any] = {
         "fastcam": __version__,
@@ -152,7 +158,7 @@ def evaluate(
     }
     same = run | {"batch_size": settings.batch_size, "save_maps": settings.save_maps}
     span = _span(len(source.order), settings.part, settings.batch_size)
-    done = Progress(out / "state", same, span, evaluator, settings.save_maps, source.info)
+    done = Progress(out / "state", same, span, task.evaluator, settings.save_maps, source.info)
     if done.saved and not (settings.overwrite or (settings.resume and not settings.merge)):
         raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or `overwrite` it")
 
@@ -164,9 +170,9 @@ def evaluate(
                 done.evaluator.reject(id, reason)
             done.begin()
         with quiet_methods():
-            _measure(source, done, settings, progress)
+            _measure(task, done, settings, progress)
         if settings.part is None:
-            summary, cautions = _write(out, source, done, run, settings, threshold, chosen)
+            summary, cautions = task.write(out, done, run)
         else:
             bad, cautions = tuple(done.evaluator.bad), source.cautions(None)
             summary = EvaluationSummary(out, span.stop - span.start, None, bad=bad)
@@ -177,6 +183,68 @@ def evaluate(
 
 
 # ---- open ------------------------------------------------------------------------------------------------------------
+
+
+class _Task(NamedTuple):
+    """What is to be measured, and how: the source of maps, a new evaluator, and what takes batches and writes files."""
+
+    source: Source[Any, Any]
+    evaluator: Callable[[], Accumulator]
+    add: Callable[[Progress[Any], Maps], None]
+    write: Callable[[Path, Progress[Any], dict[str, Any]], tuple[EvaluationSummary, list[str | None]]]
+
+
+def _localization(
+    data: Any,
+    problems: list[tuple[str, str]] | None,
+    settings: EvaluateSettings,
+    maps: str | os.PathLike[str] | None,
+    boxes: str | os.PathLike[str] | None,
+    model: nn.Module | None,
+    config: ModelConfig | None,
+) -> _Task:
+    """Boxes and masks by a `Protocol`."""
+    protocol = protocol_of(settings.protocol)
+    if not 0 <= protocol.percentile <= 100:
+        raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
+    chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
+    threshold = settings.threshold if chosen is None else chosen["MaxBoxAcc"]
+    opened_data = opened(data, problems, truth_only=model is None)
+    source = _source(opened_data, protocol, settings, maps, boxes, model, config)
+    evaluator = partial(
+        Evaluator,
+        protocol,
+        metrics=settings.metrics if source.graded else ("MaxBoxAcc",),
+        num_classes=source.num_classes,
+        threshold=threshold,
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+        skip_bad=settings.skip_bad,
+    )
+    write = partial(_write, source=source, settings=settings, threshold=threshold, chosen=chosen)
+    return _Task(source, evaluator, _add, write)
+
+
+def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.PathLike[str]) -> _Task:
+    """Pseudo-labels against class PNGs."""
+    threshold = settings.threshold
+    if settings.threshold_from is not None:
+        threshold = chosen_level(Path(settings.threshold_from))
+    segments = getattr(data, "segments", None)
+    if settings.truth is not None:
+        folder = Path(settings.truth)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder of class PNGs at {folder}")
+        names = listed_names([folder, folder.parent]) or (segments.names if segments is not None else data.class_names)
+        segments = Segments(folder, tuple(names))
+    if segments is None:
+        raise ValueError(
+            "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
+        )
+    source = segment_maps(maps, data, segments)
+    evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
+    write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
+    return _Task(source, evaluator, _add_segments, write)
 
 
 def _source(
@@ -232,18 +300,18 @@ def _read_thresholds(path: Path, protocol: Protocol) -> dict[str, float]:
 # ---- measure ---------------------------------------------------------------------------------------------------------
 
 
-def _measure(source: Source[Any, Any], done: Progress, settings: EvaluateSettings, progress: bool) -> None:
+def _measure(task: _Task, done: Progress[Any], settings: EvaluateSettings, progress: bool) -> None:
     """Measure what is left of the share, while the maps of the next batch are made in another thread."""
     positions, position = range(done.position, done.span.stop), done.position
     with (
         quiet_pillow(),
         tqdm(total=len(positions), unit="picture", disable=None if progress else True) as bar,
     ):
-        for count, (maps, failed) in enumerate(ahead(_batches(source, positions, settings.batch_size)), 1):
+        for count, (maps, failed) in enumerate(ahead(_batches(task.source, positions, settings.batch_size)), 1):
             for one in failed:
                 done.evaluator.reject(one.id, one.reason)
             if maps is not None:
-                _add(done, maps)
+                task.add(done, maps)
             pictures = len(failed) + (0 if maps is None else len(maps.loaded))
             position += pictures
             if count % settings.save_every == 0:
@@ -258,7 +326,7 @@ def _batches(source: Source[Any, Any], positions: range, size: int) -> Iterator[
         yield source.finish(loaded) if loaded else None, [one for one in batch if isinstance(one, Failed)]
 
 
-def _add(done: Progress, batch: Maps) -> None:
+def _add(done: Progress[Evaluator], batch: Maps) -> None:
     """Measure a batch, and keep what is known of each picture."""
     evaluator, ids, truths = done.evaluator, batch.ids, batch.truths
     maps = batch.finished(evaluator.protocol)
@@ -277,6 +345,19 @@ def _add(done: Progress, batch: Maps) -> None:
     done.keep(batch, good)
 
 
+def _add_segments(done: Progress[SegmentationEvaluator], batch: Maps) -> None:
+    """Add what was counted of pictures, and keep what is known of each."""
+    good = []
+    for one in batch.loaded:
+        try:
+            done.evaluator.take(one.content.histograms)
+            good.append(one)
+        except ValueError as error:
+            done.evaluator.reject(one.id, str(error))
+    if good:
+        done.record(good, None, REFERENCE, np.stack([one.content.iou for one in good]))
+
+
 def _pixel_curves(protocol: Protocol, maps: Sequence[Tensor | np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
     """IoU of each map's pixels with a true mask: float64 [n, 256], at T/255; [n, 1] where there is one threshold."""
     single = len(protocol.thresholds) == 1
@@ -290,9 +371,9 @@ def _pixel_curves(protocol: Protocol, maps: Sequence[Tensor | np.ndarray], masks
 
 def _write(
     out: Path,
-    source: Source[Any, Any],
-    done: Progress,
+    done: Progress[Evaluator],
     run: dict[str, Any],
+    source: Source[Any, Any],
     settings: EvaluateSettings,
     threshold: float | None,
     chosen: dict[str, float] | None,
@@ -313,6 +394,27 @@ def _write(
     pictures, missed = max(result.counts.values()), tuple(source.errors or ())
     summary = EvaluationSummary(out, pictures, metrics, tuple(table), tuple(result.bad), missed)
     return summary, source.cautions(result)
+
+
+def _write_segmentation(
+    out: Path,
+    done: Progress[SegmentationEvaluator],
+    run: dict[str, Any],
+    source: SegmentMaps[Any],
+    settings: EvaluateSettings,
+    threshold: float | None,
+) -> tuple[EvaluationSummary, list[str | None]]:
+    """Write all files, metrics.json last."""
+    result = done.evaluator.result(graded=source.graded)
+    metrics = run | result.to_dict()
+    metrics["data"] = {"root": str(getattr(source.data, "root", "")) or None} | run["data"]
+    metrics["data"]["segments"] = str(source.segments.folder)
+    if source.errors is not None:
+        metrics["errors"] = source.errors
+    write_segmentation(out, source, result, threshold, done.records(), settings.cases)
+    write_metrics(out / "metrics.json", metrics)
+    missed, table = tuple(source.errors or ()), tuple(result.table())
+    return EvaluationSummary(out, result.pictures, metrics, table, tuple(result.bad), missed), []
 
 
 def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:

@@ -1,28 +1,22 @@
 """Metrics of a stream of maps, in memory that does not grow with the number of pictures."""
 
-import json
-import os
 from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import numpy as np
 from torch import Tensor
 
-from fastcam._files import replacing
 from fastcam.data import Sample
+from fastcam.evaluation.accumulator import Accumulator
 from fastcam.evaluation.packing import pack
 from fastcam.evaluation.protocols import Protocol, protocol_of
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import METRICS
 from fastcam.evaluation.tally import MOST, EvaluatorOptions, Scores, Tally, joined
 
-_FORMAT = 1  # of saved files
 
-
-class Evaluator:
+class Evaluator(Accumulator):
     """Takes maps and ground truth batch by batch, and gives every localization metric of the field.
 
     Memory: 62 MB for 1000 classes, 22 MB for 200, 12 MB without `num_classes`.
@@ -69,11 +63,11 @@ class Evaluator:
         for name, value, least in (("num_classes", num_classes, 1), ("bootstrap", bootstrap, 0)):
             if value is not None and (not isinstance(value, Integral) or value < least):
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
-        self.bad: list[tuple[str, str]] = []
-        self._skip_bad = skip_bad
+        super().__init__(skip_bad)
+        self.levels = 1 if len(self.thresholds) == 1 else 256
         wanted = tuple(name for name in METRICS if name in metrics)
         classes = None if num_classes is None else int(num_classes)
-        self._options = EvaluatorOptions(self.protocol, wanted, classes, int(bootstrap), int(seed))
+        self._options: EvaluatorOptions = EvaluatorOptions(self.protocol, wanted, classes, int(bootstrap), int(seed))
         self._tally = Tally(self._options)
 
     def add(
@@ -141,75 +135,6 @@ class Evaluator:
         maps = self.protocol.upsample(coarse)
         return self.add(ids, maps, truths, logits=logits, labels=labels, ranks=ranks)
 
-    def reject(self, id: str, reason: str) -> None:
-        """Tell of a picture that cannot be measured: its map is missing, its file broken.
-
-        Args:
-            id: its name.
-            reason: what is wrong, in a few words.
-
-        Raises:
-            ValueError: "id: reason", unless `skip_bad` is on.
-        """
-        if not self._skip_bad:
-            raise ValueError(f"{id}: {reason}")
-        self.bad.append((id, reason))
-
-    def merge(self, other: "Evaluator") -> None:
-        """Add what another evaluator of the same options has seen of other pictures.
-
-        Args:
-            other: it; it stays as it is.
-
-        Raises:
-            ValueError: its options differ; the message says which.
-        """
-        self._same_options(other._options.to_dict(), "the other evaluator")
-        for own, values in zip(self._tally.sums.arrays().values(), other._tally.sums.arrays().values(), strict=True):
-            own += values
-        self.bad += other.bad
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all sums to a file; a reader never sees half of one.
-
-        Args:
-            path: of a safetensors file, which is replaced.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        state = {"format": _FORMAT, "options": self._options.to_dict(), "bad": self.bad}
-        with replacing(Path(path)) as partial:
-            save_file(self._tally.sums.arrays(), partial, {"fastcam.evaluation": json.dumps(state)})
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on where a saved evaluator of the same options stood; what this one has seen is forgotten.
-
-        Args:
-            path: a file of `save`.
-
-        Raises:
-            OSError: it cannot be read.
-            ValueError: it is not such a file, or its options differ; the message says which.
-        """
-        try:
-            with safe_open(path, "np") as file:
-                state = json.loads((file.metadata() or {})["fastcam.evaluation"])
-                sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if (form := state["format"]) != _FORMAT:
-                raise ValueError(f"it has format {form}, this version reads {_FORMAT}: evaluate anew")
-            options, bad = state["options"], [(id, reason) for id, reason in state["bad"]]
-            dict(options["protocol"])
-        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is not the saved state of an evaluation: {error!r}") from None
-        self._same_options(options, str(path))
-        arrays = self._tally.sums.arrays()
-        if any(name not in sums or sums[name].shape != own.shape for name, own in arrays.items()):
-            raise ValueError(f"{path} is not the saved state of an evaluation: its sums have other names or shapes")
-        for name, own in arrays.items():
-            own[...] = sums[name]
-        self.bad = bad
-
     def result(self) -> Result:
         """Everything measured so far; the evaluator can go on.
 
@@ -221,11 +146,5 @@ class Evaluator:
         """
         return Result(self._options, self._tally.sums, self.bad)
 
-    def _same_options(self, theirs: dict[str, Any], name: str) -> None:
-        for key, ours in _flat(self._options.to_dict()).items():
-            if (value := _flat(theirs).get(key)) != ours:
-                raise ValueError(f"{name} has {key} {value!r}, this evaluator {ours!r}: only equal ones go together")
-
-
-def _flat(options: dict[str, Any]) -> dict[str, Any]:
-    return {**{f"protocol {k}": v for k, v in options["protocol"].items()}, **options, "protocol": None}
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return self._tally.sums.arrays()

@@ -12,8 +12,10 @@ from fastcam import drawing, ops, report
 from fastcam.data import Sample
 from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
-from fastcam.evaluation.sources import Loaded, Source
+from fastcam.evaluation.sources import Loaded, SegmentMaps, Source
+from fastcam.export.labels import IGNORED, labels_at, palette
 from fastcam.pictures import DecodeError
+from fastcam.pictures.frame import resized
 from fastcam.pictures.stream import batched
 
 _LETTERS = 20  # of a picture's name in the figure
@@ -139,10 +141,81 @@ def draw_cases(cases: Sequence[Case], path: Path, title: str) -> None:
         picture = case.picture if case.map is None else drawing.overlay(case.picture, case.map)
         picture = drawing.draw_boxes(picture, case.truth, drawing.TRUTH)
         picture = drawing.draw_boxes(picture, case.boxes, drawing.PREDICTED)
-        name = PurePosixPath(case.id).stem
-        name = name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
-        rows.setdefault(case.kind, []).append(Cell(picture, f"{name}\n{case.text}"))
+        rows.setdefault(case.kind, []).append(Cell(picture, f"{_short(case.id)}\n{case.text}"))
     drawing.save(drawing.grid(list(rows.values()), list(rows), title, side=1.8), path)
+
+
+def draw_segments(
+    source: SegmentMaps[Any],
+    threshold: float,
+    places: np.ndarray,
+    iou: np.ndarray,
+    chosen: Mapping[str, Sequence[int]],
+    path: Path,
+    graded: bool,
+) -> None:
+    """Draw best, median and worst pictures beside each other, each with its pseudo-label and the true one.
+
+    Args:
+        source: of the maps.
+        threshold: of the pseudo-labels.
+        places: int64 [n], of the pictures in the data set.
+        iou: [n], mean IoU of each at the threshold, in percent.
+        chosen: kind → rows of both.
+        path: the figure.
+        graded: whether thresholds mean something.
+    """
+    wanted = {int(places[row]) for rows in chosen.values() for row in rows}
+    positions = [position for position, place in enumerate(source.order) if place in wanted]
+    looked = {place: source.look(place, what) for place, what in source.jobs(positions)}
+    count = max(map(len, chosen.values()))
+    rows: list[list[Cell | None]] = [[] for _ in range(count)]
+    for kind, members in chosen.items():
+        for row, member in zip(rows, [*members, *[None] * (count - len(members))], strict=True):
+            if member is None:
+                row += [None] * 3
+                continue
+            place = int(places[member])
+            found, id = looked[place], source.data.ids[place]
+            picture = _picture_of(source, place, found.truth.shape)
+            predicted = labels_at(found.maps, found.values, threshold)
+            row.append(Cell(picture, f"{kind}: {_short(id)}\nmIoU {iou[member]:.1f}"))
+            row += [
+                Cell(_coloured(picture, labels), f"{what}: {_called(source, labels)}")
+                for what, labels in (("pseudo-label", predicted), ("truth", found.truth))
+            ]
+    at = f" at τ = {threshold:g}" if graded else ""
+    drawing.save(drawing.grid(rows, title=f"pseudo-labels{at} and class PNGs", side=1.7), path)
+
+
+def _picture_of(source: Source[Any, Any], place: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The picture in its frame, uint8 [H, W, 3], grey if it cannot be read."""
+    height, width = shape
+    try:
+        return resized(source.data[place].image, (width, height))
+    except (DecodeError, OSError, ValueError, TypeError):  # maps can be measured where the pictures are not
+        return np.full((height, width, 3), 128, np.uint8)
+
+
+def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A picture under the colours of its labels, white where they are to be ignored."""
+    colours = palette()
+    colours[IGNORED] = 255
+    share = np.where(labels == 0, 0.15, 0.65)[..., None]
+    return np.rint(picture * (1 - share) + colours[labels] * share).astype(np.uint8)
+
+
+def _called(source: SegmentMaps[Any], labels: np.ndarray) -> str:
+    """Names of the classes in labels."""
+    names = source.segments.names
+    there = [value for value in np.unique(labels).tolist() if value not in (0, IGNORED)]
+    return ", ".join(names[value - 1] if value <= len(names) else str(value) for value in there) or "background"
+
+
+def _short(id: str) -> str:
+    """The end of a picture's name, as much of it as a figure holds."""
+    name = PurePosixPath(id).stem
+    return name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
 
 
 def write_gallery(

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastcam._files import replacing
-from fastcam.evaluation.gallery import draw_cases, find_cases, write_gallery
+from fastcam.evaluation.gallery import choose_cases, draw_cases, draw_segments, find_cases, write_gallery
 from fastcam.evaluation.protocols import columns
 from fastcam.evaluation.result import Figures, Result
-from fastcam.evaluation.sources import Source
+from fastcam.evaluation.segmentation import SegmentationResult
+from fastcam.evaluation.sources import SegmentMaps, Source
 
 _CHUNK = 512  # records in memory at a time
 _COLORS = {30: "tab:green", 50: "tab:blue", 70: "tab:purple"}  # of δ
@@ -66,6 +67,24 @@ def write_outputs(
     at = f" at τ = {threshold:g}" if source.graded else ""
     draw_cases(chosen, out / "cases.png", f"boxes{at}: predicted red, true green")
     write_gallery(chosen, out / "gallery.html", f"Evaluation{what and ': '}{what}", figures.percent, drawn)
+
+
+def write_segmentation(
+    out: Path,
+    source: SegmentMaps[Any],
+    result: SegmentationResult,
+    threshold: float | None,
+    records: np.ndarray,
+    cases: int,
+) -> None:
+    """Write pictures.parquet, miou.png and cases.png, at `threshold`; None is the best one."""
+    threshold = result.best_threshold if threshold is None else threshold
+    iou = write_pictures(out / "pictures.parquet", source.data.ids, records, result.thresholds, threshold, result.bad)
+    if source.graded:
+        plot_segmentation(result, out / "miou.png")
+    if cases and len(records):
+        chosen = choose_cases(iou, cases)
+        draw_segments(source, threshold, records["place"], iou, chosen, out / "cases.png", source.graded)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
@@ -139,6 +158,21 @@ def plot_box_accuracy(result: Result, path: Path) -> Path:
         _dress(axes, "threshold τ", f"BoxAcc, {_PANELS[suffix]}")
         if not axes.get_subplotspec().colspan.start:
             axes.set_ylabel("% of pictures")
+    return _save(figure, path)
+
+
+def plot_segmentation(result: SegmentationResult, path: Path) -> Path:
+    """Draw mIoU, precision and recall against the level of the background. The path's suffix chooses the format."""
+    figure = Figure(figsize=(5.8, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name, color in {"mIoU": "tab:blue", "precision": "tab:green", "recall": "tab:orange"}.items():
+        label = name if name == "mIoU" else f"{name}, without background"
+        axes.plot(result.thresholds, result.curves[name], color=color, label=label)
+    best, height = result.best_threshold, result.figures["max mIoU"]
+    axes.plot(best, height, "o", color="tab:blue", markersize=5, label=f"best: {height:.1f} at {best:.3f}")
+    axes.axvline(result.threshold, color="0.5", linestyle=":", label=f"τ = {result.threshold:g}")
+    axes.set_ylabel("%")
+    _dress(axes, "level of the background τ", f"pseudo-labels of {result.pictures} pictures")
     return _save(figure, path)
 
 

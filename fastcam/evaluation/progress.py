@@ -10,15 +10,16 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from fastcam._files import replacing
-from fastcam.evaluation.evaluator import Evaluator
+from fastcam.evaluation.accumulator import Accumulator
 from fastcam.evaluation.sources import Loaded, Maps, MapWriter
 
+E = TypeVar("E", bound=Accumulator)
 _SUFFIX = ".safetensors"
 
 
@@ -30,7 +31,7 @@ class Span(NamedTuple):
     total: int
 
 
-class Progress:
+class Progress(Generic[E]):
     """A folder with the evaluator's sums, a record of each picture, and maps that are to be kept.
 
     Args:
@@ -51,7 +52,7 @@ class Progress:
         folder: Path,
         run: Mapping[str, Any],
         span: Span,
-        make: Callable[[], Evaluator],
+        make: Callable[[], E],
         map_dtype: str | None,
         map_info: Mapping[str, Any],
     ) -> None:
@@ -61,7 +62,7 @@ class Progress:
         self._make, self._map_dtype, self._map_info = make, map_dtype, map_info
         self._maps: MapWriter | None = None
         self._file: BinaryIO | None = None
-        levels = 1 if len(self.evaluator.thresholds) == 1 else 256
+        levels = self.evaluator.levels
         fields = [("place", "<i8"), ("reference", "<f8"), ("label", "<i4"), ("rank", "<i4"), ("iou", "<f4", (levels,))]
         self._dtype = np.dtype(fields)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcam import ops
 from fastcam._check import suggest
 from fastcam.evaluation.overlap import best_overlap, box_iou
+from fastcam.localization.settings import TIGHT
 from fastcam.pictures import Pixels
 from fastcam.pictures.frame import resized
 
@@ -247,9 +248,8 @@ PROTOCOLS = {
     for protocol in (
         # Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020
         Protocol("standard"),
-        # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2. The paper does
-        # not tell how tight "tight" is; 0.4 is near the second threshold of its authors' code, 100 of 255.
-        Protocol("paper", boxes="pixels", tight=0.4),
+        # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2
+        Protocol("paper", boxes="pixels", tight=TIGHT),
         # Bae, Noh and Kim, Rethinking Class Activation Mapping, ECCV 2020: percentile as a standard
         Protocol("rethinking", threshold=0.35, percentile=90.0, empty="frame", crop=256),
         # Gao et al., TS-CAM, ICCV 2021

@@ -18,7 +18,7 @@ class MeasureSettings:
     protocol: object = option(
         "standard",
         "whose rules: a name in `fastcam.evaluation.PROTOCOLS`, which are standard, paper, rethinking, ts-cam, bas and "
-        "notebook, or a `Protocol`",
+        "notebook, or a `Protocol`; in `evaluate` also wsss: pseudo-labels against class PNGs",
     )
     metrics: Sequence[str] = option(METRICS, "which of them to measure, see `fastcam.evaluation.Evaluator`", cli=False)
     bootstrap: int = option(200, "replicates for confidence intervals, 0 for none", least=0)
@@ -37,7 +37,9 @@ class MeasureSettings:
 class MapSettings:
     """How a network's maps are made."""
 
-    method: str = option("cam", "method of the maps, one of `fastcam.methods.METHODS`: cam, gradcam, gradcam++, …")
+    method: str = option(
+        "cam", "method of the maps, one of `fastcam.methods.BOX_METHODS`: cam, gradcam, gradcam++, …, saliency"
+    )
     target_layers: tuple[str, ...] | Any = option(
         None,
         "layers to take maps from, modules or dotted names; by default the model's last stage",
@@ -71,7 +73,13 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
     )
     threshold: float | None = option(
-        None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU; by default the protocol's"
+        None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU, or of mIoU; by default the protocol's"
+    )
+    truth: str | os.PathLike[str] | None = option(
+        None,
+        "for wsss: folder of the class PNGs, x/y.png for x/y.jpg, with classes.txt if classes have names; by default "
+        "the data set's own, SegmentationClass of Pascal VOC's layout",
+        cli=False,
     )
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
@@ -98,9 +106,10 @@ class CompareSettings(MeasureSettings):
 
     methods: tuple[str, ...] = option(
         ROWS,
-        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of `fastcam.methods.METHODS`: "
-        "+tap, thresholded average pooling instead of the network's; +clamp, negative weights of CAM count as zero; "
-        "+pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother maps",
+        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of "
+        "`fastcam.methods.BOX_METHODS`: +tap, thresholded average pooling instead of the network's; +clamp, negative "
+        "weights of CAM count as zero; +pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother "
+        "maps",
         metavar="ROW,ROW,…",
     )
     target_layers: tuple[str, ...] | Any = option(

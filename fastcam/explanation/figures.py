@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastcam import drawing, ops
+from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
-from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create
+from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create, observe
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
@@ -73,11 +73,13 @@ def explain(
     """Draw where a network sees classes in pictures.
 
     Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one, or what
-    the network gives if these are probabilities. Three kinds of files, for each picture as asked for:
+    the network gives if these are probabilities. Four kinds of files, for each picture as asked for:
     NAME_grid.png: one row for each class; the picture, then its map over it for each method and layer, or the
     gradients of methods such as guided backprop. The map alone comes before it where there is one method at one layer.
     NAME_panel.png: one row for each class, method and layer that gives a map; picture, map, and map over picture with
     boxes.
+    NAME_stl10.png: the same rows; the map as the layer has it, not resized, then at the size of the network's input,
+    and over the picture as the network sees it.
     imgN.png, camN.png, ResultN.png: picture, map and map over picture of the N-th picture, with the first class,
     method and layer.
 
@@ -109,17 +111,18 @@ def explain(
     if settings.threshold is None and config is not None and config.threshold is not None:
         settings = dataclasses.replace(settings, threshold=config.threshold)
     views = list(_views(model, settings))
-    if (settings.panel or settings.num_results or settings.smooth) and not any(view.is_map for view in views):
-        what = "panel" if settings.panel else "num_results" if settings.num_results else "smooth"
+    of_maps = [name for name in ("panel", "num_results", "stl10_blog", "smooth") if getattr(settings, name)]
+    if of_maps and not any(view.is_map for view in views):
         names = ", ".join(settings.methods)
-        raise ValueError(f"`{what}` needs a method that gives maps, such as gradcam; got {names}")
+        raise ValueError(f"`{of_maps[0]}` needs a method that gives maps, such as gradcam; got {names}")
 
     sources = [source] if isinstance(source, str | os.PathLike) else source
     ignored: Counter[str] = Counter()
     listed = list(find_pictures(sources, ignored))
+    files_of = file_names(os.path.splitext(id)[0] for id, _ in listed)
     sheets = [
-        _Sheet(id, path, number, Path(out, f"{name}_grid.png"), Path(out, f"{name}_panel.png"))
-        for number, ((id, path), name) in enumerate(zip(listed, _file_names([id for id, _ in listed]), strict=True), 1)
+        _Sheet(id, path, number, *(Path(out, f"{name}_{kind}.png") for kind in ("grid", "panel", "stl10")))
+        for number, ((id, path), name) in enumerate(zip(listed, files_of, strict=True), 1)
     ]
     if not settings.overwrite and (existing := next(filter(Path.exists, _files(sheets, out, settings)), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
@@ -146,6 +149,8 @@ def explain(
                 files.append(drawing.save(draw.grid(explained, sheet.id), sheet.grid))
             if settings.panel:
                 files.append(drawing.save(draw.panel(explained, sheet.id), sheet.panel))
+            if settings.stl10_blog:
+                files.append(drawing.save(draw.stl10(explained, sheet.id), sheet.stl10))
             if sheet.number <= settings.num_results:
                 files.extend(draw.results(explained, out, sheet.number))
     tell(network.cautions(), stacklevel=3)  # of whoever called: between is what takes the options one by one
@@ -160,12 +165,13 @@ class _Sheet(NamedTuple):
     number: int
     grid: Path
     panel: Path
+    stl10: Path
 
 
 def _files(sheets: Sequence[_Sheet], out: str | os.PathLike[str], settings: ExplainSettings) -> Iterator[Path]:
     """All files that will be written."""
     for sheet in sheets:
-        yield from [sheet.grid] * settings.grid + [sheet.panel] * settings.panel
+        yield from [sheet.grid] * settings.grid + [sheet.panel] * settings.panel + [sheet.stl10] * settings.stl10_blog
         if sheet.number <= settings.num_results:
             yield from drawing.result_paths(out, sheet.number)
 
@@ -221,26 +227,15 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
                 yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
 
 
-def _file_names(ids: Sequence[str]) -> list[str]:
-    """Names for files: ids without suffix and odd characters, each once."""
-    names, taken = [], Counter[str]()
-    for id in ids:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.splitext(id)[0])[-80:]
-        taken[name] += 1
-        while taken[name] > 1:
-            name = f"{name}-{taken[name]}"
-            taken[name] += 1
-        names.append(name)
-    return names
-
-
 class _Explained(NamedTuple):
     """One picture, and what the network says about it."""
 
     picture: np.ndarray  # uint8 [h, w, 3]
+    frame: np.ndarray  # uint8 [H, W, 3], what the network sees
     geometry: Geometry
     classes: list[str]  # name and probability of each
     found: list[tuple[_View, str, np.ndarray]]  # view, title of its layers, [k, H, W] or [k, 3, H, W] over the frame
+    coarse: list[np.ndarray | None]  # of each, [k, h, w] in [0, 1] as the layer has it, where that is wanted
 
 
 class _Explainer:
@@ -258,6 +253,7 @@ class _Explainer:
         self.class_names = config.class_names if config else ()
         self.targets = None if settings.targets is None else torch.tensor([settings.targets])
         self.aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
+        self.stl10 = settings.stl10_blog
         self.like = next(model.parameters(), torch.empty(0))
         self.outputs: Outputs | None = None
         self.maps: Counter[tuple[str, tuple[str, ...]]] = Counter()  # all of a view
@@ -276,8 +272,10 @@ class _Explainer:
         frame, geometry = self.preprocess.frame(image)
         images = self.preprocess.normalize(torch.from_numpy(frame)[None].to(self.like.device)).to(self.like.dtype)
         logits, classes, found = torch.empty(0), self.targets, []
+        every: list[np.ndarray | None] = []
         for view in self.views:
-            result, logits, classes = self._run(view, images, classes)
+            result, coarse, logits, classes = self._run(view, images, classes)
+            every.append(coarse)
             if not logits.isfinite().all():
                 raise DecodeError("model", "its logits are not finite")
             sizes = {layer: "×".join(map(str, grid)) for cam in view.maps for layer, grid in cam.grids.items()}
@@ -296,18 +294,24 @@ class _Explainer:
         texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in ([] if classes is None else classes[0].tolist())]
         small = as_rgb(image).copy()
         small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
-        return _Explained(np.array(small), geometry, texts, found)
+        return _Explained(np.array(small), frame, geometry, texts, found, every)
 
-    def _run(self, view: _View, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """[k, …] of one picture, logits [1, C], and the classes [1, k]: those asked for, else the highest."""
-        top_k = self.top_k if classes is None else None
+    def _run(
+        self, view: _View, images: Tensor, classes: Tensor | None
+    ) -> tuple[Tensor, np.ndarray | None, Tensor, Tensor]:
+        """[k, …] of one picture, its coarse maps, logits [1, C], and classes [1, k]: as asked for, else the highest."""
+        top_k, coarse = self.top_k if classes is None else None, None
         if isinstance(view.method, Method):
-            result = view.method(images, classes, top_k, aug_smooth=self.aug, eigen_smooth=self.eigen)
+            run = observe([view.method], images, classes, top_k, aug_smooth=self.aug)
+            result = view.method(run, eigen_smooth=self.eigen)
+            if self.stl10:
+                maps = view.method.coarse(run, eigen_smooth=self.eigen)[0]
+                coarse = ops.heatmap(maps, maps.shape[1:], view.method.relu).float().cpu().numpy()
         else:
             result = view.method(images, classes, top_k)
         if view.method.outputs is None or view.method.targets is None:
             raise RuntimeError(f"{view.title} has no logits and classes after its call")
-        return result[0], view.method.outputs, view.method.targets
+        return result[0], coarse, view.method.outputs, view.method.targets
 
     def _name(self, class_id: int) -> str:
         return f"{class_id} {self.class_names[class_id]}" if self.class_names else f"class {class_id}"
@@ -350,6 +354,27 @@ class _Figures:
                     )
                     titles = ("", "", "") if rows else ("original", "map", self._caption(kinds))
                     rows.append([Cell(*pair) for pair in zip(pictures, titles, strict=True)])
+                    labels.append("\n".join([text.replace("\n", " "), view.title, layers]))
+        return drawing.grid(rows, labels, title)
+
+    def stl10(self, explained: _Explained, title: str) -> Figure:
+        map_weight, image_weight = self.blend or (0.3, 0.5)
+        rows: list[list[Cell]] = []
+        labels = []
+        above: tuple[str, ...] = ()
+        for rank, text in enumerate(explained.classes):
+            for (view, layers, result), coarse in zip(explained.found, explained.coarse, strict=True):
+                if coarse is not None:
+                    sizes = ["×".join(map(str, values.shape[1:])) for values in (coarse, result)]
+                    pictures = (
+                        drawing.colorize(coarse[rank]),
+                        drawing.colorize(result[rank]),
+                        drawing.overlay(explained.frame, result[rank], image_weight, map_weight),
+                    )
+                    words = f"map {sizes[0]}", f"map {sizes[1]}", f"{map_weight:g}·map + {image_weight:g}·picture"
+                    titles = ("", "", "") if words == above else words
+                    rows.append([Cell(*pair) for pair in zip(pictures, titles, strict=True)])
+                    above = words
                     labels.append("\n".join([text.replace("\n", " "), view.title, layers]))
         return drawing.grid(rows, labels, title)
 

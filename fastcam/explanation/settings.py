@@ -37,6 +37,11 @@ class ExplainSettings:
     num_results: int = option(
         0, "write imgN, camN and ResultN.png for this many of the first pictures", least=0, flags="--num-result"
     )
+    stl10_blog: bool = option(
+        False,
+        "write NAME_stl10.png, as tutorials on CAM with STL-10 show it: the map as the layer has it, the map at the "
+        "size of the network's input, and there, with the weights 0.3 and 0.5, map over picture",
+    )
     boxes: tuple[Literal["largest", "all"], ...] | None = option(
         None,
         'boxes drawn over maps: "largest", that of the largest component above `threshold` of the map\'s range, in '
@@ -48,7 +53,7 @@ class ExplainSettings:
     component_threshold: float = option(0.6, "fraction of the map's maximum above which the boxes of `all` lie")
     blend: tuple[float, float] | None = option(
         None,
-        "weights of colour-coded map and picture; by default 0.7 and 0.5 in figures, 0.3 and 0.5 in results",
+        "weights of colour-coded map and picture; by default 0.7 and 0.5 in grids and panels, else 0.3 and 0.5",
         metavar="MAP,PICTURE",
     )
     relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
@@ -74,5 +79,7 @@ class ExplainSettings:
             if wrong := [value for value in given if value not in known]:
                 raise ValueError(f"`{name}` may have {' and '.join(known)}, got {wrong[0]!r}")
         check(self)
-        if not (self.grid or self.panel or self.num_results):
-            raise ValueError("there is nothing to draw: ask for `grid`, `panel` or `num_results`")
+        if not (self.grid or self.panel or self.num_results or self.stl10_blog):
+            raise ValueError("there is nothing to draw: ask for `grid`, `panel`, `num_results` or `stl10_blog`")
+        if self.stl10_blog and (self.fuse or "aug" in self.smooth):
+            raise ValueError("`stl10_blog` shows the map as one layer has it, which neither `fuse` nor aug leave")

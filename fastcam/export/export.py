@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fastcam._version import __version__
-from fastcam.export import boxes, coco, maps as kept
+from fastcam.export import boxes, coco, labels, maps as kept
 from fastcam.export.files import ExportOptions, Job, LeftOut, Write, check_free
 from fastcam.models import suggest
 from fastcam.runs.folder import EXPORTS, RunFolder
 from fastcam.runs.table import RunTable
 
 _EXAMPLES = 10  # of pictures left out, kept with their reasons
+_LEVELS = ("cuts", "alpha", "threshold_from", "categories")  # options of pseudo-labels
 
 
 class ExportFormat(NamedTuple):
@@ -46,7 +47,8 @@ FORMATS: dict[str, ExportFormat] = {
     "wsol": ExportFormat(EXPORTS["wsol"], boxes.wsol, stored=True),
     "png": ExportFormat(EXPORTS["png"], kept.png, ("size",), maps=True, stored=True),
     "npy": ExportFormat(EXPORTS["npy"], kept.npy, ("size",), maps=True, stored=True),
-    "wsss": ExportFormat(EXPORTS["wsss"], kept.wsss, ("cuts",), maps=True, classes=kept.CLASSES, stored=True),
+    "labels": ExportFormat(EXPORTS["labels"], labels.labels, _LEVELS, maps=True, classes=labels.CLASSES, stored=True),
+    "wsss": ExportFormat(EXPORTS["wsss"], labels.wsss, _LEVELS, maps=True, classes=labels.CLASSES, stored=True),
 }
 
 
@@ -117,7 +119,9 @@ def export(
     annotations: str | os.PathLike[str] | None = None,
     categories: Mapping[int, int] | None = None,
     size: int | Literal["picture"] | None = None,
-    cuts: tuple[float, float] | None = None,
+    cuts: float | tuple[float, float] | None = None,
+    alpha: float | tuple[float, float] | None = None,
+    threshold_from: str | os.PathLike[str] | None = None,
     url: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -132,14 +136,20 @@ def export(
 
     Args:
         run: folder of a run of `fastcam.localize`, or its boxes.parquet.
-        format: one of `FORMATS`: "coco", "csv", "labelstudio", "voc", "yolo", "wsol"; with maps "png", "npy", "wsss".
+        format: one of `FORMATS`: "coco", "csv", "labelstudio", "voc", "yolo", "wsol"; with maps "png", "npy", "labels",
+            "wsss".
         out: the file or folder to write, by default `FORMATS[format].name` in the run's folder.
         annotations: for coco: its file of the true objects, whose ids of images and categories are taken.
-        categories: for coco: class index → category id.
+        categories: for coco: class index → category id; for labels and wsss: class index → value in the labels, 1 to
+            254, by default class index + 1.
         size: for png and npy: side of square maps in pixels, or "picture" for each picture's own size; by default
             "picture" for png, 224 for npy.
-        cuts: for wsss: thresholds in [0, 1) below which a pixel is background and above which it is object; by default
-            the run's threshold is both.
+        cuts: for labels and wsss: level in [0, 1) up to which a pixel is background, or two levels, up to which it is
+            background and above which it is object, with what is to be ignored between; by default the run's threshold.
+        alpha: for labels and wsss, instead of `cuts`: exponent of the background's score, (1 - max)^alpha, or two of
+            them for two levels, such as 4 and 32.
+        threshold_from: for labels and wsss, instead of `cuts`: metrics.json of an evaluation, whose best level of mIoU
+            is taken.
         url: for labelstudio: goes before each image_id; by default "/data/local-files/?d=".
         overwrite: replace what has been exported there before; by default that is an error.
         progress: show a progress bar where standard error is a terminal.
@@ -148,7 +158,7 @@ def export(
         Where it is, the numbers of pictures and boxes, of errors, and of pictures left out, and notes.
 
     Raises:
-        FileNotFoundError: there is no such run, or no file of annotations.
+        FileNotFoundError: there is no such run, or no file of annotations or of an evaluation.
         FileExistsError: `out` exists and `overwrite` is not set, or it is a folder of something else.
         ValueError: an unknown format, an option that it does not have or is out of range, a damaged table, a class
             without category, an image_id that could lead out of the folder, or a format of maps where none are kept.
@@ -157,7 +167,8 @@ def export(
     check_formats([format], maps=True)
     chosen = FORMATS[format]
     given = Path(annotations) if annotations is not None else None
-    options = ExportOptions(given, categories, size, cuts, url)
+    chosen_by = None if threshold_from is None else Path(threshold_from)
+    options = ExportOptions(given, categories, size, cuts, alpha, chosen_by, url)
     for name, value in options._asdict().items():
         if value is not None and name not in chosen.options:
             owners = ", ".join(key for key, known in FORMATS.items() if name in known.options)

@@ -32,14 +32,18 @@ class ExportOptions(NamedTuple):
         annotations: COCO's file of the true objects, which has the ids of images and categories.
         categories: class index → category id.
         size: side of square maps in pixels, or "picture" for each picture's size.
-        cuts: two thresholds in [0, 1): up to the lower one a pixel is background, above the higher one it is object.
+        cuts: one or two levels in [0, 1): up to the lower one a pixel is background, above the higher one it is object.
+        alpha: one or two exponents of the background's score instead.
+        threshold_from: metrics.json that has the level instead.
         url: goes before each image_id to make an address of it.
     """
 
     annotations: Path | None = None
     categories: Mapping[int, int] | None = None
     size: int | Literal["picture"] | None = None
-    cuts: tuple[float, float] | None = None
+    cuts: float | tuple[float, float] | None = None
+    alpha: float | tuple[float, float] | None = None
+    threshold_from: Path | None = None
     url: str | None = None
 
 

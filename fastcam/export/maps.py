@@ -1,4 +1,4 @@
-"""Maps that a run kept, upsampled: on demand, and in the formats PNG, .npy, and what segmentation starts from."""
+"""Maps that a run kept, upsampled: on demand, and in the formats PNG and .npy."""
 
 import math
 import os
@@ -23,9 +23,6 @@ Mode = Literal["bilinear", "bicubic"]
 
 _COLUMNS = (CAM_COLUMNS, ("map", "height", "width"))  # of boxes.parquet, and of the maps.parquet of evaluations
 _BATCH = 256  # maps in memory at a time
-_STRIDE = 4  # of the coarser maps for segmentation
-_IGNORED = 255
-CLASSES = _IGNORED - 1  # that labels of 8 bits have place for, beside background and what is to be ignored
 
 
 class Upsampler(NamedTuple):
@@ -46,9 +43,9 @@ class Upsampler(NamedTuple):
         """Take it from a table's metadata, but for `relu` and `mode`, if given; ValueError if `relu` is not known."""
         relu = info.get("relu") if relu is None else relu
         if relu is None:
-            if info.get("method") not in methods.METHODS:
+            if info.get("method") not in methods.BOX_METHODS:
                 raise ValueError("the table does not tell whether its maps are to be clipped at zero: give `relu`")
-            relu = methods.METHODS[info["method"]].relu
+            relu = methods.BOX_METHODS[info["method"]].relu
         crop = Preprocess(info["size"], "crop") if info.get("resize") == "crop" else None
         return cls(bool(relu), mode or info.get("mode", "bilinear"), crop)
 
@@ -228,66 +225,9 @@ def npy(job: Job) -> Iterator[Add]:
         yield add
 
 
-@contextmanager
-def wsss(job: Job) -> Iterator[Add]:
-    """Write seeds of weakly supervised semantic segmentation: `cam/x/y.npz` and `labels/x/y.png` for x/y.jpg.
-
-    The field's tools hand on maps as a pickled dictionary in .npy (Ahn, Cho and Kwak, Weakly Supervised Learning of
-    Instance Segmentation with Inter-pixel Relations, CVPR 2019), which can run any code when it is read. An .npz holds
-    the same entries without: keys, int64 [K], the classes; cam, float32 [K, ceil(H/4), ceil(W/4)] in [0, 1]; high_res,
-    float32 [K, H, W], where K are the picture's classes in the table. Where such a tool has `np.load(path,
-    allow_pickle=True).item()`, `np.load(path)` is enough.
-
-    The labels are what networks are trained on: 8 bits with Pascal VOC's palette, 0 background, class index + 1 where
-    its map is the highest and above the threshold, 255 (to be ignored) between two thresholds, if `cuts` has
-    two; by default the run's threshold is both.
-    """
-    upsampling = Upsampler.of(job.info)
-    threshold: float | None = job.info.get("threshold")
-    low, high = job.options.cuts or (threshold, threshold)
-    if low is None or high is None or not 0 <= low <= high < 1:
-        raise ValueError(f"the thresholds of pseudo-labels must be in [0, 1), the lower one first, got {low}, {high}")
-    palette = _palette()
-
-    def add(picture: FoundPicture) -> int:
-        classes = [box.class_id for box in sorted(picture.boxes, key=lambda box: box.rank)]
-        keys = np.array([key for key in dict.fromkeys(classes) if key in picture.maps], np.int64)
-        if not len(keys):
-            raise LeftOut("it has no map")
-        if keys.max() >= CLASSES:
-            raise ValueError(f"{picture.id}: class {keys.max()} does not fit labels of 8 bits, which end at 253")
-        width, height = size = picture.width, picture.height
-        cam, full = (
-            np.stack([upsampling(picture.maps[key], shape, size) for key in keys.tolist()])
-            for shape in ((-(-height // _STRIDE), -(-width // _STRIDE)), (height, width))
-        )
-        strength = full.max(0)
-        labels = np.where(strength > high, keys[full.argmax(0)] + 1, _IGNORED)
-        labels[strength <= low] = 0
-        image = Image.fromarray(labels.astype(np.uint8))
-        image.putpalette(palette)
-        with folder.create(picture.id, ".npz", within="cam", stem=True) as file:
-            np.savez(file, keys=keys, cam=cam, high_res=full)
-        with folder.create(picture.id, ".png", within="labels", stem=True) as file:
-            image.save(file, "PNG")
-        return len(picture.found)
-
-    with new_folder(job.path, job.info) as folder:
-        yield add
-
-
 def _highest(picture: FoundPicture, upsampling: Upsampler, size: int | Literal["picture"]) -> np.ndarray:
     coarse = picture.maps.get(picture.first.class_id)
     if coarse is None:
         raise LeftOut("it has no map")
     shape = (picture.height, picture.width) if size == "picture" else (size, size)
     return upsampling(coarse, shape, (picture.width, picture.height))
-
-
-def _palette() -> bytes:
-    """Pascal VOC's colours: the bits of an index, dealt out to red, green and blue from the top bit down."""
-    index = np.arange(256)[:, None]
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours |= ((index >> (3 * place + np.arange(3))) & 1) << (7 - place)
-    return colours.astype(np.uint8).tobytes()

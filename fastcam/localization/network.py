@@ -15,6 +15,7 @@ from fastcam import drawing, methods
 from fastcam._files import replacing
 from fastcam.localization.plan import Findings
 from fastcam.localization.run_settings import RunSettings, make_method
+from fastcam.localization.settings import PAPER_TIGHT
 from fastcam.methods.core import Method
 from fastcam.methods.frozen import FreezeError
 from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
@@ -301,9 +302,14 @@ class Inference:
         return observed(self.cam, images, chosen, top_k)
 
     def _largest(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
-        """The largest box of each map, with 1 for the peak in it: the full-size maps never exist."""
-        boxes = run.boxes(self.settings.threshold).cpu().numpy()
-        return [[(box[None], [1.0]) for box in row] for row in boxes]
+        """The largest box of each map, with 1 for the peak in it: the full-size maps never exist.
+
+        Of the paper's boxes a tight one, too, for its classes; a constant map has neither, which is one row.
+        """
+        loose, tight = self.settings.threshold, self.settings.tight
+        boxes = run.boxes([loose] if tight is None else [loose, tight]).cpu().numpy()  # [N, k, 1 or 2, 4]
+        kept = [[b if k < PAPER_TIGHT and b.any() else b[:1] for k, b in enumerate(row)] for row in boxes]
+        return [[(b, [1.0] * len(b)) for b in row] for row in kept]
 
     def _components(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The boxes of all components that are large enough, largest first, and of the largest in any case."""
@@ -344,7 +350,7 @@ class Pass(NamedTuple):
     Attributes:
         logits: [N, C].
         classes: int64 [N, k], those that maps are of.
-        boxes: from a threshold to int32 [N, k, 4], in pixels of the images.
+        boxes: from T thresholds to int32 [N, k, T, 4], in pixels of the images.
         maps: gives float32 [N, k, H, W] in [0, 1].
         coarse: gives [N, k, h, w], before ReLU and upsampling.
         linear: gives whether a linear layer or a pooling gave the logits, and nothing came after it.
@@ -352,7 +358,7 @@ class Pass(NamedTuple):
 
     logits: Tensor
     classes: Tensor
-    boxes: Callable[[float], Tensor]
+    boxes: Callable[[list[float]], Tensor]
     maps: Callable[[], Tensor]
     coarse: Callable[[], Tensor]
     linear: Callable[[], bool]
@@ -365,7 +371,7 @@ def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | N
     return Pass(
         run.logits,
         run.chosen.classes,
-        lambda threshold: cam.boxes(run, threshold=threshold),
+        lambda thresholds: cam.boxes(run, threshold=thresholds),
         lambda: cam(run),
         lambda: cam.coarse(run),
         lambda: run.linear is not None,
@@ -422,7 +428,7 @@ class CompiledCAM:
         return Pass(
             logits,
             classes,
-            lambda threshold: ops.class_boxes(features, weights, size, threshold=threshold, relu=relu, mode=mode),
+            lambda thresholds: ops.class_boxes(features, weights, size, threshold=thresholds, relu=relu, mode=mode),
             lambda: ops.heatmap(ops.class_map(features, weights), size, normalize="after", relu=relu, mode=mode),
             lambda: ops.class_map(features, weights),
             lambda: True,

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from fastcam import methods
+from fastcam._check import suggest
 from fastcam._options import decisive, options
 from fastcam._version import __version__
-from fastcam.localization.settings import LocalizeSettings, check_threshold
+from fastcam.localization.settings import PAPER_CLASSES, LocalizeSettings, check_threshold
 from fastcam.methods.frozen import FreezeError
 from fastcam.models import ModelConfig
 from fastcam.models.digest import digest
@@ -39,7 +40,8 @@ class RunSettings:
         threshold: as the options or the network have it.
         top_k: None where classes are given.
         batch_size: no larger than the number of inputs.
-        min_area: None where only the largest box is asked for.
+        min_area: None but where all boxes are asked for.
+        tight: None but where the paper's boxes are.
         decoder: who decodes JPEGs.
         threads: of the network.
         device: kind of the network's device.
@@ -58,6 +60,7 @@ class RunSettings:
     top_k: int | None
     batch_size: int
     min_area: float | None
+    tight: float | None
     decoder: str
     threads: int
     device: str
@@ -91,14 +94,20 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
     Raises:
         TypeError, ValueError: an option is not for this network, or not for this machine.
     """
-    if config is not None and options.top_k > config.num_classes:
-        raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {options.top_k}")
+    paper = options.boxes == "paper"
+    top_k = PAPER_CLASSES if paper else options.top_k
+    if config is not None and top_k > config.num_classes:
+        if paper:
+            raise ValueError(f"`boxes` paper are of the {top_k} highest classes, the network has {config.num_classes}")
+        raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {top_k}")
     threshold = options.threshold
     if threshold is None:
         threshold = 0.2 if config is None or config.threshold is None else config.threshold
         check_threshold(threshold)
-    if options.method in methods.ATTRIBUTIONS:
-        known = ", ".join(methods.METHODS)
+    if paper and options.tight <= threshold:
+        raise ValueError(f"`tight` must be above `threshold`, {threshold:g}, got {options.tight:g}")
+    if options.method in methods.ATTRIBUTIONS and options.method not in methods.BOX_METHODS:
+        known = ", ".join(methods.BOX_METHODS)
         raise ValueError(f"`method` {options.method} gives no maps that boxes are made of; these do: {known}")
     cam = make_method(model, options, options.target_layers)  # for its checks, and for the names of the layers
     if options.maps and len(cam.layers) > 1:
@@ -119,9 +128,10 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         options=options,
         target_layers=tuple(cam.layers),
         threshold=float(threshold),
-        top_k=None if options.targets is not None else options.top_k,
+        top_k=None if options.targets is not None else top_k,
         batch_size=options.batch_size,
         min_area=float(options.min_area) if options.boxes == "all" else None,
+        tight=float(options.tight) if paper else None,
         decoder=decoder,
         threads=options.threads or torch.get_num_threads(),
         device=like.device.type,
@@ -130,17 +140,11 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
 
 
 def make_method(model: nn.Module, options: LocalizeSettings, target_layers: Any) -> methods.Method:
-    """Make the method that options name, which gives maps; TypeError or ValueError as `fastcam.methods.create`."""
-    method = methods.create(
-        options.method,
-        model,
-        target_layers=target_layers,
-        relu=options.relu,
-        mode=options.mode,
-        backend=options.backend,
-    )
-    assert isinstance(method, methods.Method)
-    return method
+    """Make the method that options name; TypeError or ValueError as `fastcam.methods.Method`, or if there is none."""
+    if options.method not in methods.BOX_METHODS:
+        raise ValueError(f"unknown method {options.method!r}{suggest(options.method, methods.BOX_METHODS)}")
+    make = methods.BOX_METHODS[options.method]
+    return make(model, target_layers, relu=options.relu, mode=options.mode, backend=options.backend)
 
 
 def choose_network(

@@ -7,6 +7,10 @@ from typing import Any, Literal
 from fastcam._options import check, option
 
 Targets = Literal["label"] | Mapping[str, int] | None
+# Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose
+# ones, but not how tight. This is near the second threshold of their code, 100 of 255.
+TIGHT = 0.4
+PAPER_CLASSES, PAPER_TIGHT = 3, 2  # how many of the highest classes have a loose box, and how many a tight one, too
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,9 @@ class LocalizeSettings:
     In this order those that decide about rows stand in plan.json.
     """
 
-    method: str = option("cam", "name of the method: cam, gradcam, gradcam++, …, see `fastcam.methods`")
+    method: str = option(
+        "cam", "name of the method: cam, gradcam, gradcam++, …, saliency: a key of `fastcam.methods.BOX_METHODS`"
+    )
     target_layers: tuple[str, ...] | Any = option(
         None, "modules or dotted names; by default the network's last stage", flags="--target-layer"
     )
@@ -47,12 +53,16 @@ class LocalizeSettings:
         least=0,
     )
     maps: bool = option(False, "keep the maps, float16 at the target layer's resolution, in the table's column cam")
-    boxes: Literal["largest", "all"] = option(
-        "largest", "the box around the largest component, or around all of at least `min_area`, largest first"
+    boxes: Literal["largest", "all", "paper"] = option(
+        "largest",
+        "the box around the largest component; all: around each of at least `min_area`, largest first; paper: the five "
+        "of the CAM paper, for the two highest classes around the largest component above `threshold` (loose) and that "
+        "above `tight`, for the third the loose one",
     )
     min_area: float = option(
         0.01, "with all boxes: fraction of the frame that a component must cover; the largest needs not"
     )
+    tight: float = option(TIGHT, "with the paper's boxes: as `threshold`, of the tight ones")
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
         "of the network: that of its parameters, or bfloat16 by autocast, for GPUs, and for CPUs with AVX512_BF16 or "
@@ -110,9 +120,14 @@ class LocalizeSettings:
             raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {self.min_area!r}")
         if self.threshold is not None:
             check_threshold(self.threshold)
+        check_threshold(self.tight, "tight")
+        if self.boxes == "paper" and self.targets is not None:
+            raise ValueError("`boxes` paper are of the highest classes: they do not go with `targets`")
+        if self.boxes == "paper" and self.top_k not in (1, PAPER_CLASSES):
+            raise ValueError(f"`boxes` paper are of the {PAPER_CLASSES} highest classes, got `top_k` {self.top_k}")
 
 
-def check_threshold(value: float) -> None:
+def check_threshold(value: float, name: str = "threshold") -> None:
     """Refuse what is no fraction of a map's range."""
     if not 0 <= value < 1:
-        raise ValueError(f"`threshold` must be at least 0 and less than 1, got {value!r}")
+        raise ValueError(f"`{name}` must be at least 0 and less than 1, got {value!r}")

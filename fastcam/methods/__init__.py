@@ -6,10 +6,11 @@ from torch import nn
 
 from fastcam._check import suggest
 from fastcam.methods.activation import CAM, EigenCAM
+from fastcam.methods.arrays import cam_from_arrays
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency
+from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency, SaliencyMap
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
 
 # Maps [N, H, W] in [0, 1], and boxes.
@@ -25,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
     "scorecam": ScoreCAM,
     "ablationcam": AblationCAM,
 }
+# What boxes are found in: those maps, and saliency made one.
+BOX_METHODS: dict[str, type[Method]] = METHODS | {"saliency": SaliencyMap}
 # Gradients of the picture's own size, not normalised.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "saliency": Saliency,
@@ -34,6 +37,7 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
 
 __all__ = [
     "ATTRIBUTIONS",
+    "BOX_METHODS",
     "CAM",
     "METHODS",
     "AblationCAM",
@@ -49,8 +53,10 @@ __all__ = [
     "MapWarning",
     "Method",
     "Saliency",
+    "SaliencyMap",
     "ScoreCAM",
     "XGradCAM",
+    "cam_from_arrays",
     "create",
     "observe",
 ]

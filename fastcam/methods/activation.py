@@ -57,7 +57,7 @@ class CAM(Method):
             if head is None:
                 raise ValueError(
                     f"CAM needs global average pooling and one linear layer after the target layer {name!r}, but in "
-                    f"{type(forward.model).__name__} {_obstacle(features, forward)}. GradCAM works on any network: "
+                    f"{type(forward.model).__name__} {obstacle(features, forward)}. GradCAM works on any network: "
                     f"GradCAM(model, target_layers=[{name!r}])"
                 )
             weight = head.weight.clamp(min=0) if self.clamp else head.weight
@@ -65,7 +65,8 @@ class CAM(Method):
         return terms
 
 
-def _obstacle(features: Tensor, forward: Forward) -> str:
+def obstacle(features: Tensor, forward: Forward) -> str:
+    """Why a run has no head of one pooling and one linear layer after these maps: the end of an error."""
     if forward.linear is None:
         if forward.last is None or forward.last.recomputed.shape != forward.logits.shape:
             return "the logits are not the output of a linear layer"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
-from fastcam.methods.forward import Forward, ReshapeTransform
+from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import default_target_layer, resolve_layers, unwrap
@@ -117,9 +117,7 @@ class Method:
         one_of("backend", backend, _BACKENDS)
         one_of("fuse", fuse, ("mean", "max"))
         self.model = model
-        names = {module: name for name, module in unwrap(model).named_modules()}
-        wanted = default_target_layer(model) if target_layers is None else target_layers
-        self.layers = {names[layer]: layer for layer in resolve_layers(model, wanted)}
+        self.layers = self._resolved(target_layers)
         self.relu = type(self).relu if relu is None else relu
         self.order, self.mode, self.fuse, self.reshape_transform = order, mode, fuse, reshape_transform
         self.ops = importlib.import_module(_BACKENDS[backend])
@@ -129,6 +127,20 @@ class Method:
         self.cautions: list[str] = []
         self._examined = False
         self.frozen: FrozenNetwork | None = None
+
+    def _resolved(self, target_layers: TargetLayers) -> dict[str, nn.Module]:
+        """The target layers by name."""
+        names = {module: name for name, module in unwrap(self.model).named_modules()}
+        wanted = default_target_layer(self.model) if target_layers is None else target_layers
+        layers = {names[layer]: layer for layer in resolve_layers(self.model, wanted)}
+        if IMAGES in layers:
+            raise ValueError(f"a target layer must be a part of {type(unwrap(self.model)).__name__}, got all of it")
+        return layers
+
+    @property
+    def _watched(self) -> dict[str, nn.Module]:
+        """What a run has to observe for this method."""
+        return self.layers
 
     def __enter__(self) -> Self:
         return self
@@ -315,14 +327,14 @@ class Method:
             )
         if images.model is not unwrap(self.model):
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
-        return images.at(self.layers, [self.reshape_transform] * len(self.layers))
+        return images.at(self._watched, [self.reshape_transform] * len(self._watched))
 
     def _terms(self, forward: Forward, eigen_smooth: bool) -> Sequence[CoarseMap]:
         """The coarse maps of all target layers, without the rank if there is one class only; notes what was run."""
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
-        pairs = zip(self.layers, forward.features, strict=True)
+        pairs = zip(self.layers, forward.features, strict=False)  # none where the images themselves are watched
         self.grids = {name: (maps.shape[2], maps.shape[3]) for name, maps in pairs}
         self._caution(forward)
         ranked, classes = forward.targets.ranked, forward.chosen.classes
@@ -420,10 +432,10 @@ def _run_for(
     reshape: dict[str, ReshapeTransform | None] = {}
     graph: dict[str, nn.Module] = {}  # of those that need gradients
     for method in methods:
-        layers |= method.layers
-        reshape |= dict.fromkeys(method.layers, method.reshape_transform)
+        layers |= method._watched
+        reshape |= dict.fromkeys(method._watched, method.reshape_transform)
         if method._needs_gradients:
-            graph |= method.layers
+            graph |= method._watched
     examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():

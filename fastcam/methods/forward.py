@@ -5,7 +5,7 @@ import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastcam.methods.frozen import FrozenNetwork
 
 ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor]  # a layer's output to [N, K, h, w]
+
+IMAGES = ""  # among target layers: the images themselves, by the name of the network, whose input they are
 
 # Operations between the last maps and the logits that leave the gradient of a pooling and a linear layer as it is.
 _PLAIN = {"AddmmBackward0", "MmBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
@@ -84,7 +86,7 @@ class Forward:
         targets: Any,
         top_k: int | None,
         *,
-        graph: Literal["images"] | Collection[str] = (),
+        graph: Collection[str] = (),
         reshape: Sequence[ReshapeTransform | None] | None = None,
         augment: bool = False,
         keep: bool = False,
@@ -95,11 +97,11 @@ class Forward:
 
         Args:
             model: [N, 3, H, W] to logits [N, C].
-            layers: target layers by name.
+            layers: target layers by name; `IMAGES: model` for the images, which always have a graph.
             images: [N, 3, H, W].
             targets: what is to be explained.
             top_k: instead of targets.
-            graph: what `gradients` will be asked for: names of target layers; or the images, if there are no layers.
+            graph: what `gradients` will be asked for: names of target layers.
             reshape: for each layer what turns its output into [N, K, h, w]; None where the shapes decide.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
             keep: whether gradients are kept once they are computed, for other methods to use.
@@ -113,7 +115,8 @@ class Forward:
         self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
-        self.layouts: Layouts = Layouts(self.model, layers) if self._frozen is None else self._frozen.layouts
+        named = [name for name in layers if name != IMAGES]
+        self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts
         if self._frozen is not None:
             self._outputs, logits, linear = self._frozen(images)
         else:
@@ -121,7 +124,7 @@ class Forward:
                 self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
         self.last = _recomputed(*linear) if linear else None
         self.batch_statistics = statistics is not None and statistics.seen
-        self._graph = ["images"] if graph == "images" else list(graph)
+        self._graph = list(graph)
         self._pooling: OtherPooling | None = None
         self._thresholds = _thresholds(self.model)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
@@ -168,7 +171,7 @@ class Forward:
         self._layers, self.raw = layers, [self._outputs[name] for name in layers]
         self.reshape = list(reshape or [None] * len(layers))
         for index, (name, output) in enumerate(zip(layers, self.raw, strict=True)):
-            if self.reshape[index] is None and name in self._modules:
+            if self.reshape[index] is None and name != IMAGES:
                 self.reshape[index] = self.layouts.reshape(name, output, self.images, self._run_again)
         self.features = [
             self._spatial(index, output.detach(), len(self.images)) for index, output in enumerate(self.raw)
@@ -344,10 +347,9 @@ class Forward:
         """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
         if self._shared.whole is None:
             view = copy.copy(self)
-            graph: Literal["images"] | list[str] = "images" if self._graph == ["images"] else list(self._modules)
-            view._graph = ["images"] if graph == "images" else graph
+            view._graph = list(self._modules)
             with torch.inference_mode(False), torch.no_grad(), KeepGradients():
-                view._outputs, logits, linear = _run_once(self.model, self._modules, self.images, graph)
+                view._outputs, logits, linear = _run_once(self.model, self._modules, self.images, view._graph)
             view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
             view._take_logits(logits)
@@ -392,12 +394,12 @@ def _thresholds(module: nn.Module) -> set[float]:
 
 
 def _run_once(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Literal["images"] | Collection[str]
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Collection[str]
 ) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
     """Run the model once; give the layers' outputs, the logits, and the linear layer that ran last with its input.
 
     The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after has one,
-    whatever the parameters require and the caller's grad mode is. With a graph from the images, those are the leaf.
+    whatever the parameters require and the caller's grad mode is. With the images among the layers, those are the leaf.
     """
     outputs: dict[str, Tensor] = {}
     linears: list[tuple[nn.Linear, Tensor]] = []
@@ -426,7 +428,8 @@ def _run_once(
         stack.enter_context(torch.no_grad())  # also ends what the hooks switch on
         stack.enter_context(evaluation_mode(model))
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(capture(name)).remove)
+            if name != IMAGES:
+                stack.callback(layer.register_forward_hook(capture(name)).remove)
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_hook(see_linear).remove)
@@ -434,15 +437,15 @@ def _run_once(
         state = itertools.chain(model.named_parameters(), model.named_buffers())
         copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
         images = images.clone()  # a network may work on its input in place
-        if graph == "images":
-            outputs["images"] = images.requires_grad_()
+        if IMAGES in layers:
+            outputs[IMAGES] = images.requires_grad_()
             torch.set_grad_enabled(True)
             images = images.clone()
         logits = torch.func.functional_call(model, copies, images) if copies else model(images)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    return {name: outputs[name] for name in layers} or outputs, logits, linears[0] if linears else None
+    return {name: outputs[name] for name in layers}, logits, linears[0] if linears else None
 
 
 def _recomputed(linear: nn.Linear, given: Tensor) -> LastLinear | None:

@@ -1,6 +1,8 @@
 """Gradients in the picture itself: backprop saliency, guided backprop and Guided Grad-CAM."""
 
-from typing import Any, ClassVar, Literal, Self
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from fastcam._check import one_of
 from fastcam.methods.cautions import saturated
-from fastcam.methods.core import TargetLayers
-from fastcam.methods.forward import Forward, ReshapeTransform
+from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers
+from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.gradient import GradCAM
+from fastcam.methods.smoothing import blurred
+from fastcam.models import unwrap
 
 _RECTIFIERS = {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
@@ -67,7 +71,7 @@ class Attribution:
         """
         with torch.inference_mode(False), torch.no_grad(), _GuidedReLU() as rectifiers:
             rectifiers.enabled = self._guided
-            forward = Forward(self.model, {}, images, targets, top_k, graph="images")
+            forward = Forward(self.model, {IMAGES: self.model}, images, targets, top_k, graph=[IMAGES])
             if self._guided and not rectifiers.uses:
                 raise ValueError(
                     f"guided backprop changes the gradient of ReLU, but {type(forward.model).__name__} uses none "
@@ -83,7 +87,7 @@ class Attribution:
         return found if ranked else found[:, 0]
 
     def _finished(self, gradient: Tensor) -> Tensor:
-        return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        return _exact(gradient)
 
 
 class Saliency(Attribution):
@@ -94,12 +98,80 @@ class Saliency(Attribution):
     Source: Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks: Visualising Image Classification
     Models and Saliency Maps, ICLR workshop 2014, section 3.1.
 
+    Boxes are found in these values made smooth: `SaliencyMap`.
+
     Example:
         >>> saliency = fastcam.Saliency(model)(images, targets=281)  # [N, H, W], 0 or more
     """
 
     def _finished(self, gradient: Tensor) -> Tensor:
-        return super()._finished(gradient).abs().amax(1)
+        return _strongest(gradient)
+
+
+class SaliencyMap(Method):
+    """Backprop saliency as a map to find boxes in: the baseline that CAM is measured against.
+
+    max over channels of |∂S_c/∂x|, smoothed by a Gaussian with σ = 0.02·max(H, W); then min-max, and the box around the
+    largest component above 20 % of the range, as for every map. Saliency alone is single bright pixels, of which no
+    component covers an object. It takes one backward pass for each class, through the whole network, all of whose
+    activations stay in memory until then: batches may have to be smaller than with other methods.
+
+    Source: the saliency from Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks: Visualising Image
+    Classification Models and Saliency Maps, ICLR workshop 2014, section 3.1; the box from Zhou et al., Learning Deep
+    Features for Discriminative Localization, CVPR 2016, section 3.2, which compares CAM with saliency (table 2); the
+    smoothing from Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016, section 4, which blurs
+    gradients by this σ, as TorchRay's benchmarks do (Fong, Patrick and Vedaldi, ICCV 2019). Simonyan et al. take the
+    largest component of a GraphCut segmentation instead, whose colour models are of the pixels above the 95 % and below
+    the 30 % quantile of the saliency.
+
+    Args:
+        model: as in `Method`.
+        target_layers: None; there is no layer to choose.
+        sigma: standard deviation of the Gaussian as a fraction of the longer side, 0 for none.
+        **options: as in `Method`.
+
+    Raises:
+        TypeError, ValueError: as in `Method`; a target layer or `reshape_transform`, or a sigma that is negative or
+            not finite.
+
+    Example:
+        >>> boxes = fastcam.methods.SaliencyMap(model).boxes(images, targets=281)  # [N, 4]
+    """
+
+    relu = False
+    _needs_gradients = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers = None,
+        *,
+        sigma: float = 0.02,
+        **options: Unpack[MethodOptions],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
+        if self.reshape_transform is not None:
+            raise ValueError("saliency is of the images themselves: there is no `reshape_transform` to give")
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"`sigma` must be a fraction of the longer side, 0 or more, got {sigma!r}")
+        self.sigma = sigma
+
+    def _resolved(self, target_layers: TargetLayers) -> dict[str, nn.Module]:
+        if target_layers is not None and target_layers != ():
+            raise ValueError(f"saliency is of the images themselves: it has no target layer, got {target_layers!r}")
+        return {}
+
+    @property
+    def _watched(self) -> dict[str, nn.Module]:
+        return {IMAGES: unwrap(self.model)}
+
+    def uses_gradients(self, run: Forward) -> bool:  # noqa: D102
+        return True
+
+    def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
+        sigma = self.sigma * max(forward.images.shape[-2:])
+        maps = [blurred(_strongest(gradient), sigma) for (gradient,) in forward.gradients()]
+        return [torch.stack(maps, 1)]
 
 
 class GuidedBackprop(Attribution):
@@ -185,6 +257,16 @@ class _GuidedReLU(TorchFunctionMode):
 
 def _bounds_below_at_zero(args: tuple, kwargs: dict) -> bool:
     return (kwargs["min_val"] if "min_val" in kwargs else args[1] if len(args) > 1 else -1.0) == 0
+
+
+def _exact(gradient: Tensor) -> Tensor:
+    """In float32, or float64 where it is."""
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+
+
+def _strongest(gradient: Tensor) -> Tensor:
+    """Saliency [N, H, W] of a gradient [N, 3, H, W]."""
+    return _exact(gradient).abs().amax(1)
 
 
 def _positive(gradient: Tensor) -> Tensor:

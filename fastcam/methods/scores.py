@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastcam.methods.forward import Forward
+from fastcam.methods.forward import IMAGES, Forward
 
 Outputs = Literal["logits", "logit", "probabilities", "log-probabilities"]
 
@@ -45,7 +45,8 @@ def recognise(model: nn.Module, images: Tensor) -> Outputs:
     """
     noise = torch.randn(2, *images.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False), torch.no_grad():
-        run = Forward(model, {}, noise.to(images.device, images.dtype), None, None, graph="images")
+        noise = noise.to(images.device, images.dtype)
+        run = Forward(model, {IMAGES: model}, noise, None, None, graph=[IMAGES])
         last = _last(run)
     if last is not None and "Softmax" in _name(last) and last._saved_result.numel() == len(noise):
         raise ValueError(

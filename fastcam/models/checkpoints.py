@@ -27,6 +27,7 @@ from fastcam.models.preprocessing import HALF, Published, published, wants_half
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 _METADATA_KEY = "fastcam"
+_NAMES = ("model.safetensors", "best.safetensors")  # of a folder's checkpoint, as `fit` and `train` have it
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: the network, bare or in a wrapper.
         path: a .safetensors file, or a .pt, .pth or .th file of `torch.save`. It is read weights-only: no code in it
-            runs.
+            runs. A folder stands for the checkpoint that `fastcam fit` or `fastcam train` wrote there, the best one.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no weights or several, or its names or shapes are not the model's; they are listed.
     """
-    path = Path(path)
+    path = _file(path)
     saved = read_config(path)
     load_state(model, _read_state(path))
     if saved is None and wants_half(model):
@@ -180,7 +181,7 @@ def load_network(
             for `build` and `load_weights`.
         ImportError: a network of timm's, which is not installed.
     """
-    path = Path(path)
+    path = _file(path)
     config = read_config(path)
     if config is not None:
         for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
@@ -278,7 +279,7 @@ def start_from(
         FileNotFoundError: there is no such file.
         ValueError: unknown network, a checkpoint of another one, or weights that do not fit.
     """
-    path = Path(path)
+    path = _file(path)
     saved, (base, pool, extra) = read_config(path), split_arch(arch)
     if saved is not None and saved.arch not in (arch, base):
         raise ValueError(f"{path} is a checkpoint of {saved.arch}, not of {arch}")
@@ -380,7 +381,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
         FileNotFoundError: there is no such file.
         ValueError: the file is not a fastcam checkpoint, or its weights do not fit its configuration.
     """
-    path = Path(path)
+    path = _file(path)
     config = read_config(path)
     if config is None:
         raise ValueError(
@@ -390,6 +391,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
     model = build(config.arch, config.num_classes, config.output_stride)
     load_state(model, _read_state(path))
     return model.eval(), config
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The file of weights that is meant: of a folder that `fit` or `train` has written its checkpoint."""
+    path = Path(path)
+    return next(filter(Path.is_file, map(path.joinpath, _NAMES)), path) if path.is_dir() else path
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig | None:
@@ -405,7 +412,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig | None:
         FileNotFoundError: there is no such file.
         ValueError: there is a configuration, but it cannot be understood.
     """
-    path = Path(path)
+    path = _file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     try:

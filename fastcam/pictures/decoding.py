@@ -179,6 +179,29 @@ def decode_mask(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         return (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) > 0
 
 
+def decode_indices(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+    """The values of a PNG of 8 bits or fewer as they are stored, uint8 [H, W]: indices of a palette, or levels of grey.
+
+    As the file has them, whatever its EXIF orientation. DecodeError if it is no such PNG.
+    """
+    data = content(source)
+    if (kind := sniff(data)) != "PNG":
+        raise DecodeError("unsupported", f"a PNG of indices expected, got {kind}")
+    with _refusing():
+        if (bits := check_png(data)) > 8:
+            raise DecodeError("unsupported", f"a PNG of indices with 8 bits expected, got {bits}")
+        image = _open(io.BytesIO(data))
+        if image.mode not in ("P", "L", "1"):
+            raise DecodeError("unsupported", f"a PNG of indices, palette or grey, expected, got {image.mode}")
+        return _samples(image, bits)
+
+
+def _samples(image: Image.Image, bits: int) -> np.ndarray:
+    """Pixels of a PNG with a palette, or grey, uint8 [H, W]; Pillow scales grey of fewer than 8 bits to 255."""
+    found = np.array(image).astype(np.uint8)
+    return found // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else found
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of a PIL picture of another mode, as of the same picture in a file; its EXIF orientation is not looked at.
 

@@ -220,7 +220,7 @@ class Thumbnails:
         info: Mapping[str, Any],
     ) -> None:
         self._table, self._cards, self._root, self._files = table, cards, root, files
-        relu, method = info.get("relu"), methods.METHODS.get(str(info.get("method", "cam")))
+        relu, method = info.get("relu"), methods.BOX_METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
         self._mode = info.get("mode", "bilinear")
         self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))

@@ -104,10 +104,9 @@ def write_report(
         raise FileNotFoundError(f"no folder of pictures at {images}")
 
     try:
-        info = table.info
+        info, earlier = table.info, table.superseded
     except ValueError:  # odd metadata are left out
-        info = {}
-    earlier = None not in (info.get("plan"), table.planned) and info["plan"] != table.planned
+        info, earlier = {}, False
     found = dict(table.classes())
     truth = None
     if data is not None:

@@ -31,6 +31,7 @@ class Truth:
         boxes: id → gives, by the header of the picture as the run saw it (None: that of the file), true boxes, float32
             [B, 4] xyxy, and (width, height) of the frame they are in, or None where that is the picture's own.
         files: id → where the picture is.
+        indices: id → index in the data set.
     """
 
     def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
@@ -38,6 +39,7 @@ class Truth:
         self.labels: dict[str, int] = {}
         self.boxes: dict[str, _Located] = {}
         self.files: dict[str, Path | Packed] = {}
+        self.indices: dict[str, int] = {}
 
     @classmethod
     def of_data(cls, data: Dataset, ids: Iterable[str], places: Mapping[str, Path | Packed] | None = None) -> Self:
@@ -48,7 +50,8 @@ class Truth:
         front of all its ids, or it is a ValueError. A `Pictures` is not decoded.
         """
         truth = cls("the data set", tuple(data.class_names))
-        for id, label, located, file in _samples(data):
+        for index, (id, label, located, file) in enumerate(_samples(data)):
+            truth.indices[id] = index
             if label is not None:
                 truth.labels[id] = label
             if located is not None:
@@ -68,6 +71,7 @@ class Truth:
         truth.labels = {id: truth.labels[other] for id, other in same.items() if other in truth.labels}
         truth.boxes = {id: truth.boxes[other] for id, other in same.items() if other in truth.boxes}
         truth.files = {id: truth.files[other] for id, other in same.items() if other in truth.files}
+        truth.indices = {id: truth.indices[other] for id, other in same.items()}
         return truth
 
     @classmethod

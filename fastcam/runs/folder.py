@@ -34,6 +34,7 @@ EXPORTS = {  # format → file or folder beside the table
     "wsol": "wsol",
     "png": "maps-png",
     "npy": "maps-npy",
+    "labels": "labels",
     "wsss": "wsss",
 }
 _TABLE, _INPUTS, _AUDIT, _PARTIAL = "boxes.parquet", "inputs.parquet", "audit.json", "boxes.partial.parquet"

@@ -52,10 +52,10 @@ class Row(NamedTuple):
     error: _Text = None
     """"code: reason" with a code of `fastcam.localization.ERRORS`; None if all went well."""
     box: _Int = None
-    """Number of the box within its class, 1 for the largest."""
+    """Number of the box within its class, 1 for the largest; of the paper's boxes 1 is the loose, 2 the tight one."""
     box_score: _Float = None
     """Score of the box: that of its class times the map's highest value within the box, where several boxes of a class
-    were asked for; that of its class where only the largest was."""
+    were asked for; that of its class where only the largest was, or the paper's were."""
     orientation: Annotated[int | None, pa.int8()] = None
     """How the file is stored, 1 to 8 as EXIF numbers them; None for a sample that was no file."""
     decoder: _Text = None

@@ -36,6 +36,7 @@ class FoundBox(NamedTuple):
         corners: x0, y0, x1, y1, half-open, in pixels of the upright picture and inside it.
         number: of the box within its class, 1 the largest.
         score: of the box, in [0, 1]; that of its class where the table has no other.
+        outside: whether the table has it elsewhere, outside the picture by more than a pixel.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class FoundBox(NamedTuple):
     corners: tuple[float, float, float, float]
     number: int
     score: float
+    outside: bool = False
 
     @property
     def name(self) -> str:
@@ -168,6 +170,12 @@ class RunTable:
         """Digest of the plan beside the table, which is `info["plan"]` as long as no other run has begun there."""
         digest = self._plan.get("digest")
         return digest if isinstance(digest, str) else None
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another run has begun in the folder since, whose table is not there yet; raises as `info`."""
+        plan = self.info.get("plan")
+        return None not in (plan, self.planned) and plan != self.planned
 
     @property
     def class_names(self) -> dict[int, str]:
@@ -358,6 +366,7 @@ class RunTable:
             ),
             row.box or 1,
             row.score if row.box_score is None else row.box_score,
+            min(row.x0, row.y0) < -1 or row.x1 > across + 1 or row.y1 > down + 1,
         )
 
 

@@ -234,6 +234,7 @@ def _presets() -> dict[str, Settings]:
         # ResNet18 from scratch on dogs and cats; its author reports 97.32 % at epoch 145.
         "catdog": seeds,
         "stl10": dataclasses.replace(seeds, size=128, mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713)),
+        "stl10-blog": dataclasses.replace(seeds, size=128, mean=(0.0,) * 3, std=(1.0,) * 3),  # pixels as they are
         # Bae, Noh and Kim, Rethinking CAM, ECCV 2020; --arch resnet50-tap is the other network.
         "cub-rethinking": Settings(
             arch="vgg16-tap",

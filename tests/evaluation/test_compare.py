@@ -16,7 +16,7 @@ from fastcam.evaluation.compare import compare
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.settings import ROWS
 from fastcam.evaluation.sources import Variant
-from fastcam.methods import METHODS
+from fastcam.methods import BOX_METHODS
 from fastcam.models import ModelConfig, to_gap
 
 CONFIG = ModelConfig("tiny", 4, None, size=32)
@@ -65,7 +65,7 @@ def test_names_of_rows():
     assert Variant.parse("gradcam++tap+aug").name == "gradcam+++tap+aug"
     assert Variant.parse("gradcam+eigen") == Variant("gradcam", eigen=True)
     assert Variant.parse("cam+pas+clamp+tap").name == "cam+tap+clamp+pas"
-    for name in (*METHODS, *ROWS):
+    for name in (*BOX_METHODS, *ROWS):
         assert Variant.parse(name).name == name
         assert Variant.parse(f"{name}+aug").aug
 
@@ -75,7 +75,8 @@ def test_names_of_rows():
     [
         ("camm", r"'camm': unknown method; did you mean cam"),
         ("", r"'': unknown method; known are cam"),
-        ("saliency", r"'saliency': saliency gives no map of a class"),
+        ("guided-backprop", r"'guided-backprop': guided-backprop gives no map of a class"),
+        ("saliency+clamp", r"\+clamp is for cam"),
         ("guided-gradcam+aug", r"guided-gradcam gives no map"),
         ("cam+tapp", r"unknown \+tapp; a row is cam\[\+tap\]\[\+clamp\]\[\+pas\]\[\+eigen\]\[\+aug\]"),
         ("gradcam+++", r"unknown \+; a row is gradcam\+\+\["),
@@ -104,10 +105,14 @@ ALL = [
     "cam+tap+clamp+pas+eigen+aug",
     "gradcam+eigen",
     "layercam+aug",
+    "saliency",
+    "saliency+pas",
+    "saliency+tap",
+    "saliency+aug",
 ]
 
 
-SOME = ["gradcam", "gradcam++", "layercam+tap+eigen", "eigencam+pas", "ablationcam+tap", "hirescam+aug"]
+SOME = ["gradcam", "saliency", "gradcam++", "layercam+tap+eigen", "eigencam+pas", "ablationcam+tap", "hirescam+aug"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_rows_are_those_of_each_method_alone(rows, layers, model, data, tmp_path
             out=tmp_path / entry.name,
             model=network,
             method=row.method,
-            target_layers=layers,
+            target_layers=None if row.method == "saliency" else layers,
             clamp=row.clamp,
             smooth=[name for name in ("aug", "eigen") if getattr(row, name)],
             protocol=SMALL._replace(percentile=90.0) if row.pas else SMALL,
@@ -303,3 +308,18 @@ def test_command(tmp_path):
         result = CliRunner().invoke(cli.app, [*arguments, *extra])
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+@pytest.mark.long
+def test_saliency_finds_fewer_objects_than_cam(shared, tmp_path):
+    """As in table 2 of Zhou et al., CVPR 2016: MobileNetV2 on 400 ILSVRC pictures."""
+    config = ModelConfig("mobilenet_v2", 1000, None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = models.build("mobilenet_v2")
+    models.load_weights(model, shared / "weights" / "mobilenet_v2.pt")
+    options = {"config": config, "bootstrap": 0, "threshold": 0.2, "progress": False}
+    table = compare(model, shared / "images" / "ilsvrc", methods=["cam", "saliency"], **options)
+    cam, saliency = map(table.figures, table.entries)
+    assert cam["MaxBoxAcc"] == pytest.approx(68.5, abs=0.5)
+    for name in ("GT-known Loc", "MaxBoxAcc", "MaxBoxAccV2", "Top-1 Loc"):
+        assert saliency[name] < cam[name]
+    assert saliency["MaxBoxAcc"] > 40  # it is no noise

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import nn
 from torchvision.transforms import functional as tf
 
@@ -216,6 +217,11 @@ def test_methods_and_their_options(folder):
     torch.testing.assert_close(
         maps(method="layercam", target_layers="features.1", smooth=["eigen"])[0].shape, torch.Size([5, 16, 16])
     )
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).gather(1, labels[:, None]).sum(), leaf)
+    saliency = gradient.abs().amax(1).double().numpy()
+    wanted = [ndimage.gaussian_filter(one, 0.02 * SIDE, mode="nearest") for one in saliency]
+    np.testing.assert_allclose(maps(method="saliency")[0], wanted, rtol=1e-3, atol=1e-9)
     for options in ({"smooth": ["aug"]}, {"method": "gradcam", "target_layers": ["features.1", "features"]}):
         smooth = options.pop("smooth", ())
         cam = fastcam.methods.create(options.pop("method", "cam"), model, mode="bicubic", **options)
@@ -227,7 +233,8 @@ def test_methods_and_their_options(folder):
 def test_network_options_are_checked(folder, tmp_path):
     for options, message in (
         ({"method": "gradcamm"}, "did you mean gradcam"),
-        ({"method": "saliency"}, "unknown method of maps"),
+        ({"method": "guided-backprop"}, "unknown method of maps"),
+        ({"method": "saliency", "target_layers": "features"}, "it has no target layer, got 'features'"),
         ({"method": "gradcam", "clamp": True}, "`clamp` is for the method cam"),
         ({"smooth": ["augg"]}, '"aug" and "eigen"'),
         ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),

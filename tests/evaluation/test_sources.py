@@ -321,6 +321,15 @@ def test_errors_of_a_run_are_misses(data, tmp_path):
     assert (found.bad, found.pictures) == ((), 9)
 
 
+def test_of_several_boxes_of_a_class_the_first_counts(data, tmp_path):
+    boxes, other = near_truth(data), near_truth(data, 1)
+    rows = [row(data, place, boxes[place])._replace(box=1) for place in range(9)]
+    several = [one for place in range(9) for one in (rows[place], row(data, place, other[place])._replace(box=2))]
+    wanted = evaluated(data, tmp_path / "a", boxes=write_boxes(tmp_path / "one.parquet", rows)).metrics["figures"]
+    found = evaluated(data, tmp_path / "b", boxes=write_boxes(tmp_path / "two.parquet", several)).metrics["figures"]
+    assert found == wanted
+
+
 def test_bad_tables_of_boxes(data, tmp_path):
     boxes = near_truth(data)
 

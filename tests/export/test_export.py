@@ -508,7 +508,7 @@ def test_tables_that_are_none(tmp_path, run):
 def test_options_and_formats_are_checked(run):
     with pytest.raises(ValueError, match=r"unknown format 'cocoa'.*coco.*known: coco, csv"):
         export(run, "cocoa")
-    with pytest.raises(ValueError, match="`categories` is for coco, not for voc"):
+    with pytest.raises(ValueError, match="`categories` is for coco, labels, wsss, not for voc"):
         export(run, "voc", categories={1: 1})
     with pytest.raises(ValueError, match="`size` must be"):
         export(run, "png", size=0)
@@ -616,7 +616,8 @@ def test_command_line(run, tmp_path):
     [
         (("--format", "coc"), "unknown format"),
         (("--format", "npy", "--size", "big"), "--size must be"),
-        (("--format", "wsss", "--cuts", "1"), "two numbers"),
+        (("--format", "wsss", "--cuts", "1,2,3"), "must be a number, or two"),
+        (("--to", "labels", "--alpha", "x"), "must be a number, or two"),
         (("--format", "voc", "--url", "x"), "is for labelstudio"),
         (("--format", "coco", "--categories", "bad.csv"), "expected lines"),
         (("--format", "coco", "--categories", "twice.csv"), "two categories"),

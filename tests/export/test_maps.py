@@ -1,7 +1,6 @@
 """Maps that a run kept: read back, upsampled, and written for other tools."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 from torchvision import transforms
@@ -21,36 +19,13 @@ from fastcam.evaluation.sources import MapWriter
 from fastcam.export import MapTable, check_formats, export
 from fastcam.export.maps import Upsampler
 from tests.support import tables
-from tests.support.tables import INFO, error, row
-
-SIZES = ((50, 40), (31, 64), (200, 100))  # width, height
-
-
-def coarse(seed: int, shape=(7, 5)) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
-
-
-def finished(values: np.ndarray, size: tuple[int, int], relu: bool = False, mode: str = "bilinear") -> np.ndarray:
-    """The map by PyTorch: ReLU, upsampling to (height, width), min-max."""
-    maps = torch.from_numpy(values.astype(np.float32))[None, None]
-    maps = F.interpolate(maps.relu() if relu else maps, size, mode=mode, align_corners=False)[0, 0].double().numpy()
-    return (maps - maps.min()) / (maps.max() - maps.min())
+from tests.support.maps import SIZES, coarse, finished, write_run
+from tests.support.tables import INFO, row
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """Three pictures: one of two classes and two boxes, one that failed between, one without a map at the end."""
-    cams = [coarse(index) for index in range(4)]
-    rows = [
-        row("a/x.jpg", (1, 2, 30, 40), 3, "owl", SIZES[0], cam=cams[0]),
-        row("a/x.jpg", (5, 6, 7, 8), 3, "owl", SIZES[0], number=2),
-        row("a/x.jpg", (5, 6, 7, 8), 1, "bee", SIZES[0], rank=2, cam=cams[1]),
-        error("a/y.jpg"),
-        row("b/x.jpg", (1, 2, 30, 40), 0, "ant", SIZES[1], cam=cams[2]),
-        row("b/z.png", (1, 2, 30, 40), 2, "cat", SIZES[2], cam=cams[3]),
-        row("b/none.png", (1, 2, 30, 40), 2, "cat", SIZES[2]),
-    ]
-    return tables.write(tmp_path / "run", rows, group=3, cams=True)
+    return write_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("statistics", [True, False])
@@ -211,49 +186,6 @@ def test_npy_and_wsol_of_a_run_are_a_data_set_and_maps_for_the_evaluator(tmp_pat
     assert summary.pictures == 6
     assert not summary.bad
     assert summary.metrics["figures"]["MaxBoxAcc"] == 100
-
-
-def test_wsss(run):
-    done = export(run, "wsss")
-    assert (done.pictures, done.errors, done.left_out) == (3, 1, 1)
-    with np.load(done.path / "cam/a/x.npz", allow_pickle=False) as seeds:
-        keys, cam, full = seeds["keys"], seeds["cam"], seeds["high_res"]
-    assert keys.tolist() == [3, 1]
-    assert keys.dtype == np.int64
-    wanted = np.stack([finished(coarse(index), SIZES[0][::-1]) for index in (0, 1)])
-    np.testing.assert_allclose(full, wanted, atol=2e-6)
-    assert cam.shape == (2, 10, 13)  # ((H - 1) // 4 + 1, (W - 1) // 4 + 1)
-    np.testing.assert_allclose(cam[1], finished(coarse(1), (10, 13)), atol=2e-6)
-    image = Image.open(done.path / "labels/a/x.png")
-    assert image.mode == "P"
-    labels = np.array(image)
-    # as the field's code does it: the background's threshold is one more class, the first
-    stacked = np.concatenate([np.full((1, *labels.shape), 0.2), full])
-    np.testing.assert_array_equal(labels, np.pad(keys + 1, (1, 0))[stacked.argmax(0)])
-    assert set(np.unique(labels)) == {2, 4}  # where neither map passes 0.2, the next test looks
-    assert image.getpalette()[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]  # Pascal VOC's colours
-    assert image.getpalette()[765:] == [224, 224, 192]
-
-
-def test_wsss_with_pixels_to_be_ignored(run):
-    done = export(run, "wsss", cuts=(0.3, 0.6))
-    labels = np.array(Image.open(done.path / "labels/b/x.png"))
-    full = finished(coarse(2), SIZES[1][::-1])
-    np.testing.assert_array_equal(labels, np.where(full > 0.6, 1, np.where(full > 0.3, 255, 0)))
-
-
-def test_wsss_refuses(tmp_path):
-    rows = [row("a.jpg", class_id=254, cam=coarse(0))]
-    run = tables.write(tmp_path / "run", rows, cams=True)
-    with pytest.raises(ValueError, match=r"a\.jpg: class 254 does not fit"):
-        export(run, "wsss")
-    for cuts in ((0.5, 0.4), (-0.1, 0.5), (0.5, 1.0), (float("nan"), 0.5)):
-        with pytest.raises(ValueError, match="thresholds of pseudo-labels"):
-            export(run, "wsss", cuts=cuts)
-    run = tables.write(tmp_path / "run", rows, {"relu": False}, cams=True)
-    with pytest.raises(ValueError, match="thresholds of pseudo-labels"):
-        export(run, "wsss")
-    assert os.listdir(run) == ["boxes.parquet"]
 
 
 def test_constant_maps_and_those_that_are_not_finite_are_zero(tmp_path):

@@ -1,6 +1,7 @@
 """Localization: rows against a box rule written out here, and what happens when something goes wrong."""
 
 import copy
+import csv
 import json
 import threading
 from collections.abc import Container
@@ -17,8 +18,9 @@ from torch import nn
 from torchvision import transforms
 
 from fastcam.data import Pictures, Sample
+from fastcam.export import export
 from fastcam.localization import localize, worker
-from fastcam.methods import ATTRIBUTIONS
+from fastcam.methods import ATTRIBUTIONS, BOX_METHODS
 from fastcam.models import ModelConfig
 from fastcam.pictures import DecodeError, Preprocess
 from fastcam.runs.schema import SCHEMA
@@ -255,9 +257,70 @@ def test_all_boxes(model, folder, tmp_path, resize):
 
 def test_a_constant_map_has_one_empty_box(model, folder, tmp_path):
     model.classifier.weight.data.zero_()
-    for boxes in ("largest", "all"):
+    for boxes in ("largest", "all", "paper"):
         rows = run(model, folder, tmp_path, boxes, boxes=boxes)
-        assert [(row["box"], box(row), row["status"]) for row in rows] == [(1, [0] * 4, "ok")] * 7
+        classes = 3 if boxes == "paper" else 1
+        assert [(row["box"], box(row), row["status"]) for row in rows] == [(1, [0] * 4, "ok")] * 7 * classes
+
+
+@pytest.mark.parametrize(("resize", "options"), [("squash", {}), ("crop", {"threshold": 0.3, "tight": 0.75})])
+def test_the_five_boxes_of_the_paper(model, folder, tmp_path, resize, options):
+    """For two classes the largest component above two thresholds, for the third above the lower one."""
+    config = ModelConfig(**{**vars(CONFIG), "resize": resize})
+    rows = run(model, folder, tmp_path, config=config, boxes="paper", batch_size=3, **options)
+    assert [row["image_id"] for row in rows] == [id for id in ORDER for _ in range(5)]
+    assert [(row["rank"], row["box"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)] * len(ORDER)
+    loose, tight = options.get("threshold", 0.2), options.get("tight", 0.4)
+    for row in rows:
+        image, threshold = opened(folder / row["image_id"]), tight if row["box"] == 2 else loose
+        _, score, corners = expected(model, image, resize, row["class_id"], threshold)
+        assert np.allclose(box(row), corners, atol=1e-4)
+        assert row["score"] == row["box_score"] == pytest.approx(score, abs=1e-6)
+    ordered = run(model, folder, tmp_path, "ordered", config=config, top_k=3)
+    assert [row["class_id"] for row in ordered] == [row["class_id"] for row in rows if row["box"] == 1]
+    assert run(model, folder, tmp_path, config=config, boxes="paper", batch_size=3, **options) == rows  # finished
+
+
+def test_the_five_boxes_in_other_formats(model, folder, tmp_path):
+    rows = run(model, folder, tmp_path, boxes="paper")
+    done = {name: export(tmp_path / "out", name) for name in ("csv", "coco", "labelstudio", "voc", "yolo", "wsol")}
+    counts = {name: one.boxes for name, one in done.items()}
+    assert counts == {name: 14 if name == "wsol" else 35 for name in done}  # whose pictures have one class
+    with done["csv"].path.open() as file:
+        written = [[line[name] for name in ("image_id", "rank", "box", "x0")] for line in csv.DictReader(file)]
+    wanted = [[r["image_id"], str(r["rank"]), str(r["box"]), str(np.float32(r["x0"]))] for r in rows]
+    assert written == wanted
+    results = json.loads(done["coco"].path.read_text())
+    assert [entry["category_id"] - 1 for entry in results] == [row["class_id"] for row in rows]
+    for entry, row in zip(results, rows, strict=True):
+        x0, y0, x1, y1 = box(row)
+        assert entry["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.011)
+
+
+def test_boxes_from_saliency(model, folder, tmp_path):
+    """Against autograd, and SciPy's Gaussian and components; maps are kept, and a finished run is found again."""
+    rows = run(model, folder, tmp_path, method="saliency", top_k=2, maps=True, batch_size=3)
+    assert len(rows) == 14
+    for row in rows:
+        image = opened(folder / row["image_id"])
+        frame, geometry = Preprocess.of(CONFIG).frame(image)
+        images = Preprocess.of(CONFIG).normalize(torch.from_numpy(frame)[None]).requires_grad_()
+        (gradient,) = torch.autograd.grad(model(images)[0, row["class_id"]], images)
+        map = ndimage.gaussian_filter(gradient[0].abs().amax(0).double().numpy(), 0.02 * SIZE, mode="nearest")
+        kept = np.frombuffer(row["cam"], "<f2").reshape(row["cam_height"], row["cam_width"]).astype(float)
+        assert kept.shape == map.shape
+        np.testing.assert_allclose(kept / kept.max(), map / map.max(), atol=2e-3)
+        map = (map - map.min()) / (map.max() - map.min())
+        labels, _ = ndimage.label(map > 0.2, np.ones((3, 3)))
+        y, x = ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+        assert np.allclose(box(row), geometry.to_original(np.array([x.start, y.start, x.stop, y.stop])), atol=1e-4)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert (plan["settings"]["method"], plan["settings"]["target_layers"]) == ("saliency", [])
+    assert run(model, folder, tmp_path, method="saliency", top_k=2, maps=True, batch_size=3) == rows
+    frozen = run(model, folder, tmp_path, "frozen", method="saliency", top_k=2, maps=True, batch_size=3, compile="auto")
+    assert frozen == rows
+    every = run(model, folder, tmp_path, "every", method="saliency", boxes="all", min_area=0.0)
+    assert max(row["box"] for row in every) > 1
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
@@ -547,7 +610,7 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"target_layers": "feature"}, ValueError, "features"),
         ({"mode": "cubic"}, ValueError, "bicubic"),
         ({"backend": "fast"}, ValueError, "fused"),
-        ({"boxes": "both"}, ValueError, "`boxes` must be one of largest, all"),
+        ({"boxes": "both"}, ValueError, "`boxes` must be one of largest, all, paper"),
         ({"min_area": 2}, ValueError, "`min_area` must be a fraction"),
         ({"precision": "float16"}, ValueError, "`precision` must be one of"),
         ({"compile": "fast"}, ValueError, "`compile` must be one of"),
@@ -559,7 +622,7 @@ def test_the_model_stays_as_it_was(model, folder, tmp_path):
         ({"shard_size": True}, ValueError, "`shard_size` must be a whole number"),
         *(
             ({"method": method}, ValueError, f"`method` {method} gives no maps .* these do: cam, gradcam")
-            for method in ATTRIBUTIONS
+            for method in sorted(ATTRIBUTIONS.keys() - BOX_METHODS.keys())
         ),
         ({"workers": 0}, ValueError, "`workers` must be a whole number"),
         ({"shard_size": 0.5}, ValueError, "`shard_size` must be a whole number"),

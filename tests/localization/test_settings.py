@@ -10,11 +10,12 @@ from PIL import Image
 from fastcam import _options
 from fastcam.localization import LocalizeSettings, Plan, localize, prepare
 from fastcam.localization.run_settings import RunSettings, decide
+from fastcam.models import ModelConfig
 from tests.support.engine_run import CONFIG, Tiny
 
 NAMES = (
     "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode backend "
-    "top_k batch_size overlays maps boxes min_area precision channels_last compile decoder threads device dtype"
+    "top_k batch_size overlays maps boxes min_area tight precision channels_last compile decoder threads device dtype"
 )
 
 
@@ -30,13 +31,24 @@ def test_the_plan_has_all_that_decides_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"targets": "label"}, {"boxes": "all", "relu": False}, {"threads": 2, "maps": True, "top_k": 3}]
+    "options",
+    [
+        {},
+        {"targets": "label"},
+        {"boxes": "all", "relu": False},
+        {"threads": 2, "maps": True, "top_k": 3},
+        {"boxes": "paper", "tight": 0.7},
+        {"method": "saliency"},
+    ],
 )
 def test_settings_are_read_as_they_were_written(options):
     values = decide(Tiny(), CONFIG, LocalizeSettings(**options)).to_json()
     assert RunSettings.from_json(values).to_json() == values
-    assert values["top_k"] == (None if "targets" in options else options.get("top_k", 1))
-    assert values["min_area"] == (0.01 if "boxes" in options else None)
+    paper = options.get("boxes") == "paper"
+    assert values["top_k"] == (None if "targets" in options else 3 if paper else options.get("top_k", 1))
+    assert values["min_area"] == (0.01 if options.get("boxes") == "all" else None)
+    assert values["tight"] == options.get("tight")
+    assert values["target_layers"] == ([] if "method" in options else ["features"])
 
 
 def test_what_is_no_plan_of_this_version(tmp_path):
@@ -60,13 +72,19 @@ def _picture(folder):
         ({"top_k": 5}, "`top_k` must be at most the number of classes, 4, got 5"),
         ({"threshold": 1.0}, "`threshold` must be at least 0 and less than 1, got 1.0"),
         ({"min_area": 2}, r"`min_area` must be a fraction of the frame, in \[0, 1\], got 2"),
-        ({"boxes": "some"}, "`boxes` must be one of largest, all, got 'some'"),
+        ({"boxes": "some"}, "`boxes` must be one of largest, all, paper, got 'some'"),
+        ({"boxes": "paper", "top_k": 2}, "`boxes` paper are of the 3 highest classes, got `top_k` 2"),
+        ({"boxes": "paper", "targets": "label"}, "`boxes` paper are of the highest classes: they do not go with"),
+        ({"boxes": "paper", "threshold": 0.4}, "`tight` must be above `threshold`, 0.4, got 0.4"),
+        ({"tight": 1}, "`tight` must be at least 0 and less than 1, got 1"),
         (
             {"compile": "fast"},
             "`compile` must be one of None, freeze, auto, default, reduce-overhead, max-autotune, got 'fast'",
         ),
         ({"threads": 0}, "`threads` must be a whole number of at least 1, got 0"),
-        ({"method": "saliency"}, "`method` saliency gives no maps that boxes are made of; these do: cam, gradcam"),
+        ({"method": "guided-backprop"}, "`method` guided-backprop gives no maps .* these do: cam, .*, saliency$"),
+        ({"method": "salience"}, "unknown method 'salience'; did you mean saliency"),
+        ({"method": "saliency", "target_layers": ["features"]}, "it has no target layer, got"),
         ({"decoder": "jpeglib"}, "`decoder` must be one of"),
         ({"decoder": "nvjpeg"}, '`decoder` "nvjpeg" needs the network on a CUDA device, it is on cpu'),
     ],
@@ -75,6 +93,12 @@ def test_options_that_cannot_be(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         localize(Tiny(), _picture(tmp_path), out=tmp_path / "out", config=CONFIG, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_classes_have_no_five_boxes(tmp_path):
+    config = ModelConfig("tiny", 2, size=32)
+    with pytest.raises(ValueError, match="`boxes` paper are of the 3 highest classes, the network has 2"):
+        localize(Tiny(), _picture(tmp_path), out=tmp_path / "out", config=config, boxes="paper")
 
 
 def test_targets_of_another_kind(tmp_path):

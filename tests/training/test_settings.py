@@ -62,7 +62,13 @@ IMAGENET = {
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("catdog", CATDOG), ("stl10", SEED | {"size": 128}), ("cub-rethinking", RETHINKING), ("imagenet-gap", IMAGENET)],
+    [
+        ("catdog", CATDOG),
+        ("stl10", SEED | {"size": 128}),
+        ("stl10-blog", SEED | {"size": 128, "mean": (0, 0, 0), "std": (1, 1, 1)}),
+        ("cub-rethinking", RETHINKING),
+        ("imagenet-gap", IMAGENET),
+    ],
 )
 def test_presets_have_their_sources_numbers(name, values) -> None:
     preset = dataclasses.asdict(PRESETS[name])

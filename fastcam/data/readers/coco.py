@@ -4,17 +4,44 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from fastcam.data.names import id_order, plain_id, read_text, tidy
+from fastcam.data.names import id_order, plain_id, read_json, tidy
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Format, Found, Request, assemble, find_root, strongest
+from fastcam.data.scenes import Part, Scenes, Shape, box_shape, folders_of, read_segmentation
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
 _FAR = 1e9  # pixels, beyond any picture
 _SLACK = 1  # pixels; the files round coordinates
+
+
+class _Object(NamedTuple):
+    """An annotation: its class, xyxy, what else the file has of it, and where that stands."""
+
+    label: int
+    corners: list[float]
+    segmentation: object
+    crowd: bool
+    where: str
+
+
+class _Picture(NamedTuple):
+    where: str
+    id: str
+    size: tuple[int, int] | None
+    objects: list[_Object]
+
+
+class _Instances(NamedTuple):
+    """A file of instances, checked: its pictures lie under `root`."""
+
+    path: Path
+    root: Path
+    names: list[str]
+    pictures: list[_Picture]
 
 
 def read(request: Request) -> Pictures:
@@ -25,6 +52,47 @@ def read(request: Request) -> Pictures:
     other, unless `bad` is a `Faults`; nor need the file have annotations then. Classes are numbered by their category
     ids in sorted order. Ids are whole numbers or texts; annotations need none.
     """
+    file, found = _instances(request), []
+    for where, id, size, objects in file.pictures:
+        single = [one for one in objects if not one.crowd]
+        if single:
+            boxes = np.array([one.corners for one in single], np.float64)
+            found.append(Found(where, id, file.root / id, *strongest([one.label for one in single], boxes), size))
+        elif request.problems.lenient:
+            found.append(Found(where, id, file.root / id))
+    return assemble(request, file.root, found, file.names, source=file.path, slack=_SLACK)
+
+
+def scenes(request: Request) -> Scenes:
+    """Read a file of instances as scenes: all objects of each picture, those of crowds, too.
+
+    The class of a scene is the folder of its file name, see `fastcam.data.scenes.folders_of`. An object is where its
+    `segmentation` says, polygons or run lengths, and its `bbox` where there is none. Pictures without annotations are
+    left out, as in `read`.
+    """
+    file, problems = _instances(request), request.problems
+    named: dict[str, list[tuple[str, Shape]]] = {}
+    found = []
+    for where, id, size, objects in file.pictures:
+        boxes = [one.corners for one in objects]
+        for one in objects:
+            try:
+                shape = read_segmentation(one.segmentation, size) or box_shape(one.corners)
+            except ValueError as error:
+                problems.fault(one.where, f"`segmentation`: {error}", id)
+                continue
+            named.setdefault(id, []).append((file.names[one.label], shape))
+            boxes += [bounds] if (bounds := Part(one.label, shape).bounds()) else []
+        if objects:
+            found.append(Found(where, id, file.root / id, None, np.array(boxes, np.float64), size))
+    pictures = assemble(request, file.root, found, source=file.path, slack=_SLACK)
+    folders, names = folders_of(pictures.ids)
+    pictures.labels = None if not names else [None if name is None else names.index(name) for name in folders]
+    pictures.class_names = tuple(names)
+    return Scenes.of(pictures, [named.get(id, []) for id in pictures.ids], file.names)
+
+
+def _instances(request: Request) -> _Instances:
     path, problems = _files(request.path)[request.part], request.problems
     document = _document(path)
     categories: dict[int | str, str] = {}
@@ -48,7 +116,7 @@ def read(request: Request) -> Pictures:
         else:
             pictures[key] = where, plain_id(id, root), size
 
-    objects: dict[int | str, list[tuple[int, list[float]]]] = {}
+    objects: dict[int | str, list[_Object]] = {}
     seen: set[int | str] = set()
     for where, entry in _entries(path, document, "annotations", problems.fault, problems.lenient):
         key, picture, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
@@ -66,18 +134,12 @@ def read(request: Request) -> Pictures:
             problems.fault(where, f"{expected}; got {_shown(entry.get('bbox'))}", id)
         else:
             seen.update([] if key is None else [key])
-            if entry.get("iscrowd", 0) != 1:
-                objects.setdefault(picture, []).append((classes[category], corners))
+            crowd, segmentation = entry.get("iscrowd", 0) == 1, entry.get("segmentation")
+            objects.setdefault(picture, []).append(_Object(classes[category], corners, segmentation, crowd, where))
 
-    found = []
-    for key, (where, id, size) in pictures.items():
-        if key in objects:
-            labels, boxes = zip(*objects.pop(key), strict=True)
-            found.append(Found(where, id, root / id, *strongest(labels, np.array(boxes, np.float64)), size))
-        elif problems.lenient:
-            found.append(Found(where, id, root / id))
     names = [categories[key] for key in classes]
-    return assemble(request, root, found, names, source=path, slack=_SLACK)
+    every = [_Picture(where, id, size, objects.pop(key, [])) for key, (where, id, size) in pictures.items()]
+    return _Instances(path, root, names, every)
 
 
 def coco_root(path: Path, entries: object) -> Path:
@@ -102,11 +164,7 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: not well-formed JSON: {error}") from error
+    document = read_json(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected an object with images, annotations and categories, got {_shown(document)}")
     return document
@@ -162,4 +220,5 @@ FORMAT = Format(
     fits=lambda path: bool(_files(path)),
     splits=lambda path: list(_files(path)),
     read=read,
+    scenes=scenes,
 )

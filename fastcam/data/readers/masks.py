@@ -1,12 +1,16 @@
 """Pictures with mask PNGs beside them, as OpenImages30k has them: SPLIT/CLASS/x.jpg, x_NAME.png, x_ignore.png."""
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
-from fastcam.data.names import ordered
+from fastcam.data.names import ordered, tidy
 from fastcam.data.pictures import Masks, Pictures
 from fastcam.data.reading import HELD_OUT, Format, Found, Request, assemble
+from fastcam.data.scenes import Scenes, Shape
 from fastcam.pictures import find_pictures
 from fastcam.pictures.finding import absolute, hidden
+
+_NUMBER = re.compile(r"_\d+$")
 
 
 def read(request: Request) -> Pictures:
@@ -59,6 +63,30 @@ def read(request: Request) -> Pictures:
     return assemble(request, root, found, names, source=source)
 
 
+def scenes(request: Request) -> Scenes:
+    """Read the pictures as scenes: CLASS is that of the scene, NAME that of an object, with a number behind it or not.
+
+    `kitchen/x_sink.png`, or `kitchen/x_sink_1.png` and `kitchen/x_sink_2.png`, are the sinks in `kitchen/x.jpg`.
+    """
+    pictures, problems = read(request), request.problems
+    if {"train", *HELD_OUT}.issuperset(pictures.class_names or [""]):
+        raise ValueError(
+            f"{request.path} has splits, {', '.join(pictures.class_names)}: give the folder of one of them"
+        )
+    named: list[list[tuple[str, Shape]]] = []
+    for id, masks in zip(pictures.ids, pictures.masks or [None] * len(pictures), strict=True):
+        named.append([])
+        for file in masks.objects if masks else ():
+            name = tidy(_NUMBER.sub("", file.stem[len(PurePosixPath(id).stem) :]).replace("_", " "))
+            if name:
+                named[-1].append((name, file))
+            else:
+                problems.fault(str(file), f"expected a mask called {PurePosixPath(id).stem}_NAME.png, of an object", id)
+    kept = [place for place, id in enumerate(pictures.ids) if id not in problems.dropped]
+    problems.left(pictures.ids, request.path)
+    return Scenes.of(pictures.subset(kept), [named[place] for place in kept])
+
+
 def _place(path: Path) -> tuple[Path, Path | None]:
     """Folders of masks and pictures; None if they lie together."""
     return (path / "masks", path / "images") if (path / "masks").is_dir() else (path, None)
@@ -73,4 +101,5 @@ FORMAT = Format(
     fits=lambda path: bool(_splits(path) or _place(path)[1]) or any(path.glob("*/*_ignore.png")),
     splits=_splits,
     read=read,
+    scenes=scenes,
 )

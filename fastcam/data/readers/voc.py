@@ -11,6 +11,7 @@ import numpy as np
 from fastcam.data.names import Names, id_problem, ordered, path_look, plain_id, text_of, tidy, whole
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Format, Found, Problems, Request, assemble, numbers, strongest
+from fastcam.data.segments import Segments, listed_names, voc_names
 from fastcam.pictures import SUFFIXES
 from fastcam.pictures.finding import hidden
 
@@ -39,6 +40,10 @@ class Annotation(NamedTuple):
 def read(request: Request) -> Pictures:
     """Read Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt; or XML beside its pictures.
 
+    Splits of ImageSets/Segmentation are named Segmentation/SPLIT. Where there is a folder SegmentationClass, it has the
+    class PNGs, whose indices are those of Pascal VOC's classes if all classes are among these, else those of the names
+    in classes.txt, or else of all classes in order.
+
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
     Objects marked difficult count only where a picture has no others. Classes are numbered by name
     (`fastcam.data.names.ordered`) over all XML files, so that they have the same numbers in each split.
@@ -54,7 +59,7 @@ def read(request: Request) -> Pictures:
     files = {path.relative_to(source).with_suffix("").as_posix(): path for path in xml_files(source, problems)}
     chosen: set[str] | None = None
     if split is not None:
-        path, known = folder / "ImageSets" / "Main" / f"{split}.txt", Names(files, path_look)
+        path, known = _lists(folder)[split], Names(files, path_look)
         chosen = set()
         for number, line in problems.lines(path):
             stem = line.split()[0]
@@ -88,7 +93,10 @@ def read(request: Request) -> Pictures:
         problems.boxes([id] * len(boxes), [where] * len(boxes), boxes + offset, sizes, _SLACK)
         boxes = boxes.clip(0, None if size is None else size * 2)
         found.append(Found(where, id, root / id, label, boxes, size))
-    return assemble(request, root, found, names, source=folder)
+    pictures_of = assemble(request, root, found, names, source=folder)
+    if (segments := folder / "SegmentationClass").is_dir():
+        pictures_of.segments = Segments(segments, listed_names([segments, folder]) or voc_names(names))
+    return pictures_of
 
 
 class _Names:
@@ -202,10 +210,19 @@ def _root(path: Path) -> Path:
     return editions[0] if len(editions) == 1 else path
 
 
+def _lists(folder: Path) -> dict[str, Path]:
+    """Files of the splits, by name."""
+    found = {}
+    for kind, prefix in (("Main", ""), ("Segmentation", "Segmentation/")):
+        for file in sorted((folder / "ImageSets" / kind).glob("*.txt")):
+            # Those of Main with "_" are of single classes.
+            if not hidden(file.name) and ("_" not in file.stem or prefix):
+                found[f"{prefix}{file.stem}"] = file
+    return found
+
+
 def _splits(path: Path) -> list[str]:
-    files = sorted(_root(path).glob("ImageSets/Main/*.txt"))
-    # Those with "_" are of single classes.
-    return [file.stem for file in files if "_" not in file.stem and not hidden(file.name)]
+    return list(_lists(_root(path)))
 
 
 FORMAT = Format(

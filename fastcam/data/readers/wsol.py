@@ -2,7 +2,7 @@
 
 image_ids.txt has lines `path`, class_labels.txt `path,class`, image_sizes.txt `path,width,height`, localization.txt
 `path,x0,y0,x1,y1` for each box, or `path,mask,ignore` for each mask file (one of a picture's rows names what is to be
-ignored, in the others that is empty).
+ignored, in the others that is empty). Scenes have their objects in objects.txt beside these, see `scenes`.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.names import id_problem, plain_id, whole
+from fastcam.data.names import id_problem, plain_id, tidy, whole
 from fastcam.data.pictures import Masks, Pictures
 from fastcam.data.reading import Format, Problems, Request, class_names, find_root, in_groups, known, numbers
+from fastcam.data.scenes import Scenes, Shape, box_shape
 from fastcam.pictures.finding import hidden
 
 _TRIED = 20  # pictures that are looked for to find their folder; some may be missing
@@ -113,6 +114,49 @@ def read(request: Request) -> Pictures:
     )
 
 
+def scenes(request: Request) -> Scenes:
+    """Read a metadata folder whose classes are those of scenes, and the objects in objects.txt.
+
+    It has a line `path,x0,y0,x1,y1,name` for each box of an object, or `path,mask,name` for each mask file, paths as in
+    the other files. Pictures without a line have no objects; localization.txt is not used.
+    """
+    pictures, problems = read(request), request.problems
+    folder = _base(request.path) / (request.split or "")
+    path = folder / "objects.txt"
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: the objects of scenes, lines `path,x0,y0,x1,y1,name`")
+    places = {id: place for place, id in enumerate(pictures.ids)}
+    named: list[list[tuple[str, Shape]]] = [[] for _ in places]
+    owners, wheres, boxes, masks = list[str](), list[str](), list[list[float]](), list[tuple[str, Path]]()
+    for number, line in problems.lines(path):
+        where, row = f"{path}:{number}", line.strip().rsplit(",", 5)
+        box = numbers(row[1:5]) if len(row) == 6 else None
+        row = row if box is not None else line.strip().rsplit(",", 2)
+        id, name = plain_id(row[0], pictures.root), tidy(row[-1])
+        if len(row) < 3 or not name:
+            problems.fault(where, f"expected `path,x0,y0,x1,y1,name` or `path,mask,name`, got {line!r}", id)
+        elif id not in places:
+            if id not in problems.dropped:
+                problems.fault(where, f"{id} is not among the pictures", id)
+        elif box is not None:
+            owners.append(id)
+            wheres.append(where)
+            boxes.append(box)
+            named[places[id]].append((name, box_shape(box)))
+        elif problem := id_problem(row[1]):
+            problems.fault(where, f"mask {row[1]}: {problem}", id)
+        else:
+            masks.append((id, pictures.root / row[1]))
+            named[places[id]].append((name, pictures.root / row[1]))
+    sizes = [pictures.sizes[places[id]] if pictures.sizes else None for id in owners]
+    extents = np.array([size or (np.inf, np.inf) for size in sizes]).reshape(-1, 2)
+    problems.boxes(owners, wheres, np.array(boxes, np.float64).reshape(-1, 4), extents)
+    if not request.truth_only:
+        problems.files([id for id, _ in masks], [file for _, file in masks])
+    kept = [places[id] for id in problems.left(pictures.ids, path)]
+    return Scenes.of(pictures.subset(kept), [named[place] for place in kept])
+
+
 def _has_boxes(path: Path, problems: Problems) -> bool:
     first = next(problems.lines(path), None)
     if first is None:
@@ -185,4 +229,5 @@ FORMAT = Format(
     fits=lambda path: bool(_splits(path)) or (_base(path) / "image_ids.txt").is_file(),
     splits=_splits,
     read=read,
+    scenes=scenes,
 )

@@ -3,6 +3,7 @@
 from fastcam.evaluation.sources.boxes import BoxTable
 from fastcam.evaluation.sources.folder import MapFolder
 from fastcam.evaluation.sources.network import NetworkMaps
+from fastcam.evaluation.sources.segments import SegmentMaps, segment_maps
 from fastcam.evaluation.sources.source import Failed, Loaded, Maps, Source, opened
 from fastcam.evaluation.sources.store import MapStore, MapWriter
 from fastcam.evaluation.sources.variants import SharedMaps, Variant
@@ -16,8 +17,10 @@ __all__ = [
     "MapWriter",
     "Maps",
     "NetworkMaps",
+    "SegmentMaps",
     "SharedMaps",
     "Source",
     "Variant",
     "opened",
+    "segment_maps",
 ]

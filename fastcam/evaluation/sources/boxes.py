@@ -13,10 +13,10 @@ from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import BOX_DELTAS, Figures, Result
 from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
 from fastcam.pictures import Header
-from fastcam.runs.schema import Row
+from fastcam.runs.schema import EDGES, Row
 from fastcam.runs.table import RunTable
 
-_COLUMNS = ("image_id", "width", "height", "rank", "class_id", "x0", "y0", "x1", "y1", "status", "error", "orientation")
+_COLUMNS = ("image_id", "width", "height", "rank", "class_id", *EDGES, "box", "status", "error", "orientation")
 _NONE, _HIGHEST, _LABEL, _ERROR = range(4)
 
 
@@ -24,8 +24,8 @@ class BoxTable(Source[None, np.ndarray]):
     """The box of each picture in a boxes.parquet, brought to the frame of a protocol and rounded to its pixels.
 
     It is that of the true class if the table has one, else that of the highest class; with `targets` "highest" labels
-    are not looked at. Pictures with an error count as misses: one pixel in a corner. There are no thresholds, so that
-    only what one box shows is measured.
+    are not looked at. Of several boxes of a class the first counts. Pictures with an error count as misses: one pixel
+    in a corner. There are no thresholds, so that only what one box shows is measured.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is no such table.
     """
@@ -119,6 +119,8 @@ class BoxTable(Source[None, np.ndarray]):
         previous: str | None = None
         classes: set[int | None] = set()
         for row in table.rows(_COLUMNS):
+            if row.box is not None and row.box > 1 and row.class_id in classes and row.image_id == previous:
+                continue
             place = places.get(row.image_id)
             again = row.class_id in classes if row.image_id == previous else self._seen(place)
             classes = classes | {row.class_id} if row.image_id == previous else {row.class_id}

@@ -134,8 +134,8 @@ class NetworkMaps(Source[None, np.ndarray]):
 
 def method_of(model: nn.Module, protocol: Protocol, settings: MapSettings) -> Method:
     """Make the method; raises ValueError for one that is unknown or has no such option."""
-    if settings.method not in methods.METHODS:
-        raise ValueError(f"unknown method of maps {settings.method!r}{suggest(settings.method, methods.METHODS)}")
+    if settings.method not in methods.BOX_METHODS:
+        raise ValueError(f"unknown method of maps {settings.method!r}{suggest(settings.method, methods.BOX_METHODS)}")
     if settings.clamp and settings.method != "cam":
         raise ValueError(f"`clamp` is for the method cam, whose weights are the classifier's; got {settings.method}")
     if wrong := [name for name in settings.smooth if name not in ("aug", "eigen")]:
@@ -143,4 +143,4 @@ def method_of(model: nn.Module, protocol: Protocol, settings: MapSettings) -> Me
     layers, relu, mode = settings.target_layers, settings.relu, protocol.mode
     if settings.clamp:
         return methods.CAM(model, layers, relu=relu, mode=mode, clamp=True)
-    return methods.METHODS[settings.method](model, layers, relu=relu, mode=mode)
+    return methods.BOX_METHODS[settings.method](model, layers, relu=relu, mode=mode)

@@ -26,7 +26,7 @@ class Variant(NamedTuple):
     """A method, and what is changed in it: a row of the table.
 
     Attributes:
-        method: a key of `fastcam.methods.METHODS`.
+        method: a key of `fastcam.methods.BOX_METHODS`.
         tap: thresholded average pooling instead of the network's own.
         clamp: negative weights count as zero in CAM's map.
         pas: thresholds are relative to a percentile of the map instead of its maximum.
@@ -47,11 +47,11 @@ class Variant(NamedTuple):
 
         Raises ValueError for an unknown method or suffix, one that comes twice, or "+clamp" without CAM.
         """
-        known = [m for m in methods.METHODS if name == m or name.startswith(m if m.endswith("+") else f"{m}+")]
+        known = [m for m in methods.BOX_METHODS if name == m or name.startswith(m if m.endswith("+") else f"{m}+")]
         if not known:
             if (method := name.split("+")[0]) in methods.ATTRIBUTIONS:
                 raise ValueError(f"{name!r}: {method} gives no map of a class that boxes could be taken from")
-            raise ValueError(f"{name!r}: unknown method{suggest(name, list(methods.METHODS))}")
+            raise ValueError(f"{name!r}: unknown method{suggest(name, list(methods.BOX_METHODS))}")
         method = max(known, key=len)  # "gradcam++" begins with "gradcam+"
         suffixes = name[len(method) :].removeprefix("+").split("+") if name != method else []
         for suffix in suffixes:
@@ -76,7 +76,8 @@ class Variant(NamedTuple):
     def settings(self, target_layers: Any) -> MapSettings:
         """How its maps are made; the pooling is exchanged in the run that all share."""
         smooth = tuple(name for name in ("aug", "eigen") if getattr(self, name))
-        return MapSettings(self.method, target_layers, clamp=self.clamp, smooth=smooth)
+        layers = target_layers if self.method in methods.METHODS else None  # saliency is of the pictures themselves
+        return MapSettings(self.method, layers, clamp=self.clamp, smooth=smooth)
 
 
 class SharedMaps:
