@@ -37,7 +37,10 @@ def fit(
     something bad.
     """
     from fastcam import fitting
+    from fastcam._check import listed
+    from fastcam._memory import keep_memory
 
+    keep_memory()
     model, config = network.load(weights, arch)
     wanted = None
     if negatives is not None:
@@ -51,11 +54,12 @@ def fit(
         positives=None if positives is None else _ids(positives),
         negatives=wanted,
     )
+    options.say_of_passed(result.ignored, pictures=True)
     shape = " x ".join(map(str, result.values.values.shape))
     pool = "" if result.values.pool is None else f", {result.values.pool}"
     print(f"features: {shape} at {result.values.layer}{pool}, in {result.features}")
     if result.head is not None:
-        say(f"{result.head.head}, C = {result.head.strength:g}: {', '.join(result.head.classes)}")
+        say(f"{result.head.head}, C = {result.head.strength:g}: {listed(list(result.head.classes), 12)}")
         how = "held out" if settings.folds is None else f"in {settings.folds} folds"
         print(f"accuracy {result.accuracy}, {how}")
         if result.average_precision is not None:

@@ -113,20 +113,23 @@ def informative_objects(
 
     Raises:
         FileExistsError: a file to be written exists already and `overwrite` is not set.
+        TypeError: the data are no scenes.
         ValueError: the data set tells no classes of scenes, or none of the network's; a class that is asked for has no
             picture; no picture has an object; the network has no global pooling and linear layer; an option is unknown
             or out of range.
         OSError: a file cannot be written.
         RuntimeError: the network failed.
     """
-    network = Network(model, config, settings.layer)
+    if not isinstance(data, Scenes):
+        raise TypeError(f"`data` must be scenes, which `fastcam.data.load_scenes` gives, got {type(data).__name__}")
+    network = Network(model, config, settings.target_layer)
     labels = None if settings.predicted else _labels(data, network, config)
     indices = [i for i in range(len(data)) if labels is None or _wanted(labels[i], settings.scenes)]
     if labels is not None:
         _check_present(settings.scenes, [labels[i] for i in indices], labels, network)
         if out is not None:
             _check_free(Path(out), [labels[i] for i in indices], network, settings.overwrite)
-    tally = _Tally(len(data.object_names))
+    tally = _Tally()
     errors: list[tuple[str, str]] = []
     maps = flat = 0
     bare = data.labelled()  # regions are drawn apart
@@ -154,10 +157,9 @@ def informative_objects(
                 if not _wanted(scene, settings.scenes):
                     continue
                 if not (sound and map.max() > 0):
-                    why = (
-                        "its map is constant: it has no high-activation area" if sound else "its logits are not finite"
-                    )
-                    errors.append((data.ids[one.place], f"model: {why}"))
+                    what = "map is constant: it has no high-activation area" if sound else "logits are not finite"
+                    errors.append((data.ids[one.place], f"model: its {what}"))
+                    flat += sound
                     continue
                 size = _fit(one.geometry.original)
                 high = one.geometry.spread(map, size) > settings.level
@@ -239,7 +241,7 @@ class _Sums:
 class _Tally:
     """Sums over pictures."""
 
-    def __init__(self, objects: int) -> None:
+    def __init__(self) -> None:
         self.scenes: Counter[int] = Counter()
         self.rows: dict[int, dict[int, _Sums]] = {}
 
@@ -323,20 +325,23 @@ def _examples(
     settings: ObjectsSettings,
 ) -> list[Example]:
     """For each object the picture that shows it best, with the map; run again, since maps are not kept."""
-    indices = [index for _, index in chosen if index is not None]
-    rows = [row for row, index in chosen if index is not None]
+    shown = [(row, index) for row, index in chosen if index is not None]
     found: list[Example] = []
 
     def also(index: int, geometry: Geometry) -> dict[int, np.ndarray]:
         return data.regions(index, _fit(geometry.original))
 
-    for batch in network.ready(data.labelled(), indices, settings.batch_size, also):
-        ready = [one for one in batch if isinstance(one, Ready)]  # what was read before is read again
-        heat = network.cam(network.observe(ready, [scene] * len(ready))).cpu().numpy()
-        for one, map in zip(ready, heat, strict=True):
-            size, row = _fit(one.geometry.original), rows[len(found)]
-            picture = np.asarray(as_rgb(one.image).resize(size))
-            map = one.geometry.spread(map, size).clip(0, 1)
-            title = f"{row.rank}. {row.object}"
-            found.append(Example(title, picture, map, one.known[places[row.object]], settings.level))
+    following = iter([row for row, _ in shown])
+    with quiet_pillow(), quiet_methods():
+        for batch in network.ready(data.labelled(), [index for _, index in shown], settings.batch_size, also):
+            pairs = [(row, one) for one, row in zip(batch, following, strict=False) if isinstance(one, Ready)]
+            if not pairs:  # they were read before
+                continue
+            run = network.observe([one for _, one in pairs], [scene] * len(pairs))
+            for (row, one), map in zip(pairs, network.cam(run).cpu().numpy(), strict=True):
+                size = _fit(one.geometry.original)
+                picture = np.asarray(as_rgb(one.image).resize(size))
+                heat = one.geometry.spread(map, size).clip(0, 1)
+                region = one.known[places[row.object]]
+                found.append(Example(f"{row.rank}. {row.object}", picture, heat, region, settings.level))
     return found

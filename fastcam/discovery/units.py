@@ -22,7 +22,7 @@ from fastcam.methods.activation import obstacle
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import evaluation_mode
 from fastcam.models import ModelConfig
-from fastcam.pictures import Pixels, as_rgb, quiet_pillow
+from fastcam.pictures import Geometry, Pixels, as_rgb, quiet_pillow
 from fastcam.report.page import embed, write
 
 _SIDE = 256  # longer side of a picture in a figure, in pixels
@@ -146,7 +146,7 @@ def class_units(
     classes = [targets] if isinstance(targets, int) else [*dict.fromkeys(targets)]
     if not classes or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in classes):
         raise ValueError(f"`targets` must be the index of a class, or of several, got {targets!r}")
-    network = Network(model, config, settings.layer)
+    network = Network(model, config, settings.target_layer)
     paths = None if out is None else _paths(Path(out), classes, network, settings)
     if paths and not settings.overwrite and (existing := next((p for p in paths.values() if p.exists()), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")
@@ -176,13 +176,17 @@ def class_units(
                 for one, good in zip(ready, sound, strict=True)
                 if not good
             ]
-            kept = [number for number, good in enumerate(sound) if good]
+            if not (kept := [number for number, good in enumerate(sound) if good]):
+                continue
             places, highest = [ready[number].place for number in kept], run.logits.argmax(1).tolist()
             known = [highest[number] for number in kept] if labels is None else [labels[place] for place in places]
             sums.add(places, known, maps[kept], run.pooled[kept], weight)
-    if not sums.best:
-        raise ValueError(f"none of the pictures could be used; the first of {len(errors)}: {': '.join(errors[0])}")
     for class_id in classes:
+        if not sums.counts[class_id] and (labels is not None or not sums.best) and errors:
+            raise ValueError(
+                f"no picture of class {class_id}, {_called(class_id, network)!r}, could be used; the first of "
+                f"{len(errors)} that could not be: {': '.join(errors[0])}"
+            )
         if not sums.counts[class_id]:
             present = [_called(one, network) for one in sorted(sums.seen)]
             raise no_pictures(class_id, _called(class_id, network), present)
@@ -274,6 +278,15 @@ def _ranked(
     return first, every
 
 
+class _Seen(NamedTuple):
+    """A picture that a unit responds to: its place, small, with the unit's activations [h, w]."""
+
+    place: int
+    geometry: Geometry
+    picture: np.ndarray
+    map: np.ndarray
+
+
 def _with_examples(
     units: Sequence[Unit], sums: _Sums, run: Forward, network: Network, data: Collection, settings: UnitsSettings
 ) -> list[Unit]:
@@ -289,19 +302,22 @@ def _with_examples(
         )
         if value > 0
     ]
-    size, found = network.preprocess.size, dict[int, list[tuple[Ready[None], np.ndarray]]]()
+    size, found = network.preprocess.size, dict[int, list[_Seen]]()
     energies: dict[int, np.ndarray] = {}
     following = iter([unit for unit, _ in pairs])
     places = [place for _, place in pairs]
     with quiet_pillow():
         for batch in network.ready(data, places, min(settings.batch_size, _GRAPHS), lambda place, geometry: None):
-            ready = [one for one in batch if isinstance(one, Ready)]  # what was read before is read again
-            chosen = [next(following) for _ in ready]
+            both = [(unit, one) for one, unit in zip(batch, following, strict=False) if isinstance(one, Ready)]
+            if not both:  # they were read before
+                continue
+            chosen, ready = [unit for unit, _ in both], [one for _, one in both]
             maps, gradients = _activations(
                 network.images(ready), chosen, run, network, settings.receptive_field is None
             )
             for number, (unit, one) in enumerate(zip(chosen, ready, strict=True)):
-                found.setdefault(unit, []).append((one, maps[number]))
+                seen = _Seen(one.place, one.geometry, _small(one.image), maps[number])
+                found.setdefault(unit, []).append(seen)
                 if gradients is not None:
                     around = _around((gradients[number] ** 2).sum(0), _below_cap(maps[number]), maps[number].shape)
                     energies[unit] = energies[unit] + around if unit in energies else around
@@ -309,13 +325,12 @@ def _with_examples(
     for each in units:
         side, examples = settings.receptive_field, list[Example]()
         if side is None and each.unit in found:
-            cell = -(-size // min(found[each.unit][0][1].shape))
+            cell = -(-size // min(found[each.unit][0].map.shape))
             side = min(size, max(cell, _side(energies[each.unit])))
-        for picture, map in found.get(each.unit, []):
-            small = _small(picture.image)
+        for place, geometry, picture, map in found.get(each.unit, []):
             frame = _region(map, settings.level, side or size, size).astype(np.float32)
-            region = picture.geometry.spread(frame, (small.shape[1], small.shape[0])) > 0.5
-            examples.append(Example(data.ids[picture.place], float(map.max()), small, region))
+            region = geometry.spread(frame, (picture.shape[1], picture.shape[0])) > 0.5
+            examples.append(Example(data.ids[place], float(map.max()), picture, region))
         shown.append(each._replace(receptive_field=side or 0, examples=tuple(examples)))
     return shown
 
@@ -428,17 +443,16 @@ def _written(
         groups = [(by, [one for one in units if (one.class_id, one.by) == (class_id, by)]) for by in settings.by]
         name = f"class {class_id}: {network.class_names[class_id]}" if network.class_names else f"class {class_id}"
         for by, rows in groups:
-            cells: list[list[drawing.Cell | None]] = [
+            never = drawing.Cell(np.full((_SIDE, _SIDE, 3), 255, np.uint8), "never active in these pictures")
+            cells = [
                 [
                     drawing.Cell(segmented(one.picture, one.region), f"activation {one.activation:.3g}")
                     for one in row.examples
                 ]
-                or [None]
+                or [never]
                 for row in rows
             ]
             labels = [f"unit {row.unit}\nweight {row.weight:.3g}\n{row.contribution:.3g} of the logit" for row in rows]
-            if not any(any(row) for row in cells):
-                raise ValueError(f"none of the first {len(rows)} units of {name} {_TITLES[by]} is ever active")
             yield drawing.save(
                 drawing.grid(cells, labels, f"{name}, units {_TITLES[by]}", side=1.9), paths[class_id, by]
             )

@@ -216,14 +216,12 @@ class _Source:
     def __init__(self, samples: Any) -> None:
         # Boxes and masks are not looked at, whatever is wrong with them.
         self._samples = samples.labelled() if isinstance(samples, Pictures) else samples
-        known = all(hasattr(samples, name) for name in ("ids", "labels"))
-        all_samples = [] if known else [samples[index] for index in range(len(samples))]
-        self.ids: list[str] = (
-            list(samples.ids)
-            if known
-            else [str(index) if one.id is None else one.id for index, one in enumerate(all_samples)]
-        )
-        labels = samples.labels if known else [one.label for one in all_samples]
+        if all(hasattr(samples, name) for name in ("ids", "labels")):
+            self.ids, labels = list(samples.ids), samples.labels
+        else:  # the pictures themselves are let go again
+            told = [(one.id, one.label) for one in (samples[index] for index in range(len(samples)))]
+            self.ids = [str(index) if id is None else id for index, (id, _) in enumerate(told)]
+            labels = [label for _, label in told]
         self.labels: list[int | None] = list(labels) if labels is not None else [None] * len(self.ids)
         self.class_names = tuple(getattr(samples, "class_names", ()))
         if not self.ids:
@@ -238,7 +236,9 @@ class _Source:
     def class_of(self, index: int) -> str | None:
         """The name of a picture's class."""
         label = self.labels[index]
-        return None if label is None else self.class_names[label] if self.class_names else str(label)
+        if label is None:
+            return None
+        return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
 
     def ready(self, index: int, preprocess: Preprocess, kept: "_Kept") -> _Ready:
         """Find a picture's features by the state of its file, or of its pixels where it is none, or make its frame."""

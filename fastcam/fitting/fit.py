@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +36,10 @@ class FitResult(NamedTuple):
         head: the fitted layer; None with `features_only`.
         config: the configuration in the checkpoint.
         accuracy: of pictures that were not fitted on.
-        average_precision: of the positives among them; None for several classes.
+        average_precision: of the positives among them, if there are any; None for several classes.
         negatives: how many negatives the head was fitted on; None for several classes.
         bad: (id, reason) of each picture that was left out.
+        ignored: files of the data that were passed over, by suffix.
     """
 
     checkpoint: Path | None
@@ -50,6 +51,7 @@ class FitResult(NamedTuple):
     average_precision: float | None
     negatives: int | None
     bad: tuple[tuple[str, str], ...]
+    ignored: Mapping[str, int]
 
 
 @accepts(FitSettings)
@@ -85,7 +87,8 @@ def fit(
         config: how the network is built and pictures are prepared for it.
         settings: what is fitted.
         test: pictures to test on, of the same classes.
-        positives: ids of the pictures that show a concept: the head is to tell these from others, whatever the labels.
+        positives: ids of the pictures that show a concept: the head is to tell these from others, whatever the labels;
+            both sides weigh the same, however many they are.
         negatives: ids of pictures that do not, or a number of random ones; by default all other pictures.
         progress: show a progress bar where standard error is a terminal.
 
@@ -111,6 +114,8 @@ def fit(
     bad: list[tuple[str, str]] = []
     task = _task(data, test, positives, negatives, settings, bad if settings.skip_bad else None)
 
+    ignored: Mapping[str, int] = getattr(task.data, "ignored", {})
+
     def featured(part: Collection) -> Features:
         return pooled_features(
             model,
@@ -125,7 +130,8 @@ def fit(
         )
 
     if settings.features_only:
-        return FitResult(None, file, featured(task.data), None, config, None, None, None, tuple(bad))
+        found = featured(task.data)
+        return FitResult(None, file, found, None, config, None, None, None, tuple(bad), ignored)
     trunk = Trunk(model, Preprocess.of(config, model).size)
     assert trunk.linear is not None  # as no layer was named
     _check_arch(model, config, trunk.linear, len(task.classes))
@@ -146,7 +152,7 @@ def fit(
         truth = fitter.labels[tested]
         head = fitter(fitted_on)
         scores = head.scores(features.values[tested])
-    precision = _average_precision(truth, scores) if task.binary else None
+    precision = _average_precision(truth, scores) if task.binary and truth.any() else None
     result = FitResult(
         checkpoint,
         file,
@@ -157,11 +163,12 @@ def fit(
         precision,
         fitter.negatives if task.binary else None,
         tuple(bad),
+        ignored,
     )
     models.save_checkpoint(checkpoint, with_head(model, trunk.linear, head), result.config)
+    told = _figures(result, fitter, settings, truth, scores)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
     with replacing(figures) as partial:
-        found = _figures(result, fitter, settings, truth, scores)
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in found.items())
         partial.write_text(f"{{\n{lines}\n}}\n", "utf-8")
     return result
 
@@ -222,6 +229,9 @@ def _task(
             f"{listed(list(test.class_names))}"
         )
     check_classes(np.array(list(labels.values())), classes)
+    for id, label in [] if test is None else zip(test.ids, test.labels or (), strict=True):
+        if label is None or not 0 <= label < len(classes):
+            raise ValueError(f"{id} has label {label}, which is none of the {len(classes)} classes that are fitted")
     return _Task(data, test, classes, labels, False)
 
 

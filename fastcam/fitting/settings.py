@@ -45,7 +45,9 @@ class FitSettings:
         None, "words that make a picture a positive where a caption has them; captioned pictures without are negatives"
     )
     concept: str | None = option(
-        None, "name of the positives' class, by default `phrase` or positive; the negatives' has a no before it"
+        None,
+        "name of the positives' class NAME, by default `phrase` or positive; the negatives are called no NAME",
+        metavar="NAME",
     )
     features: str | None = option(
         None, "Parquet file that keeps the features; by default features.parquet in `out`", metavar="FILE"

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
 from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
@@ -169,7 +169,8 @@ def load_network(
 
     Args:
         path: as for `load_weights`.
-        arch: name of the network, for `build`; a checkpoint's own by default.
+        arch: name of the network, for `build`; a checkpoint's own by default. For "resnet50-tap" and its like, weights
+            of "resnet50" will do, where all of them are kept.
         **given: fields of the configuration, in place of the checkpoint's or of the defaults.
 
     Returns:
@@ -194,8 +195,16 @@ def load_network(
     if names := given.get("class_names"):
         given.setdefault("num_classes", len(names))
     config = ModelConfig(arch, **{"num_classes": 1000} | preprocessing_of(path, arch, given) | given)
-    model = build(arch, config.num_classes, config.output_stride)
-    load_state(model, _read_state(path))
+    model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
+    if split_arch(arch)[1] is None or _fits(model, state):
+        load_state(model, state)
+        return model.eval(), config
+    model, found = start_from(path, arch, config.num_classes, config.output_stride)
+    if lacking := [name for name, _ in model.named_parameters() if name not in found]:
+        raise ValueError(
+            f"{path} has weights of {split_arch(arch)[0]}, and none for what {arch} has besides: {listed(lacking)}; "
+            f"train these first (fastcam train --arch {arch} --weights …)"
+        )
     return model.eval(), config
 
 

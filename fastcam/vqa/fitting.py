@@ -65,7 +65,7 @@ def fit(
             pooling, features that are not finite, of other pictures or of another network; an option out of range; or
             `solver` "logistic" with more than fits in memory.
         ImportError: `solver` is "logistic", and scikit-learn is not installed.
-        FloatingPointError: the loss became infinite or NaN.
+        FloatingPointError: weights became infinite or NaN.
     """
     known = config or _declared(model)
     linear = head_of(model, known)
@@ -86,7 +86,8 @@ def fit(
         values=values[:, :0] if settings.inputs == "words" else values,
         pictures=seen.rows[places],
         labels=torch.tensor([labels[wanted[place]] for place in places]),
-        shape=(len(words), len(answers)),
+        known=len(words),
+        answers=tuple(answers),
     )
     solve = _adam if settings.solver == "adam" else _logistic
     device = next(model.parameters(), values).device
@@ -96,9 +97,9 @@ def fit(
     )
     of_picture = F.pad(of_picture, (0, len(std) - of_picture.shape[1])) / std
     head = Fitted(
-        of_picture.float().numpy(), (bias - of_picture @ mean).float().numpy(), tuple(answers), "logistic", math.nan
+        of_picture.float().numpy(), (bias - of_picture @ mean).float().numpy(), problem.answers, "logistic", math.nan
     )
-    known = dataclasses.replace(known, num_classes=len(answers), class_names=head.classes, threshold=None)
+    known = dataclasses.replace(known, num_classes=len(answers), class_names=problem.answers, threshold=None)
     return VQA(with_head(model, linear, head), known, words, of_words.float(), seen.features.digest)
 
 
@@ -122,7 +123,7 @@ def _standardised(features: Features) -> tuple[Tensor, Tensor, Tensor]:
     mean, std = (getattr(values, name)(0, dtype=np.float64) for name in ("mean", "std"))
     std[std <= 1e-6 * np.abs(mean)] = 1  # what rounding leaves of a constant
     std[std == 0] = 1
-    plain = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    plain = torch.from_numpy((values - mean.astype(np.float32)) / std.astype(np.float32))
     return plain, torch.from_numpy(mean), torch.from_numpy(std)
 
 
@@ -133,7 +134,8 @@ class _Problem(NamedTuple):
     values: Tensor  # standardised features of each picture, float32 [P, K]; K is 0 where they do not count
     pictures: Tensor  # of each question, int64 [N]
     labels: Tensor  # the answer of each question, int64 [N]
-    shape: tuple[int, int]  # V, C
+    known: int  # V
+    answers: tuple[str, ...]  # C
 
 
 _Solution = tuple[Tensor, Tensor, Tensor]  # weights of words [V, C] and features [C, K], and bias [C]
@@ -141,7 +143,7 @@ _Solution = tuple[Tensor, Tensor, Tensor]  # weights of words [V, C] and feature
 
 def _adam(problem: _Problem, settings: VQASettings, device: torch.device, progress: bool) -> _Solution:
     """Epochs of Adam over batches of questions."""
-    (count, answers), questions = problem.shape, len(problem.labels)
+    answers, questions = len(problem.answers), len(problem.labels)
     values = problem.values.to(device)
     generator = torch.Generator().manual_seed(settings.seed)
     each = -(-questions // settings.batch_size)  # steps of an epoch
@@ -149,7 +151,7 @@ def _adam(problem: _Problem, settings: VQASettings, device: torch.device, progre
     with torch.inference_mode(False), torch.enable_grad():
         weight, seen, bias = (
             torch.zeros(size, device=device, requires_grad=True)
-            for size in ((count, answers), (answers, values.shape[1]), (answers,))
+            for size in ((problem.known, answers), (answers, values.shape[1]), (answers,))
         )
         groups = [
             {"params": [weight, seen], "weight_decay": settings.weight_decay},
@@ -176,13 +178,15 @@ def _adam(problem: _Problem, settings: VQASettings, device: torch.device, progre
 
 def _logistic(problem: _Problem, settings: VQASettings, device: torch.device, progress: bool) -> _Solution:
     """The optimum of scikit-learn's logistic regression, on words and features side by side."""
-    (count, _), questions = problem.shape, len(problem.labels)
-    if questions * (count + problem.values.shape[1]) > _LARGEST:
+    questions, count, channels = len(problem.labels), problem.known, problem.values.shape[1]
+    if questions * (count + channels) > _LARGEST:
         raise ValueError(
-            f"{questions} questions, {count} words and {problem.values.shape[1]} features are too many for `solver` "
-            '"logistic", take "adam"'
+            f"{questions} questions, {count} words and {channels} features are too many for `solver` logistic: take "
+            "adam, or fewer `words`"
         )
     matrix = torch.cat([problem.words.sums(torch.eye(count)), problem.values[problem.pictures]], 1)
-    fitted = fit_head(matrix.numpy(), problem.labels.numpy(), head="logistic", strength=settings.strength)
-    weight, bias = torch.as_tensor(fitted.weight), torch.as_tensor(fitted.bias)
+    fitted = fit_head(
+        matrix.numpy(), problem.labels.numpy(), "logistic", classes=problem.answers, strength=settings.strength
+    )
+    weight, bias = torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias)
     return weight[:, :count].T, weight[:, count:], bias

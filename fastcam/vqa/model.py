@@ -20,7 +20,7 @@ from fastcam._files import replacing
 from fastcam.fitting import Features, Fitted, with_head
 from fastcam.fitting.trunk import Trunk
 from fastcam.methods import CAM
-from fastcam.models import ModelConfig, load_checkpoint, load_weights, read_config, save_checkpoint
+from fastcam.models import ModelConfig, load_checkpoint, load_weights, read_config, save_checkpoint, unwrap
 from fastcam.pictures import Pixels, Preprocess
 from fastcam.vqa.accuracy import Accuracy, score
 from fastcam.vqa.inputs import Bags, look, picture
@@ -92,7 +92,7 @@ class VQA:
         origin: as given.
 
     Raises:
-        ValueError: weights of another shape, not finite, or no two answers.
+        ValueError: weights of another shape, not finite, no two answers, or a network with another head.
     """
 
     def __init__(
@@ -109,7 +109,12 @@ class VQA:
             )
         if not self.weight.isfinite().all():
             raise ValueError("`weight` must be finite, got NaN or infinity")
-        self._linear = cast(nn.Linear, network.get_submodule(head_of(network, config)))
+        self._linear = cast(nn.Linear, unwrap(network).get_submodule(head_of(network, config)))
+        if self._linear.bias is None or self._linear.out_features != len(self.answers):
+            raise ValueError(
+                f"`network` must end in a linear layer with bias and {len(self.answers)} outputs, one for each answer, "
+                f"got {self._linear}"
+            )
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -197,7 +202,7 @@ class VQA:
             The answer to each question, by its id: what `score` and `write_results` take.
 
         Raises:
-            ValueError: features of other pictures or of another network; `DecodeError` for a damaged picture.
+            ValueError: features of other pictures or of another network, or a damaged picture, which is named.
         """
         seen = look(data, features, self.network, self.config, origin=self.origin, bad=bad, progress=progress)
         weight, bias = (part.detach().cpu().float() for part in (self._linear.weight, self._linear.bias))
@@ -293,7 +298,7 @@ class VQA:
             network, config = load_checkpoint(folder / _NETWORK)
         else:
             linear = head_of(model, config)
-            channels = cast(nn.Linear, model.get_submodule(linear)).in_features
+            channels = cast(nn.Linear, unwrap(model).get_submodule(linear)).in_features
             shapes = (config.num_classes, channels), (config.num_classes,)
             weights, bias = (np.zeros(shape, np.float32) for shape in shapes)
             network = with_head(model, linear, Fitted(weights, bias, config.class_names, "logistic", math.nan))

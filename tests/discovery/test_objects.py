@@ -108,7 +108,11 @@ def test_overlap_and_cover_by_hand(tmp_path):
     )
     write(tmp_path / "scenes.csv", "image_id,scene\nred/a.png,red\n")
     found = fastcam.informative_objects(
-        ByHand(), data.load_scenes(path, scenes={"red/a.png": "red"}), layer="features", config=RAW, progress=False
+        ByHand(),
+        data.load_scenes(path, scenes={"red/a.png": "red"}),
+        target_layer="features",
+        config=RAW,
+        progress=False,
     )
     rows = {row.object: row for row in found.objects}
     assert [rows[name].overlap for name in ("inside", "outside")] == [1, 0]
@@ -137,7 +141,11 @@ def test_what_a_network_that_crops_does_not_see_does_not_count(tmp_path):
         "resnet18", 2, None, ("red", "green"), size=64, resize="crop", mean=(0.0,) * 3, std=(1.0,) * 3
     )
     found = fastcam.informative_objects(
-        ByHand(), data.load_scenes(path, scenes={"red/a.png": "red"}), layer="features", config=config, progress=False
+        ByHand(),
+        data.load_scenes(path, scenes={"red/a.png": "red"}),
+        target_layer="features",
+        config=config,
+        progress=False,
     )
     rows = {row.object: row for row in found.objects}
     assert rows["seen"].overlap > 0.75
@@ -149,7 +157,7 @@ def test_what_a_network_that_crops_does_not_see_does_not_count(tmp_path):
 
 def test_rare_objects_stand_behind(model, held_out, tmp_path):
     path = scenes.coco(tmp_path, {id: one for id, one in held_out.items() if one.scene == 0})
-    file = path / "annotations/instances_val2026.json"
+    file = path / "annotations/instances_val.json"
     document = json.loads(file.read_text())
     lamp = next(one for one in document["annotations"] if one["category_id"] == 2)
     document["categories"].append({"id": 99, "name": "bulb"})
@@ -216,6 +224,8 @@ def test_what_cannot_be_ranked(checkpoint, held_out, tmp_path, monkeypatch):
     loaded = data.load_scenes(path)
     with pytest.raises(ValueError, match=r"CAM needs global average pooling .* after the target layer 'features.11'"):
         fastcam.informative_objects(models.build("alexnet", 4), loaded, config=CONFIG, progress=False)
+    with pytest.raises(TypeError, match=r"`data` must be scenes, which `fastcam.data.load_scenes` gives, got Pictures"):
+        fastcam.informative_objects(models.build("resnet18", 4), data.load(path), config=CONFIG, progress=False)
     few = models.ModelConfig("resnet18", 1, None, (), size=64)
     with pytest.raises(ValueError, match="the data set has a scene"):
         fastcam.informative_objects(models.build("resnet18", 1), loaded, config=few, progress=False)
@@ -224,12 +234,31 @@ def test_what_cannot_be_ranked(checkpoint, held_out, tmp_path, monkeypatch):
 def test_pictures_that_cannot_be_used_are_named_and_the_others_count(checkpoint, held_out, tmp_path):
     chosen = {id: one for id, one in held_out.items() if one.scene < 2 and id.endswith("0.png")}
     path = scenes.coco(tmp_path / "data", chosen)
-    (path / "val2026/bay/010.png").write_bytes(b"\x89PNG damaged")
+    (path / "val/bay/010.png").write_bytes(b"\x89PNG damaged")
     result = run("objects", path, "--weights", checkpoint, "--top", 1, "--out", tmp_path / "out")
     assert result.exit_code == 3
     assert "bay/010.png" in result.output
     assert "6 pictures, 3 files" in result.output
-    black = painted(tmp_path, objects=[("thing", [1, 1, 9, 9], None)])
-    loaded = data.load_scenes(black, scenes={"red/a.png": "red"})
+
+
+def test_maps_that_are_constant_have_no_high_area(tmp_path):
+    colours = {"red/a.png": 0, "red/b.png": 0, "red/c.png": 255}
+    (tmp_path / "images/red").mkdir(parents=True)
+    for id, red in colours.items():
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[8:24, 8:24, 0] = red
+        Image.fromarray(pixels).save(tmp_path / "images" / id)
+    document = {
+        "images": [{"id": id, "file_name": id, "width": 64, "height": 64} for id in colours],
+        "annotations": [{"image_id": id, "category_id": 0, "bbox": [8, 8, 16, 16]} for id in colours],
+        "categories": [{"id": 0, "name": "thing"}],
+    }
+    write(tmp_path / "objects.json", json.dumps(document))
+    loaded = data.load_scenes(tmp_path / "objects.json", scenes=dict.fromkeys(colours, "red"))
+    options = {"target_layer": "features", "config": RAW, "progress": False}
+    with pytest.warns(fastcam.methods.MapWarning, match="2 of 3 maps are constant"):
+        found = fastcam.informative_objects(ByHand(), loaded, **options)
+    assert found.scenes == {0: 1}
+    assert [id for id, _ in found.errors] == ["red/a.png", "red/b.png"]
     with pytest.raises(ValueError, match=r"no picture .* has an object; the first of 1 .*: red/a.png: .*constant"):
-        fastcam.informative_objects(ByHand(), loaded, layer="features", config=RAW, progress=False)
+        fastcam.informative_objects(ByHand(), loaded.subset([0]), **options)

@@ -196,6 +196,19 @@ def test_without_labels_the_highest_class_says_which_pictures_count(tmp_path):
     assert {one.unit for one in found.units} == {DETECTOR}
 
 
+def test_units_that_are_never_active_are_shown_as_such(tmp_path):
+    planted(tmp_path / "data", 4)
+    model = detector()
+    with torch.no_grad():
+        model.features[0].weight[3], model.features[0].bias[3] = 0, -1
+        model.classifier.weight[1, 3] = 5
+    options = {"config": CONFIG, "top": 1, "by": "weight", "progress": False}
+    found = fastcam.class_units(model, data.load(tmp_path / "data"), 1, out=tmp_path / "out", **options)
+    assert [(one.unit, one.examples, one.receptive_field) for one in found.units] == [(3, (), 0)]
+    assert "This unit is never active" in (tmp_path / "out/with.html").read_text(encoding="utf-8")
+    assert (tmp_path / "out/with_weight.png").is_file()
+
+
 def test_damaged_pictures_are_named(checkpoint, tmp_path):
     planted(tmp_path / "data", 6)
     (tmp_path / "data/with/03.png").write_bytes(b"\x89PNG damaged")

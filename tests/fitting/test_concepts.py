@@ -105,7 +105,8 @@ def test_a_concept_from_lists(pictures, tmp_path):
     shown = [id for id in data.load(pictures).ids if id.startswith("rows")]
     write(tmp_path / "yes.txt", "\n".join([*shown, ""]))
     write(tmp_path / "no.txt", "dots/00.png\r\ndots/01.png\r\nwaves/02.png\r\n")
-    common = ("fit", pictures, "--weights", weights, "--positives", tmp_path / "yes.txt", "--folds", "3", "--out")
+    common = ("fit", pictures, "--weights", weights, "--positives", tmp_path / "yes.txt", "--folds", "3")
+    common = (*common, "--strength", "0.01", "--out")
     done = run(*common, tmp_path / "all", "--concept", "rows")
     assert done.exit_code == 0, done.stderr
     assert "of 36 pictures, in 3 folds" in done.stdout
@@ -117,7 +118,7 @@ def test_a_concept_from_lists(pictures, tmp_path):
     assert "of 15 pictures" in done.stdout
     done = run(*common, tmp_path / "random", "--negatives", "7")
     assert "7 negatives were fitted on" in done.stdout
-    done = run(*common, tmp_path / "hard", "--hard-negatives", "2", "--strength", "0.01")
+    done = run(*common, tmp_path / "hard", "--hard-negatives", "2")
     assert done.exit_code == 0, done.stderr
     figures = json.loads((tmp_path / "hard" / "fit.json").read_text())
     assert 12 <= figures["negatives"] <= 24

@@ -163,6 +163,8 @@ def test_bad_input_is_named(pictures, weights, tmp_path):
         fit(labelled([0] * 36, ("texture",)), model, out=out, config=config)
     with pytest.raises(ValueError, match=r"dots/03\.png has no label"):
         fit(labelled([*samples.labels[:3], None, *samples.labels[4:]]), model, out=out, config=config)
+    with pytest.raises(ValueError, match=r"dots/01\.png has label 3, which is none of the 3 classes that are fitted"):
+        fit(samples, model, out=out, config=config, test=labelled([0, 3] * 18))
     with pytest.raises(ValueError, match="AlexNet has no pooled layer before one linear layer"):
         fit(samples, models.build("alexnet", 3), out=out, config=ModelConfig("alexnet", 3, size=64))
     with pytest.raises(

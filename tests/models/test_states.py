@@ -491,3 +491,41 @@ class TestTimm:
             loaded(
                 model.state_dict(), tmp_path / "w.pt", timm.create_model("vit_tiny_patch16_224", img_size=32, **small)
             )
+
+
+@pytest.mark.parametrize(
+    ("arch", "pool"), [("mobilenet_v2", "tap"), ("resnet18", "gmp"), ("shufflenet_v2_x0_5", "gap")]
+)
+def test_another_pooling_takes_the_weights_of_the_network_as_it_is(tmp_path, arch, pool):
+    whole = build(arch, 1000).eval()
+    torch.save(whole.state_dict(), tmp_path / "w.pt")
+    model, config = models.load_network(tmp_path / "w.pt", f"{arch}-{pool}")
+    assert not model.training
+    assert config.arch == f"{arch}-{pool}"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), models.to_gap(whole, pool)(images))
+    save_checkpoint(tmp_path / "c.safetensors", model, config)
+    again, _ = models.load_network(tmp_path / "c.safetensors", f"{arch}-{pool}")
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+def test_layers_that_no_weights_are_for_are_named(tmp_path):
+    torch.save(build("vgg11", 1000).state_dict(), tmp_path / "w.pt")
+    message = r"w\.pt has weights of vgg11, and none for what vgg11-gap has besides: features\.20\.weight, .*classifier"
+    with pytest.raises(ValueError, match=message):
+        models.load_network(tmp_path / "w.pt", "vgg11-gap")
+
+
+def test_a_folder_stands_for_the_checkpoint_in_it(tmp_path):
+    model, config = build("squeezenet1_1", 3), ModelConfig("squeezenet1_1", 3)
+    with pytest.raises(FileNotFoundError, match="no file of weights"):
+        models.load_network(tmp_path)
+    for name in ("best.safetensors", "model.safetensors"):
+        torch.nn.init.normal_(model.classifier[1].weight)
+        save_checkpoint(tmp_path / name, model, config)
+        for loaded in (models.load_network(tmp_path)[0], load_checkpoint(tmp_path)[0]):
+            torch.testing.assert_close(loaded.state_dict(), model.state_dict())
+        other = build("squeezenet1_1", 3)
+        load_weights(other, tmp_path)
+        torch.testing.assert_close(other.state_dict(), model.state_dict())

@@ -145,6 +145,18 @@ def test_a_network_that_no_name_builds(data, tmp_path):
         vqa.VQA.load(tmp_path / "m", wide)
 
 
+def test_weights_that_do_not_fit_the_network(model):
+    config, words, weight = model.config, model.words, model.weight
+    for wrong in (weight[:, :2], weight[:5], weight.T):
+        with pytest.raises(ValueError, match=r"`weight` must be \[V, C\]"):
+            vqa.VQA(model.network, config, words, wrong)
+    with pytest.raises(ValueError, match="finite"):
+        vqa.VQA(model.network, config, words, torch.full_like(weight, torch.nan))
+    with pytest.raises(ValueError, match="3 outputs, one for each answer"):
+        vqa.VQA(models.build("shufflenet_v2_x0_5", 4), config, words, weight)
+    assert vqa.VQA(nn.DataParallel(model.network), config, words, weight).words == words
+
+
 def test_files_that_are_not_of_one_model(model, data, network, tmp_path):
     model.save(tmp_path / "m")
     vqa.fit(data, network, config=CONFIG, epochs=1).save(tmp_path / "n")
@@ -184,7 +196,7 @@ def test_questions_that_cannot_be_answered(model, folder):
     assert len(model.best(folder / "0.png", "why", 99)) == 3
 
 
-def test_data_that_cannot_be_learnt_from(data, network, folder, tmp_path):
+def test_data_that_cannot_be_learnt_from(data, network, monkeypatch):
     yes = [place for place, question in enumerate(data) if question.answer == "yes"]
     with pytest.raises(ValueError, match=r"two different answers at least, got 1: \['yes'\]"):
         vqa.fit(data.subset(yes), network, config=CONFIG)
@@ -199,8 +211,13 @@ def test_data_that_cannot_be_learnt_from(data, network, folder, tmp_path):
     values[3, 7] = np.nan
     with pytest.raises(ValueError, match=r"NaN or infinity for 3\.png"):
         vqa.fit(data, network, config=CONFIG, features=features._replace(values=values))
+    with pytest.raises(ValueError, match="'red' has a single picture"):
+        vqa.fit(data.subset([0, 1, 2, 5]), network, config=CONFIG, features=features, solver="logistic")
     with pytest.raises(FloatingPointError, match="lower the `lr`"):
         vqa.fit(data, network, config=CONFIG, features=features, lr=1e36, epochs=3)
+    monkeypatch.setattr("fastcam.vqa.fitting._LARGEST", 12 * 1029)
+    with pytest.raises(ValueError, match="12 questions, 6 words and 1024 features are too many"):
+        vqa.fit(data, network, config=CONFIG, features=features, solver="logistic")
 
 
 @pytest.mark.parametrize(
