@@ -16,13 +16,18 @@ and its caption on each line. COCO's JSON of captions will do as it is.
 
 A part of the pictures takes no part in training. --out has the checkpoint, model.safetensors; ranking.csv, all
 pictures of that part with score and box, the best first; ranked.png and ranked.html, the best of them with their maps.
-Without a data set: `python examples/planted.py texture bricks/`, then --captions bricks/captions.csv --concept bricks.
+Without data and weights:
+
+    python examples/edges.py edges.safetensors
+    python examples/planted.py texture bricks/ --share 0.3
+    python examples/concepts.py bricks/ --captions bricks/captions.csv --concept bricks \
+        --weights edges.safetensors --out concept/
 """
 
 import argparse
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +108,8 @@ def rank(
     concept: int = 1,
     every: bool = False,
     threshold: float | None = None,
+    method: str = "cam",
+    layers: Sequence[str] | None = None,
 ) -> list[Ranked]:
     """Look for a concept in pictures; the run is in `out`, with its maps.
 
@@ -114,6 +121,8 @@ def rank(
         concept: index of its class.
         every: boxes of all components of the map, not only of the largest.
         threshold: fraction of the map's range above which boxes lie; 0.2 by default.
+        method: of `fastcam.methods`, which makes the maps.
+        layers: its target layers.
 
     Returns:
         What was found in the pictures that could be read, the highest score first.
@@ -126,6 +135,8 @@ def rank(
         targets=dict.fromkeys(data.ids, concept),
         boxes="all" if every else "largest",
         threshold=threshold,
+        method=method,
+        target_layers=layers,
         maps=True,
         overwrite=True,
     )
@@ -212,57 +223,79 @@ def write_ranking(found: Sequence[Ranked], file: Path) -> None:
 
 
 def hold_out(ids: Sequence[str], share: float, seed: int) -> list[str]:
-    """Choose pictures that take no part in training, at random: at least one, and not all."""
+    """Choose a share of pictures at random: at least one, and not all."""
     count = min(max(1, round(share * len(ids))), len(ids) - 1)
     return sorted(np.random.default_rng(seed).choice(np.array(ids, object), count, replace=False).tolist())
 
 
-def learn(
-    model: nn.Module,
-    config: ModelConfig,
-    data: Pictures,
+def study(
+    options: argparse.Namespace,
+    root: Path,
+    files: Mapping[str, Path],
     positives: Sequence[str],
-    out: Path,
+    others: Sequence[str],
     *,
     concept: str,
-    rounds: int = 2,
-    strength: float | None = None,
-    seed: int = 0,
-) -> tuple[nn.Module, ModelConfig]:
-    """Fit an SVM for a concept, with hard negatives, and say how accurate it is.
+    held: Collection[str] = (),
+    every: bool = False,
+    threshold: float | None = None,
+) -> list[Ranked]:
+    """Fit an SVM with hard negatives on a part of the pictures, say how accurate it is, and rank the other part.
 
     Args:
-        model: a network that ends in a pooling and a linear layer.
-        config: how it is built, and pictures are prepared for it.
-        data: the pictures to train on; those that are no positives are negatives.
+        options: those of `add_options`.
+        root: folder of the pictures.
+        files: where each is.
         positives: ids of those that show the concept.
-        out: folder for the checkpoint and the features; an earlier one is replaced.
+        others: ids of those that do not.
         concept: its name.
-        rounds: of hard negatives.
-        strength: the SVM's C; None finds it by cross-validation.
-        seed: of all random choices.
+        held: positives that are not to be trained on; by default as many as the options say, at random.
+        every: as of `rank`.
+        threshold: as of `rank`.
 
     Returns:
-        The network that knows the concept, its class 1, and its configuration.
+        The other part, the highest score first; its run is in the folder held-out.
     """
+    if len(others) > options.most:
+        others = hold_out(others, options.most / len(others), options.seed)
+    kept = {*(held or hold_out(positives, options.held_out, options.seed))}
+    kept |= {*hold_out(others, options.held_out, options.seed)}
+    whole = Pictures(root, [*positives, *others], [files[id] for id in [*positives, *others]])
+    train, test = (
+        whole.subset(n for n, id in enumerate(whole.ids) if (id in kept) == other) for other in (False, True)
+    )
+    model, config = network(options)
     result = fastcam.fit(
-        data,
+        train,
         model,
-        out=out,
+        out=options.out,
         config=config,
-        positives=positives,
+        positives=[id for id in positives if id not in kept],
         concept=concept,
-        hard_negatives=rounds,
-        strength=strength,
+        hard_negatives=options.rounds,
+        strength=options.strength,
         folds=5,
-        seed=seed,
+        seed=options.seed,
         overwrite=True,
     )
     print(
-        f"{concept}: {len(positives)} positives and {result.negatives} of {len(data) - len(positives)} negatives; "
-        f"by 5 folds of them accuracy {result.accuracy}, average precision {result.average_precision:.1%}"
+        f"{concept}: trained on {len(set(positives) - kept)} pictures with it and {result.negatives} of "
+        f"{len(set(others) - kept)} without; in 5 folds of them accuracy {result.accuracy}, average precision "
+        f"{result.average_precision:.1%}"
     )
-    return models.load_checkpoint(result.checkpoint)
+    model, config = models.load_checkpoint(result.checkpoint)
+    found = rank(
+        model,
+        config,
+        test,
+        options.out / "held-out",
+        every=every,
+        threshold=threshold,
+        method=options.method,
+        layers=options.target_layers,
+    )
+    write_ranking(found, options.out / "ranking.csv")
+    return found
 
 
 def network(options: argparse.Namespace) -> tuple[nn.Module, ModelConfig]:
@@ -285,6 +318,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, metavar="C", help="of the SVM [found by cross-validation]")
     parser.add_argument("--held-out", type=float, default=0.3, help="share of pictures that is not trained on [0.3]")
     parser.add_argument("--most", type=int, default=5000, help="negatives at most, of all that there are [5000]")
+    parser.add_argument("--method", default="cam", help="that makes the maps: cam, layercam, … [cam]")
+    parser.add_argument("--target-layers", nargs="+", metavar="LAYER", help="of which it makes them, and their mean")
     parser.add_argument("--show", type=int, default=12, help="pictures in the figure [12]")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices [0]")
 
@@ -311,33 +346,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Ranked]:
             f"{options.concept!r} is in the captions of {len(positives)} pictures, and {len(others)} have none of its "
             "words: expected at least 10 of each"
         )
-    if len(others) > options.most:
-        others = hold_out(others, options.most / len(others), options.seed)
-    kept = {*hold_out(positives, options.held_out, options.seed), *hold_out(others, options.held_out, options.seed)}
-    whole = Pictures(options.pictures, [*positives, *others], [files[id] for id in [*positives, *others]])
-    train, test = (whole.subset(n for n, id in enumerate(whole.ids) if (id in kept) == held) for held in (False, True))
-    model, config = network(options)
-    model, config = learn(
-        model,
-        config,
-        train,
-        [id for id in positives if id not in kept],
-        options.out,
-        concept=options.concept,
-        rounds=options.rounds,
-        strength=options.strength,
-        seed=options.seed,
-    )
-    run = options.out / "held-out"
-    found = rank(model, config, test, run)
-    write_ranking(found, options.out / "ranking.csv")
+    found = study(options, options.pictures, files, positives, others, concept=options.concept)
     shown = set(positives)
     hits = [one.id in shown for one in found]
     print(
         f"{len(found)} other pictures, of which {sum(hits)} have the phrase; so have {sum(hits[: sum(hits)])} of the "
         f"first {sum(hits)}"
     )
-    for file in show(found[: options.show], run, options.out, options.concept):
+    for file in show(found[: options.show], options.out / "held-out", options.out, options.concept):
         print(file)
     return found
 

@@ -15,7 +15,7 @@ and scene, a/abbey/*.jpg, …; a folder with the outdoor scenes alone is closer 
 any data set with boxes that `fastcam.data.load` reads. Else a part of the pictures is kept, as --held-out has it. --out
 has the checkpoint, model.safetensors, which `fastcam localize` and all other commands take; the run on the pictures
 that were kept, held-out/boxes.parquet; ranking.csv, ranked.png and ranked.html as `examples/concepts.py` writes them.
-Without a data set: `python examples/planted.py text signs/`, then signs/with signs/without --truth signs/boxes.csv.
+Without data and weights: `examples/edges.py` has the commands.
 """
 
 import argparse
@@ -27,10 +27,7 @@ import concepts  # beside this script
 import numpy as np
 
 from fastcam import data as datasets
-from fastcam.data import Pictures
 from fastcam.pictures import find_pictures
-
-TEXT = "text"
 
 
 def read_truth(file: Path) -> dict[str, np.ndarray]:
@@ -84,8 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> tuple[list[concepts.Ranked],
     positives = list(files)
     files |= {f"other/{id}": file for id, file in find_pictures([options.other])}
     others = [id for id in files if id not in set(positives)]
-    if len(others) > options.most:
-        others = concepts.hold_out(others, options.most / len(others), options.seed)
     truth: dict[str, np.ndarray] = {}
     if options.truth:
         known = read_truth(options.truth)
@@ -94,25 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> tuple[list[concepts.Ranked],
             raise SystemExit(
                 f"{options.truth} has boxes of {len(truth)} of {len(positives)} pictures in {options.text}"
             )
-    kept = {*(truth or concepts.hold_out(positives, options.held_out, options.seed))}
-    kept |= {*concepts.hold_out(others, options.held_out, options.seed)}
-    whole = Pictures(options.text, [*positives, *others], [files[id] for id in [*positives, *others]])
-    train, test = (whole.subset(n for n, id in enumerate(whole.ids) if (id in kept) == held) for held in (False, True))
-    model, config = concepts.network(options)
-    model, config = concepts.learn(
-        model,
-        config,
-        train,
-        [id for id in positives if id not in kept],
-        options.out,
-        concept=TEXT,
-        rounds=options.rounds,
-        strength=options.strength,
-        seed=options.seed,
+    found = concepts.study(
+        options,
+        options.text,
+        files,
+        positives,
+        others,
+        concept="text",
+        held=truth,
+        every=True,
+        threshold=options.threshold,
     )
     run = options.out / "held-out"
-    found = concepts.rank(model, config, test, run, every=True, threshold=options.threshold)
-    concepts.write_ranking(found, options.out / "ranking.csv")
     measured = None
     if truth:
         measured = concepts.measure(found, run, truth)

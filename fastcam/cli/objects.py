@@ -14,7 +14,9 @@ from fastcam.discovery.settings import ObjectsSettings
 @plain_errors()
 @generated
 def objects(
-    data: options.DataSet,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Scenes with objects: COCO JSON, mask files or WSOL metadata.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for objects.csv and a figure of each class of scenes.")],
     weights: options.Weights,
     network: options.FramedNetworkOptions,
@@ -29,7 +31,7 @@ def objects(
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed pictures, and name them.")] = False,
     split: options.Split = None,
-    format: options.Format = None,
+    format: Annotated[str | None, typer.Option(help="Layout of DATA: coco, masks or wsol [recognised].")] = None,
     images: options.Images = None,
     device: options.Device = None,
 ) -> None:

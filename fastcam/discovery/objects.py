@@ -122,7 +122,7 @@ def informative_objects(
     """
     if not isinstance(data, Scenes):
         raise TypeError(f"`data` must be scenes, which `fastcam.data.load_scenes` gives, got {type(data).__name__}")
-    network = Network(model, config, settings.layer)
+    network = Network(model, config, settings.target_layer)
     labels = None if settings.predicted else _labels(data, network, config)
     indices = [i for i in range(len(data)) if labels is None or _wanted(labels[i], settings.scenes)]
     if labels is not None:

@@ -10,7 +10,7 @@ from fastcam._options import check, option
 class ObjectsSettings:
     """How objects are ranked, and what is drawn."""
 
-    layer: str | None = option(None, "dotted name of the target layer; by default the network's last stage")
+    target_layer: str | None = option(None, "dotted name of the target layer; by default the network's last stage")
     scenes: tuple[int, ...] | None = option(
         None, "indices of the classes of scenes to look at; by default all that have pictures", cli=False
     )
@@ -41,7 +41,9 @@ class ObjectsSettings:
 class UnitsSettings:
     """Which units are shown, and how."""
 
-    layer: str | None = option(None, "dotted name of the layer of the units; by default the network's last stage")
+    target_layer: str | None = option(
+        None, "dotted name of the layer of the units; by default the network's last stage"
+    )
     top: int = option(5, "units of each class and ranking", least=1)
     pictures: int = option(5, "pictures of each unit, those of the highest activation among all", least=1)
     by: tuple[Literal["weight", "contribution"], ...] = option(

@@ -146,7 +146,7 @@ def class_units(
     classes = [targets] if isinstance(targets, int) else [*dict.fromkeys(targets)]
     if not classes or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in classes):
         raise ValueError(f"`targets` must be the index of a class, or of several, got {targets!r}")
-    network = Network(model, config, settings.layer)
+    network = Network(model, config, settings.target_layer)
     paths = None if out is None else _paths(Path(out), classes, network, settings)
     if paths and not settings.overwrite and (existing := next((p for p in paths.values() if p.exists()), None)):
         raise FileExistsError(f"{existing} exists already: choose another folder, or `overwrite` it")

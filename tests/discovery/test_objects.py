@@ -108,7 +108,11 @@ def test_overlap_and_cover_by_hand(tmp_path):
     )
     write(tmp_path / "scenes.csv", "image_id,scene\nred/a.png,red\n")
     found = fastcam.informative_objects(
-        ByHand(), data.load_scenes(path, scenes={"red/a.png": "red"}), layer="features", config=RAW, progress=False
+        ByHand(),
+        data.load_scenes(path, scenes={"red/a.png": "red"}),
+        target_layer="features",
+        config=RAW,
+        progress=False,
     )
     rows = {row.object: row for row in found.objects}
     assert [rows[name].overlap for name in ("inside", "outside")] == [1, 0]
@@ -137,7 +141,11 @@ def test_what_a_network_that_crops_does_not_see_does_not_count(tmp_path):
         "resnet18", 2, None, ("red", "green"), size=64, resize="crop", mean=(0.0,) * 3, std=(1.0,) * 3
     )
     found = fastcam.informative_objects(
-        ByHand(), data.load_scenes(path, scenes={"red/a.png": "red"}), layer="features", config=config, progress=False
+        ByHand(),
+        data.load_scenes(path, scenes={"red/a.png": "red"}),
+        target_layer="features",
+        config=config,
+        progress=False,
     )
     rows = {row.object: row for row in found.objects}
     assert rows["seen"].overlap > 0.75
@@ -247,7 +255,7 @@ def test_maps_that_are_constant_have_no_high_area(tmp_path):
     }
     write(tmp_path / "objects.json", json.dumps(document))
     loaded = data.load_scenes(tmp_path / "objects.json", scenes=dict.fromkeys(colours, "red"))
-    options = {"layer": "features", "config": RAW, "progress": False}
+    options = {"target_layer": "features", "config": RAW, "progress": False}
     with pytest.warns(fastcam.methods.MapWarning, match="2 of 3 maps are constant"):
         found = fastcam.informative_objects(ByHand(), loaded, **options)
     assert found.scenes == {0: 1}

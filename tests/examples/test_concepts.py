@@ -11,9 +11,8 @@ from PIL import Image
 
 from fastcam import models
 from tests.support.scripts import EXAMPLES, script
-from tests.support.trunks import edge_network
 
-planted, concepts = script("planted"), script("concepts")
+concepts, edges, planted = script("concepts"), script("edges"), script("planted")
 
 
 def test_positives_have_the_phrase_and_negatives_none_of_its_words(tmp_path) -> None:
@@ -37,7 +36,7 @@ def test_positives_have_the_phrase_and_negatives_none_of_its_words(tmp_path) -> 
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bricks")
     planted.draw("texture", folder / "data", 180, share=0.4, seed=1)
-    models.save_checkpoint(folder / "edges.safetensors", *edge_network())
+    edges.main([str(folder / "edges.safetensors")])
     found = concepts.main(
         [
             str(folder / "data"),
@@ -101,7 +100,7 @@ def test_too_few_pictures_of_a_concept_are_refused(tmp_path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["concepts", "generic_features", "planted"])
+@pytest.mark.parametrize("name", ["concepts", "edges", "generic_features", "planted"])
 def test_help(name, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLES / f"{name}.py"), "--help"])
     with pytest.raises(SystemExit) as ended:

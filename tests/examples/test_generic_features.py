@@ -12,9 +12,8 @@ from sklearn.svm import LinearSVC
 
 from fastcam import models
 from tests.support.scripts import script
-from tests.support.trunks import edge_network
 
-generic = script("generic_features")
+edges, generic = script("edges"), script("generic_features")
 
 
 def _write(root, name: str, turn: int | None = None, number: int = 0) -> None:
@@ -124,7 +123,7 @@ def stripes(tmp_path_factory):
     for turn in range(3):
         for number in range(30):
             _write(folder / "event_img", f"stripes{turn}/{number:03d}.png", turn, 100 * turn + number)
-    models.save_checkpoint(folder / "edges.safetensors", *edge_network())
+    edges.main([str(folder / "edges.safetensors")])
     torch.manual_seed(3)
     torch.save(models.build("alexnet").state_dict(), folder / "alexnet.pt")
     return folder
@@ -148,14 +147,14 @@ def test_the_table_has_the_papers_figures_beside_those_that_were_measured(stripe
     data = generic.read(stripes / "event_img")
     pixels = np.stack([cv2.resize(np.array(Image.open(file)), (224, 224)) for file in data.files])
     images = torch.from_numpy(pixels / 255).permute(0, 3, 1, 2).float()
-    alexnet, (edges, _) = models.build("alexnet"), models.load_checkpoint(stripes / "edges.safetensors")
+    alexnet, (network, _) = models.build("alexnet"), models.load_checkpoint(stripes / "edges.safetensors")
     models.load_weights(alexnet, stripes / "alexnet.pt")
     imagenet = (images - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
         :, None, None
     ]
     with torch.no_grad():
         fc7 = alexnet.eval().classifier[:6](alexnet.avgpool(alexnet.features(imagenet)).flatten(1)).numpy()
-        pooled = edges.features(images * 2 - 1).mean((2, 3)).numpy()
+        pooled = network.features(images * 2 - 1).mean((2, 3)).numpy()
     for arch, features in (("alexnet", fc7), ("alexnet-gap", pooled)):
         expected = []
         for part in generic.divisions(data, generic.PROTOCOLS["event8"]):

@@ -15,9 +15,8 @@ from PIL import Image
 
 from fastcam import models
 from tests.support.scripts import EXAMPLES, script
-from tests.support.trunks import edge_network
 
-planted, text_detector = script("planted"), script("text_detector")
+edges, planted, text_detector = script("edges"), script("planted"), script("text_detector")
 
 
 class _Run(NamedTuple):
@@ -32,7 +31,7 @@ class _Run(NamedTuple):
 def run(tmp_path_factory) -> _Run:
     folder = tmp_path_factory.mktemp("text")
     listed = planted.draw("text", folder / "data", 210, test_fraction=1 / 3, seed=5)
-    models.save_checkpoint(folder / "edges.safetensors", *edge_network())
+    edges.main([str(folder / "edges.safetensors")])
     found, measured = text_detector.main(
         [
             *(str(folder / "data" / name) for name in ("with", "without")),
