@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "affinity.h"
 #include "score_bins.h"
 #include "torch.h"
 
@@ -91,6 +92,28 @@ inline Bins checked_bins(const Tensor& maps, const Tensor& masks, int64_t count)
   return {static_cast<int32_t>(count), 1.0 / static_cast<double>(count)};
 }
 
+// maps [N, C, H, W] and images [N, K, H, W], both float, the dilations at which pixels have neighbours, iterations.
+inline Affinity checked_affinity(const Tensor& maps, const Tensor& images, const std::vector<int64_t>& dilations,
+                                 int64_t iterations) {
+  STD_TORCH_CHECK(maps.dim() == 4 && images.dim() == 4 && maps.scalar_type() == ScalarType::Float &&
+                      images.scalar_type() == ScalarType::Float && maps.size(0) == images.size(0) &&
+                      maps.size(2) == images.size(2) && maps.size(3) == images.size(3) &&
+                      is_size(maps.size(2), maps.size(3)) && images.size(1) > 0 && images.size(1) <= kMostChannels &&
+                      on_one_device(maps, images),
+                  "refine: maps [N, C, H, W] and images [N, K, H, W], both float, that match");
+  STD_TORCH_CHECK(!dilations.empty() && dilations.size() <= kMostDilations && iterations > 0, "refine: dilations");
+  Affinity a{static_cast<int32_t>(maps.size(2)),
+             static_cast<int32_t>(maps.size(3)),
+             static_cast<int32_t>(images.size(1)),
+             static_cast<int32_t>(dilations.size()),
+             {}};
+  for (size_t i = 0; i < dilations.size(); ++i) {
+    STD_TORCH_CHECK(dilations[i] > 0 && dilations[i] <= kMostReach, "refine: dilations");
+    a.dilation[i] = static_cast<int32_t>(dilations[i]);
+  }
+  return a;
+}
+
 // What boxes and class_boxes look for in M coarse maps [h, w] that become pictures [H, W].
 struct Search {
   int64_t M, h, w, H, W;
@@ -122,5 +145,24 @@ struct Search {
 
   int64_t thresholds() const { return levels ? levels->size(1) : static_cast<int64_t>(relative.size()); }
 };
+
+// The same for class_boxes, in the class maps of features [N, K, h, w] under weights [N, C, K].
+inline Search checked_class_search(const Tensor& features, const Tensor& weights, const std::optional<Tensor>& levels,
+                                   const std::vector<double>& thresholds, int64_t height, int64_t width, bool relu,
+                                   const std::string& mode, int64_t connectivity, const std::string& largest) {
+  check_single_weights(features, weights);
+  return {features,
+          levels,
+          thresholds,
+          height,
+          width,
+          relu,
+          mode,
+          connectivity,
+          largest,
+          features.size(0) * weights.size(1),
+          features.size(2),
+          features.size(3)};
+}
 
 }  // namespace fastcam

@@ -43,6 +43,8 @@ class Segments(NamedTuple):
         picture, or an index beyond the classes.
         """
         path = self.file(id)
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError(f"no class PNG at {path}: only pictures that have one can be measured")
         try:
             labels = decode_indices(path)
         except DecodeError as error:

@@ -93,7 +93,8 @@ def evaluate(
 
     Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
     of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
-    pictures.parquet, miou.png and cases.png.
+    pictures.parquet, miou.png and cases.png. All classes that a picture has maps of count, whatever `targets` is, and
+    there are no intervals.
 
     Args:
         data: a data set, samples by index; or the path of one that `fastcam.data.load` recognises.
@@ -141,8 +142,6 @@ def evaluate(
         raise ValueError("`truth` has the class PNGs of protocol wsss, others take the data set's own boxes and masks")
     if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
-    if settings.threshold_from is not None and settings.threshold is not None:
-        raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
     problems = list(problems)
     listed = problems if settings.skip_bad else None
     if segmented and maps is not None:
@@ -208,7 +207,7 @@ def _localization(
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
-    threshold = settings.threshold if chosen is None else chosen["MaxBoxAcc"]
+    threshold = _threshold(settings, None if chosen is None else chosen["MaxBoxAcc"])
     opened_data = opened(data, problems, truth_only=model is None)
     source = _source(opened_data, protocol, settings, maps, boxes, model, config)
     evaluator = partial(
@@ -227,9 +226,8 @@ def _localization(
 
 def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.PathLike[str]) -> _Task:
     """Pseudo-labels against class PNGs."""
-    threshold = settings.threshold
-    if settings.threshold_from is not None:
-        threshold = chosen_level(Path(settings.threshold_from))
+    chosen = None if settings.threshold_from is None else chosen_level(Path(settings.threshold_from))
+    threshold = _threshold(settings, chosen)
     segments = getattr(data, "segments", None)
     if settings.truth is not None:
         folder = Path(settings.truth)
@@ -269,6 +267,13 @@ def _source(
     if path.is_dir() and not (path / "maps.parquet").is_file():
         return MapFolder(path, data)
     return MapStore(path / "maps.parquet" if path.is_dir() else path, data, protocol.crop)
+
+
+def _threshold(settings: EvaluateSettings, chosen: float | None) -> float | None:
+    """The given threshold, or one that another evaluation has chosen."""
+    if chosen is not None and settings.threshold is not None:
+        raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
+    return settings.threshold if chosen is None else chosen
 
 
 def _span(total: int, part: tuple[int, int] | None, batch_size: int) -> Span:
@@ -413,8 +418,10 @@ def _write_segmentation(
         metrics["errors"] = source.errors
     write_segmentation(out, source, result, threshold, done.records(), settings.cases)
     write_metrics(out / "metrics.json", metrics)
-    missed, table = tuple(source.errors or ()), tuple(result.table())
-    return EvaluationSummary(out, result.pictures, metrics, table, tuple(result.bad), missed), []
+    missed, table = tuple(source.errors or ()), result.table()
+    if source.others:
+        table.append(f"{source.others} pictures of the run are not in the data set")
+    return EvaluationSummary(out, result.pictures, metrics, tuple(table), tuple(result.bad), missed), []
 
 
 def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Precision and recall by pixels: masks are the truth, and every score is a threshold.
+"""Precision, recall, Dice and mIoU by pixels: masks are the truth, and every score is a threshold.
 
 The standard evaluator pools the pixels of all pictures, so that histograms of scores are all that it takes: they add
 up in any order, over pictures, batches and processes.
@@ -21,18 +21,22 @@ _EDGES = np.append(np.arange(BINS) * (1 / BINS), [1.0, 2.0])  # where each begin
 
 
 class PixelCurve(NamedTuple):
-    """Precision and recall of the pixels whose score is at least a threshold, from the highest threshold down.
+    """Pixels whose score is at least a threshold, from the highest threshold down.
 
     Attributes:
         thresholds: float64 [n], the lower edges of the bins; those that no pixel reaches are left out.
         precision: float64 [n] in [0, 1].
         recall: float64 [n] in [0, 1], not falling.
+        dice: float64 [n], see `overlap`.
+        mean_iou: float64 [n], see `overlap`.
         average_precision: PxAP, in percent.
     """
 
     thresholds: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+    dice: np.ndarray
+    mean_iou: np.ndarray
     average_precision: float
 
 
@@ -70,7 +74,29 @@ def curve(histograms: np.ndarray) -> PixelCurve:
     # The standard sums from the second bin on, [1, 2): no score lies in the first.
     rise = np.diff(tp / tp[-1])[some[1:]]
     area = (precision[-len(rise) :] * rise).sum()
-    return PixelCurve(_EDGES[::-1][some], precision, recall, float(100 * area))
+    dice, mean_iou = (share[::-1][some] for share in overlap(histograms))
+    return PixelCurve(_EDGES[::-1][some], precision, recall, dice, mean_iou, float(100 * area))
+
+
+def overlap(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dice and mIoU in [0, 1] of the pixels that reach each threshold, of [..., 2, 1002]: sums of histograms.
+
+    Dice = 2 TP / (2 TP + FP + FN) of the object's pixels, mIoU the mean of IoU of object and background, all pixels
+    pooled: float64 [..., 1002] each, at the lower edges of the bins, ascending; NaN where there is no pixel of an
+    object. Raises ValueError for another shape.
+    """
+    histograms = np.asarray(histograms)
+    if histograms.shape[-2:] != SHAPE:
+        raise ValueError(f"`histograms` must be [..., 2, {len(_EDGES)}], got {list(histograms.shape)}")
+    reached = histograms[..., ::-1].cumsum(-1, dtype=np.float64)[..., ::-1]
+    fp, tp = reached[..., 0, :], reached[..., 1, :]
+    background, object = fp[..., :1], tp[..., :1]
+    with np.errstate(invalid="ignore"):
+        dice = 2 * tp / (tp + fp + object)
+        ious = np.stack([tp / (fp + object), (background - fp) / (background + object - tp)])
+    ious[1] = np.where(background > 0, ious[1], ious[0])  # without a background the object's is all that there is
+    none = object == 0
+    return np.where(none, np.nan, dice), np.where(none, np.nan, ious.mean(0))
 
 
 def average_precision(histograms: np.ndarray) -> np.ndarray:

@@ -83,15 +83,16 @@ class Result:
         counts: how many pictures there were "with boxes", "with masks" and "with scores" (logits or ranks).
         maps: how many maps were measured, and how many of them were constant, so that they show nothing.
         figures: name → percent: "Top-1 Cls", "Top-5 Cls", "GT-known Loc", "Top-1 Loc", "Top-5 Loc", "mean IoU",
-            "MaxBoxAcc", "MaxBoxAccV2", "PxAP".
+            "MaxBoxAcc", "MaxBoxAccV2", "PxAP", and of the same pixels "Dice" of the object and "mIoU" of object and
+            background, each at its best threshold.
         best_thresholds: name → the first τ at which a curve is highest: "MaxBoxAcc", and "MaxBoxAccV2 30",
-            "MaxBoxAccV2 50", "MaxBoxAccV2 70". They are the best ones for these very pictures.
+            "MaxBoxAccV2 50", "MaxBoxAccV2 70", "Dice", "mIoU". They are the best ones for these very pictures.
         intervals: figure → (low, high), 95 % of the bootstrap's replicates; maxima are taken within each replicate.
             None for figures without, and without replicates.
         thresholds: float64 [T].
         curves: name → float64 [T]: "BoxAcc 30", "BoxAcc 50", "BoxAcc 70" (largest contour), these with " all" behind
             (all contours), "Top-1 Loc", "Top-5 Loc", "mean IoU"; and float64 [n] of their own thresholds, from the
-            highest down: "precision" and "recall" of pixels.
+            highest down: "precision", "recall", "Dice" and "mIoU" of pixels.
         pixel_thresholds: float64 [n], those.
         bad: (id, reason) of each picture left out.
     """
@@ -141,6 +142,11 @@ class Result:
             self.pixel_thresholds = found.thresholds
             self.curves |= {"precision": 100 * found.precision, "recall": 100 * found.recall}
             self.figures["PxAP"] = found.average_precision
+            for name, curve in (("Dice", 100 * found.dice), ("mIoU", 100 * found.mean_iou)):
+                self.curves[name] = curve
+                best = len(curve) - 1 - int(curve[::-1].argmax())  # the lowest of equals, since thresholds descend
+                self.best_thresholds[name] = float(found.thresholds[best])
+                self.figures[name] = float(curve[best])
         self.intervals = self._intervals(sums) if options.bootstrap else {}
 
     @property
@@ -273,5 +279,9 @@ class Result:
                 values["MaxBoxAccV2"] = best[:, every].mean(1)
         if "PxAP" in self.figures:
             values["PxAP"] = pixels.average_precision(sums.pixel_replicates)
+            values |= {
+                name: 100 * share.max(-1)
+                for name, share in zip(("Dice", "mIoU"), pixels.overlap(sums.pixel_replicates), strict=True)
+            }
         ranges = {name: interval(values[name]) for name in self.figures if name in values}
         return {name: range for name, range in ranges.items() if not math.isnan(range[0])}

@@ -64,14 +64,14 @@ def count(maps: np.ndarray, values: Sequence[int], truth: np.ndarray) -> Histogr
         ValueError: a map has another shape than the truth, or values that are not in [0, 1]; or another number of maps
             than of classes.
     """
-    if len(maps) != len(values):
-        raise ValueError(f"maps and classes must be as many, got {len(maps)} and {len(values)}")
+    if len(maps) != len(values) or len(maps) > CLASSES:
+        raise ValueError(f"maps and classes must be as many, up to {CLASSES}, got {len(maps)} and {len(values)}")
     pixels = np.bincount(truth.reshape(-1), minlength=256)
     there = np.flatnonzero(pixels)
     kinds, width = max(len(values), 1), max(len(values), 1) * _BINS
     place = np.zeros(256, np.int64)
     place[there] = np.arange(len(there)) * width
-    code = place[truth]
+    code = place.take(truth)
     if len(maps):
         if maps.shape[1:] != truth.shape:
             raise ValueError(f"its maps are {list(maps.shape[1:])}, its class PNG {list(truth.shape)}")
@@ -79,9 +79,10 @@ def count(maps: np.ndarray, values: Sequence[int], truth: np.ndarray) -> Histogr
         if not (maps.min() >= 0 and maps.max() <= 1):  # nor NaN
             raise ValueError(f"its maps must be in [0, 1], they reach from {maps.min():g} to {maps.max():g}")
         # 1000 times a float32 is exact in float64: v > k/1000 just if the bin of v is above k.
-        code += np.ceil(strength * np.float64(len(THRESHOLDS))).astype(np.int64)
+        bins = np.multiply(strength, len(THRESHOLDS), dtype=np.float64)
+        np.add(code, np.ceil(bins, out=bins), out=code, casting="unsafe")
         if len(maps) > 1:
-            code += owner * _BINS
+            code += np.multiply(owner, _BINS, dtype=np.int64)
     joint = np.bincount(code.reshape(-1), minlength=len(there) * width).reshape(len(there), kinds, _BINS)
     joint, there = joint[there != IGNORED], there[there != IGNORED]
     found = np.unique(np.concatenate([[0], there, np.asarray(values, np.int64)]))

@@ -124,10 +124,13 @@ class _Labels:
 
 
 def strongest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest of K maps [K, H, W] at each pixel: value [H, W], and place, int64, the first of equals; K >= 1."""
-    if len(maps) == 1:
-        return maps[0], np.zeros(maps.shape[1:], np.int64)
-    return maps.max(0), maps.argmax(0)
+    """The highest of 1 to 255 maps [K, H, W] at each pixel: value [H, W], and place, uint8, of equals the first."""
+    strength, owner = maps[0].copy(), np.zeros(maps.shape[1:], np.uint8)
+    for place, values in enumerate(maps[1:], 1):  # a third of the time of NumPy's argmax over the first axis
+        higher = values > strength
+        np.copyto(strength, values, where=higher)
+        owner[higher] = place
+    return strength, owner
 
 
 def labels_at(maps: np.ndarray, values: Sequence[int], low: float, high: float | None = None) -> np.ndarray:

@@ -102,7 +102,7 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         raise ValueError(f"`top_k` must be at most the number of classes, {config.num_classes}, got {top_k}")
     threshold = options.threshold
     if threshold is None:
-        threshold = 0.2 if config is None or config.threshold is None else config.threshold
+        threshold = 0.2 if paper or config is None or config.threshold is None else config.threshold
         check_threshold(threshold)
     if paper and options.tight <= threshold:
         raise ValueError(f"`tight` must be above `threshold`, {threshold:g}, got {options.tight:g}")

@@ -57,7 +57,7 @@ class LocalizeSettings:
         "largest",
         "the box around the largest component; all: around each of at least `min_area`, largest first; paper: the five "
         "of the CAM paper, for the two highest classes around the largest component above `threshold` (loose) and that "
-        "above `tight`, for the third the loose one",
+        "above `tight`, for the third the loose one; then `threshold` is 0.2 by default, whatever the network has",
     )
     min_area: float = option(
         0.01, "with all boxes: fraction of the frame that a component must cover; the largest needs not"

@@ -208,9 +208,21 @@ def test_pxap_is_the_standard_evaluators(dtype: torch.dtype) -> None:
         hits, found = (above & (masks == 1)).sum(), (above & (masks != 255)).sum()
         assert recall[place] == pytest.approx(100 * hits / (masks == 1).sum(), abs=1e-12)
         assert precision[place] == pytest.approx(100 * hits / found, abs=1e-12)
+    whole = oracle.pixel_overlap(maps.numpy(), masks)
+    drawn = [oracle.pixel_overlap(*(np.repeat(v, w, 0) for v in (maps.numpy(), masks))) for w in weights.T[:8]]
+    few = Evaluator(protocol(), metrics=["PxAP"], bootstrap=8, seed=3)
+    few.add(data.ids, maps, truths)
+    same_weights = bootstrap.weights(data.ids, 8, 3).astype(int)
+    assert np.array_equal(same_weights, weights[:, :8])
+    for place, name in enumerate(("Dice", "mIoU")):
+        assert result.figures[name] == whole[place].max()
+        assert result.best_thresholds[name] == np.arange(0, 1, 0.001)[whole[place].argmax()]
+        maxima = [figures[place].max() for figures in drawn]
+        wanted = tuple(np.quantile(maxima, [0.025, 0.975]))
+        assert few.result().intervals[name] == pytest.approx(wanted, abs=1e-9)
     only = Evaluator(protocol(), metrics=["PxAP"], bootstrap=25, seed=3)
     assert only.add(data.ids, maps, truths).iou is None
-    assert only.result().figures == {"PxAP": result.figures["PxAP"]}
+    assert only.result().figures == {name: result.figures[name] for name in ("PxAP", "Dice", "mIoU")}
 
 
 def test_vectors_of_pxap() -> None:

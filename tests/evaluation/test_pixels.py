@@ -91,3 +91,30 @@ def test_histograms_of_another_shape_are_refused(shape):
     for function in (pixels.curve, pixels.average_precision):
         with pytest.raises(ValueError, match="`histograms` must be"):
             function(np.ones(shape, np.int64))
+
+
+@pytest.mark.parametrize("kind", ["noise", "good", "coarse", "dark"])
+def test_dice_and_mean_iou_are_those_of_masks_at_each_threshold(kind):
+    maps, masks = scenes(4, kind)
+    histograms = pixels.count(torch.from_numpy(maps), masks)
+    found = pixels.overlap(histograms.sum(0))
+    for got, wanted in zip(found, oracle.pixel_overlap(maps, masks), strict=True):
+        np.testing.assert_array_equal(100 * got[:1000], wanted)
+    several = pixels.overlap(histograms.reshape(2, 2, 2, 1002))
+    np.testing.assert_array_equal(several[0][1, 0], pixels.overlap(histograms[2])[0])
+    curve = pixels.curve(histograms.sum(0))
+    assert curve.dice.max() == found[0].max()
+    assert len(curve.mean_iou) == len(curve.thresholds)
+
+
+def test_dice_and_mean_iou_at_their_ends():
+    _, masks = scenes(2, "noise")
+    perfect = pixels.overlap(pixels.count(torch.from_numpy((masks == 1).astype(np.float32)), masks).sum(0))
+    assert perfect[0].max() == perfect[1].max() == 1
+    whole = np.ones((1, 4, 4), np.uint8)  # no background: the object is all that counts
+    dice, mean = pixels.overlap(pixels.count(torch.full((1, 4, 4), 0.5), whole).sum(0))
+    assert (dice[500], mean[500], dice[501], mean[501]) == (1, 1, 0, 0)
+    nothing = pixels.overlap(np.zeros((3, 2, 1002), np.int64))
+    assert np.isnan(nothing).all()
+    with pytest.raises(ValueError, match=r"must be \[\.\.\., 2, 1002\]"):
+        pixels.overlap(np.zeros((2, 1001)))

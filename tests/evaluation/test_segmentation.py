@@ -123,7 +123,7 @@ def test_a_picture_is_counted_as_it_is_documented():
         (np.zeros((1, 2, 2)), [1], np.zeros((2, 3)), r"maps are \[2, 2\], its class PNG \[2, 3\]"),
         (np.full((1, 2, 2), 1.5), [1], np.zeros((2, 2)), "reach from 1.5 to 1.5"),
         (np.full((1, 2, 2), np.nan), [1], np.zeros((2, 2)), r"must be in \[0, 1\]"),
-        (np.zeros((1, 2, 2)), [1, 2], np.zeros((2, 2)), "as many, got 1 and 2"),
+        (np.zeros((1, 2, 2)), [1, 2], np.zeros((2, 2)), "as many, up to 254, got 1 and 2"),
         (np.zeros((1, 2, 2)), [1], np.full((2, 2), 255), "all pixels are to be ignored"),
         (np.zeros((1, 2, 2)), [8], np.zeros((2, 2)), "class index 8 is there, expected at most 7"),
         (np.zeros((1, 2, 2)), [1], np.full((2, 2), 9), "class index 9 is there"),

@@ -14,8 +14,10 @@ from fastcam import data
 from fastcam.evaluation.protocols import THRESHOLDS
 from fastcam.evaluation.sources.segments import RunMaps, read_npz
 from fastcam.export import MapTable, export
+from fastcam.models import ModelConfig
 from tests.support import segmentation, tables
 from tests.support.commands import refused, run as command
+from tests.support.evaluations import CLASSES, network
 from tests.support.segmentation import NAMES, write_voc
 
 
@@ -67,7 +69,7 @@ def test_a_run_with_maps_has_the_figures_of_confusion_matrices(drawn, tmp_path):
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == json.loads(json.dumps(done.metrics))
     rows = pq.read_table(tmp_path / "out/pictures.parquet").to_pylist()
     assert [row["image_id"] for row in rows] == [f"{number}.jpg" for number in range(7)]
-    for row in rows:  # of each picture alone, at the best threshold of all and at its own
+    for row in rows[1:3]:  # each picture alone, at the best threshold of all and at its own
         matrices = oracle(drawn, [row["image_id"]])
         alone = np.nanmean(segmentation.shares(matrices)[0], 0)
         assert row["iou"] == np.float32(alone[wanted.argmax()])
@@ -167,7 +169,7 @@ def write_labels(path: Path, labels: np.ndarray) -> None:
             r"1\.png has class index 5, but there are 4 classes, 'ant'",
         ),
         (lambda png: write_labels(png, np.full((48, 60), 255)), "all pixels are to be ignored"),
-        (lambda png: png.unlink(), r"unreadable: .*1\.png"),
+        (lambda png: png.unlink(), r"no class PNG at .*1\.png"),
         (lambda png: png.write_bytes(b"no PNG"), r"SegmentationClass/1\.png: "),
         (lambda png: png.write_bytes(png.read_bytes()[:-40]), r"SegmentationClass/1\.png: the file is cut off"),
         (lambda png: Image.new("RGB", (60, 48)).save(png), r"1\.png: a PNG of indices, palette or grey, expected, got"),
@@ -200,10 +202,25 @@ def test_maps_that_do_not_fit(own, tmp_path):
         evaluated(voc, rows(cam=None, cam_height=None, cam_width=None), tmp_path / "out")
     with pytest.raises(ValueError, match=r"0\.jpg: .*0\.png has 60x48 pixels, its picture 61x48"):
         evaluated(voc, rows(width=61), tmp_path / "out")
-    with pytest.raises(ValueError, match=r"0\.jpg: rows of another picture|0\.jpg: rows without|1\.jpg: no rows in"):
+    with pytest.raises(ValueError, match=r"^1\.jpg: no rows in"):
         evaluated(voc, tables.write(run, table[:1], info, cams=True), tmp_path / "out")
+    twice = [*table, table[0] | {"image_id": "./0.jpg"}]
+    with pytest.raises(ValueError, match=r"\./0\.jpg: rows of 0\.jpg, which has some already, in"):
+        evaluated(voc, tables.write(run, twice, info, cams=True), tmp_path / "out")
     with pytest.raises(ValueError, match="has no maps: expected a run with `maps`"):
         evaluated(voc, tables.write(run, [tables.row("0.jpg")]), tmp_path / "out")
+
+
+def test_a_run_may_have_pictures_that_are_not_measured(own, tmp_path):
+    """Runs are over all pictures, class PNGs are there for some; the figures are those of these."""
+    voc, run = own
+    (voc / "ImageSets/Segmentation/some.txt").write_text("0\n2\n")
+    done = evaluated(data.load(voc, "Segmentation/some"), run, tmp_path / "out")
+    assert (done.pictures, done.bad) == (2, ())
+    assert done.table[-1] == "1 pictures of the run are not in the data set"
+    (voc / "SegmentationClass/1.png").unlink()
+    skipped = evaluated(voc, run, tmp_path / "skipped", skip_bad=True)
+    assert figures(skipped.metrics) == figures(done.metrics)
 
 
 def test_npz_that_do_not_fit(own, tmp_path):
@@ -273,6 +290,29 @@ def test_class_pngs_of_turned_pictures(own, tmp_path):
             stored = np.array(image.transpose(Image.Transpose.ROTATE_90))  # EXIF's 6 turns it back
         write_labels(path, stored)
     assert figures(evaluated(voc, run, tmp_path / "stored").metrics) == figures(whole)
+
+
+def test_a_run_of_the_engine_with_several_classes_a_picture(drawn, tmp_path):
+    """From `localize` with maps of the two highest classes to labels and their figures, with a network's own names."""
+    voc, _ = drawn
+    config = ModelConfig("tiny", CLASSES, size=32, class_names=("elk", *reversed(NAMES), "fox"))
+    model, run = network(1), tmp_path / "run"
+    options = {"out": run, "config": config, "top_k": 2, "maps": True, "relu": True, "progress": False}
+    labelled = data.load(voc).labelled()
+    model.classifier.bias.data[0] = 1e3  # always the highest
+    fastcam.localize(model, labelled, **options)
+    with pytest.raises(ValueError, match="class 0, 'elk', is none of those of the class PNGs"):
+        evaluated(voc, run, tmp_path / "out")
+    model.classifier.bias.data[[0, 5]] = -1e3  # never
+    fastcam.localize(model, labelled, overwrite=True, **options)
+    rows = pq.read_table(run / "boxes.parquet").to_pylist()
+    assert len(rows) == 14
+    done = evaluated(voc, run, tmp_path / "out", overwrite=True)
+    categories = {1 + place: len(NAMES) - place for place in range(len(NAMES))}  # the network counts the other way
+    made = export(run, "labels", tmp_path / "labels", categories=categories, cuts=0.3)
+    (made.path / "classes.txt").unlink()  # which values these are is known
+    again = evaluated(voc, made.path, tmp_path / "again")
+    assert again.metrics["figures"]["mIoU"] == done.metrics["curves"]["mIoU"][300]
 
 
 def test_the_command(drawn, tmp_path):

@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from fastcam import data, models
 from fastcam.data import Sample
-from fastcam.fitting import pooled_features, read_features
+from fastcam.fitting import features, pooled_features, read_features
 from fastcam.fitting.trunk import Trunk
 from fastcam.pictures import Preprocess
 from tests.support import heads
@@ -159,6 +159,21 @@ def test_what_was_computed_before_a_failure_is_kept(pictures, tmp_path, passes, 
     found = pooled_features(model, samples, config, file=file, batch_size=4)
     assert sum(passes) == 2 + 7
     np.testing.assert_allclose(found.values, pooled_features(model, samples, config).values, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_written_while_the_network_runs(pictures, tmp_path, monkeypatch):
+    model, config = heads.network()
+    file, call, written = tmp_path / "f.parquet", Trunk.__call__, []
+
+    def watched(self, images):
+        written.append(len(pq.read_table(file)) if file.exists() else 0)
+        return call(self, images)
+
+    monkeypatch.setattr(features, "_SAVE_AFTER", -1)
+    monkeypatch.setattr(Trunk, "__call__", watched)
+    pooled_features(model, data.load(pictures), config, file=file, batch_size=4, progress=False)
+    assert written[:3] == [0, 0, 4]  # before the pass over noise, and before those over the first pictures
+    assert len(pq.read_table(file)) == 15
 
 
 def test_features_of_another_network_are_refused(pictures, tmp_path):

@@ -95,6 +95,14 @@ def test_options_that_cannot_be(tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_papers_boxes_have_its_thresholds():
+    config = ModelConfig("tiny", 4, size=32, threshold=0.6)
+    for boxes, wanted in (("largest", 0.6), ("paper", 0.2)):
+        assert decide(Tiny(), config, LocalizeSettings(boxes=boxes)).threshold == wanted
+    given = decide(Tiny(), config, LocalizeSettings(boxes="paper", threshold=0.3, tight=0.5))
+    assert (given.threshold, given.tight, given.top_k) == (0.3, 0.5, 3)
+
+
 def test_two_classes_have_no_five_boxes(tmp_path):
     config = ModelConfig("tiny", 2, size=32)
     with pytest.raises(ValueError, match="`boxes` paper are of the 3 highest classes, the network has 2"):

@@ -209,6 +209,18 @@ def pixel_precision(maps: np.ndarray, masks: np.ndarray) -> float:
     return 100 * (precision[1:] * (recall[1:] - recall[:-1]))[counted].sum()
 
 
+def pixel_overlap(maps: np.ndarray, masks: np.ndarray, step: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Dice of the object, and mean IoU of object and background, in percent at each threshold, all pixels pooled."""
+    scores, truth = maps[masks != 255].astype(np.float64), masks[masks != 255] == 1
+    dice, mean = [], []
+    for threshold in np.arange(0, 1, 0.001)[::step]:
+        predicted = scores >= threshold
+        hits, either = (predicted & truth).sum(), (predicted | truth).sum()
+        dice.append(2 * hits / (predicted.sum() + truth.sum()))
+        mean.append((hits / either + (~predicted & ~truth).sum() / (~predicted | ~truth).sum()) / 2)
+    return 100 * np.array(dice), 100 * np.array(mean)
+
+
 # ---- nasty maps ------------------------------------------------------------------------------------------------------
 
 

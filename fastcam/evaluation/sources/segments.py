@@ -14,7 +14,7 @@ from fastcam.data import Collection, Pictures, Sample
 from fastcam.data.names import Names
 from fastcam.data.segments import Segments, listed_names
 from fastcam.evaluation.segmentation import Histograms, Part, confusion, count, mean, overlap
-from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
+from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source
 from fastcam.export.labels import CLASSES
 from fastcam.export.maps import Upsampler
 from fastcam.pictures import DecodeError, Header, decode_indices, read_header
@@ -53,9 +53,11 @@ class SegmentMaps(Source[J, Counted], Generic[J]):
 
     Attributes:
         segments: the class PNGs, with all names that are known.
+        others: how many pictures have maps, but are not in the data set, and so are not measured.
     """
 
     labelled = True
+    others = 0
 
     def __init__(self, data: Collection, segments: Segments) -> None:
         self.data, self.segments = data, segments
@@ -111,9 +113,11 @@ class RunMaps(SegmentMaps[list[Row]]):
                 ids, states, errors, starts, [*starts[1:], rows.num_rows], strict=True
             ):
                 place = places.get(id)
-                if place is None or place in seen:
-                    what = "rows without a picture" if place is None else "rows of another picture"
-                    self.problems.append((id, f"{what} {elsewhere(data)}, in {run}"))
+                if place is None:
+                    self.others += 1
+                    continue
+                if place in seen:
+                    self.problems.append((id, f"rows of {data.ids[place]}, which has some already, in {run}"))
                     continue
                 seen.add(place)
                 self.order.append(place)
@@ -128,7 +132,8 @@ class RunMaps(SegmentMaps[list[Row]]):
     @property
     def info(self) -> Mapping[str, Any]:
         """What made the maps."""
-        return {"maps": {name: self._table.info.get(name) for name in ("arch", "method", "relu", "mode", "plan")}}
+        made = {name: self._table.info.get(name) for name in ("arch", "method", "relu", "mode", "plan")}
+        return {"maps": made, "truth": self.segments.folder.name}
 
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
         """Places and rows."""
@@ -180,7 +185,7 @@ class SegmentFiles(SegmentMaps[Path]):
     @property
     def info(self) -> Mapping[str, Any]:
         """That they are files."""
-        return {"maps": self._suffix[1:]}
+        return {"maps": self._suffix[1:], "truth": self.segments.folder.name}
 
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, Path]]:
         """Places and files."""
