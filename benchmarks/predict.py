@@ -15,6 +15,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,15 +26,34 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.source import function_at
 from fastcam import ops
 from fastcam.bench.operators import OPERATORS, Work
 from tests.machine_code import cubins
+from tests.machine_code.decoding import PIPE_NAMES
 from tests.machine_code.disassembly import Function
 from tests.machine_code.simulator import MULTIPROCESSORS, Simulator
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CLOCK, BANDWIDTH = 1.98e9, 4.3e12
 ARCHITECTURES = (80, 90, 120)
+# What a picture should take, in microseconds: works by their titles.
+TARGETS = {
+    "activations 512×7×7 → box in 224²": 0.040,
+    "activations 512×7×7, float16 → box in 224²": 0.040,
+    "activations 512×7×7, bfloat16 → box in 224²": 0.040,
+    "activations 2048×7×7 → box in 224²": 0.105,
+    "activations 512×7×7 → box and float32 map of 224²": 0.085,
+    "activations 512×7×7 → box and uint8 map of 224²": 0.060,
+    "boxes bilinear 7² → 224²": 0.038,
+    "gradient_map gradcam 512×7×7": 0.055,
+    "box_curves 224², 14² noise, bicubic": 1.5,
+    "score_histograms 224², 14² noise, bicubic": 0.070,
+    "components 224², 10–90 % set": 0.35,
+}
+ISSUED = 4  # instructions a cycle at most: one for each of a multiprocessor's schedulers
+# Functions that stand between a kernel and its parts.
+THROUGH = {"search_map"}
 # What `--check` looks at: works by their titles, kernels by their names.
 HOT_WORKS = r"class_map 512×7×7$|activations 512×7×7 → box in 224²$|boxes bilinear 7² → 224²$|box_curves"
 HOT_KERNELS = r"class_boxes.*0Ef|boxes_kernelILi\d+ELb0E|sums_kernel.*E0Ef|curves_kernel"
@@ -48,6 +68,8 @@ class Prediction(NamedTuple):
     floor: float  # its inputs and results moved once, in microseconds
     target: float | None
     instructions: int  # that warps execute
+    parts: dict[str, int]  # of them, by functions of the source
+    busiest: tuple[str, float]  # the pipe that has most to do, and how many microseconds that takes at least
     sectors: int  # of 32 bytes, read and written
     conflicts: int  # cycles that accesses to shared memory take for the same bank
     per_cycle: float  # instructions a cycle
@@ -100,8 +122,10 @@ def predict(simulator: Simulator, work: Work) -> tuple[Prediction, list[dict[str
         work.title,
         round(cycles / CLOCK * 1e6 / MULTIPROCESSORS, 4),
         round((size_of(inputs) + size_of(found)) / images / BANDWIDTH * 1e6, 4),
-        work.target,
+        TARGETS.get(work.title),
         round(instructions),
+        {part: round(count / images) for part, count in parts_of(simulator, launches).most_common()},
+        busiest_pipe(launches, images),
         round(a_picture("sectors_read") + a_picture("sectors_written")),
         round(a_picture("bank_conflicts")),
         round(instructions / cycles, 2),
@@ -109,6 +133,23 @@ def predict(simulator: Simulator, work: Work) -> tuple[Prediction, list[dict[str
         [launch["shared"] for launch in launches],
     )
     return row, launches
+
+
+def parts_of(simulator: Simulator, launches: list[dict[str, Any]]) -> Counter[str]:
+    """Instructions by the functions that kernels call, and by kernels for their own lines."""
+    counts: Counter[str] = Counter()
+    for lines, count in simulator.profile(launches, depth=0).items():
+        names = [name for line in lines if (name := function_at(line.file, line.number)) not in THROUGH]
+        part = next((name for name in names if not name.endswith("_kernel")), names[0] if names else "?")
+        counts[part] += count
+    return counts
+
+
+def busiest_pipe(launches: list[dict[str, Any]], images: int) -> tuple[str, float]:
+    """The pipe that has most to do, and how long that takes at least, in microseconds a picture."""
+    cycles = [sum(each) / images for each in zip(*(launch["busy"] for launch in launches), strict=True)]
+    name, most = max(zip(PIPE_NAMES, cycles, strict=True), key=lambda pipe: pipe[1])
+    return name, round(most / CLOCK * 1e6 / MULTIPROCESSORS, 4)
 
 
 def readable(kernel: str) -> str:
@@ -143,7 +184,7 @@ def resources() -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[Prediction], kernels: list[dict[str, Any]]) -> str:
-    """Both tables."""
+    """All tables."""
     lines = [
         "# Predictions for an H200",
         "",
@@ -157,9 +198,33 @@ def markdown(rows: list[Prediction], kernels: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         numbers = f"{row.instructions:,} | {row.sectors:,} | {row.conflicts:,} | {row.per_cycle:.2f}"
-        target = "" if row.target is None else f"{row.target:g}"
+        target = "" if row.target is None else f"{row.target:.3f}"
         blocks = ", ".join(map(str, dict.fromkeys(row.resident)))
         lines.append(f"| {row.work} | {row.microseconds:.4f} | {row.floor:.4f} | {target} | {numbers} | {blocks} |")
+    lines += [
+        "",
+        "## Where the time of the hot operators goes",
+        "",
+        "Three things bound a prediction from below, in µs: memory (the floor), the issue of instructions, of which",
+        f"a multiprocessor begins {ISSUED} a cycle at most, and the pipe that has most to do (the ALU, which integers,",
+        "comparisons and selections go through, begins one in two cycles of each scheduler). The rest is waiting: a",
+        "block waits for memory and then computes, its warps wait for each other and for results. With the few",
+        "pictures that a multiprocessor gets of a batch, blocks wait for memory together and compute together, so that",
+        "the floor adds up with the computation. Instructions are in thousands a picture, and by the functions that",
+        "kernels call, with all that these call; a kernel's own lines stand under its name. A missed target is bold.",
+        "",
+        "| work | target | µs | floor | issue | busiest pipe | instructions | by function |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        if row.target is None:
+            continue
+        issue = row.instructions / ISSUED / CLOCK * 1e6 / MULTIPROCESSORS
+        missed = row.microseconds > row.target
+        figures = f"{row.target:.3f} | {'**' * missed}{row.microseconds:.4f}{'**' * missed} | {row.floor:.4f}"
+        parts = [f"`{part}` {count / 1e3:.1f}" for part, count in row.parts.items() if 50 * count >= row.instructions]
+        bounds = f"{issue:.4f} | {row.busiest[0]} {row.busiest[1]:.4f}"
+        lines.append(f"| {row.work} | {figures} | {bounds} | {row.instructions / 1e3:.1f} | {', '.join(parts)} |")
     lines += [
         "",
         "## Registers and memory of each kernel",

@@ -123,4 +123,23 @@ struct Search {
   int64_t thresholds() const { return levels ? levels->size(1) : static_cast<int64_t>(relative.size()); }
 };
 
+// The same for class_boxes, in the class maps of features [N, K, h, w] under weights [N, C, K].
+inline Search checked_class_search(const Tensor& features, const Tensor& weights, const std::optional<Tensor>& levels,
+                                   const std::vector<double>& thresholds, int64_t height, int64_t width, bool relu,
+                                   const std::string& mode, int64_t connectivity, const std::string& largest) {
+  check_single_weights(features, weights);
+  return {features,
+          levels,
+          thresholds,
+          height,
+          width,
+          relu,
+          mode,
+          connectivity,
+          largest,
+          features.size(0) * weights.size(1),
+          features.size(2),
+          features.size(3)};
+}
+
 }  // namespace fastcam

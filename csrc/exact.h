@@ -47,15 +47,16 @@ struct Linear {
   T w0, w1;
 };
 
-template <class T>
-FASTCAM_HD Linear<T> linear(int64_t i, int64_t in, int64_t out) {
+// Index: what the processor at hand counts in; i, in and out fit in any case.
+template <class T, class Index = int64_t>
+FASTCAM_HD Linear<T> linear(Index i, Index in, Index out) {
   const T scale = static_cast<T>(in) / static_cast<T>(out);
   const T scaled = scale * (static_cast<T>(i) + T(0.5));
   const T shifted = scaled - T(0.5);
   const T r = shifted > T(0) ? shifted : T(0);
-  const int64_t floor = static_cast<int64_t>(r);
-  const int64_t i0 = floor < in - 1 ? floor : in - 1;
-  const int64_t i1 = i0 + 1 < in - 1 ? i0 + 1 : in - 1;
+  const Index floor = static_cast<Index>(r);
+  const Index i0 = floor < in - 1 ? floor : in - 1;
+  const Index i1 = i0 + 1 < in - 1 ? i0 + 1 : in - 1;
   const T w1 = r - static_cast<T>(i0);
   return {static_cast<int32_t>(i0), static_cast<int32_t>(i1), T(1) - w1, w1};
 }

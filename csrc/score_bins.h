@@ -28,6 +28,16 @@ struct Bins {
     if (!(v >= T(0) && v <= T(3))) return -1;
     return v < T(1) ? within(v) : count + (v >= T(2));
   }
+
+  // The smallest score of bin i in [0, count].
+  template <class T>
+  FASTCAM_HD T first(int32_t i) const {
+    if (i == count) return T(1);
+    const double begin = static_cast<double>(i) * step;
+    if constexpr (sizeof(T) == sizeof(double)) return begin;
+    const float rounded = static_cast<float>(begin);
+    return static_cast<double>(rounded) < begin ? above(rounded) : rounded;
+  }
 };
 
 constexpr int32_t kMostBins = 4096;

@@ -72,9 +72,8 @@ Tensor find_class_boxes(const Tensor& features, const Tensor& weights, const Sea
 Tensor class_boxes(const Tensor& features, const Tensor& weights, std::optional<Tensor> levels,
                    std::vector<double> thresholds, int64_t height, int64_t width, bool relu, std::string mode,
                    int64_t connectivity, std::string largest) {
-  check_single_weights(features, weights);
-  const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
-                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  const Search search =
+      checked_class_search(features, weights, levels, thresholds, height, width, relu, mode, connectivity, largest);
   return find_class_boxes(features, weights, search, nullptr);
 }
 
@@ -82,9 +81,8 @@ std::tuple<Tensor, Tensor> class_boxes_and_maps(const Tensor& features, const Te
                                                 std::optional<Tensor> levels, std::vector<double> thresholds,
                                                 int64_t height, int64_t width, bool relu, std::string mode,
                                                 int64_t connectivity, std::string largest, bool as_bytes) {
-  check_single_weights(features, weights);
-  const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
-                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  const Search search =
+      checked_class_search(features, weights, levels, thresholds, height, width, relu, mode, connectivity, largest);
   STD_TORCH_CHECK(search.thresholds() > 0, "class_boxes_and_maps: at least one threshold");
   const Tensor pictures =
       empty_on(features, {search.M, height, width}, as_bytes ? ScalarType::Byte : ScalarType::Float);

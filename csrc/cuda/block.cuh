@@ -75,6 +75,10 @@ __device__ inline T warp_reduce(T v, Op op) {
       return __reduce_add_sync(kAllLanes, v);
     else
       static_assert(std::is_same_v<Op, Sum>, "an operation that the hardware does not reduce by");
+  } else if constexpr (std::is_same_v<T, uint64_t> && std::is_same_v<Op, Larger>) {  // upper halves, then lower ones
+    const unsigned upper = __reduce_max_sync(kAllLanes, static_cast<unsigned>(v >> 32));
+    const unsigned lower = static_cast<unsigned>(v >> 32) == upper ? static_cast<unsigned>(v) : 0u;
+    return static_cast<uint64_t>(upper) << 32 | __reduce_max_sync(kAllLanes, lower);
   } else {
     for (int distance = 16; distance > 0; distance /= 2) v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
     return v;

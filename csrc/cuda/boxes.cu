@@ -108,12 +108,15 @@ Tensor launch_class_boxes(const Launch& launch, const Search& search, const Layo
                        class_map_space(layout.positions()) * static_cast<int64_t>(sizeof(float)));
   const int64_t unheld = plan.arguments.map_bytes > 0 ? 0 : search.M * layout.positions();
   Tensor maps = empty_on(weights, {unheld}, ScalarType::Float);
+  const auto kernel = picture.pixels == nullptr ? (search.bicubic ? class_boxes_kernel<kThreads, true, false, In>
+                                                                  : class_boxes_kernel<kThreads, false, false, In>)
+                                                : (search.bicubic ? class_boxes_kernel<kThreads, true, true, In>
+                                                                  : class_boxes_kernel<kThreads, false, true, In>);
   return plan.boxes(weights, [&](const float* absolute, const Relative& relative, int32_t* out, const BoxArguments& a) {
-    launch("class_boxes",
-           search.bicubic ? class_boxes_kernel<kThreads, true, In> : class_boxes_kernel<kThreads, false, In>, plan.grid,
-           kThreads, plan.shared, static_cast<const In*>(layout.tensor.const_data_ptr()),
-           weights.const_data_ptr<float>(), maps.mutable_data_ptr<float>(), absolute, relative, out, C,
-           layout.channels(), layout.channels_last, a, a.begin == 0 ? picture : Picture{});
+    launch("class_boxes", kernel, plan.grid, kThreads, plan.shared,
+           static_cast<const In*>(layout.tensor.const_data_ptr()), weights.const_data_ptr<float>(),
+           maps.mutable_data_ptr<float>(), absolute, relative, out, C, layout.channels(), layout.channels_last, a,
+           a.begin == 0 ? picture : Picture{});
   });
 }
 
@@ -132,9 +135,8 @@ Tensor find_class_boxes(const Tensor& features, const Tensor& weights, const Sea
 Tensor class_boxes(const Tensor& features, const Tensor& weights, std::optional<Tensor> levels,
                    std::vector<double> thresholds, int64_t height, int64_t width, bool relu, std::string mode,
                    int64_t connectivity, std::string largest) {
-  check_single_weights(features, weights);
-  const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
-                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  const Search search =
+      checked_class_search(features, weights, levels, thresholds, height, width, relu, mode, connectivity, largest);
   return find_class_boxes(features, weights, search, nullptr);
 }
 
@@ -142,9 +144,8 @@ std::tuple<Tensor, Tensor> class_boxes_and_maps(const Tensor& features, const Te
                                                 std::optional<Tensor> levels, std::vector<double> thresholds,
                                                 int64_t height, int64_t width, bool relu, std::string mode,
                                                 int64_t connectivity, std::string largest, bool as_bytes) {
-  check_single_weights(features, weights);
-  const Search search(features, levels, thresholds, height, width, relu, mode, connectivity, largest,
-                      features.size(0) * weights.size(1), features.size(2), features.size(3));
+  const Search search =
+      checked_class_search(features, weights, levels, thresholds, height, width, relu, mode, connectivity, largest);
   STD_TORCH_CHECK(search.thresholds() > 0, "class_boxes_and_maps: at least one threshold");
   const Tensor pictures =
       empty_on(features, {search.M, height, width}, as_bytes ? ScalarType::Byte : ScalarType::Float);

@@ -182,7 +182,8 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
   search_map<kThreads, kBicubic, false>(coarse + m * a.size.h * a.size.w, shared, m, levels, relative, a, {}, out);
 }
 
-template <int kThreads, bool kBicubic, class In>
+// A kernel of its own paints: the other one needs no registers for it.
+template <int kThreads, bool kBicubic, bool kPaints, class In>
 __global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
     class_boxes_kernel(const In* __restrict__ features,    // [N, K, h, w] or [N, h, w, K]
                        const float* __restrict__ weights,  // [N, C, K]
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kBicubic> / kThreads)
   float* map = a.map_bytes ? reinterpret_cast<float*>(shared) : maps + m * Z;
   float* space = reinterpret_cast<float*>(shared + a.map_bytes);  // what becomes the room
   block_class_map<kThreads>(features + m / C * K * Z, weights + m * K, map, K, Z, channels_last, space);
-  search_map<kThreads, kBicubic, true>(map, shared, m, levels, relative, a, picture, out);
+  search_map<kThreads, kBicubic, kPaints>(map, shared, m, levels, relative, a, picture, out);
 }
 
 }  // namespace fastcam

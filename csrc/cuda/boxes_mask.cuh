@@ -39,7 +39,8 @@ __device__ inline float warp_cutoff(float low, float high, float threshold) {
 // Columns of the last word of a row.
 __device__ inline uint32_t last_columns(const Upsampling& size) { return 0xffffffffu >> (-size.W & 31); }
 
-// Fills the room's mask with surface >= cut, pixel by pixel: a warp takes a strip of rows, two words at a time.
+// Fills the room's mask with surface >= cut and counts its runs, as find_runs() wants it. Pixel by pixel: a warp takes
+// a strip of rows, two words at a time.
 template <int kThreads, bool kBicubic, class Index>
 __device__ void threshold(const Surface<float, kBicubic>& surface, const Upsampling& size, float cut,
                           const Room<Index>& room) {
@@ -58,15 +59,14 @@ __device__ void threshold(const Surface<float, kBicubic>& surface, const Upsampl
     });
   }
   __syncthreads();
+  count_runs<kThreads>(room);
 }
 
 // Beyond all columns, and exact as a float.
 constexpr int kFar = 1 << 20;
 
-// Bits [begin, end) of a word, if any; begin is at least 0, end at most 32.
-__device__ inline uint32_t columns_between(int begin, int end) {
-  return begin < end ? (0xffffffffu >> (32 - (end - begin))) << begin : 0;
-}
+// Bits of a word from `begin` on; none from 32 on.
+__device__ inline uint32_t columns_from(int begin) { return __funnelshift_lc(0, 0xffffffffu, larger(begin, 0)); }
 
 // The same mask for bilinear surfaces of a map in shared memory, much cheaper. A lane has a row, a warp 32 of them. In
 // a row, the columns between the same two coarse columns lie on a line but for rounding: where this crosses the cut
@@ -81,61 +81,67 @@ __device__ void threshold(const Surface<float, false>& surface, const Upsampling
     const int y = top + lane();
     const Linear<float> row = surface.rows()[y < size.H ? y : size.H - 1];
     const float *up = surface.held() + row.i0 * size.w, *down = surface.held() + row.i1 * size.w;
-    // Of the stretch of columns between two coarse ones, all relative to the word: those in [set, unset) are set, those
-    // in [first, last) are too close to call. The four coarse values around this row's pixels there:
-    int set = 0, unset = 0, first = 0, last = 0;
-    float a = 0, b = 0, c = 0, d = 0;
+    uint32_t* const words = room.mask + y * room.words;
+    uint32_t bits = 0, before = 0;  // of the word at hand, and of the one before it
+    int word = 0, runs = 0;
+    const auto finish = [&] {
+      runs += __popc(starts_of(bits, before));
+      if (y < size.H) words[word] = bits;
+      before = bits, bits = 0, ++word;
+    };
+    // The coarse values on the left and on the right, above and below, and between them what this row has there.
+    float b = up[0], d = down[0], to = lerp(row.w0, b, row.w1, d);
+    int begin = 0;
 #pragma unroll 1
-    for (int word = 0; word < room.words; ++word, set -= 32, unset -= 32, first -= 32, last -= 32) {
-      const int x = 32 * word + lane(), columns = size.W - 32 * word < 32 ? size.W - 32 * word : 32;
-      const int left = surface.columns()[x < size.W ? x : size.W - 1].i0;
-      const int before = x == 0 ? -1 : surface.columns()[x <= size.W ? x - 1 : size.W - 1].i0;
-      const unsigned starts = __ballot_sync(kAllLanes, left != before);
-      uint32_t bits = 0;
+    for (int cell = 0; cell < size.w; ++cell) {
+      const int right = cell + 1 < size.w ? cell + 1 : cell, end = surface.column_starts()[cell + 1];
+      const float a = b, c = d, from = to;
+      b = up[right], d = down[right], to = lerp(row.w0, b, row.w1, d);
+      const float size_of = fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d))), rise = to - from;
+      const float slack = size_of * 0x1p-20f + 0x1p-140f;  // more than rounding adds up to
+      const bool below = fmaxf(from, to) + slack < cut, reached = fminf(from, to) - slack >= cut;
+      // Columns in [set, unset) are set, those in [first, last) are too close to call.
+      int set = begin, unset = reached ? end : begin, first = begin, last = begin;
+      bool doubts = false;
+      if (__any_sync(kAllLanes, !below && !reached)) {
+        // Where the line crosses the cut, as a share of the way, and how far off that may be, in the same unit (doubt)
+        // and in columns (margin). A quick reciprocal is good enough for both.
+        const float share = __fdividef(1.0f, rise), crossing = (cut - from) * share;
+        const float doubt = size_of < 0x1p100f ? 2.0f * slack * fabsf(share) : INFINITY;
+        const float margin = spare + doubt * apart;
+        const float at = (static_cast<float>(cell) + crossing + 0.5f) * apart - 0.5f;
+        // Bounds in this order make a NaN of what is not known anywhere. The first output columns may lie before the
+        // first coarse one, and are like that.
+        const int low = static_cast<int>(ceilf(fminf(fmaxf(at - margin, -1.0f), kFar)));
+        const int high = static_cast<int>(floorf(fmaxf(fminf(at + margin, kFar), -1.0f))) + 1;
+        if (!below && !reached) {
+          first = crossing > doubt ? smaller(larger(low, begin), end) : begin;
+          last = smaller(larger(high, first), end);
+          set = rise > 0 ? last : begin, unset = rise > 0 ? end : first;
+        }
+        doubts = __any_sync(kAllLanes, first < last);
+      }
 #pragma unroll 1
-      for (unsigned rest = starts | 1; rest;) {
-        const int begin = __ffs(static_cast<int>(rest)) - 1;
-        rest &= rest - 1;
-        const int end = rest ? __ffs(static_cast<int>(rest)) - 1 : columns;
-        if (starts >> begin & 1) {
-          const Linear<float> column = surface.columns()[32 * word + begin];
-          a = up[column.i0], b = up[column.i1], c = down[column.i0], d = down[column.i1];
-          const float from = lerp(row.w0, a, row.w1, c), to = lerp(row.w0, b, row.w1, d), rise = to - from;
-          const float size_of = fmaxf(fmaxf(fabsf(a), fabsf(b)), fmaxf(fabsf(c), fabsf(d)));
-          const float slack = size_of * 0x1p-20f + 0x1p-140f;  // more than rounding adds up to
-          const bool below = fmaxf(from, to) + slack < cut, reached = fminf(from, to) - slack >= cut;
-          set = begin, unset = reached ? kFar : begin, first = last = begin;
-          if (__any_sync(kAllLanes, !below && !reached)) {
-            // Where the line crosses the cut, as a share of the way, and how far off that may be, in the same unit
-            // (doubt) and in columns (margin). A quick reciprocal is good enough for both.
-            const float share = __fdividef(1.0f, rise), crossing = (cut - from) * share;
-            const float doubt = size_of < 0x1p100f ? 2.0f * slack * fabsf(share) : INFINITY;
-            const float margin = spare + doubt * apart;
-            const float at = (static_cast<float>(column.i0) + crossing + 0.5f) * apart - 0.5f - 32.0f * word;
-            // Bounds in this order make a NaN of what is not known anywhere. The first output columns may lie before
-            // the first coarse one, and are like that.
-            const int low = static_cast<int>(ceilf(fminf(fmaxf(at - margin, -1.0f), kFar)));
-            const int high = static_cast<int>(floorf(fmaxf(fminf(at + margin, kFar), -1.0f))) + 1;
-            if (!below && !reached) {
-              first = crossing > doubt ? larger(low, begin) : begin;
-              last = larger(high, first);
-              set = rise > 0 ? last : begin, unset = rise > 0 ? kFar : first;
-            }
+      while (begin < end) {  // the words that these columns reach
+        const int base = 32 * word;
+        bits |= columns_from(set - base) & ~columns_from(unset - base);
+        if (doubts) {
+          const int stop = smaller(last, base + 32);
+#pragma unroll 1
+          for (int x = larger(first, base); __any_sync(kAllLanes, x < stop); ++x) {
+            if (x >= stop) continue;
+            const Linear<float> column = surface.columns()[x];
+            const float above = lerp(column.w0, a, column.w1, b), under = lerp(column.w0, c, column.w1, d);
+            if (lerp(row.w0, above, row.w1, under) >= cut) bits |= 1u << (x - base);
           }
         }
-        bits |= columns_between(larger(set, begin), smaller(unset, end));
-#pragma unroll 1
-        for (int j = larger(first, begin); __any_sync(kAllLanes, j < smaller(last, end)); ++j) {
-          if (j >= smaller(last, end)) continue;
-          const Linear<float> column = surface.columns()[32 * word + j];
-          const float above = lerp(column.w0, a, column.w1, b), under = lerp(column.w0, c, column.w1, d);
-          if (lerp(row.w0, above, row.w1, under) >= cut) bits |= 1u << j;
-        }
+        begin = smaller(end, base + 32);
+        if (begin == base + 32) finish();
       }
-      if (y < size.H) room.mask[y * room.words + word] = bits;
     }
+    if (word < room.words) finish();
+    if (y < size.H) room.first[y] = runs;
   }
-  __syncthreads();
 }
 
 }  // namespace fastcam

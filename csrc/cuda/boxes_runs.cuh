@@ -1,5 +1,5 @@
 // One block labels one mask and finds its largest component. The mask is bits; its unit is the run, a stretch of set
-// pixels of a row. A thread takes a strip of words, and a prefix sum numbers the runs in raster order. Then a thread
+// pixels of a row. A thread takes rows, and a prefix sum numbers their runs in raster order. Then a thread
 // takes a run: its parent is the first run above that touches it, pointer jumping leads to a root, and the few runs
 // that touch several join these with atomicMin, so that a component ends at its first run, whatever the order.
 // Pixels, contour areas and links are added up at the roots: integers only, hence the same for any number of threads.
@@ -30,46 +30,68 @@ __device__ inline void for_runs(int32_t count, const F& f) {
   for (int32_t i = threadIdx.x; i < count; i += kThreads) f(i);
 }
 
-// Lists the runs and returns how many the mask has; none is listed when they are more than the room's capacity.
+// The bits of a word at which runs of its row start, and those at which they have ended; `before` is the word on the
+// left, 0 at the beginning of a row.
+__device__ inline uint32_t edges_of(uint32_t word, uint32_t before) { return word ^ (word << 1 | before >> 31); }
+__device__ inline uint32_t starts_of(uint32_t word, uint32_t before) { return word & edges_of(word, before); }
+
+// Calls f(y) for this thread's share of the rows.
+template <int kThreads, class F>
+__device__ inline void for_rows(int32_t H, const F& f) {
+#pragma unroll 1
+  for (int32_t y = threadIdx.x; y < H; y += kThreads) f(y);
+}
+
+// Counts the runs of each row, where the number of its first run will be.
+template <int kThreads, class Index>
+__device__ void count_runs(const Room<Index>& room) {
+  for_rows<kThreads>(room.H, [&](int32_t y) {
+    const uint32_t* words = room.mask + static_cast<int64_t>(y) * room.words;
+    uint32_t before = 0;
+    int32_t runs = 0;
+#pragma unroll 1
+    for (int32_t k = 0; k < room.words; ++k) {
+      runs += __popc(starts_of(words[k], before));
+      before = words[k];
+    }
+    room.first[y] = runs;
+  });
+}
+
+// Lists the runs and returns how many the mask has; none is listed when they are more than the room's capacity. The
+// rows of a thread's share are as it has left them, and their runs counted.
 template <int kThreads, class Index>
 __device__ int32_t find_runs(const Room<Index>& room) {
-  const int32_t words = room.words, items = room.H * words, strip = (items + kThreads - 1) / kThreads;
-  const int32_t begin = smaller(static_cast<int32_t>(threadIdx.x) * strip, items), end = smaller(begin + strip, items);
-  const int32_t y0 = begin / words, k0 = begin - y0 * words;
-  const uint32_t open = k0 > 0 ? room.mask[begin - 1] >> 31 : 0;
-  uint32_t carry = open;
-  int32_t count = 0;
+  int32_t total = 0;
 #pragma unroll 1
-  for (int32_t i = begin, k = k0; i < end; ++i) {
-    const uint32_t m = room.mask[i];
-    count += __popc(m & ~(m << 1 | carry));
-    carry = ++k < words ? m >> 31 : 0;
-    if (k == words) k = 0;
+  for (int32_t top = 0; top < room.H; top += kThreads) {
+    const int32_t y = top + static_cast<int32_t>(threadIdx.x);
+    int32_t count;
+    const int32_t run = total + block_exclusive_sum<kThreads>(y < room.H ? room.first[y] : 0, &count);
+    if (y < room.H) room.first[y] = run;
+    total += count;
   }
-  int32_t total;
-  int32_t run = block_exclusive_sum<kThreads>(count, &total);
   if (total > room.capacity) return total;
-  int32_t closed = run - static_cast<int32_t>(open);
-  carry = open;
+  for_rows<kThreads>(room.H, [&](int32_t y) {
+    const uint32_t* words = room.mask + static_cast<int64_t>(y) * room.words;
+    int32_t run = room.first[y];
+    uint32_t before = 0;
 #pragma unroll 1
-  for (int32_t i = begin, k = k0, y = y0; i < end; ++i) {
-    if (k == 0) room.first[y] = run;
-    const uint32_t m = room.mask[i], before = m << 1 | carry;
+    for (int32_t k = 0; k < room.words; ++k) {
+      const uint32_t word = words[k];
 #pragma unroll 1
-    for (uint32_t edges = m & ~before; edges; edges &= edges - 1) {
-      room.start[run] = static_cast<Index>(32 * k + __ffs(static_cast<int>(edges)) - 1);
-      room.row[run++] = static_cast<Index>(y);
+      for (uint32_t edges = edges_of(word, before); edges; edges &= edges - 1) {
+        const uint32_t edge = edges & -edges;
+        const Index x = static_cast<Index>(32 * k + __ffs(static_cast<int>(edges)) - 1);
+        if (word & edge)
+          room.start[run] = x, room.row[run] = static_cast<Index>(y);
+        else
+          room.end[run++] = x;
+      }
+      before = word;
     }
-#pragma unroll 1
-    for (uint32_t edges = before & ~m; edges; edges &= edges - 1)
-      room.end[closed++] = static_cast<Index>(32 * k + __ffs(static_cast<int>(edges)) - 1);
-    carry = m >> 31;
-    if (++k < words) continue;
-    if (carry) room.end[closed++] = static_cast<Index>(room.W);
-    carry = 0;
-    k = 0;
-    ++y;
-  }
+    if (before >> 31) room.end[run] = static_cast<Index>(room.W);
+  });
   if (threadIdx.x == 0) room.first[room.H] = total;
   __syncthreads();
   return total;
@@ -98,24 +120,29 @@ __device__ inline void for_touching(const Room<Index>& room, int32_t i, int32_t 
 template <int kThreads, class Index>
 __device__ void label_runs(const Room<Index>& room, int32_t count, Choice choice) {
   const int32_t reach = choice.connectivity == 8 ? 1 : 0;
+  // Which of this thread's runs touch several; where it has more than 32, the last bit is for all the others.
+  uint32_t several = 0;
+  const auto bit_of = [](int32_t i) { return 1u << smaller(i / kThreads, 31); };
   for_runs<kThreads>(count, [&](int32_t i) {
     const int32_t start = room.start[i], end = room.end[i];
     int32_t parent = i, contour2 = 0, links = -1;
     for_touching(room, i, reach, [&](int32_t j) {
       if (parent == i) parent = j;
+      ++links;
       if (!choice.contour) return;
       const int32_t left = room.start[j], right = room.end[j];
       contour2 += 2 * ((end < right ? end : right) - (start > left ? start : left)) - 2;
       contour2 += (start != left) + (end != right);
-      ++links;
     });
     room.parent[i] = parent;
     room.size[i] = choice.contour ? contour2 : end - start;
     if (choice.contour) room.links[i] = links;
+    if (links > 0) several |= bit_of(i);
   });
   __syncthreads();
   for_runs<kThreads>(count, [&](int32_t i) {
     compress(room.parent, i);
+    if ((several & bit_of(i)) == 0) return;
     bool first = true;  // which is the parent already
     for_touching(room, i, reach, [&](int32_t j) {
       if (!first) join(room.parent, i, j);

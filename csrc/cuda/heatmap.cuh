@@ -37,10 +37,12 @@ __device__ inline Kept<T, Out> kept(T v) {
 }
 
 // Four pixels of a row: neighbours as one word, others one by one.
-template <class T, class Out>
+template <bool kNeighbours, class T, class Out>
 __device__ inline void store(Out* row, int x, int step, int W, const Kept<T, Out> (&v)[4]) {
-  if (W % 4 != 0) {
-    for (int c = 0; c < 4 && x + c * step < W; ++c) row[x + c * step] = static_cast<Out>(v[c]);
+  if constexpr (!kNeighbours) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c)
+      if (x + c * step < W) row[x + c * step] = static_cast<Out>(v[c]);
   } else if constexpr (sizeof(Out) == 1) {
     *reinterpret_cast<unsigned*>(row + x) = v[0] | v[1] << 8 | v[2] << 16 | v[3] << 24;
   } else if constexpr (sizeof(Out) == sizeof(float)) {
@@ -66,23 +68,40 @@ __device__ inline Rows rows_of_block(int H) {
 template <int kThreads, class Out, class T, bool kBicubic, class Finished>
 __device__ void paint(const Surface<T, kBicubic>& surface, const Upsampling& size, int begin, int end,
                       Out* __restrict__ out, const Finished& finished) {
-  surface.template each<kThreads>(begin, end, [&](int x, int y, const T(&v)[4]) {
-    const Kept<T, Out> pixels[4] = {finished(v[0]), finished(v[1]), finished(v[2]), finished(v[3])};
-    Out* row = out + uint64_t{static_cast<unsigned>(y)} * static_cast<unsigned>(size.W);
-    store<T, Out>(row, x, surface.step(), size.W, pixels);
-  });
+  const auto run = [&](auto neighbours) {
+    constexpr bool kNeighbours = decltype(neighbours)::value;
+    surface.template each_strip<kThreads>(begin, end, [&](int x, int from, int to) {
+      Out* row = out + uint64_t{static_cast<unsigned>(from)} * static_cast<unsigned>(size.W);
+      const int step = kNeighbours ? 1 : surface.step();
+      surface.template walk<4, kNeighbours>(x, step, from, to, [&](int, const T(&v)[4]) {
+        const Kept<T, Out> pixels[4] = {finished(v[0]), finished(v[1]), finished(v[2]), finished(v[3])};
+        store<kNeighbours, T, Out>(row, x, step, size.W, pixels);
+        row += size.W;
+      });
+    });
+  };
+  if (surface.held() != nullptr && size.W % 4 == 0)
+    run(std::true_type());
+  else
+    run(std::false_type());
 }
 
 // 8-bit levels of pixels between low and high, mostly by one operation each: a pixel's level and what follows the point
 // are read from the bits of 256 + 255 (v - low) / (high - low), as a line between two coarse rows gives it. Rounding
 // makes that wrong by less than 2^-11 (see levels_on_lines), so that only pixels which come as close to a whole number
-// are computed as they are defined. Columns are neighbours, and shared memory has the surface.
+// are computed as they are defined: a list of them is left for the end, when each thread takes one. Columns are
+// neighbours, and shared memory has the surface.
 template <int kThreads>
 __device__ void paint_on_lines(const Surface<float, false>& surface, const Upsampling& size, int begin, int end,
                                float low, float high, uint8_t* __restrict__ out) {
   constexpr float kDoubt = 0x1p-11f;
   constexpr unsigned kClear = 0x7fe0;  // some of these bits are set unless the level is in doubt
+  constexpr int kMost = 128;           // what the list has room for: one pixel in a thousand, mostly
+  __shared__ int doubtful[kMost], count;
+  if (threadIdx.x == 0) count = 0;
+  __syncthreads();
   const float range = high - low, scale = 255.0f / range;
+  const auto level = [&](int y, int x) { return quantised(normalised(surface(y, x), low, range)); };
   surface.template each_strip<kThreads>(begin, end, [&](int x, int from, int to) {
     uint8_t* at = out + uint64_t{static_cast<unsigned>(from)} * static_cast<unsigned>(size.W) + x;
     float start[4], rise[4];
@@ -112,12 +131,23 @@ __device__ void paint_on_lines(const Surface<float, false>& surface, const Upsam
       if (!clear) {
 #pragma unroll
         for (int c = 0; c < 4; ++c)
-          if ((bits[c] & kClear) == 0) bits[c] = uint32_t{quantised(normalised(surface(y, x + c), low, range))} << 15;
+          if ((bits[c] & kClear) == 0) {
+            const int place = atomicAdd(&count, 1);
+            if (place < kMost)
+              doubtful[place] = y * size.W + x + c;
+            else
+              bits[c] = uint32_t{level(y, x + c)} << 15;
+          }
       }
       *reinterpret_cast<unsigned*>(at) = (bits[0] >> 15 & 0xffu) | (bits[1] >> 7 & 0xff00u) |
                                          (bits[2] << 1 & 0xff0000u) | (bits[3] << 9 & 0xff000000u);
     }
   });
+  __syncthreads();
+  for (int i = threadIdx.x; i < smaller(count, kMost); i += kThreads) {
+    const int y = doubtful[i] / size.W, x = doubtful[i] - y * size.W;
+    out[doubtful[i]] = level(y, x);
+  }
 }
 
 // Whether paint_on_lines may be used. In units of levels, a sample of at most 5/4 of the range is at most 640 from low,

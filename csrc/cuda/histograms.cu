@@ -17,10 +17,9 @@ template <class T>
 void launch_histograms(const Launch& launch, const Tensor& maps, const Tensor& masks, const Bins& bins, int64_t shares,
                        const Tensor& out) {
   launch("score_histograms", score_histograms_kernel<kThreads, T>,
-         dim3(static_cast<unsigned>(maps.size(0)), static_cast<unsigned>(shares)), kThreads,
-         int64_t{2} * bins.all() * static_cast<int64_t>(sizeof(unsigned)), maps.const_data_ptr<T>(),
-         masks.const_data_ptr<uint8_t>(), reinterpret_cast<unsigned long long*>(out.mutable_data_ptr<int64_t>()),
-         maps.size(1) * maps.size(2), bins);
+         dim3(static_cast<unsigned>(maps.size(0)), static_cast<unsigned>(shares)), kThreads, histogram_space<T>(bins),
+         maps.const_data_ptr<T>(), masks.const_data_ptr<uint8_t>(),
+         reinterpret_cast<unsigned long long*>(out.mutable_data_ptr<int64_t>()), maps.size(1) * maps.size(2), bins);
 }
 
 Tensor score_histograms(const Tensor& maps_, const Tensor& masks_, int64_t count) {

@@ -59,6 +59,7 @@ void launch_gradient_map(const Launch& launch, const Layout& features, const Lay
   // Weights first, and then their map. One kernel for both, by way of shared memory, reads activations once less and
   // takes longer.
   const int64_t N = features.images(), K = features.channels(), Z = features.positions();
+  STD_TORCH_CHECK(Z < int64_t{1} << 31, "gradient_map: too many positions");
   Tensor weights = empty_on(out, {N, K}, out.scalar_type());
   auto* w = static_cast<Acc*>(weights.mutable_data_ptr());
   const dim3 grid(static_cast<unsigned>(N), static_cast<unsigned>(std::min(ceil_div(K, 32), kMostGridY)));

@@ -50,10 +50,8 @@ struct Window {
   int count;
   bool channels_last;
 
-  // Where the first activation of partial sum i lies; the next ones follow in steps of period().
-  __device__ int64_t first(int i) const {
-    return channels_last ? (begin + i / kPartials) * K + i % kPartials : i / count * Z + begin + i % count;
-  }
+  // Where channel k lies at a position of these; those that are added to it follow in steps of period().
+  __device__ int64_t first(int k, int z) const { return channels_last ? (begin + z) * K + k : k * Z + begin + z; }
   __device__ int64_t period() const { return channels_last ? kPartials : kPartials * Z; }
   // Partial sum p of a position. Channels last, neighbouring threads would meet in one bank of shared memory: the
   // exclusive or leads them apart, and exchanges only summands.
@@ -84,29 +82,29 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
 #pragma unroll
     for (int e = 0; e < V; ++e) sum[e] = 0;
     // Neighbour e belongs to channel k + e, or to k as long as e < left and then to the next one.
-    const int k = kLast ? i % kPartials : i / window.count, left = window.count - i % window.count;
-    const int next = left < V;
-    int64_t at = window.first(i);
-    const Acc* w = kWeighted ? weights + k : nullptr;
+    const int k = kLast ? i % kPartials : i / window.count, z = kLast ? i / kPartials : i - k * window.count;
+    const int left = window.count - z;
+    int64_t at = window.first(k, z);
+    const Acc *w = kWeighted ? weights + k : nullptr, *next = kWeighted ? w + (left < V) : nullptr;
     // What a turn multiplies by, loaded as early as the activations: V gradients, or the weights of V channels or two.
     constexpr int kFactors = !kWeighted || (V > 1 && kLast) ? V : V > 1 ? 2 : 1;
     struct Turn {
       Neighbours<V, In> a, g;
       Acc w[kFactors];
     };
-    const auto load = [&](Turn& turn, int64_t at, const Acc* w) {
+    const auto load = [&](Turn& turn, int64_t at, int k) {  // channel k from here
       turn.a.load(a + at);
       if constexpr (!kWeighted) {
         turn.g.load(g + at);
       } else if constexpr (V > 1 && kLast) {
 #pragma unroll
         for (int e = 0; e < V; e += sizeof(uint4) / sizeof(Acc)) {
-          const uint4 words = *reinterpret_cast<const uint4*>(w + e);
+          const uint4 words = *reinterpret_cast<const uint4*>(w + k + e);
           memcpy(turn.w + e, &words, sizeof(words));
         }
       } else {
-        turn.w[0] = w[0];
-        if constexpr (kFactors == 2) turn.w[1] = w[next];
+        turn.w[0] = w[k];
+        if constexpr (kFactors == 2) turn.w[1] = next[k];
       }
     };
     const auto add = [&](const Turn& turn) {
@@ -129,18 +127,18 @@ __device__ void sweep(const Window& window, const In* __restrict__ a, const In* 
     for (; turn + kInFlight <= turns; turn += kInFlight) {
       Turn ahead[kInFlight];
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u) load(ahead[u], at + u * period, kWeighted ? w + u * kPartials : nullptr);
+      for (int u = 0; u < kInFlight; ++u) load(ahead[u], at + u * period, u * kPartials);
 #pragma unroll
       for (int u = 0; u < kInFlight; ++u) add(ahead[u]);
       at += kInFlight * period;
-      if constexpr (kWeighted) w += kInFlight * kPartials;
+      if constexpr (kWeighted) w += kInFlight * kPartials, next += kInFlight * kPartials;
     }
 #pragma unroll 1
     for (; turn < turns; ++turn, at += period) {
       Turn one;
-      load(one, at, w);
+      load(one, at, 0);
       add(one);
-      if constexpr (kWeighted) w += kPartials;
+      if constexpr (kWeighted) w += kPartials, next += kPartials;
     }
 #pragma unroll
     for (int e = 0; e < V; ++e) {

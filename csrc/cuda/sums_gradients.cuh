@@ -17,7 +17,6 @@ template <class In>
 struct Gradients {
   const In *a, *g;
   int64_t K, Z;
-  bool channels_last;
   Weighting weighting;
   Accumulator<In> eps;
 };
@@ -38,14 +37,15 @@ __device__ Acc pooled(const Acc* pool, int c, bool channels_last) {
 }
 
 // f(a, g) for the positions q, q + 8, ... of a channel, in order; what is not wanted is not read.
-template <bool kActivations, bool kGradients, class In, class F>
+template <bool kLast, bool kActivations, bool kGradients, class In, class F>
 __device__ void for_positions(const Gradients<In>& from, int64_t k, int q, const F& f) {
   using Acc = Accumulator<In>;
   constexpr int kInFlight = 8;
-  const int64_t next = from.channels_last ? kPools * from.K : kPools;
-  const int64_t first = from.channels_last ? q * from.K + k : k * from.Z + q;
+  const int64_t next = kLast ? kPools * from.K : kPools;
+  const int64_t first = kLast ? q * from.K + k : k * from.Z + q;
   const In *a_at = from.a + first, *g_at = from.g + first;
-  for (int64_t left = (from.Z - q + kPools - 1) / kPools; left > 0; left -= kInFlight) {
+#pragma unroll 1
+  for (int left = (static_cast<int>(from.Z) - q + kPools - 1) / kPools; left > 0; left -= kInFlight) {
     In a[kInFlight], g[kInFlight];
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {  // all loads before the first use
@@ -66,42 +66,42 @@ __device__ void for_positions(const Gradients<In>& from, int64_t k, int q, const
 FASTCAM_HD int64_t pool_space(int channels) { return int64_t{2} * kPools * channels; }
 
 // weights[0 ... count) of the channels from begin on, complete on return. All threads of the block call it.
-template <int kThreads, class In, class Acc>
+template <int kThreads, bool kLast, class In, class Acc>
 __device__ void channel_weights(const Gradients<In>& from, int64_t begin, int count, Acc* pools, Acc* weights) {
-  const bool last = from.channels_last;
   const int items = (count + 31) / 32 * 32 * kPools, t = static_cast<int>(threadIdx.x);
   Acc *activations = pools, *products = pools + items;  // [channels, 8] each, as items go
   for (int i = t; i < items; i += kThreads) {
-    const Item item(i, last);
+    const Item item(i, kLast);
     if (item.c >= count) continue;
     const int64_t k = begin + item.c;
     Acc sum = 0, product = 0;
     if (from.weighting == Weighting::kGradCam)
-      for_positions<false, true>(from, k, item.q, [&](Acc, Acc g) { product += g; });
+      for_positions<kLast, false, true>(from, k, item.q, [&](Acc, Acc g) { product += g; });
     else if (from.weighting == Weighting::kGradCamPlusPlus)
-      for_positions<true, false>(from, k, item.q, [&](Acc a, Acc) { sum += a; });
+      for_positions<kLast, true, false>(from, k, item.q, [&](Acc a, Acc) { sum += a; });
     else
-      for_positions<true, true>(from, k, item.q, [&](Acc a, Acc g) { sum += a, product = fused(g, a, product); });
+      for_positions<kLast, true, true>(from, k, item.q,
+                                       [&](Acc a, Acc g) { sum += a, product = fused(g, a, product); });
     activations[i] = sum;
     products[i] = product;
   }
   __syncthreads();
   if (from.weighting == Weighting::kGradCamPlusPlus) {
     for (int i = t; i < items; i += kThreads) {
-      const Item item(i, last);
+      const Item item(i, kLast);
       if (item.c >= count) continue;
-      const Acc total = pooled(activations, item.c, last);
+      const Acc total = pooled(activations, item.c, kLast);
       Acc sum = 0;
-      for_positions<false, true>(from, begin + item.c, item.q,
-                                 [&](Acc, Acc g) { sum += plus_plus(g, total, from.eps); });
+      for_positions<kLast, false, true>(from, begin + item.c, item.q,
+                                        [&](Acc, Acc g) { sum += plus_plus(g, total, from.eps); });
       products[i] = sum;
     }
     __syncthreads();
   }
   for (int c = t; c < count; c += kThreads) {
-    Acc weight = pooled(products, c, last);
+    Acc weight = pooled(products, c, kLast);
     if (from.weighting == Weighting::kGradCam) weight /= static_cast<Acc>(from.Z);
-    if (from.weighting == Weighting::kXGradCam) weight /= ratio_base(pooled(activations, c, last), from.eps);
+    if (from.weighting == Weighting::kXGradCam) weight /= ratio_base(pooled(activations, c, kLast), from.eps);
     weights[c] = weight;
   }
   __syncthreads();
@@ -116,11 +116,14 @@ __global__ void __launch_bounds__(kThreads)
                            int channels) {  // at a time, a multiple of 32
   FASTCAM_DYNAMIC_SHARED(space);            // [pool_space(channels)]
   const int64_t image = int64_t{blockIdx.x} * K * Z;
-  const Gradients<In> from{features + image, gradients + image, K, Z, channels_last, weighting, eps};
+  const Gradients<In> from{features + image, gradients + image, K, Z, weighting, eps};
   for (int64_t begin = int64_t{blockIdx.y} * channels; begin < K; begin += int64_t{gridDim.y} * channels) {
     const int count = static_cast<int>(K - begin < channels ? K - begin : channels);
-    channel_weights<kThreads>(from, begin, count, reinterpret_cast<Accumulator<In>*>(space),
-                              weights + blockIdx.x * K + begin);
+    auto *pools = reinterpret_cast<Accumulator<In>*>(space), *out = weights + blockIdx.x * K + begin;
+    if (channels_last)
+      channel_weights<kThreads, true>(from, begin, count, pools, out);
+    else
+      channel_weights<kThreads, false>(from, begin, count, pools, out);
   }
 }
 

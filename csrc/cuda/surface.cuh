@@ -49,7 +49,8 @@ class Surface {
 
   // Bytes of shared memory that load() wants, a multiple of 16.
   static FASTCAM_HD int64_t bytes(const Upsampling& u) {
-    return map_bytes(u) + (static_cast<int64_t>(sizeof(Tap)) * (u.H + int64_t{u.W}) + 15) / 16 * 16;
+    const int64_t taps = static_cast<int64_t>(sizeof(Tap)) * (u.W + (square(u) ? 0 : int64_t{u.H}));
+    return map_bytes(u) + (taps + (kBicubic ? 0 : int64_t{4} * (u.w + u.h + 2)) + 15) / 16 * 16;
   }
 
   // All threads of the block call load() and extremes() together. load() is true unless the map is constant or holds a
@@ -69,12 +70,22 @@ class Surface {
     }
     if (held_) {
       Tap* taps = reinterpret_cast<Tap*>(space + map_bytes(u));
-      columns_ = taps, rows_ = taps + u.W;
+      columns_ = taps, rows_ = square(u) ? taps : taps + u.W;
       for (int x = threadIdx.x; x < u.W; x += kThreads) taps[x] = tap(x, u.w, u.W);
-      for (int y = threadIdx.x; y < u.H; y += kThreads) taps[u.W + y] = tap(y, u.h, u.H);
+      if (!square(u))
+        for (int y = threadIdx.x; y < u.H; y += kThreads) taps[u.W + y] = tap(y, u.h, u.H);
     }
     block_extremes<kThreads>(low, high);
     low_ = low, high_ = high;
+    if constexpr (!kBicubic) {
+      if (held_) {
+        int* starts = reinterpret_cast<int*>(const_cast<Tap*>(rows_) + u.H);
+        column_starts_ = starts, row_starts_ = square(u) ? starts : starts + u.w + 1;
+        find_starts<kThreads>(columns_, u.w, u.W, starts);
+        if (!square(u)) find_starts<kThreads>(rows_, u.h, u.H, starts + u.w + 1);
+        __syncthreads();
+      }
+    }
     return finite(low) && finite(high) && low < high;
   }
 
@@ -124,6 +135,8 @@ class Surface {
   __device__ const T* held() const { return held_; }
   __device__ const Tap* columns() const { return columns_; }
   __device__ const Tap* rows() const { return rows_; }
+  // Bilinear: where the output columns begin that lie between coarse column i and the next one [w + 1].
+  __device__ const int* column_starts() const { return column_starts_; }
 
   // One output pixel. To visit many, walk() is many times cheaper.
   __device__ T operator()(int y, int x) const {
@@ -134,16 +147,16 @@ class Surface {
 
   // f(y, v) for the rows y in [begin, end) in order, v[c] the pixel in column x + c * step (columns beyond the last
   // repeat it). Which instructions run depends on the rows only: lanes with the same rows stay together, and f may
-  // ballot and shuffle.
-  template <int kColumns, class F>
+  // ballot and shuffle. kHeld: shared memory is known to have the map.
+  template <int kColumns, bool kHeld = false, class F>
   __device__ void walk(int x, int step, int begin, int end, const F& f) const {
     Tap columns[kColumns];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) columns[c] = column_tap(x + c * step < u_.W ? x + c * step : u_.W - 1);
+    for (int c = 0; c < kColumns; ++c) columns[c] = column_tap<kHeld>(x + c * step < u_.W ? x + c * step : u_.W - 1);
     if constexpr (kBicubic)
-      walk_cubic<kColumns>(columns, begin, end, f);
+      walk_cubic<kColumns, kHeld>(columns, begin, end, f);
     else
-      walk_linear<kColumns>(columns, begin, end, f);
+      walk_linear<kColumns, kHeld>(columns, begin, end, f);
   }
 
   // The whole block visits the rows [begin, end): f(x, y, v) for groups of four columns x + c * step(). They are
@@ -172,6 +185,9 @@ class Surface {
   }
 
  private:
+  // Rows are mixed as columns are.
+  static FASTCAM_HD bool square(const Upsampling& u) { return u.h == u.w && u.H == u.W; }
+
   static FASTCAM_HD int64_t map_bytes(const Upsampling& u) {
     return (static_cast<int64_t>(sizeof(T)) * u.h * u.w + 15) / 16 * 16;
   }
@@ -180,7 +196,19 @@ class Surface {
     if constexpr (kBicubic)
       return cubic(i, in, out);
     else
-      return linear<T>(i, in, out);
+      return linear<T, int>(i, in, out);
+  }
+
+  // starts[i]: the first of the taps that begin at coarse sample i or after it.
+  template <int kThreads>
+  static __device__ void find_starts(const Tap* taps, int in, int out, int* starts) {
+    for (int x = threadIdx.x; x < out; x += kThreads) {
+      const int here = taps[x].i0, before = x == 0 ? -1 : taps[x - 1].i0;
+#pragma unroll 1
+      for (int i = before + 1; i <= here; ++i) starts[i] = x;
+#pragma unroll 1
+      for (int i = here + 1; x + 1 == out && i <= in; ++i) starts[i] = out;
+    }
   }
 
   // The output pixel at a coarse sample.
@@ -220,7 +248,10 @@ class Surface {
         // Where samples have one sign, a mixture of two is no less exact than they are.
         const T lowest = cell.lowest(), highest = cell.highest(), larger_of = most(-lowest, highest);
         const bool cancels = lowest < T(0) && highest > T(0);
-        const Stretch rows = stretch(cell.row, u_.h, u_.H), columns = stretch(cell.column, u_.w, u_.W);
+        const Stretch rows =
+            held_ ? Stretch{row_starts_[cell.row], row_starts_[cell.row + 1]} : stretch(cell.row, u_.h, u_.H);
+        const Stretch columns = held_ ? Stretch{column_starts_[cell.column], column_starts_[cell.column + 1]}
+                                      : stretch(cell.column, u_.w, u_.W);
 #pragma unroll 1
         for (int top = rows.begin; top < rows.end; top += 32) {
           const Tap row = row_tap(top + lane() < u_.H ? top + lane() : u_.H - 1);
@@ -275,27 +306,36 @@ class Surface {
     return {begin > 0 ? begin : 0, end < out ? end : out};
   }
 
+  template <bool kHeld = false>
   __device__ T sample(int64_t r, int64_t x) const {
+    if constexpr (kHeld) return held_[static_cast<int>(r) * u_.w + static_cast<int>(x)];
     const int64_t i = r * u_.w + x;
     return held_ ? held_[i] : rectified(map_[i], u_.relu);
   }
 
-  __device__ Tap column_tap(int x) const { return held_ ? columns_[x] : tap(x, u_.w, u_.W); }
-  __device__ Tap row_tap(int y) const { return held_ ? rows_[y] : tap(y, u_.h, u_.H); }
+  template <bool kHeld = false>
+  __device__ Tap column_tap(int x) const {
+    return kHeld || held_ ? columns_[x] : tap(x, u_.w, u_.W);
+  }
 
-  template <int kColumns, class F>
+  template <bool kHeld = false>
+  __device__ Tap row_tap(int y) const {
+    return kHeld || held_ ? rows_[y] : tap(y, u_.h, u_.H);
+  }
+
+  template <int kColumns, bool kHeld, class F>
   __device__ void walk_linear(const Tap (&columns)[kColumns], int begin, int end, const F& f) const {
     T up[kColumns], down[kColumns];
     int row = -1;
     for (int y = begin; y < end; ++y) {
-      const Tap t = row_tap(y);
+      const Tap t = row_tap<kHeld>(y);
       if (t.i0 != row) {
         row = t.i0;
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
           const Tap& x = columns[c];
-          up[c] = lerp(x.w0, sample(t.i0, x.i0), x.w1, sample(t.i0, x.i1));
-          down[c] = lerp(x.w0, sample(t.i1, x.i0), x.w1, sample(t.i1, x.i1));
+          up[c] = lerp(x.w0, sample<kHeld>(t.i0, x.i0), x.w1, sample<kHeld>(t.i0, x.i1));
+          down[c] = lerp(x.w0, sample<kHeld>(t.i1, x.i0), x.w1, sample<kHeld>(t.i1, x.i1));
         }
       }
       T v[kColumns];
@@ -305,18 +345,19 @@ class Surface {
     }
   }
 
+  template <bool kHeld>
   __device__ double cubic_row(int64_t r, const Cubic& x) const {
     const int64_t row = clamped(r, u_.h);
-    return mix4(x.w, sample(row, clamped(x.i, u_.w)), sample(row, clamped(x.i + 1, u_.w)),
-                sample(row, clamped(x.i + 2, u_.w)), sample(row, clamped(x.i + 3, u_.w)));
+    return mix4(x.w, sample<kHeld>(row, clamped(x.i, u_.w)), sample<kHeld>(row, clamped(x.i + 1, u_.w)),
+                sample<kHeld>(row, clamped(x.i + 2, u_.w)), sample<kHeld>(row, clamped(x.i + 3, u_.w)));
   }
 
-  template <int kColumns, class F>
+  template <int kColumns, bool kHeld, class F>
   __device__ void walk_cubic(const Tap (&columns)[kColumns], int begin, int end, const F& f) const {
     double rows[4][kColumns];
     int row = INT32_MIN;
     for (int y = begin; y < end; ++y) {
-      const Tap t = row_tap(y);
+      const Tap t = row_tap<kHeld>(y);
       if (t.i != row) {
         const bool next = t.i - 1 == row;  // of the four rows three are there already
         row = t.i;
@@ -324,7 +365,7 @@ class Surface {
         for (int k = 0; k < 4; ++k)
 #pragma unroll
           for (int c = 0; c < kColumns; ++c)
-            rows[k][c] = next && k < 3 ? rows[k < 3 ? k + 1 : k][c] : cubic_row(t.i + k, columns[c]);
+            rows[k][c] = next && k < 3 ? rows[k < 3 ? k + 1 : k][c] : cubic_row<kHeld>(t.i + k, columns[c]);
       }
       T v[kColumns];
 #pragma unroll
@@ -335,10 +376,11 @@ class Surface {
   }
 
   Upsampling u_;
-  const T* map_;                // [h, w], as given
-  T* held_;                     // after ReLU, in shared memory; or null
-  const Tap *columns_, *rows_;  // [W], [H] where the map is held
-  T low_, high_;                // of the coarse map
+  const T* map_;                            // [h, w], as given
+  T* held_;                                 // after ReLU, in shared memory; or null
+  const Tap *columns_, *rows_;              // [W], [H] where the map is held, and the same if it is square
+  const int *column_starts_, *row_starts_;  // [w + 1], [h + 1] there
+  T low_, high_;                            // of the coarse map
 };
 
 }  // namespace fastcam

@@ -422,9 +422,9 @@ CLASS_BOXES = Operator(
     ]
     + [_boxes_and_map(64, return_map) for return_map in ("float32", "uint8")],
     gpu=[
-        _class_boxes(1024, 512, target=0.045),
-        _class_boxes(1024, 2048, target=0.12),
-        _boxes_and_map(1024, "float32", 0.10),
+        _class_boxes(1024, 512, target=0.04),
+        _class_boxes(1024, 2048, target=0.105),
+        _boxes_and_map(1024, "float32", 0.085),
         _boxes_and_map(1024, "uint8", 0.06),
         *(_class_boxes(1024, channels, layout=CHANNELS_LAST) for channels in (512, 2048)),
         *(

@@ -111,6 +111,9 @@ inline unsigned __brev(unsigned v) {
   for (int bit = 0; bit < 32; ++bit) reversed |= (v >> bit & 1) << (31 - bit);
   return reversed;
 }
+inline unsigned __funnelshift_lc(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) << (shift < 32 ? shift : 32) >> 32);
+}
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
 inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }

@@ -240,6 +240,7 @@ void account(Warp& w, const Instruction& in, Memory& memory, bool jumped) {
     const uint64_t data = w.access.any ? memory.cost(w.access, busy) : 0;
     const double begun = std::max(memory.pipe_free, static_cast<double>(now));
     memory.pipe_free = begun + busy;
+    machine.statistics.busy[kMemory] += busy;
     start = static_cast<uint64_t>(begun) + static_cast<uint64_t>(busy) - 1;
     if (w.access.any) {
       const uint64_t own =
@@ -309,7 +310,7 @@ void Machine::run_timed() {
       ++statistics.warp_instructions;
       statistics.lane_instructions += static_cast<uint64_t>(std::popcount(best->running));
       ++statistics.executed[place];
-      ++statistics.pipes[in.pipe];
+      if (in.pipe != kMemory) statistics.busy[in.pipe] += static_cast<double>(kBusy[in.pipe]) / kSchedulers;
       Block& block = *best->block;
       best->ready = now;
       execute(*best, in);

@@ -147,7 +147,7 @@ struct Statistics {
   uint64_t warp_instructions = 0, lane_instructions = 0, cycles = 0, barriers = 0, divergent_branches = 0;
   uint64_t global_reads = 0, sectors_read = 0, global_writes = 0, sectors_written = 0, local_accesses = 0;
   uint64_t shared_accesses = 0, bank_conflicts = 0;
-  std::array<uint64_t, kPipes> pipes{};
+  std::array<double, kPipes> busy{};        // cycles of each pipe; of those that every scheduler has, on average
   std::vector<uint64_t> executed, stalled;  // for each instruction
 };
 

@@ -49,7 +49,7 @@ py::dict as_dict(const Result& r) {
   d["local_accesses"] = s.local_accesses;
   d["shared_accesses"] = s.shared_accesses;
   d["bank_conflicts"] = s.bank_conflicts;
-  d["pipes"] = s.pipes;
+  d["busy"] = s.busy;
   d["executed"] = s.executed;
   d["stalled"] = s.stalled;
   return d;

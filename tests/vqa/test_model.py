@@ -1,5 +1,6 @@
 """Models written and read, what they refuse, the figure, and the commands."""
 
+import copy
 import json
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_the_network_that_is_given_stays_as_it_is(network, data):
         vqa.fit(data, network, config=CONFIG, epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert network.fc.out_features == 3
+
+
+def test_it_learns_where_the_network_is(device, data, network, folder):
+    made = vqa.fit(data, copy.deepcopy(network).to(device), config=CONFIG)
+    assert next(made.network.parameters()).device.type == device.type
+    assert made.evaluate(data).overall == 1
+    answer = made.answer(folder / "0.png", "What colour is it?")
+    assert answer.text == "red"
+    assert answer.map.shape == (30, 40)
 
 
 def test_weights_are_those_of_the_softmax_regression(data, network):

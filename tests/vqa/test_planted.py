@@ -124,7 +124,8 @@ def test_the_words_that_speak_for_an_answer(model):
         model.words_for("rad")
 
 
-def test_the_example_prints_its_table(tmp_path, capsys):
+def test_the_example_prints_its_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastcam.vqa.fitting._STEPS", 50)
     scenes.main([str(tmp_path / "out"), "--train", "60", "--test", "5", "--epochs", "2"])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["20 questions about 5 scenes, %", *scenes.ANSWERS, "all", "peak", "word"]
