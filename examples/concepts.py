@@ -141,16 +141,13 @@ def rank(
         overwrite=True,
     )
     files = dict(zip(data.ids, data.files, strict=True))
-    found = [
-        Ranked(
-            picture.id,
-            Path(str(files[picture.id])),
-            picture.boxes[0].class_score,
-            np.array([box.corners for box in picture.found], np.float32).reshape(-1, 4),
-        )
-        for picture in RunTable(out).pictures()
-        if picture.error is None
-    ]
+    found = []
+    for picture in RunTable(out).pictures():
+        if picture.error is not None:
+            print(f"{picture.id} is left out: {picture.error}")
+            continue
+        boxes = np.array([box.corners for box in picture.found], np.float32).reshape(-1, 4)
+        found.append(Ranked(picture.id, Path(files[picture.id]), picture.boxes[0].class_score, boxes))
     return sorted(found, key=lambda one: -one.score)
 
 
@@ -182,7 +179,6 @@ def show(
     title: str,
     *,
     truth: Mapping[str, np.ndarray] | None = None,
-    draw_boxes: bool = True,
 ) -> list[Path]:
     """Write ranked.png and ranked.html: pictures, and below them their maps with boxes.
 
@@ -192,7 +188,6 @@ def show(
         out: folder for the files.
         title: headline.
         truth: true boxes, drawn in green.
-        draw_boxes: draw the boxes that were found, in red.
 
     Returns:
         The files.
@@ -203,10 +198,9 @@ def show(
     for one in found:
         picture = load_image(one.file)
         map, true = maps[one.id].at(picture.shape[:2]), (truth or {}).get(one.id, np.zeros((0, 4)))
-        boxes = one.boxes if draw_boxes else ()
         over = drawing.draw_boxes(drawing.overlay(picture, map), true, drawing.TRUTH)
-        cells.append((drawing.Cell(picture, f"{one.score:.2f}"), drawing.Cell(drawing.draw_boxes(over, boxes))))
-        items.append(report.GalleryItem(picture, map, boxes, true, f"{one.id}\n{one.score:.3f}"))
+        cells.append((drawing.Cell(picture, f"{one.score:.2f}"), drawing.Cell(drawing.draw_boxes(over, one.boxes))))
+        items.append(report.GalleryItem(picture, map, one.boxes, true, f"{one.id}\n{one.score:.3f}"))
     rows = [list(row) for start in range(0, len(cells), 6) for row in zip(*cells[start : start + 6], strict=True)]
     figure = drawing.save(drawing.grid(rows, title=title, side=1.8), out / "ranked.png")
     return [figure, report.gallery(out / "ranked.html", items, title)]

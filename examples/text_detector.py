@@ -29,6 +29,8 @@ import numpy as np
 from fastcam import data as datasets
 from fastcam.pictures import find_pictures
 
+SIDES = ("x", "y", "width", "height")
+
 
 def read_truth(file: Path) -> dict[str, np.ndarray]:
     """Read true boxes.
@@ -45,14 +47,14 @@ def read_truth(file: Path) -> dict[str, np.ndarray]:
         truth = {id: found.truth(n).boxes for n, id in enumerate(found.ids)}
         return {end(id): boxes for id, boxes in truth.items() if boxes is not None and len(boxes)}
     truth = {}
-    for image in ET.parse(file).getroot().iter("image"):
-        sides = [
-            [float(box.get(side, "nan")) for side in ("x", "y", "width", "height")]
-            for box in image.iter("taggedRectangle")
-        ]
-        corners = np.array(sides, np.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        truth[end(image.findtext("imageName", ""))] = corners
+    try:
+        for image in ET.parse(file).getroot().iter("image"):
+            places = [[float(box.attrib[side]) for side in SIDES] for box in image.iter("taggedRectangle")]
+            corners = np.array(places, np.float32).reshape(-1, 4)
+            corners[:, 2:] += corners[:, :2]
+            truth[end(image.findtext("imageName", ""))] = corners
+    except (ET.ParseError, KeyError, ValueError) as error:
+        raise SystemExit(f"{file} is no XML file of SVT: {error!r}") from None
     return truth
 
 

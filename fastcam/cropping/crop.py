@@ -261,14 +261,13 @@ class _Cutter:
 
     def _read(self, id: str, part: _Part) -> tuple[Image.Image, Header | None]:
         """The upright picture, and what the header of its file says, if it has one."""
+        if problem := id_problem(id):
+            raise _NoCrop(f"missing: {problem}")
         if self._root is None and part.data is not None and not isinstance(part.data, Pictures):
             return as_rgb(part.data[part.truth.indices[id]].image), None
-        problem = id_problem(id)
-        file = part.truth.files.get(id) or self._places.get(id)
-        if self._root is not None and problem is None:
-            file = self._root / id
+        file = self._root / id if self._root is not None else part.truth.files.get(id) or self._places.get(id)
         if file is None:
-            raise _NoCrop(f"missing: {problem or 'nothing tells where it is'}")
+            raise _NoCrop("missing: nothing tells where it is")
         decoded = read(file if isinstance(file, Path) else read_part(file.path, file.offset, file.size))
         return decoded.image, Header(decoded.image.size, decoded.orientation)
 

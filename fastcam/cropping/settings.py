@@ -24,7 +24,7 @@ class CropSettings:
         least=0,
     )
     suffix: Literal["png", "jpg"] = option(
-        "png", "png keeps the pixels as they are; jpg, of quality 95 without subsampling, is several times as small"
+        "png", "png keeps the pixels as they are; jpg, of quality 95 without subsampling, takes less of the disk"
     )
     overwrite: bool = option(False, "replace crops that lie there; by default that is an error", decides=False)
 

@@ -7,8 +7,9 @@ it, hold the confusion of 1000 levels, where the field's scripts go through all 
 that add up in any order, over pictures, batches and processes.
 
 Source: IoU = TP / (TP + FP + FN) over the pixels of all pictures, background included in its mean, as Everingham et
-al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.3, and the choice of the best level as Ahn, Cho
-and Kwak, Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations, CVPR 2019.
+al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010; precision and recall as over- and under-activation
+are told apart in Wang et al., Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
+Segmentation, CVPR 2020, whose FP / TP is 1 / precision - 1 and FN / TP is 1 / recall - 1.
 """
 
 from collections.abc import Sequence
@@ -61,9 +62,12 @@ def count(maps: np.ndarray, values: Sequence[int], truth: np.ndarray) -> Histogr
         Its histograms.
 
     Raises:
-        ValueError: a map has another shape than the truth, or values that are not in [0, 1]; or another number of maps
-            than of classes.
+        ValueError: the truth is no class PNG; a map has another shape, or values that are not in [0, 1]; or there are
+            not as many maps as classes.
     """
+    if truth.dtype != np.uint8 or truth.ndim != 2:
+        raise ValueError(f"its class PNG must be uint8 [H, W], got {truth.dtype} {list(truth.shape)}")
+    maps = np.asarray(maps, np.float32)
     if len(maps) != len(values) or len(maps) > CLASSES:
         raise ValueError(f"maps and classes must be as many, up to {CLASSES}, got {len(maps)} and {len(values)}")
     pixels = np.bincount(truth.reshape(-1), minlength=256)

@@ -173,8 +173,9 @@ def background_level(alpha: float) -> float:
     """The level that stands for the background's score (1 - s)^α, where s is the highest map's: the s equal to it.
 
     The score falls with s, so that it is above s up to just this level. Source: M_bg = (1 - max_c M_c)^α of Ahn and
-    Kwak, Learning Pixel-Level Semantic Affinity with Image-Level Supervision, CVPR 2018, section 3.1; α = 4 and 32 are
-    its two for what is surely object and surely background. ValueError if α is no positive number.
+    Kwak, Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
+    Segmentation, CVPR 2018; its code has α = 4 for what is surely object and 32 for what is surely background.
+    ValueError if α is no positive number.
     """
     if not (0 < alpha < math.inf):
         raise ValueError(f"`alpha` must be a positive number, or two, got {alpha!r}")
@@ -189,15 +190,19 @@ def chosen_level(path: Path) -> float:
     try:
         best = json.loads(read_text(path))["best_thresholds"]
         return float(best["mIoU"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is no metrics.json with a best threshold of mIoU, as `fastcam evaluate --protocol wsss` writes: "
             f"{error!r}"
         ) from None
 
 
-def _several(given: float | tuple[float, ...]) -> tuple[float, ...]:
-    return given if isinstance(given, tuple) else (given,)
+def _several(given: float | Sequence[float]) -> tuple[float, ...]:
+    """One number or two as a tuple."""
+    found = tuple(given) if isinstance(given, Sequence) else (given,)
+    if len(found) not in (1, 2):
+        raise ValueError(f"what is background is told by a number, or two, got {given!r}")
+    return found
 
 
 def _check_value(value: int, what: str) -> None:

@@ -71,7 +71,8 @@ def accuracy(answer: str, truth: Sequence[str]) -> float:
     """Compare an answer with those that people gave: min(n/3, 1) for n of them who gave it.
 
     As the challenge has it, the mean over all people of that against the other people. Of three people or fewer, all
-    others must agree; a single answer is right or wrong. Answers are compared in their `normal` form.
+    others must agree; a single answer is right or wrong. Answers are compared in their `normal` form; the challenge's
+    own script compares them as they stand where all ten are the same.
 
     Source: as `normal`.
 

@@ -146,6 +146,9 @@ def test_options_are_checked():
             SegmentationEvaluator(threshold=threshold)
     with pytest.raises(ValueError, match="at most 254 classes, got 255"):
         SegmentationEvaluator([str(number) for number in range(255)])
+    for truth in (np.zeros((2, 2)), np.zeros(4, np.uint8)):
+        with pytest.raises(ValueError, match=r"x: its class PNG must be uint8 \[H, W\]"):
+            SegmentationEvaluator(NAMES).add("x", np.zeros((1, 2, 2)), [1], truth)
     evaluator = SegmentationEvaluator()
     evaluator.add("x", np.ones((1, 1, 1), np.float32), [254], np.array([[254]], np.uint8))
     assert evaluator.result().classes()[1]["name"] == "254"

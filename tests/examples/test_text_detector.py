@@ -107,6 +107,14 @@ def test_truth_of_svt(tmp_path) -> None:
     }
 
 
+def test_other_xml_is_refused(tmp_path) -> None:
+    file = tmp_path / "test.xml"
+    for text in ("<tagset><image>", "<tagset><image><taggedRectangle x='1' y='2' width='3'/></image></tagset>"):
+        file.write_text(text)
+        with pytest.raises(SystemExit, match="no XML file of SVT"):
+            text_detector.read_truth(file)
+
+
 def test_it_runs_as_a_script() -> None:
     done = subprocess.run([sys.executable, EXAMPLES / "text_detector.py", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

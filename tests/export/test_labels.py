@@ -115,6 +115,8 @@ def test_the_threshold_that_an_evaluation_chose(run, tmp_path):
             export(run, "labels", threshold_from=chosen, overwrite=True)
     with pytest.raises(FileNotFoundError):
         export(run, "labels", threshold_from=tmp_path / "none.json", overwrite=True)
+    with pytest.raises(ValueError, match="by a number, or two"):
+        export(run, "labels", cuts=(0.1, 0.2, 0.3), overwrite=True)
     with pytest.raises(ValueError, match="`cuts` and `alpha` both tell"):
         export(run, "labels", cuts=0.2, alpha=4, overwrite=True)
 
