@@ -53,7 +53,7 @@ TARGETS = {
 }
 ISSUED = 4  # instructions a cycle at most: one for each of a multiprocessor's schedulers
 # Functions that stand between a kernel and its parts.
-THROUGH = {"search_map"}
+THROUGH = {"search_map", "write_curve"}
 # What `--check` looks at: works by their titles, kernels by their names.
 HOT_WORKS = r"class_map 512×7×7$|activations 512×7×7 → box in 224²$|boxes bilinear 7² → 224²$|box_curves"
 HOT_KERNELS = r"class_boxes.*0Ef|boxes_kernelILi\d+ELb0E|sums_kernel.*E0Ef|curves_kernel"
@@ -139,7 +139,8 @@ def parts_of(simulator: Simulator, launches: list[dict[str, Any]]) -> Counter[st
     """Instructions by the functions that kernels call, and by kernels for their own lines."""
     counts: Counter[str] = Counter()
     for lines, count in simulator.profile(launches, depth=0).items():
-        names = [name for line in lines if (name := function_at(line.file, line.number)) not in THROUGH]
+        names = [function_at(line.file, line.number) for line in lines]
+        names = [name for name in names if name not in THROUGH and "." not in name]  # and in no file of others
         part = next((name for name in names if not name.endswith("_kernel")), names[0] if names else "?")
         counts[part] += count
     return counts
