@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "affinity.h"
 #include "score_bins.h"
 #include "torch.h"
 
@@ -89,6 +90,28 @@ inline Bins checked_bins(const Tensor& maps, const Tensor& masks, int64_t count)
                   "score_histograms: maps [N, H, W] float or double, masks [N, H, W] of bytes, bins");
   STD_TORCH_CHECK(maps.size(1) * maps.size(2) < kMostPixels, "score_histograms: size");
   return {static_cast<int32_t>(count), 1.0 / static_cast<double>(count)};
+}
+
+// maps [N, C, H, W] and images [N, K, H, W], both float, the dilations at which pixels have neighbours, iterations.
+inline Affinity checked_affinity(const Tensor& maps, const Tensor& images, const std::vector<int64_t>& dilations,
+                                 int64_t iterations) {
+  STD_TORCH_CHECK(maps.dim() == 4 && images.dim() == 4 && maps.scalar_type() == ScalarType::Float &&
+                      images.scalar_type() == ScalarType::Float && maps.size(0) == images.size(0) &&
+                      maps.size(2) == images.size(2) && maps.size(3) == images.size(3) &&
+                      is_size(maps.size(2), maps.size(3)) && images.size(1) > 0 && images.size(1) <= kMostChannels &&
+                      on_one_device(maps, images),
+                  "refine: maps [N, C, H, W] and images [N, K, H, W], both float, that match");
+  STD_TORCH_CHECK(!dilations.empty() && dilations.size() <= kMostDilations && iterations > 0, "refine: dilations");
+  Affinity a{static_cast<int32_t>(maps.size(2)),
+             static_cast<int32_t>(maps.size(3)),
+             static_cast<int32_t>(images.size(1)),
+             static_cast<int32_t>(dilations.size()),
+             {}};
+  for (size_t i = 0; i < dilations.size(); ++i) {
+    STD_TORCH_CHECK(dilations[i] > 0 && dilations[i] <= kMostReach, "refine: dilations");
+    a.dilation[i] = static_cast<int32_t>(dilations[i]);
+  }
+  return a;
 }
 
 // What boxes and class_boxes look for in M coarse maps [h, w] that become pictures [H, W].

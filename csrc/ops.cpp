@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY(fastcam, m) {
   m.def("box_curves(Tensor maps) -> Tensor");
   m.def("iou_curves(Tensor maps, Tensor boxes, Tensor starts, bool all_contours) -> Tensor");
   m.def("score_histograms(Tensor maps, Tensor masks, int bins) -> Tensor");
+  m.def("refine(Tensor maps, Tensor images, int[] dilations, int iterations) -> Tensor");
   m.def("resize(Tensor picture, int height, int width, int top, int left, int rows, int columns, bool columns_first) -> Tensor");
   m.def("simd() -> str");
   m.def("build() -> str");

@@ -63,7 +63,6 @@ ROWS = {  # of the paper's table, by the network
     "googlenet": "ave pool from GoogLeNet",
     "googlenet-gap": "gap from GoogLeNet-GAP",
 }
-FC7 = {"alexnet": "classifier.5", "vgg11": "classifier.4", "vgg13": "classifier.4", "vgg16": "classifier.4"}
 CLUTTER = frozenset(("BACKGROUND_Google", "257.clutter"))
 
 
@@ -219,6 +218,11 @@ def average_precision(features: np.ndarray, division: Division, strength: float 
     return 100 * float(average_precision_score(division.labels[division.test], scores))
 
 
+def fc7(arch: str) -> str | None:
+    """Name the layer before the last of AlexNet and VGG; None for networks that pool before their last layer."""
+    return "classifier.5" if arch == "alexnet" else "classifier.4" if re.fullmatch(r"vgg\d+(_bn)?", arch) else None
+
+
 def _around(root: Path, *names: str) -> list[Path]:
     """Where what comes with a data set may lie: in its folder, beside it, or there in one of these names."""
     return [place / name for place in (root, root.parent) for name in ("", *names)]
@@ -297,11 +301,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str], list[f
     options.out.mkdir(parents=True, exist_ok=True)
     for text in options.data:
         name, protocol, data, parts = _opened(text, options.seed)
+        if name in columns:
+            raise SystemExit(f"{name} comes twice")
         columns[name] = protocol
         for arch, weights in networks:
             model, config = models.load_network(weights, arch, **given)
-            file = options.out / f"{name}-{arch}.parquet"
-            features = fitting.pooled_features(model, data, config, file=file, layer=FC7.get(arch)).values
+            file = options.out / f"{name}-{arch.replace('/', '-')}.parquet"
+            features = fitting.pooled_features(model, data, config, file=file, layer=fc7(arch)).values
             measured[arch, name] = [
                 average_precision(features, part, options.strength)
                 if name == "sun-attribute"

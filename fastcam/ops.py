@@ -34,6 +34,7 @@ _LARGEST = ("pixels", "contour")
 _RETURN_MAP = ("float32", "uint8", None)
 _MOST_PIXELS = 2**30  # areas are counted in 32 bits, doubled
 _MOST_BINS = 2**12  # of a histogram in a GPU's shared memory
+_MOST_DILATIONS, _MOST_REACH, _MOST_CHANNELS = 8, 2**10, 4  # of refinement, as csrc/affinity.h has them
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
 
 
@@ -729,6 +730,65 @@ def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
 @_fake("score_histograms")
 def _(maps: Tensor, masks: Tensor, bins: int) -> Tensor:
     return maps.new_empty(maps.shape[0], 2, bins + 2, dtype=torch.int64)
+
+
+def refine(
+    maps: Tensor, images: Tensor, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), iterations: int = 10
+) -> Tensor:
+    """Maps drawn to the edges of their images: pixel-adaptive mask refinement (PAMR).
+
+    In each iteration a pixel becomes the mean of its neighbours, eight at each dilation, weighted by how alike they are
+    in the image: softmax over neighbours j of −mean over channels of |I_i − I_j| / (0.1 σ_i + 1e-8), where σ_i is the
+    deviation of the pixel and its neighbours, the pixel counted once for each dilation. Beyond the border lies the
+    pixel at the border. No neighbours are stored: beside the result it takes the memory of about two of its size.
+
+    Args:
+        maps: [N, C, H, W], any floating dtype, computed in float32; mostly scores of classes in [0, 1], background
+            among them. Coarse maps are upsampled first, by `heatmap` or `torch.nn.functional.interpolate`.
+        images: [N, K, H, W] with 1 to 4 channels, uint8 or floating, in any scale: shifting a channel or multiplying it
+            changes nothing.
+        dilations: distances to the neighbours in pixels, at most 8, each from 1 to 1,024.
+        iterations: how often; with 0 the maps come back as they are.
+
+    Returns:
+        float32 [N, C, H, W]; each value is a mean of the map's. NaN and infinity spread to all pixels that they are
+        neighbours of; pixels beside such ones of the image weigh all neighbours alike.
+
+    Raises:
+        TypeError: maps that are not floating, images that are neither floating nor uint8.
+        ValueError: a wrong rank, images of another number, size or device than the maps, no pixels, too many channels,
+            dilations or iterations out of range.
+
+    Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020, section 3.3; constants
+    and defaults are those of its published code.
+    """
+    _floating("maps", maps, "[N, C, H, W]", (4,))
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        images = images.float()
+    _floating("images", images, "[N, K, H, W], uint8 or floating", (4,))
+    _same_device("maps", maps, "images", images)
+    if (len(images), *images.shape[2:]) != (len(maps), *maps.shape[2:]) or 0 in images.shape[2:]:
+        raise ValueError(
+            f"`images` must be [N, K, H, W] with the N, H and W of `maps` {_shape(maps)} and at least one pixel, got "
+            f"{_shape(images)}: bring them to one size first"
+        )
+    if not 1 <= images.shape[1] <= _MOST_CHANNELS:
+        raise ValueError(f"`images` must have 1 to {_MOST_CHANNELS} channels, got {images.shape[1]}")
+    _few_pixels("maps", *maps.shape[2:])
+    distances = [int(d) if isinstance(d, Integral) else 0 for d in dilations]
+    if not 1 <= len(distances) <= _MOST_DILATIONS or not 1 <= min(distances) <= max(distances) <= _MOST_REACH:
+        raise ValueError(
+            f"`dilations` must be 1 to {_MOST_DILATIONS} integers from 1 to {_MOST_REACH:,}, got {dilations!r}"
+        )
+    if not isinstance(iterations, Integral) or isinstance(iterations, bool) or iterations < 0:
+        raise ValueError(f"`iterations` must be an integer, 0 or more, got {iterations!r}")
+    maps = _as(maps, torch.float32)
+    return _ops.refine(maps, _as(images, torch.float32), distances, int(iterations)) if iterations else maps.clone()
+
+
+@_fake("refine")
+def _(maps: Tensor, images: Tensor, dilations: list[int], iterations: int) -> Tensor:
+    return maps.new_empty(maps.shape)
 
 
 def resize(

@@ -224,6 +224,30 @@ def score_histograms(maps: Tensor, masks: Tensor, bins: int = 1000) -> Tensor:
     return torch.from_numpy(np.array(counts, np.int64).reshape(len(maps), 2, bins + 2)).to(maps.device)
 
 
+def refine(
+    maps: Tensor, images: Tensor, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), iterations: int = 10
+) -> Tensor:
+    """Twin of :func:`fastcam.ops.refine`: all neighbours of all pixels side by side, [N, C, P, H, W]."""
+
+    def neighbours(x: Tensor, itself: bool = False) -> Tensor:
+        h, w = x.shape[-2:]
+        found = []
+        for d in dilations:
+            padded = F.pad(x, [d] * 4, mode="replicate")
+            places = [(i, j) for i in (0, d, 2 * d) for j in (0, d, 2 * d) if itself or (i, j) != (d, d)]
+            found += [padded[..., i : i + h, j : j + w] for i, j in places]
+        return torch.stack(found, 2)
+
+    images = images.float()
+    deviation = neighbours(images, itself=True).std(2, keepdim=True)
+    unlike = (neighbours(images) - images[:, :, None]).abs() / (1e-8 + 0.1 * deviation)
+    affinity = (-unlike.mean(1, keepdim=True)).softmax(2)
+    refined = maps.float()
+    for _ in range(iterations):
+        refined = (neighbours(refined) * affinity).sum(2)
+    return refined
+
+
 def resize(
     picture: Tensor, size: int | Sequence[int], crop: Sequence[int] | None = None, first: str = "rows"
 ) -> Tensor:

@@ -8,6 +8,7 @@
 #include "curves.h"
 #include "heatmap.h"
 #include "histograms.h"
+#include "refine.h"
 #include "resize.h"
 #include "sums.h"
 
@@ -19,6 +20,7 @@ struct Kernels : SumsKernels,
                  ComponentsKernels,
                  CurvesKernels,
                  HistogramsKernels,
+                 RefineKernels,
                  ResizeKernels {
   const char* name;
 };

@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "heatmap.inl"
 #include "histograms.inl"
+#include "refine.inl"
 #include "resize.inl"
 #include "sums.inl"
 
@@ -13,7 +14,7 @@
 
 namespace fastcam::FASTCAM_SIMD {
 
-const Kernels kernels = {sums_kernels,   heatmap_kernels,    boxes_kernels,  components_kernels,
-                         curves_kernels, histograms_kernels, resize_kernels, FASTCAM_NAME(FASTCAM_SIMD)};
+const Kernels kernels = {sums_kernels,       heatmap_kernels, boxes_kernels,  components_kernels,        curves_kernels,
+                         histograms_kernels, refine_kernels,  resize_kernels, FASTCAM_NAME(FASTCAM_SIMD)};
 
 }  // namespace fastcam::FASTCAM_SIMD

@@ -639,6 +639,43 @@ SCORE_HISTOGRAMS = Operator(
 )
 
 
+# ---- refine ----------------------------------------------------------------------------------------------------------
+
+
+def torch_refine(maps: Tensor, images: Tensor) -> Tensor:
+    """PAMR as it is published: all neighbours of all pixels side by side, 48 times the maps."""
+    return reference.refine(maps, images)
+
+
+def _refine(images: int, classes: int = 2, height: int = 224, width: int = 224) -> Work:
+    def inputs(count: int, device: str) -> Inputs:
+        pictures = F.interpolate(torch.rand(count, 3, 20, 27, device=device), (height, width), mode="bicubic")
+        return torch.rand(count, classes, height, width, device=device), pictures
+
+    return Work(
+        f"refine {classes} maps of {height}×{width} in 10 iterations",
+        images,
+        ops.refine,
+        inputs,
+        alternatives=(Alternative("torch", torch_refine, "cv2", 0.15 * classes),),
+        pixels=height * width,
+    )
+
+
+REFINE = Operator(
+    ops.refine,
+    "maps and images",
+    cpu=[_refine(16), _refine(1, 21, 375, 500)],
+    gpu=[_refine(8), _refine(1, 21, 375, 500)],  # enough threads to fill it
+    headline=("2 maps of 224×224 → drawn to the edges of their image (PAMR, 10 iterations)", _refine),
+    variants=[
+        {"iterations": 1, "dilations": (1, 2, 4, 8, 12, 24)},
+        {"iterations": 4, "dilations": (3,)},
+        {"iterations": 3, "dilations": (1, 2, 3, 5, 8, 13, 21, 34)},
+    ],
+)
+
+
 # ---- resize ----------------------------------------------------------------------------------------------------------
 
 
@@ -768,6 +805,7 @@ OPERATORS = (
     BOX_CURVES,
     IOU_CURVES,
     SCORE_HISTOGRAMS,
+    REFINE,
     RESIZE,
     COMPONENTS,
 )

@@ -1,6 +1,7 @@
 """Linear heads on pooled features: a network learns new classes in one pass over their pictures, and keeps its CAMs.
 
 settings  the options of `fit`
+trunk     which layer's maps are pooled, how, and the linear layer that is given them
 features  pictures to pooled features, kept in a file
 heads     features and labels to a linear layer, and how accurate it is
 concepts  positives against negatives, the hardest of them found in rounds

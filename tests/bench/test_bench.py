@@ -104,6 +104,12 @@ def test_alternative_histograms_are_equal():
         assert torch.equal(operators.torch_score_histograms(scores, masks), expected)
 
 
+def test_alternative_refinement_is_close():
+    maps, images = operators.REFINE.cpu[0].inputs(2, "cpu")
+    maps, images = maps[..., :30, :40], images[..., :30, :40]
+    torch.testing.assert_close(operators.torch_refine(maps, images), ops.refine(maps, images), atol=1e-5, rtol=0)
+
+
 def test_turns_are_interleaved_and_the_median_counts(monkeypatch):
     order, now, waits = [], 0, iter([50, 3, 20, 1, 4])
     monkeypatch.setattr(cpu, "time", SimpleNamespace(perf_counter=lambda: now))
@@ -133,7 +139,7 @@ def test_command_prints_the_table_and_writes_it(tmp_path):
     assert all(text in machine for text in (ops.build_info()["cpu_simd"], torch.__version__, "1 and 2 threads", "2 im"))
     assert len({line.count("|") for line in (header, rule, *rows)}) == 1
     assert len(rows) == len(list(cpu._headlines(2)))
-    assert len({row.split(" | ")[0] for row in rows}) == 7
+    assert len({row.split(" | ")[0] for row in rows}) == 8
     for row in rows:
         figures = [float(text) for text in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)]
         assert len(figures) == 7

@@ -183,6 +183,28 @@ void histograms() {
   });
 }
 
+void refinements() {
+  Affinity a{static_cast<int32_t>(pick(1, 20)),
+             static_cast<int32_t>(pick(1, 140)),
+             static_cast<int32_t>(pick(1, 4)),
+             static_cast<int32_t>(pick(1, 8)),
+             {}};
+  for (int32_t i = 0; i < a.dilations; ++i) a.dilation[i] = static_cast<int32_t>(pick(1, 30));
+  const Padded padded(a);
+  const int64_t C = pick(1, 5);
+  const auto image = values<float>(int64_t{a.channels} * a.H * a.W), maps = values<float>(C * a.H * a.W);
+  same<float>("refine", C * padded.plane, [&](const Kernels& k, float* out) {
+    std::vector<float> pixels(static_cast<size_t>(a.channels * padded.plane)), scales(pixels.size());
+    std::vector<float> from(static_cast<size_t>(C * padded.plane));
+    for (int64_t y = 0; y < a.H; ++y) {
+      k.pad_row(a, padded, image.data(), a.channels, y, pixels.data());
+      k.pad_row(a, padded, maps.data(), C, y, from.data());
+    }
+    for (int64_t y = 0; y < a.H; ++y) k.scale_row(a, padded, pixels.data(), y, scales.data());
+    for (int64_t y = 0; y < a.H; ++y) k.refine_row(a, padded, pixels.data(), scales.data(), from.data(), C, y, out);
+  });
+}
+
 void resizes() {
   const int64_t H = pick(1, 70), W = pick(1, 70), height = pick(1, 90), width = pick(1, 90);
   const int64_t top = pick(0, height - 1), left = pick(0, width - 1);
@@ -208,6 +230,7 @@ int main(int argc, char** argv) {
     curves<double>();
     histograms<float>();
     histograms<double>();
+    refinements();
     resizes();
   }
   std::printf("%lld rounds of CPU kernels (%zu builds)\n", static_cast<long long>(rounds), builds().size());

@@ -84,6 +84,13 @@ struct Argument<double> {
     return std::holds_alternative<int64_t>(v) ? static_cast<double>(std::get<int64_t>(v)) : std::get<double>(v);
   }
 };
+template <>
+struct Argument<std::vector<int64_t>> {
+  static std::vector<int64_t> of(const Value& v) {
+    const auto& values = std::get<std::vector<double>>(v);
+    return {values.begin(), values.end()};
+  }
+};
 template <class T>
 struct Argument<std::optional<T>> {
   static std::optional<T> of(const Value& v) {

@@ -290,6 +290,21 @@ void histograms() {
     }
 }
 
+void refinement() {
+  const Operator refine{"refine"};
+  const std::vector<double> dilations{1, 3, 20};
+  for (const auto& [N, C, K, H, W] :
+       {std::tuple{2, 5, 3, 9, 40}, std::tuple{1, 1, 1, 1, 70}, std::tuple{1, 4, 4, 33, 1}}) {
+    const Tensor maps = filled({N, C, H, W}, ScalarType::Float, [](int64_t) { return uniform(); });
+    const Tensor images = random({N, K, H, W});
+    for (const int64_t iterations : {1, 2, 5}) {
+      const Tensor found = everywhere("refine", {}, [&] { return refine(maps, images, dilations, iterations); })[0];
+      for (int64_t i = 0; i < found.numel(); ++i)  // means of values in [0, 1)
+        require(found.const_data_ptr<float>()[i] >= 0 && found.const_data_ptr<float>()[i] <= 1, "refine");
+    }
+  }
+}
+
 }  // namespace
 
 int main() try {
@@ -298,6 +313,7 @@ int main() try {
   boxes_of_maps();
   masks_and_curves();
   histograms();
+  refinement();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;

@@ -82,6 +82,7 @@ CALLS: dict[str, Callable[[Inputs], Tensor]] = {
     "iou_curves-largest": lambda x: iou_curves(x, "largest"),
     "iou_curves-all": lambda x: iou_curves(x, "all"),
     "score_histograms": lambda x: ops.score_histograms(x.maps, x.masks),
+    "refine": lambda x: ops.refine(x.features, x.features[:, :3], (1, 3), 3),
     "score_histograms-double": lambda x: ops.score_histograms(x.maps.double(), x.masks, 10),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())

@@ -387,6 +387,20 @@ def test_score_histograms(run, dtype):
     assert run(ops.score_histograms, maps[:0], maps[:0] > 0).shape == (0, 2, 1002)
 
 
+def test_refine(run):
+    for n, c, k, size, dilations in [
+        (2, 5, 3, (13, 70), (1, 2, 4, 8, 12, 24)),
+        (1, 1, 1, (1, 33), (2,)),
+        (1, 8, 4, (40, 1), tuple(range(1, 9))),
+    ]:
+        maps, images = torch.rand(n, c, *size), torch.randn(n, k, *size)
+        images[0, 0, 0, 0] = torch.nan
+        for iterations in (1, 2, 3):
+            expected = ops.refine(maps, images, dilations, iterations)
+            for setting in ({}, {"seed": 1}):
+                assert_same_bits(run(ops.refine, maps, images, dilations, iterations, **setting), expected, size)
+
+
 # ---- blocks as they are on a GPU -------------------------------------------------------------------------------------
 
 

@@ -287,6 +287,70 @@ def test_a_score_is_in_the_bin_whose_edges_enclose_it(data):
     assert not found[0, 0].any()
 
 
+# ---- refinement ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilations", [(1,), (1, 2, 4, 8, 12, 24), (1, 2, 3, 5, 8, 13, 21, 34)], ids=str)
+@pytest.mark.parametrize(("channels", "size"), [(3, (37, 70)), (1, (5, 9)), (4, (1, 130)), (2, (66, 1))])
+def test_refine_is_its_twin(device, channels, size, dilations):
+    maps = torch.rand(2, 4, *size)
+    smooth = torch.nn.functional.interpolate(torch.rand(2, channels, 4, 5), size, mode="bicubic")
+    smooth[..., : size[1] // 2] = 0.3  # an edge, and a region without any difference
+    for images in (smooth, 1000 * smooth - 5, torch.randint(0, 256, smooth.shape, dtype=torch.uint8)):
+        for iterations in (0, 1, 10):
+            found = ops.refine(maps.to(device), images.to(device), dilations, iterations)
+            assert (found.dtype, found.shape) == (torch.float32, maps.shape)
+            assert_close(found.cpu(), reference.refine(maps, images, dilations, iterations), 2e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_refine_of_tensors_in_any_layout(device, dtype):
+    maps, images = torch.rand(2, 3, 20, 33).to(dtype), torch.rand(2, 3, 20, 33).to(dtype)
+    expected = ops.refine(maps, images, (1, 5), 3)
+    for x in layouts(maps.to(device)).values():
+        for image in layouts(images.to(device)).values():
+            assert torch.equal(ops.refine(x, image, (1, 5), 3).cpu(), expected)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 80), st.integers(1, 4), st.integers(1, 6))
+def test_a_refined_value_is_a_mean_of_its_map(seed, height, width, channels, iterations):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(1, 3, height, width, generator=generator)
+    maps[:, 2] = 1 - maps[:, :2].sum(1)
+    images = torch.randint(0, 256, (1, channels, height, width), generator=generator, dtype=torch.uint8)
+    found = ops.refine(maps, images, (1, 3, 9), iterations)
+    assert_close(found.sum(1), torch.ones(1, height, width), 2e-6)
+    assert (found.amax((2, 3)) <= maps.amax((2, 3)) + 1e-6).all()
+    assert (found.amin((2, 3)) >= maps.amin((2, 3)) - 1e-6).all()
+
+
+def test_refine_goes_to_the_edges_of_the_image():
+    """A mask of a disk, off by some pixels, moves to where the disk is."""
+    y, x = torch.meshgrid(torch.arange(90.0), torch.arange(120.0), indexing="ij")
+    disk = (y - 45) ** 2 + (x - 60) ** 2 < 25**2
+    image = torch.where(disk, 200, 60).repeat(3, 1, 1)[None] + 4 * torch.randn(1, 3, 90, 120)
+    off = ((y - 48) ** 2 + (x - 56) ** 2 < 25**2).float()
+
+    def iou(mask: Tensor) -> float:
+        return ((mask & disk).sum() / (mask | disk).sum()).item()
+
+    refined = ops.refine(torch.stack([off, 1 - off])[None], image)[0].argmax(0) == 0
+    assert iou(off > 0.5) < 0.8
+    assert iou(refined) > 0.95
+
+
+def test_pixels_that_are_not_finite_stay_where_they_are():
+    maps, images = torch.rand(1, 2, 9, 60), torch.rand(1, 3, 9, 60)
+    images[0, 1, 4, 50] = torch.nan
+    assert ops.refine(maps, images, (1, 2), 3).isfinite().all()
+    maps[0, 1, 4, 50] = torch.nan
+    found = ops.refine(maps, images, (2,), 3)
+    assert found[0, 0].isfinite().all()
+    assert found[..., :44].isfinite().all()
+    assert found[0, 1, 4, 48].isnan()
+
+
 # ---- the same bits everywhere ----------------------------------------------------------------------------------------
 
 
@@ -317,6 +381,8 @@ def digest() -> str:
             masks = (maps > 0.4).to(torch.uint8).masked_fill(maps < 0.1, 255)
             results += [ops.score_histograms(x, masks, bins) for x in (maps, maps.double()) for bins in (1000, 364)]
             results += [ops.score_histograms(3 * x - 1, masks) for x in (maps, maps.double())]
+            images = torch.stack([maps, maps.square(), (5 * maps).round()], 1)
+            results += [ops.refine(images, images, (1, 2, 8), 3), ops.refine(images, images[:, :1])]
             picture = (maps[0, :, :, None] * torch.tensor([255, 99, 31])).to(torch.uint8)
             results += [ops.resize(picture, size, None, first) for size in (65, 224) for first in ("rows", "columns")]
             for m in results:
@@ -358,6 +424,7 @@ def test_threads_batch_and_position_do_not_matter(device):
             ops.boxes(maps, 65, [0.2, 0.6]),
             ops.class_boxes(x, w, 65),
             ops.score_histograms(ops.heatmap(maps, 65), ops.heatmap(maps, 65, dtype=torch.uint8) % 3),
+            ops.refine(x, g[:, :3], (1, 2, 4), 2),
         ]
 
     whole = run(list(range(9)))
@@ -435,6 +502,7 @@ def test_opcheck():
             (torch.rand(2, 6, 7), torch.tensor([[1.0, 1, 4, 5]]).double(), torch.tensor([0, 1, 1]), True),
         ),
         (library.score_histograms, (torch.rand(2, 6, 7), (torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 10)),
+        (library.refine, (torch.rand(2, 3, 6, 7), torch.rand(2, 1, 6, 7), [1, 3], 2)),
         (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 8, None, 1, False, False)),
         (library.components, ((torch.rand(2, 6, 7) > 0.5).view(torch.uint8), 4, 3, 2, True, True)),
     ]
@@ -515,6 +583,18 @@ def test_empty_batches(device):
     found, maps = ops.class_boxes(features, torch.randn(0, 8, device=device), 32, return_map="uint8")
     assert (found.shape, maps.shape) == ((0, 4), (0, 32, 32))
     assert ops.score_histograms(torch.rand(0, 7, 7, device=device), features[:, 0] > 0).shape == (0, 2, 1002)
+    assert ops.refine(torch.rand(0, 5, 7, 7, device=device), torch.rand(0, 3, 7, 7, device=device)).shape == (
+        0,
+        5,
+        7,
+        7,
+    )
+    assert ops.refine(torch.rand(2, 0, 7, 7, device=device), torch.rand(2, 3, 7, 7, device=device)).shape == (
+        2,
+        0,
+        7,
+        7,
+    )
     assert ops.class_map(torch.randn(3, 0, 2, 2, device=device), torch.randn(3, 0, device=device)).eq(0).all()
 
 
@@ -562,6 +642,18 @@ F44, W4 = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
         (lambda: ops.score_histograms(F44[0].int(), F44[0] > 0), TypeError, "`maps` must be float16"),
         (lambda: ops.score_histograms(F44[0], F44[0]), TypeError, "bool or uint8.*got torch.float32; 1 is object"),
         (lambda: ops.score_histograms(F44[0], F44[1, :3] > 0), ValueError, r"shape of `maps` \[4, 3, 3\], got \[3, 3"),
+        (lambda: ops.refine(F44[0], F44), ValueError, r"`maps` must be \[N, C, H, W\]"),
+        (lambda: ops.refine(F44, F44.int()), TypeError, "`images` must be float16"),
+        (lambda: ops.refine(F44, F44[:, :, :2]), ValueError, "bring them to one size first"),
+        (lambda: ops.refine(F44, F44.repeat(1, 2, 1, 1)), ValueError, "must have 1 to 4 channels, got 8"),
+        (
+            lambda: ops.refine(F44, F44, ()),
+            ValueError,
+            r"`dilations` must be 1 to 8 integers from 1 to 1,024, got \(\)",
+        ),
+        (lambda: ops.refine(F44, F44, (1, 0)), ValueError, r"`dilations`.*got \(1, 0\)"),
+        (lambda: ops.refine(F44, F44, range(1, 10)), ValueError, "`dilations`.*got range"),
+        (lambda: ops.refine(F44, F44, iterations=-1), ValueError, "`iterations` must be an integer, 0 or more, got -1"),
         (lambda: ops.score_histograms(F44[0], F44[0] > 0, 5000), ValueError, "`bins` must be.*to 4,096, got 5000"),
         (lambda: ops.score_histograms(F44[0], F44[0] > 0, 10.0), ValueError, "`bins` must be an integer.*got 10.0"),
         (lambda: ops.score_histograms(F44[0, :, :, :0], F44[0, :, :, :0] > 0), ValueError, "at least one pixel"),

@@ -266,6 +266,21 @@ def for_scores(small: bool) -> Iterator[Situation]:
         yield Situation(f"{name}-{bins}-{kind}", partial(make, maps, bins, kind), {"bins": bins})
 
 
+def for_refinement(small: bool) -> Iterator[Situation]:
+    """Maps and images of one size, smooth and noisy, some pixels of the last image not finite."""
+
+    def make(size: tuple[int, int], channels: int) -> Inputs:
+        maps = random(3, 5, *size, seed=18).sigmoid()
+        images = random(3, channels, *size, seed=19)
+        images[0] = images[0].cumsum(-1).round()
+        images[2, 0, 0, 0], images[2, 0, -1, -1] = torch.nan, torch.inf
+        return maps, images
+
+    for size, channels in product(SMALL_PICTURES if small else PICTURES, (1, 3)):
+        if math.prod(size) <= 2**20:
+            yield Situation(f"{by(*size)}-{channels}", partial(make, size, channels), {})
+
+
 def for_masks(small: bool) -> Iterator[Situation]:
     for size in SMALL_PICTURES if small else PICTURES:
         yield Situation(f"{by(*size)}-bool", partial(lambda size: (masks(*size),), size), {})
@@ -281,6 +296,7 @@ SITUATIONS: dict[str, Callable[[bool], Iterator[Situation]]] = {
     "maps and boxes": for_maps_and_boxes,
     "scores and masks": for_scores,
     "masks": for_masks,
+    "maps and images": for_refinement,
 }
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
