@@ -96,15 +96,6 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def pair(option: str, text: str) -> tuple[float, float]:
-    """Read two numbers."""
-    try:
-        first, second = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be two numbers with a comma between, such as 0.7,0.5; got {text!r}") from None
-    return first, second
-
-
 def parts(values: list[str] | None) -> list[str] | None:
     """Join what several options and commas list."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()] if values else None

@@ -41,8 +41,8 @@ def read(request: Request) -> Pictures:
     """Read Annotations/*.xml (or in folders below), JPEGImages/, ImageSets/Main/SPLIT.txt; or XML beside its pictures.
 
     Splits of ImageSets/Segmentation are named Segmentation/SPLIT. Where there is a folder SegmentationClass, it has the
-    class PNGs, whose indices are those of Pascal VOC's classes if all classes are among these, else those of the names
-    in classes.txt, or else of all classes in order.
+    class PNGs, whose indices are those of the names in classes.txt, where there is one, else of Pascal VOC's classes,
+    if all classes are among these, or else of all classes in order.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
     Objects marked difficult count only where a picture has no others. Classes are numbered by name

@@ -13,7 +13,7 @@ from fastcam._check import listed
 from fastcam.data import Collection, Pictures, Sample
 from fastcam.data.names import Names
 from fastcam.data.segments import Segments, listed_names
-from fastcam.evaluation.segmentation import Histograms, Part, confusion, count, mean, overlap
+from fastcam.evaluation.segmentation import Histograms, confusion, count, mean, overlap
 from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source
 from fastcam.export.labels import CLASSES
 from fastcam.export.maps import Upsampler
@@ -311,5 +311,4 @@ def _read_labels(path: Path) -> tuple[list[int], np.ndarray]:
 
 def _mean_iou(found: Histograms) -> np.ndarray:
     """MIoU of one picture, over the background and the classes that are true or predicted in it."""
-    assert len(found.counts) == len(Part)
     return 100 * mean(overlap(confusion(found.counts))[0])
