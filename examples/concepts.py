@@ -109,7 +109,7 @@ def rank(
     every: bool = False,
     threshold: float | None = None,
     method: str = "cam",
-    layers: Sequence[str] | None = None,
+    layer: str | None = None,
 ) -> list[Ranked]:
     """Look for a concept in pictures; the run is in `out`, with its maps.
 
@@ -122,7 +122,7 @@ def rank(
         every: boxes of all components of the map, not only of the largest.
         threshold: fraction of the map's range above which boxes lie; 0.2 by default.
         method: of `fastcam.methods`, which makes the maps.
-        layers: its target layers.
+        layer: its target layer; the network's last by default.
 
     Returns:
         What was found in the pictures that could be read, the highest score first.
@@ -136,7 +136,7 @@ def rank(
         boxes="all" if every else "largest",
         threshold=threshold,
         method=method,
-        target_layers=layers,
+        target_layers=layer,
         maps=True,
         overwrite=True,
     )
@@ -286,7 +286,7 @@ def study(
         every=every,
         threshold=threshold,
         method=options.method,
-        layers=options.target_layers,
+        layer=options.target_layer,
     )
     write_ranking(found, options.out / "ranking.csv")
     return found
@@ -313,7 +313,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=float, default=0.3, help="share of pictures that is not trained on [0.3]")
     parser.add_argument("--most", type=int, default=5000, help="negatives at most, of all that there are [5000]")
     parser.add_argument("--method", default="cam", help="that makes the maps: cam, layercam, … [cam]")
-    parser.add_argument("--target-layers", nargs="+", metavar="LAYER", help="of which it makes them, and their mean")
+    parser.add_argument("--target-layer", metavar="LAYER", help="of which it makes them [the last with maps]")
     parser.add_argument("--show", type=int, default=12, help="pictures in the figure [12]")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices [0]")
 
