@@ -300,7 +300,8 @@ def with_head(model: nn.Module, linear: str, head: Fitted) -> nn.Module:
     classes, channels = head.weight.shape
     if not isinstance(old, nn.Linear) or old.in_features != channels:
         raise ValueError(f"the layer {linear!r} must be linear and take the head's {channels} channels, got {old}")
-    layer = nn.Linear(channels, classes, device=old.weight.device, dtype=old.weight.dtype)
+    # Without random weights first, which would take from the caller's generator.
+    layer = nn.utils.skip_init(nn.Linear, channels, classes, device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))

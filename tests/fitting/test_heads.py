@@ -107,7 +107,9 @@ def test_a_network_with_the_head_gives_its_scores(arch):
     random = np.random.default_rng(0)
     weight, bias = random.normal(size=(3, trunk.channels)), random.normal(size=3)
     head = Fitted(weight.astype(np.float32), bias.astype(np.float32), ("a", "b", "c"), "svm", 1.0)
+    state = torch.get_rng_state()
     new = with_head(nn.DataParallel(model) if arch == "resnet18" else model, trunk.linear, head)
+    assert torch.equal(torch.get_rng_state(), state)
     with torch.no_grad():
         np.testing.assert_allclose(new(images).numpy(), head.scores(features.numpy()), rtol=1e-4, atol=1e-4)
     for name, value in model.state_dict().items():
