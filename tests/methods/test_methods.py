@@ -491,7 +491,7 @@ class Detour(Net):
         ("ignored", ValueError, "does not depend on the layer 'ignored'"),
         ("pair", TypeError, "the target layer 'pair' must give one tensor, got tuple"),
         ("head", ValueError, r"'head' must give maps \[N, K, h, w\], got \[3, 6\]"),
-        ("", ValueError, r"must give maps \[N, K, h, w\], got \[3, 6\]"),
+        ("", ValueError, "a target layer must be a part of Detour, got all of it"),
     ],
 )
 def test_layers_that_give_no_map(layer, error, message, images):
