@@ -8,9 +8,8 @@ The folder is a data set for every command: with/*.png and without/*.png, as cla
 label, split (train or test) and the box of what is planted; captions.csv, with a sentence for each picture, for
 `examples/concepts.py`. Scenes are those of `fastcam.data.Shapes`: each has a textured object of its own before clutter,
 so that edges and contrast alone do not tell what is planted. What is planted has any place, size, angle and colours;
-words have any of nine fonts, and either a sign behind them or a rim
-around the letters. Where no texture is planted there is the same patch
-without it, so that only the texture tells. The same seed draws the same pictures.
+words have any of nine fonts, and either a sign behind them or a rim around the letters. Where no texture is planted
+there is the same patch without it, so that only the texture tells. The same seed draws the same pictures.
 """
 
 import argparse

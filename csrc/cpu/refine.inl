@@ -1,8 +1,8 @@
 // Pixel-adaptive refinement: in each iteration a pixel of a map becomes the mean of its neighbours, weighted by their
 // affinities in the image. These are the same in all iterations, and computed anew in each, for 64 pixels at a time: to
-// keep them would take 48 planes of memory, and to read them about as long. A call does a row of all maps; the maps
-// share the weights, three at a time in registers. Traffic: image, scales and maps once an iteration, neighbouring rows
-// from the cache. Every sum has one order, that of the neighbours.
+// keep them would take 48 planes of memory. A call does a row of all maps; the maps share the weights, three at a time
+// in registers. Traffic: image, scales and maps once an iteration, neighbouring rows from the cache. Every sum has one
+// order, that of the neighbours.
 #pragma once
 
 #include <cstring>
