@@ -18,7 +18,7 @@ from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
-from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create, observe
+from fastcam.methods import ATTRIBUTIONS, BOX_METHODS, Attribution, GuidedGradCAM, Method, create, observe
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
@@ -38,6 +38,9 @@ _TITLES = {
     "eigengradcam": "Eigen-Grad-CAM",
     "scorecam": "Score-CAM",
     "ablationcam": "Ablation-CAM",
+    "rollout": "attention rollout",
+    "legrad": "LeGrad",
+    "attention-relevance": "attention relevance",
     "saliency": "saliency",
     "guided-backprop": "guided backprop",
     "guided-gradcam": "Guided Grad-CAM",
@@ -213,8 +216,8 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
             yield _View(title, (), create(name, model))
             continue
         for group in groups:
-            if name in METHODS:
-                method = METHODS[name](
+            if name not in ATTRIBUTIONS:
+                method = BOX_METHODS[name](
                     model,
                     group,
                     fuse=settings.fuse or "mean",
@@ -222,7 +225,10 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
                     mode=settings.mode,
                     backend=settings.backend,
                 )
-                yield _View(title, tuple(method.layers), method)
+                layers = list(method.layers)
+                if len(layers) > 2 and not method.several:  # all blocks of a vision transformer
+                    layers[1:-1] = ["…"]
+                yield _View(title, tuple(layers), method)
             else:
                 yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
 

@@ -7,13 +7,14 @@ from torch import nn
 from fastcam._check import suggest
 from fastcam.methods.activation import CAM, EigenCAM
 from fastcam.methods.arrays import cam_from_arrays
+from fastcam.methods.attention import AttentionRelevance, AttentionRollout, LeGrad
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency, SaliencyMap
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
 
-# Maps [N, H, W] in [0, 1], and boxes.
+# Maps [N, H, W] in [0, 1], and boxes, from any layer.
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
     "gradcam": GradCAM,
@@ -26,8 +27,14 @@ METHODS: dict[str, type[Method]] = {
     "scorecam": ScoreCAM,
     "ablationcam": AblationCAM,
 }
+# The same from all blocks of a vision transformer.
+ATTENTION_METHODS: dict[str, type[Method]] = {
+    "rollout": AttentionRollout,
+    "legrad": LeGrad,
+    "attention-relevance": AttentionRelevance,
+}
 # What boxes are found in: those maps, and saliency made one.
-BOX_METHODS: dict[str, type[Method]] = METHODS | {"saliency": SaliencyMap}
+BOX_METHODS: dict[str, type[Method]] = METHODS | ATTENTION_METHODS | {"saliency": SaliencyMap}
 # Gradients of the picture's own size, not normalised.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "saliency": Saliency,
@@ -36,11 +43,14 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
 }
 
 __all__ = [
+    "ATTENTION_METHODS",
     "ATTRIBUTIONS",
     "BOX_METHODS",
     "CAM",
     "METHODS",
     "AblationCAM",
+    "AttentionRelevance",
+    "AttentionRollout",
     "Attribution",
     "EigenCAM",
     "EigenGradCAM",
@@ -50,6 +60,7 @@ __all__ = [
     "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "LeGrad",
     "MapWarning",
     "Method",
     "Saliency",
@@ -67,7 +78,8 @@ def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
 
     Args:
         name: a key of `METHODS` ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "eigencam",
-            "eigengradcam", "scorecam", "ablationcam") or of `ATTRIBUTIONS` ("saliency", "guided-backprop",
+            "eigengradcam", "scorecam", "ablationcam"), of `ATTENTION_METHODS` ("rollout", "legrad",
+            "attention-relevance") or of `ATTRIBUTIONS` ("saliency", "guided-backprop",
             "guided-gradcam").
         model: the network.
         **options: keywords of the method.
@@ -78,7 +90,7 @@ def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
     Raises:
         ValueError: there is no such method; similar names are listed.
     """
-    known = METHODS | ATTRIBUTIONS
+    known = METHODS | ATTENTION_METHODS | ATTRIBUTIONS
     if name not in known:
         raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     return known[name](model, **options)

@@ -97,6 +97,7 @@ class Method:
 
     relu: bool = True
     _needs_gradients: ClassVar[bool] = False
+    _together: ClassVar[bool] = False  # whether all target layers make one map
 
     def __init__(
         self,
@@ -138,9 +139,24 @@ class Method:
         return layers
 
     @property
+    def several(self) -> bool:
+        """Whether there are several maps, one of each target layer, which are fused."""
+        return len(self.layers) > 1 and not self._together
+
+    @property
     def _watched(self) -> dict[str, nn.Module]:
         """What a run has to observe for this method."""
         return self.layers
+
+    @property
+    def _differentiated(self) -> dict[str, nn.Module]:
+        """Those that need a graph."""
+        return self._watched if self._needs_gradients else {}
+
+    @property
+    def _attention(self) -> dict[str, nn.Module] | None:
+        """Those whose matrices of attention are kept; None where attention may be a fused operation."""
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +218,7 @@ class Method:
         Raises:
             TypeError, ValueError: as in a call; there are several target layers, so no common resolution.
         """
-        if len(self.layers) > 1:
+        if self.several:
             raise ValueError(f"a coarse map is one target layer's, got {', '.join(self.layers)}")
         (term,) = self._terms(self._observed(images, targets, top_k, False), eigen_smooth)
         return self._sum(term)
@@ -282,7 +298,7 @@ class Method:
             FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
                 float32 on a CPU, or none that can be frozen. The message says why, and calls go on as before.
         """
-        if self._needs_gradients:
+        if self._differentiated:
             raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
         self.frozen = FrozenNetwork(self.model, self.layers, images)
 
@@ -431,11 +447,13 @@ def _run_for(
     layers: dict[str, nn.Module] = {}
     reshape: dict[str, ReshapeTransform | None] = {}
     graph: dict[str, nn.Module] = {}  # of those that need gradients
+    attention: dict[str, nn.Module] | None = None
     for method in methods:
         layers |= method._watched
         reshape |= dict.fromkeys(method._watched, method.reshape_transform)
-        if method._needs_gradients:
-            graph |= method._watched
+        graph |= method._differentiated
+        if method._attention is not None:
+            attention = (attention or {}) | method._attention
     examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():
@@ -451,6 +469,7 @@ def _run_for(
             keep=keep,
             examine=examine,
             frozen=methods[0].frozen if len(methods) == 1 else None,
+            attention=attention,
         )
     if forward.batch_statistics:
         warnings.warn(

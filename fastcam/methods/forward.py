@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam.methods.matrices import KeepAttention
 from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import Targets, resolve_targets
@@ -32,6 +34,23 @@ _POOLINGS = {
     "gmp": {"AdaptiveMaxPool2DBackward0", "MaxPool2DWithIndicesBackward0", "AmaxBackward0", "MaxBackward0"},
     "tap": {"SumBackward1", "DivBackward0", "WhereBackward0"},
 }
+
+
+_ATTENTION = "the attention in "
+
+
+def attention_in(layer: str) -> str:
+    """The name, among what a run observes, of the matrix of attention in a layer."""
+    return _ATTENTION + layer
+
+
+def no_gradient(place: str) -> ValueError:
+    """The error that a target does not depend on a place in the network."""
+    return ValueError(
+        f"the target does not depend on {place}: no gradient reaches it. What the network computes outside of "
+        "autograd (in NumPy, in torch.inference_mode, in whole or quantised numbers) passes none; EigenCAM and "
+        "ScoreCAM need none"
+    )
 
 
 class LastLinear(NamedTuple):
@@ -92,6 +111,7 @@ class Forward:
         keep: bool = False,
         examine: bool = False,
         frozen: "FrozenNetwork | None" = None,
+        attention: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
@@ -107,12 +127,14 @@ class Forward:
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
+            attention: those target layers whose matrices of attention are kept, with a graph where the layers have one;
+                none where attention is only to be computed step by step; None leaves it as it is.
         """
         self.model = unwrap(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
-        self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
+        self._modules, self._wanted, self._keep, self._attention = layers, (targets, top_k), keep, attention
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
         named = [name for name in layers if name != IMAGES]
@@ -121,17 +143,17 @@ class Forward:
             self._outputs, logits, linear = self._frozen(images)
         else:
             with self.layouts.watch(), statistics or contextlib.nullcontext():
-                self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
+                self._outputs, logits, linear = _run_once(self.model, layers, images, graph, attention)
         self.last = _recomputed(*linear) if linear else None
         self.batch_statistics = statistics is not None and statistics.seen
-        self._graph = list(graph)
+        self._graph = [name for name in self._outputs if name.removeprefix(_ATTENTION) in graph]
         self._pooling: OtherPooling | None = None
         self._thresholds = _thresholds(self.model)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
         self._take_logits(logits)
-        self._all = list(self._outputs), reshape
+        self._all = list(layers), reshape
         self._take_layers(*self._all)
 
     def _take_logits(self, logits: Tensor) -> None:
@@ -189,7 +211,7 @@ class Forward:
         for name in layers:
             if name not in self._outputs:
                 raise ValueError(
-                    f"the run observed {', '.join(self._outputs)}, but not the target layer {name!r}: pass its method "
+                    f"the run observed {', '.join(self._all[0])}, but not the target layer {name!r}: pass its method "
                     "to `observe`"
                 )
         view = copy.copy(self)
@@ -300,18 +322,56 @@ class Forward:
         Where the network stops all gradients on their way to a layer (a frozen trunk in `torch.no_grad`, `detach`, a
         checkpoint that takes none), it runs once more without that. ValueError: a score does not depend on a layer.
         """
+        for found in self.plain_gradients(self._layers):
+            yield [self._spatial(index, gradient) for index, gradient in enumerate(found)]
+
+    def plain_gradients(self, names: Sequence[str]) -> Iterator[list[Tensor]]:
+        """As `gradients`, of the outputs of some layers as they are, or of what `attention_in` names."""
         for rank in range(self.targets.ranks):
             found = self._gradient(rank)
-            if not found.keys() >= set(self._layers):
+            if not found.keys() >= set(names):
                 found = self._with_whole_graph()._gradient(rank)
-            for name in self._layers:
+            for name in names:
                 if name not in found:
-                    raise ValueError(
-                        f"the target does not depend on the layer {name!r}: no gradient reaches it. What the network "
-                        "computes outside of autograd (in NumPy, in torch.inference_mode, in whole or quantised "
-                        "numbers) passes none; EigenCAM and ScoreCAM need none"
-                    )
-            yield [self._spatial(index, found[name]) for index, name in enumerate(self._layers)]
+                    raise no_gradient(name if name.startswith(_ATTENTION) else f"the layer {name!r}")
+            yield [found[name] for name in names]
+
+    def attention(self, layers: Iterable[str]) -> list[Tensor]:
+        """The matrices of attention [N, heads, L, L] in these layers, with their graph where they have one.
+
+        ValueError: that of a layer was not kept.
+        """
+        for name in layers:
+            if attention_in(name) not in self._outputs:
+                raise ValueError(f"the run did not keep the attention in {name}: pass its method to `observe`")
+        return [self._outputs[attention_in(name)] for name in layers]
+
+    def as_map(self, layer: int, values: Tensor) -> Tensor:
+        """One value for each token of a target layer, [N, L], as the layer's map [N, h, w]."""
+        return self._spatial(layer, values[..., None], len(self.images))[:, 0]
+
+    def read_out(self, tokens: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
+        """The logits [N, C] that the network would give, if the last of its blocks gave these tokens.
+
+        Everything around the blocks runs once more, with a graph from the tokens on; the blocks themselves do not.
+        """
+
+        def passed(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            return next(iter((*args, *kwargs.values())))
+
+        def replaced(*args: object, **kwargs: object) -> Tensor:
+            torch.set_grad_enabled(True)
+            return tokens.clone()  # what follows may work on it in place
+
+        copies = _outside_inference(self.model)
+        with torch.no_grad(), evaluation_mode(self.model), contextlib.ExitStack() as stack:
+            for block in blocks[:-1]:
+                stack.enter_context(mock.patch.object(block, "forward", passed))
+            stack.enter_context(mock.patch.object(blocks[-1], "forward", replaced))
+            images = self.images.clone()  # a network may work on its input in place
+            logits = torch.func.functional_call(self.model, copies, images) if copies else self.model(images)
+        assert isinstance(logits, Tensor)
+        return logits
 
     def differentiate(self) -> None:
         """Compute and keep the gradients that methods of this run will ask for, so that none of them has to."""
@@ -347,9 +407,11 @@ class Forward:
         """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
         if self._shared.whole is None:
             view = copy.copy(self)
-            view._graph = list(self._modules)
             with torch.inference_mode(False), torch.no_grad(), KeepGradients():
-                view._outputs, logits, linear = _run_once(self.model, self._modules, self.images, view._graph)
+                view._outputs, logits, linear = _run_once(
+                    self.model, self._modules, self.images, self._modules, self._attention
+                )
+            view._graph = list(view._outputs)
             view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
             view._take_logits(logits)
@@ -394,12 +456,17 @@ def _thresholds(module: nn.Module) -> set[float]:
 
 
 def _run_once(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Collection[str]
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: Tensor,
+    graph: Collection[str],
+    attention: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
     """Run the model once; give the layers' outputs, the logits, and the linear layer that ran last with its input.
 
     The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after has one,
     whatever the parameters require and the caller's grad mode is. With the images among the layers, those are the leaf.
+    Matrices of attention are among the outputs, by `attention_in`.
     """
     outputs: dict[str, Tensor] = {}
     linears: list[tuple[nn.Linear, Tensor]] = []
@@ -433,19 +500,41 @@ def _run_once(
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_hook(see_linear).remove)
-        # What was made inside inference mode may not enter a graph, a copy may.
-        state = itertools.chain(model.named_parameters(), model.named_buffers())
-        copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
+        copies = _outside_inference(model) if graph else {}
         images = images.clone()  # a network may work on its input in place
         if IMAGES in layers:
             outputs[IMAGES] = images.requires_grad_()
             torch.set_grad_enabled(True)
             images = images.clone()
+        matrices = None if attention is None else stack.enter_context(KeepAttention(attention, graph))
         logits = torch.func.functional_call(model, copies, images) if copies else model(images)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    return {name: outputs[name] for name in layers}, logits, linears[0] if linears else None
+    found = {name: outputs[name] for name in layers}
+    for name, several in matrices.found.items() if matrices else ():
+        found[attention_in(name)] = _one_matrix(name, several, found[name], len(images))
+    return found, logits, linears[0] if linears else None
+
+
+def _outside_inference(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters and buffers that were made inside inference mode and may not enter a graph."""
+    state = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {name: tensor.clone() for name, tensor in state if tensor.is_inference()}
+
+
+def _one_matrix(name: str, matrices: Sequence[Tensor], output: Tensor, count: int) -> Tensor:
+    """The one matrix [N, heads, L, L] of attention among all tokens [N, L, K] that a layer gives; or ValueError."""
+    got = ", ".join(str(list(matrix.shape)) for matrix in matrices) or "none"
+    length = output.shape[1] if output.dim() == 3 else 0
+    if len(matrices) == 1 and (len(matrices[0]), *matrices[0].shape[2:]) == (count, length, length):
+        return matrices[0]
+    raise ValueError(
+        f"the layer {name!r} must be a block with one attention among all tokens, as in a vision transformer: a matrix "
+        f"[{count}, heads, L, L] for tokens [{count}, L, K], got {got} for {list(output.shape)}. Attention in windows "
+        "or of pooled tokens (Swin, PVT) has no such matrix, and that of other libraries' kernels is not seen; "
+        "GradCAM and LayerCAM need none"
+    )
 
 
 def _recomputed(linear: nn.Linear, given: Tensor) -> LastLinear | None:

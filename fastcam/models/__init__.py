@@ -14,6 +14,7 @@ from fastcam.models.checkpoints import (
 )
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
+    attention_blocks,
     default_target_layer,
     resolve_layers,
     swin_reshape,
@@ -32,6 +33,7 @@ __all__ = [
     "Layouts",
     "ModelConfig",
     "ThresholdedAvgPool2d",
+    "attention_blocks",
     "build",
     "check_normalization",
     "default_target_layer",

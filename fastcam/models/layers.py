@@ -10,6 +10,8 @@ from fastcam._check import listed, suggest
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
 _LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
 
+_ATTENTIONS = ("attn", "attention", "self_attn", "self_attention")
+
 
 def default_target_layer(model: nn.Module) -> str:
     """Name the layer whose map is the network's last: where CAM and Grad-CAM usually look.
@@ -51,6 +53,48 @@ def default_target_layer(model: nn.Module) -> str:
         inner.pop()
         name = f"{name.split('.')[0]}.{inner[-1][0]}"
     return name
+
+
+def attention_blocks(model: nn.Module) -> list[str]:
+    """Name the blocks of a vision transformer, first to last: each has one attention, and hands tokens to the next.
+
+    They are found as the children of the one container whose every child has one attention: a module whose type is
+    called so (`MultiheadAttention`, timm's `Attention`, Hugging Face's `ViTAttention`, …), or that is itself.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+
+    Returns:
+        Dotted names of `unwrap(model).named_modules()`.
+
+    Raises:
+        ValueError: there is no such container, or there are several, as in networks of stages with windows (Swin).
+    """
+    model = unwrap(model)
+    chains = [
+        [f"{name}.{child}".removeprefix(".") for child, _ in module.named_children()]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Sequential | nn.ModuleList)
+        and len(module)
+        and all(_attentions(child) == 1 for child in module)
+    ]
+    inner = [chain for chain in chains if not any(other[0].startswith(f"{chain[0]}.") for other in chains)]
+    if len(inner) != 1:
+        found = ", ".join(f"{chain[0]} … {chain[-1]}" for chain in inner) or "none"
+        raise ValueError(
+            f"{type(model).__name__} must have one row of blocks with attention among all tokens, as vision "
+            f"transformers do, got {found}. Pass its blocks as `target_layers`; for networks of stages or of windows "
+            "GradCAM and LayerCAM are the methods"
+        )
+    return inner[0]
+
+
+def _attentions(module: nn.Module) -> int:
+    """How many modules of attention there are in one; those within another do not count."""
+    return sum(
+        1 if name in _ATTENTIONS or "attention" in type(child).__name__.lower() else _attentions(child)
+        for name, child in module.named_children()
+    )
 
 
 def resolve_layers(model: nn.Module, target_layers: str | nn.Module | Iterable[str | nn.Module]) -> list[nn.Module]:

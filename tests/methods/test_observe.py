@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fastcam import methods
-from fastcam.methods import CAM, METHODS, EigenCAM, GradCAM, LayerCAM, observe
+from fastcam.methods import ATTENTION_METHODS, CAM, METHODS, EigenCAM, GradCAM, LayerCAM, observe
 from fastcam.methods.smoothing import merge_views, views
 from fastcam.models import ThresholdedAvgPool2d, to_gap
 
@@ -273,7 +273,7 @@ def test_a_graph_changes_no_bit(network, name):
                 assert torch.equal(run.logits, alone[1])
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "cam"])
+@pytest.mark.parametrize("name", [name for name in METHODS | ATTENTION_METHODS if name != "cam"])
 def test_vision_transformer(name):
     vit = torchvision.models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
     nn.init.normal_(vit.heads.head.weight)

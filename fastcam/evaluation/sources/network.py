@@ -49,7 +49,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         self._pooled = [methods.CAM(model)] if settings.tap else []
         self._aug, self._eigen = "aug" in settings.smooth, "eigen" in settings.smooth
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
-        self._whole = self._aug or len(self.cam.layers) > 1
+        self._whole = self._aug or self.cam.several
         self._relu = self.cam.relu and not self._whole
         self._rows_checked = False
         self._outputs = None if config is None else config.num_classes
