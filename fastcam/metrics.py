@@ -16,6 +16,7 @@ from fastcam.methods.cautions import constant, tell
 from fastcam.methods.running import check_images, evaluation_mode
 from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
+from fastcam.models.outputs import per_class, run
 
 Score = Literal["probability", "logit"]
 Baseline = Literal["zero", "blur"] | Tensor
@@ -349,7 +350,7 @@ class _Scores:
         if logits is None:
             self.before = images.new_empty(0)
             return
-        self._targets = resolve_targets(targets, None, logits)
+        self._targets = resolve_targets(targets, None, per_class(logits))
         if self._targets.ranks != 1:
             raise ValueError("`targets` must be one for each picture, as there is one map for each")
         probable = score == "probability" and self._targets.classes is not None
@@ -369,12 +370,12 @@ class _Scores:
         for part in index.split(self._batch) if len(index) else ():
             inputs = pictures(part)
             with evaluation_mode(self._model):
-                yield self._model(inputs)
+                yield run(self._model, inputs)
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self._outputs is not None:
-            exact = probabilities(exact, self._outputs)
+            exact = probabilities(per_class(exact), self._outputs)
         return self._targets.scores(exact, owner)[:, 0]
 
 
