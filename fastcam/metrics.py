@@ -105,7 +105,8 @@ def confidence_change(
     2018, section 4.1; Score-CAM and others use the same.
 
     Args:
-        model: network from [N, 3, H, W] to logits [N, C]; it runs in evaluation mode and stays as it was.
+        model: network from [N, 3, H, W] to logits [N, C], or what `fastcam.models.with_output` makes of another; it
+            runs in evaluation mode and stays as it was.
         images: [N, 3, H, W], floating, normalised as the model wants it, on its device.
         maps: [N, H, W], floating, in [0, 1].
         targets: as for a method's call, one for each picture; None is its highest class. Callables take logits.

@@ -179,8 +179,8 @@ def read(given: Any, count: int, output: Output | None = None) -> Tensor:
         got = f"{describe(found)} as {output!r}"
     raise TypeError(
         f"the model must give logits [{count}, C] for {count} images, got {got}. Scores of one class may be [{count}], "
-        f"dense ones [{count}, C, H, W]; `output` (--output) says which part of what a model gives they are: a name, an "
-        "index, or a function of the whole"
+        f"dense ones [{count}, C, H, W]; `output` (--output) says which part of what a model gives they are: a name, "
+        "an index, or a function of the whole"
     )
 
 
