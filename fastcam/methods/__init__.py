@@ -10,6 +10,8 @@ from fastcam.methods.arrays import cam_from_arrays
 from fastcam.methods.attention import AttentionRelevance, AttentionRollout, LeGrad
 from fastcam.methods.cautions import MapWarning
 from fastcam.methods.core import Method, observe
+from fastcam.methods.finer import FinerCAM, RefineCAM, ShapleyCAM
+from fastcam.methods.fullgrad import FullGrad
 from fastcam.methods.gradient import EigenGradCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from fastcam.methods.guided import Attribution, GuidedBackprop, GuidedGradCAM, Saliency, SaliencyMap
 from fastcam.methods.perturbation import AblationCAM, ScoreCAM
@@ -24,6 +26,9 @@ METHODS: dict[str, type[Method]] = {
     "xgradcam": XGradCAM,
     "eigencam": EigenCAM,
     "eigengradcam": EigenGradCAM,
+    "finercam": FinerCAM,
+    "shapleycam": ShapleyCAM,
+    "refinecam": RefineCAM,
     "scorecam": ScoreCAM,
     "ablationcam": AblationCAM,
 }
@@ -33,8 +38,8 @@ ATTENTION_METHODS: dict[str, type[Method]] = {
     "legrad": LeGrad,
     "attention-relevance": AttentionRelevance,
 }
-# What boxes are found in: those maps, and saliency made one.
-BOX_METHODS: dict[str, type[Method]] = METHODS | ATTENTION_METHODS | {"saliency": SaliencyMap}
+# What boxes are found in: those maps, and two of the pictures themselves, which have no target layers.
+BOX_METHODS: dict[str, type[Method]] = METHODS | ATTENTION_METHODS | {"fullgrad": FullGrad, "saliency": SaliencyMap}
 # Gradients of the picture's own size, not normalised.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "saliency": Saliency,
@@ -54,6 +59,8 @@ __all__ = [
     "Attribution",
     "EigenCAM",
     "EigenGradCAM",
+    "FinerCAM",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GuidedBackprop",
@@ -63,9 +70,11 @@ __all__ = [
     "LeGrad",
     "MapWarning",
     "Method",
+    "RefineCAM",
     "Saliency",
     "SaliencyMap",
     "ScoreCAM",
+    "ShapleyCAM",
     "XGradCAM",
     "cam_from_arrays",
     "create",
@@ -78,9 +87,9 @@ def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
 
     Args:
         name: a key of `METHODS` ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "eigencam",
-            "eigengradcam", "scorecam", "ablationcam"), of `ATTENTION_METHODS` ("rollout", "legrad",
-            "attention-relevance") or of `ATTRIBUTIONS` ("saliency", "guided-backprop",
-            "guided-gradcam").
+            "eigengradcam", "finercam", "shapleycam", "refinecam", "scorecam", "ablationcam"), of `ATTENTION_METHODS`
+            ("rollout", "legrad", "attention-relevance"), "fullgrad", or a key of `ATTRIBUTIONS` ("saliency",
+            "guided-backprop", "guided-gradcam").
         model: the network.
         **options: keywords of the method.
 
@@ -90,7 +99,7 @@ def create(name: str, model: nn.Module, **options: Any) -> Method | Attribution:
     Raises:
         ValueError: there is no such method; similar names are listed.
     """
-    known = METHODS | ATTENTION_METHODS | ATTRIBUTIONS
+    known = BOX_METHODS | ATTRIBUTIONS
     if name not in known:
         raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     return known[name](model, **options)

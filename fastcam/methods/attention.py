@@ -127,8 +127,10 @@ class AttentionRollout(AttentionMethod):
 
     def _fused(self, matrices: Tensor) -> Tensor:
         """One matrix [N, L, L] of those of all heads, without what is discarded."""
-        heads = {"mean": matrices.mean, "max": matrices.amax, "min": matrices.amin}
-        fused = heads[self.heads](1)
+        if self.heads == "mean":
+            fused = matrices.mean(1)
+        else:
+            fused = matrices.amax(1) if self.heads == "max" else matrices.amin(1)
         count = int(fused[0].numel() * self.discard)
         if count:
             flat = fused.flatten(1)

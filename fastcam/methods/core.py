@@ -46,7 +46,7 @@ class MethodOptions(TypedDict, total=False):
     order: Literal["fastcam", "grad-cam"]
     mode: Literal["bilinear", "bicubic"]
     backend: Literal["fused", "reference"]
-    fuse: Literal["mean", "max"]
+    fuse: Literal["mean", "max", "product"]
     reshape_transform: ReshapeTransform | None
     output: Output | None
 
@@ -76,7 +76,7 @@ class Method:
             package: min-max with eps 1e-7 at low resolution, upsampling, mean over layers, min-max.
         mode: "bilinear" or "bicubic" upsampling.
         backend: "fused" for the compiled kernels, "reference" for their plain PyTorch twins.
-        fuse: how the maps of several layers become one, by their "mean" or "max"; normalised again.
+        fuse: how the maps of several layers become one, by their "mean", "max" or "product"; normalised again.
         reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], where N is the number of
             images, for layers with tokens or another layout. None is enough for maps, [N, K, h, w] or [N, h, w, K],
             and for the transformers of torchvision and timm: what a layer gives is recognised by the shapes of each
@@ -112,7 +112,7 @@ class Method:
         order: Literal["fastcam", "grad-cam"] = "fastcam",
         mode: Literal["bilinear", "bicubic"] = "bilinear",
         backend: Literal["fused", "reference"] = "fused",
-        fuse: Literal["mean", "max"] = "mean",
+        fuse: Literal["mean", "max", "product"] = "mean",
         reshape_transform: ReshapeTransform | None = None,
         output: Output | None = None,
     ) -> None:
@@ -121,7 +121,7 @@ class Method:
         one_of("order", order, ("fastcam", "grad-cam"))
         one_of("mode", mode, ("bilinear", "bicubic"))
         one_of("backend", backend, _BACKENDS)
-        one_of("fuse", fuse, ("mean", "max"))
+        one_of("fuse", fuse, ("mean", "max", "product"))
         self.model = with_output(model, output)
         self.layers = self._resolved(target_layers)
         self.relu = type(self).relu if relu is None else relu
@@ -392,11 +392,16 @@ class Method:
                 low = coarse.relu() if self.relu else coarse
                 low = low - low.amin((-2, -1), keepdim=True)
                 low = low / (1e-7 + low.amax((-2, -1), keepdim=True))
-                maps.append(self.ops.heatmap(low, size, False, None, self.mode))
+                # In a product, each as the package would give it alone.
+                alone: Literal["after"] | None = "after" if self.fuse == "product" else None
+                maps.append(self.ops.heatmap(low, size, False, alone, self.mode))
         fused = maps[0]
         if len(maps) > 1:
             stacked = torch.stack(maps)
-            fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
+            if self.fuse == "product":
+                fused = stacked.prod(0)
+            else:
+                fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
         if len(maps) > 1 or self.order == "grad-cam":
             fused = self.ops.heatmap(fused, size, False, "after")
         if aug_smooth:

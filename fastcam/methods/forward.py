@@ -175,6 +175,7 @@ class Forward:
         with torch.set_grad_enabled(given.requires_grad):
             self._logits = per_class(given)
         self.logits = self._logits.detach()
+        self._other: Callable[[Tensor, int], Tensor] | None = None
         self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
         self.targets: Targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
         self._heads: dict[tuple[str, ReshapeTransform | None], Head | None] = {}
@@ -312,17 +313,26 @@ class Forward:
             stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
-            if self._pooling is not None:
-                name, _, pooled, linear = self._pooling
-                given: list[Tensor] = []
-
-                def pool(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
-                    given[:] = [pooled(output)]
-
-                stack.callback(self._modules[name].register_forward_hook(pool).remove)
-                stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
+            stack.enter_context(self._pooled_otherwise())
             call = caller(self.model)
             yield lambda images: read(call(images), len(images), self._output)
+
+    @contextlib.contextmanager
+    def _pooled_otherwise(self) -> Iterator[None]:
+        """While entered, the network has the pooling of `with_pooling`."""
+        if self._pooling is None:
+            yield
+            return
+        name, _, pooled, linear = self._pooling
+        given: list[Tensor] = []
+
+        def pool(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+            given[:] = [pooled(output)]
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._modules[name].register_forward_hook(pool).remove)
+            stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
+            yield
 
     def has_plain_path(self, layer: int, head: Head) -> bool:
         """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
@@ -388,6 +398,111 @@ class Forward:
             images = self.images.clone()  # a network may work on its input in place
             return read(_called(self.model, images, copies), len(images), self._output)
 
+    def explaining(self, score: Callable[[Tensor, int], Tensor]) -> Self:
+        """The same run, where `gradients` are those of another score.
+
+        It is a function of `given` and the rank, and sums over the pictures, as `Targets.score`.
+        """
+        view = copy.copy(self)
+        view._other, view._kept, view._shared = score, {}, _Shared(self._shared.proved)
+        return view
+
+    @property
+    def explains_logits(self) -> bool:
+        """Whether what is explained are logits of classes as they are."""
+        return self._other is None and self.targets.classes is not None
+
+    def _score(self, rank: int) -> Tensor:
+        return (self._other or self.targets.score)(self.given, rank)
+
+    def second_order(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """For each rank and layer the gradient G, and the Hessian of the score times the activations, [N, K, h, w]."""
+        for rank in range(self.targets.ranks):
+            found = self._products(rank)
+            if len(found) < len(self._layers):
+                found = self._with_whole_graph().at(self._layers, self.reshape)._products(rank)
+            for name in self._layers:
+                if name not in found:
+                    raise no_gradient(f"the layer {name!r}")
+            yield [
+                (self._spatial(index, found[name][0]), self._spatial(index, found[name][1]))
+                for index, name in enumerate(self._layers)
+            ]
+
+    def _products(self, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Gradient, and Hessian times activations, of one rank at the layers that the gradient reaches."""
+        with torch.enable_grad():
+            score = self._score(rank)
+            if not score.requires_grad:
+                return {}
+            gradients = torch.autograd.grad(score, self.raw, create_graph=True, allow_unused=True)
+            found = {}
+            for name, output, gradient in zip(self._layers, self.raw, gradients, strict=True):
+                if gradient is None:
+                    continue
+                second = None
+                if gradient.requires_grad:
+                    (second,) = torch.autograd.grad(
+                        gradient, output, output.detach(), retain_graph=True, allow_unused=True
+                    )
+                found[name] = gradient.detach(), torch.zeros_like(gradient) if second is None else second.detach()
+        return found
+
+    def through_all(self, layers: Collection[nn.Module]) -> Iterator[tuple[Tensor, list[tuple[nn.Module, Tensor]]]]:
+        """The gradients of all scores through the whole network, which runs once more.
+
+        Yields:
+            For each rank the gradient in the images, and those at the maps [N, K, h, w] that layers give, one for each
+            use of a layer that the score depends on.
+
+        Raises:
+            ValueError: the score does not depend on the images.
+        """
+        images, outputs, given = self._traced(layers)
+        for rank in range(self.targets.ranks):
+            found = self._from(images, outputs, given, rank)
+            if found is None:
+                with KeepGradients():
+                    images, outputs, given = self._traced(layers)
+                found = self._from(images, outputs, given, rank)
+            if found is None:
+                raise no_gradient("the images")
+            yield found
+
+    def _traced(self, layers: Collection[nn.Module]) -> tuple[Tensor, list[tuple[nn.Module, Tensor]], Tensor]:
+        """Images as a leaf, the maps of layers, and scores, with a graph."""
+        outputs: list[tuple[nn.Module, Tensor]] = []
+
+        def keep(module: nn.Module, args: tuple[object, ...], output: object) -> Tensor | None:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                return None
+            outputs.append((module, output))
+            return output.clone()  # what follows may work on it in place
+
+        copies = _outside_inference(self.model)
+        with torch.no_grad(), evaluation_mode(self.model), self._pooled_otherwise(), contextlib.ExitStack() as stack:
+            for layer in layers:
+                stack.callback(layer.register_forward_hook(keep).remove)
+            images = self.images.clone().requires_grad_()
+            torch.set_grad_enabled(True)
+            given = read(_called(self.model, images.clone(), copies), len(images), self._output)
+        return images, outputs, given
+
+    def _from(
+        self, images: Tensor, outputs: list[tuple[nn.Module, Tensor]], given: Tensor, rank: int
+    ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]] | None:
+        with torch.enable_grad():
+            score = self.targets.score(given, rank)
+            if not score.requires_grad:
+                return None
+            leaves = [images, *(output for _, output in outputs if output.requires_grad)]
+            of_images, *found = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
+        if of_images is None:
+            return None
+        modules = [module for module, output in outputs if output.requires_grad]
+        pairs = zip(modules, found, strict=True)
+        return of_images, [(module, gradient) for module, gradient in pairs if gradient is not None]
+
     def differentiate(self) -> None:
         """Compute and keep the gradients that methods of this run will ask for, so that none of them has to."""
         for rank in range(self.targets.ranks):
@@ -405,7 +520,7 @@ class Forward:
         """The gradients of one rank at all layers that they reach, as the layers give their output."""
         last = rank + 1 == self.targets.ranks
         with torch.enable_grad():
-            score = self.targets.score(self.given, rank)
+            score = self._score(rank)
             if not score.requires_grad:
                 return {}
             leaves = [self._outputs[name] for name in self._graph]
@@ -431,6 +546,7 @@ class Forward:
             view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
             view._take_scores(given)
+            view._other = self._other
             view._take_layers(*self._all)
             self._shared.whole = view if self._pooling is None else view.with_pooling(self._pooling.pool)
         return self._shared.whole

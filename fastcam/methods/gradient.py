@@ -62,7 +62,7 @@ class GradientMethod(Method):
     def _closed_form(self, forward: Forward) -> WeightedSum | None:
         """The map without a backward pass, where a head gives the gradient; None where it does not."""
         classes = forward.targets.classes
-        head = forward.head(0) if len(self.layers) == 1 and classes is not None else None
+        head = forward.head(0) if len(self.layers) == 1 and forward.explains_logits else None
         if head is None or classes is None or head.relu or not (head.pool == "gap" or self._any_pooling):
             return None
         if not forward.has_plain_path(0, head):

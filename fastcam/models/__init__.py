@@ -15,6 +15,7 @@ from fastcam.models.checkpoints import (
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
     attention_blocks,
+    default_stages,
     default_target_layer,
     resolve_layers,
     swin_reshape,
@@ -37,6 +38,7 @@ __all__ = [
     "attention_blocks",
     "build",
     "check_normalization",
+    "default_stages",
     "default_target_layer",
     "find_head",
     "load_checkpoint",

@@ -1,7 +1,8 @@
 """Layers that maps are taken from: their names, the usual one of each family, and the shape of what they give."""
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -54,6 +55,63 @@ def default_target_layer(model: nn.Module) -> str:
         inner.pop()
         name = f"{name.split('.')[0]}.{inner[-1][0]}"
     return name
+
+
+def default_stages(model: nn.Module, count: int = 3) -> list[str]:
+    """Name the layers that end the last stages of a network: the last map of each resolution.
+
+    Those are the layers before each one that has a stride or a pooling, and `default_target_layer`; in a vision
+    transformer, whose tokens keep their number, that layer and the same one of the blocks before.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+        count: at most so many.
+
+    Returns:
+        Dotted names of `unwrap(model).named_modules()`, first to last.
+
+    Raises:
+        ValueError: the network is of no known family, as in `default_target_layer`.
+    """
+    model = unwrap(model)
+    last = default_target_layer(model)
+    with contextlib.suppress(ValueError):
+        blocks = attention_blocks(model)
+        if last.startswith(f"{blocks[-1]}."):
+            return [block + last.removeprefix(blocks[-1]) for block in blocks[-count:]]
+    holder = last.rpartition(".")[0]
+    ends: list[str] = []
+    before, reached = "", False
+    for name, shrinks in _in_order(model.get_submodule(holder), f"{holder}." if holder else ""):
+        if reached and not f"{name}.".startswith(f"{last}."):
+            break
+        reached |= f"{name}.".startswith(f"{last}.")
+        if shrinks and before:
+            ends.append(before)
+        before = name
+    return [*ends, last][-count:]
+
+
+def _in_order(module: nn.Module, prefix: str) -> Iterator[tuple[str, bool]]:
+    """The layers of a network by name, and whether each makes maps smaller; sequences of stages are taken apart."""
+    for name, child in module.named_children():
+        if name.lower().startswith("aux"):  # a head beside the way, which runs in training only
+            continue
+        if isinstance(child, nn.Sequential) and sum(map(_shrinks, child)) > 1:
+            yield from _in_order(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _shrinks(child)
+
+
+def _shrinks(module: nn.Module) -> bool:
+    """Whether a module has a stride, or merges patches."""
+    for part in module.modules():
+        stride = getattr(part, "stride", 1)
+        if isinstance(part, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and stride not in (1, (1, 1)):
+            return True
+        if type(part).__name__.startswith("PatchMerging"):
+            return True
+    return False
 
 
 def attention_blocks(model: nn.Module) -> list[str]:
