@@ -179,7 +179,7 @@ def test_wrong_options(model, images):
 
 
 def test_its_place_among_the_methods(model):
-    assert set(BOX_METHODS) == {*METHODS, *ATTENTION_METHODS, "saliency"}
+    assert set(BOX_METHODS) == {*METHODS, *ATTENTION_METHODS, "fullgrad", "saliency"}
     assert isinstance(methods.create("saliency", model), Saliency)  # the raw values
 
 
