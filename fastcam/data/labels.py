@@ -18,7 +18,7 @@ import numpy as np
 from fastcam._check import suggest
 from fastcam.data import tables
 from fastcam.data.names import Names, look, tidy
-from fastcam.data.reading import Problems
+from fastcam.data.reading import Problems, numbers
 from fastcam.runs.schema import MAX_CLASSES
 
 _NUMBERS = re.compile(r"[0-9]+(?:[\s,;|]+[0-9]+)+")
@@ -203,7 +203,9 @@ def _of_rows(path: Path, classes: _Classes) -> dict[str, tuple[int, ...]]:
 
 def one_kind(texts: Mapping[str, str]) -> None:
     """Raise ValueError for names and numbers of classes together, since either could be meant; with where each is."""
-    kinds = {tables.number(text) is None: text for text in texts}
+    kinds: dict[bool, str] = {}
+    for text in texts:
+        kinds.setdefault(numbers([text]) is None, text)
     if len(kinds) > 1:
         name, number = kinds[True], kinds[False]
         raise ValueError(

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fastcam.data.labels import Told, gather, one_kind, unlike
+from fastcam.data.labels import gather, one_kind, unlike
 from fastcam.data.names import ordered, plain_id, tidy
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, numbers, strongest
-from fastcam.data.tables import EDGES, SIZE, number, rows
+from fastcam.data.tables import EDGES, SIZE, Row, number, rows
 
 
 def read(request: Request) -> Pictures:
@@ -22,9 +23,9 @@ def read(request: Request) -> Pictures:
     one name a line, if there is one. Paths are relative to the list's folder.
 
     A picture of several classes has a list of them in its cell, see `fastcam.data.labels`, or a row for each. Then its
-    label is the one that it has, or where each has boxes that with the largest total area, and its boxes are those of
-    that class; where nothing tells which is the strongest, it has none. With no list and no such picture, classes are
-    the labels alone.
+    label is that with the largest total area of boxes, and its boxes are those of that class; without boxes in rows of
+    single classes nothing tells which is the strongest, and it has no label. Where no picture has several, nor a list,
+    a label need not be all that is in a picture, and its classes are not known.
     """
     path, split, problems = request.path, request.split, request.problems
     root = request.images or path.parent
@@ -32,21 +33,13 @@ def read(request: Request) -> Pictures:
     for _, row in table:
         row |= {"path": plain_id(row["path"], root)} | ({"label": tidy(row["label"])} if "label" in row else {})
     columns = set(table[0][1]) if table else set()
-    chosen = [(where, row) for where, row in table if split is None or row.get("split") == split]
-    several, numbered, names = False, dict[str, int | None](), tuple[str, ...]()
-    told: dict[str, Told] = {}
-    if "label" in columns:
-        rest = [] if split is None else [(where, row) for where, row in table if row.get("split") != split]
-        told, others = (
-            gather(((where, row["path"], row["label"]) for where, row in part), problems) for part in (chosen, rest)
-        )
-        every = [*told.items(), *others.items()]
-        several = any(one.listed or len(one.texts) > 1 for _, one in every)
-        numbered, names = _numbered(path, every, several, problems)
+    labels = _Labels(path, table, split, problems) if "label" in columns else None
     found: dict[str, Found] = {}
-    boxes: dict[str, list[tuple[str, int | None, list[float]]]] = {}  # with where each is, and its class
+    boxes: dict[str, list[_Box]] = {}
     boxed: set[str] = set()  # whose first row has a box
-    for where, row in chosen:
+    for where, row in table:
+        if split is not None and row.get("split") != split:
+            continue
         id = row["path"]
         texts = [row[edge] for edge in EDGES] if "x0" in columns else []
         size = [row[side] for side in SIZE] if "width" in columns else []
@@ -65,32 +58,18 @@ def read(request: Request) -> Pictures:
         first = found.setdefault(id, entry)
         if first is entry:
             boxed |= {id} if any(texts) else set()
-        elif not (any(texts) and id in boxed) and where not in (told[id].texts.values() if id in told else ()):
+        elif not (any(texts) and id in boxed) and (labels is None or where not in labels.first):
             problems.refuse(where, f"{id} comes twice", id)
         if first.size != entry.size:
             problems.fault(where, f"another size of {id} than in {first.where}", id)
-        boxes.setdefault(id, []).extend([(where, numbered.get(row.get("label", "")), box)] if box else [])
+        kind = None if labels is None else labels.numbers.get(row["label"])
+        boxes.setdefault(id, []).extend([_Box(where, kind, box)] if box else [])
     entries = []
-    for entry in found.values():
-        own, one = boxes[entry.id], told.get(entry.id)
-        labels = {index for text in one.texts if (index := numbered[text]) is not None} if one else set[int]()
-        corners = np.array([box for _, _, box in own], np.float64).reshape(-1, 4)
-        label = next(iter(labels)) if len(labels) == 1 else None
-        kinds = [kind for _, kind, _ in own if kind is not None]
-        if len(labels) > 1 and 0 < len(kinds) == len(own):
-            sizes = None if entry.size is None else np.array([entry.size])
-            problems.boxes(
-                [entry.id] * len(own), [where for where, _, _ in own], corners, sizes
-            )  # those of all classes
-            label, corners = strongest(kinds, corners)
-        entries.append(
-            entry._replace(
-                label=label,
-                boxes=corners if "x0" in columns else None,
-                classes=sorted(labels) if several and one else None,
-            )
-        )
-    return assemble(request, root, entries, names, resized=True)
+    for id, entry in found.items():
+        if "x0" in columns:
+            entry = entry._replace(boxes=np.array([box.corners for box in boxes[id]], np.float64).reshape(-1, 4))
+        entries.append(entry if labels is None else _labelled(entry, labels, boxes[id], problems))
+    return assemble(request, root, entries, () if labels is None else labels.names, resized=True)
 
 
 def _splits(path: Path) -> list[str]:
@@ -98,24 +77,70 @@ def _splits(path: Path) -> list[str]:
     return sorted({row["split"] for _, row in rows(path, Problems([])) if row.get("split")})
 
 
-def _numbered(
-    path: Path, told: Sequence[tuple[str, Told]], several: bool, problems: Problems
-) -> tuple[dict[str, int | None], tuple[str, ...]]:
-    """The class of each text that pictures have as a label, and the classes' names."""
-    wheres = {text: where for _, one in reversed(told) for text, where in one.texts.items()}
-    if several:  # where each is a class of its own, names may be odd
-        one_kind(wheres)
-        unlike(wheres)
-    texts = sorted(wheres)
-    if numbers(texts) is None:
-        texts = ordered(texts)
-        return {text: index for index, text in enumerate(texts)}, tuple(texts)
-    values = {text: number(text) for text in texts}
-    for id, one in told:
-        for text, where in one.texts.items():
-            if values[text] is None:
-                problems.fault(where, f"expected a whole number as label, or names only, got {text}", id)
-    return values, class_names([path.parent], (value for value in values.values() if value is not None))
+class _Box(NamedTuple):
+    """A box: where its row is, the class that has, if it is one, and the box."""
+
+    where: str
+    kind: int | None
+    corners: list[float]
+
+
+def _labelled(entry: Found, labels: "_Labels", boxes: Sequence[_Box], problems: Problems) -> Found:
+    """A picture with its label and classes, and of several the boxes of the strongest, if there is one."""
+    classes = labels.of(entry.id)
+    if classes is None:
+        return entry
+    if len(classes) == 1:
+        entry = entry._replace(label=classes[0])
+    kinds = [box.kind for box in boxes if box.kind is not None]
+    if len(classes) > 1 and kinds and entry.boxes is not None:
+        every, sizes = entry.boxes, None if entry.size is None else np.array([entry.size])
+        problems.boxes([entry.id] * len(every), [box.where for box in boxes], every, sizes)  # the others are left out
+        label, every = strongest(kinds, every)
+        entry = entry._replace(label=label, boxes=every)
+    return entry._replace(classes=classes) if labels.several else entry
+
+
+class _Labels:
+    """The classes of a list's pictures, those of a split, numbered over all its rows.
+
+    Attributes:
+        names: of the classes.
+        numbers: class index of each text; None if it should be a number and is none, which is refused.
+        several: whether there is a picture with several, or a list of them, so that all that is in a picture is told.
+        first: where the rows are that are the first to tell a class of their picture.
+    """
+
+    def __init__(self, path: Path, table: Sequence[Row], split: str | None, problems: Problems) -> None:
+        cells = [(split in (None, row.get("split")), (where, row["path"], row["label"])) for where, row in table]
+        told, others = (gather((cell for own, cell in cells if own is which), problems) for which in (True, False))
+        every = [*told.items(), *others.items()]
+        texts: dict[str, str] = {}  # with where each is first
+        for text, where in (item for _, one in every for item in one.texts.items()):
+            texts.setdefault(text, where)
+        self.several = any(one.listed or len(one.texts) > 1 for _, one in every)
+        self.first = {where for one in told.values() for where in one.texts.values()}
+        self._told = told
+        if self.several:  # one class a picture may have odd names, as folders may
+            one_kind(texts)
+            unlike(texts)
+        self.numbers: dict[str, int | None]
+        if numbers(sorted(texts)) is None:
+            self.names = tuple(ordered(texts))
+            self.numbers = {text: index for index, text in enumerate(self.names)}
+            return
+        self.numbers = {text: number(text) for text in texts}
+        for id, one in every:
+            for text, where in one.texts.items():
+                if self.numbers[text] is None:
+                    problems.fault(where, f"expected a whole number as label, or names only, got {text}", id)
+        self.names = class_names([path.parent], (value for value in self.numbers.values() if value is not None))
+
+    def of(self, id: str) -> list[int] | None:
+        """The classes of a picture, ascending; None if they are not known."""
+        if id not in self._told:
+            return None
+        return sorted({index for text in self._told[id].texts if (index := self.numbers[text]) is not None})
 
 
 FORMAT = Format(
