@@ -23,7 +23,7 @@ LAYERS = [
     ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
-    ["drawing"],
+    ["drawing", "refinement"],
     ["methods"],
     ["data"],
     ["pictures"],
