@@ -8,7 +8,7 @@ pictures   data sets of picture files; `turning` is for those that EXIF turns
 names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
 overview   what `fastcam data info` shows
-shapes     the drawn data set; `catdog` makes class folders of dogs-vs-cats
+shapes     the drawn data set, and drawn_voc one in Pascal VOC's layout; `catdog` makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching
@@ -16,7 +16,7 @@ from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Faults
-from fastcam.data.sample import Collection, Dataset, Sample
+from fastcam.data.sample import Collection, Dataset, Sample, classes_of
 from fastcam.data.scenes import Scenes
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Pictures",
     "Sample",
     "Scenes",
+    "classes_of",
     "info",
     "load",
     "load_scenes",

@@ -186,7 +186,7 @@ def passes(
             ) from error
         if pool is not None:
             forward = forward.with_pooling(pool)
-        if number == 0 and targets is None:
+        if number == 0 and targets is None and forward.logits.shape[1]:  # else the network has no scores
             classes = forward.chosen.classes
             assert classes is not None
             targets, top_k = (classes if forward.chosen.ranked else classes[:, 0]), None
