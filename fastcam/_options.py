@@ -24,13 +24,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastcam._check import suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+# What of a model's output are its scores, see `fastcam.models.with_output`; here, where torch is not needed.
+Output: TypeAlias = str | int | Callable[[Any], Any]
+
 _KINDS = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", NoneType: "nothing"}
 
 

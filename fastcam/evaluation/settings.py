@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
-from fastcam.models.outputs import Output
+from fastcam._options import Output, check, option
 
 METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")

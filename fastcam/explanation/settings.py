@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
-from fastcam.models.outputs import Output
+from fastcam._options import Output, check, option
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
-from fastcam.models.outputs import Output
+from fastcam._options import Output, check, option
 
 Targets = Literal["label"] | Mapping[str, int] | None
 # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose

@@ -7,16 +7,15 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from fastcam._check import suggest
+from fastcam._options import Output
 
 if TYPE_CHECKING:
     from fastcam.models.checkpoints import ModelConfig
-
-Output: TypeAlias = str | int | Callable[[Any], Tensor]  # what of a model's output are the scores
 
 
 class OutputError(TypeError, ValueError):
