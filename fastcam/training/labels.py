@@ -75,9 +75,7 @@ def _balanced(settings: Settings, data: Dataset) -> tuple[float, ...]:
     if not settings.multi_label and (labels := getattr(data, "labels", None)) is not None:
         known = [None if label is None else (label,) for label in labels]  # the strongest class alone is trained on
     if known is None or None in known:
-        raise ValueError(
-            '`class_weights="balanced"` needs a data set that tells the classes of all pictures: give numbers'
-        )
+        raise ValueError('`class_weights="balanced"` needs the classes of all pictures from the data set: give numbers')
     every = [one for classes in known for one in classes or ()]
     if not all(0 <= one < len(names) for one in every):
         raise ValueError(f"the data set to train on has class {max(every)}, none of {len(names)} classes")
@@ -86,9 +84,7 @@ def _balanced(settings: Settings, data: Dataset) -> tuple[float, ...]:
     weights = (len(known) - counts) / there if settings.loss == "bce" else counts.mean() / there
     if (weights[counts > 0] <= 0).any():
         always = names[int(np.flatnonzero(counts == len(known))[0])]
-        raise ValueError(
-            f"all pictures to train on have class {always!r}: balanced, it would weigh nothing; give numbers"
-        )
+        raise ValueError(f"all pictures to train on have class {always!r}, whose balanced weight is 0: give numbers")
     return tuple(np.where(counts > 0, weights, 1.0).tolist())
 
 
@@ -108,7 +104,7 @@ def _read(path: Path, names: tuple[str, ...]) -> tuple[float, ...]:
             weight = float(text)
         except ValueError:
             weight = 0.0
-        if not 0 < weight < float("inf"):
+        if not (name.strip() and 0 < weight < float("inf")):
             raise ValueError(f"{path}:{number}: expected a class's name, a comma and a positive number, got {line!r}")
         if len(places) != 1 or places[0] in weights:
             wrong = "comes twice" if places and places[0] in weights else "is not one of the data set's"

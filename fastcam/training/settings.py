@@ -5,6 +5,7 @@ Signature, documentation and checks of `train`, and the command's flags, are mad
 
 import dataclasses
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -167,8 +168,7 @@ class Settings:
     tensorboard: bool = option(False, "write the figures for TensorBoard, too", flags="--tensorboard/--no-tensorboard")
 
     def __post_init__(self) -> None:
-        if isinstance(self.class_weights, str):
-            object.__setattr__(self, "class_weights", _weights(self.class_weights))
+        object.__setattr__(self, "class_weights", _weights(self.class_weights))
         check(self)
         for name in ("lr", "gamma", "new_lr", "power"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
@@ -251,12 +251,19 @@ class Settings:
             partial.write_text("".join(lines), encoding="utf-8")
 
 
-def _weights(text: str) -> str | tuple[float, ...] | None:
-    """Class weights as a command line and TOML give them: numbers with commas between, or words."""
+def _weights(given: object) -> str | tuple[float, ...] | None:
+    """Class weights, which a command line may give as text, too: numbers with commas between, or a word or path."""
+    if given is None or given == "none":
+        return None
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        return None if text == "none" else text
+        weights = tuple(map(float, given.split(",") if isinstance(given, str) else given))  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        if isinstance(given, str) and given:
+            return given
+        weights = ()
+    if not weights or not all(map(math.isfinite, weights)):
+        raise ValueError(f"`class_weights` must be balanced, a number for each class or a file, got {given!r}")
+    return weights
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Drawn pictures of several classes each, of one, and of none."""
+"""Drawn pictures of several classes each, of one, and of none; as a program, a training on them, in the folder OUT."""
+
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from fastcam import training
 from fastcam.data import Sample
 
 _COLOURS = ((220, 60, 60), (60, 200, 80), (70, 90, 230), (230, 200, 60))
@@ -48,3 +52,22 @@ def _draw(image: np.ndarray, kind: int, x: int, y: int, radius: int) -> None:
     else:
         cv2.line(image, (x - radius, y), (x + radius, y), colour, radius // 2 + 1)
         cv2.line(image, (x, y - radius), (x, y + radius), colour, radius // 2 + 1)
+
+
+def run(out: Path) -> training.TrainingResult:
+    """Few steps; BatchNorm is frozen, whose live statistics would be those of each process's share."""
+    options = {
+        "loss": "bce",
+        "size": 32,
+        "batch_size": 6,
+        "epochs": 2,
+        "lr": 0.003,
+        "optimizer": "sgd",
+        "device": "cpu",
+    }
+    data = Several(22, size=32), Several(21, 1, 32)
+    return training.train(data, out=out, freeze_bn=True, schedule="constant", progress=False, **options)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
