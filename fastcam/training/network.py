@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -113,8 +113,8 @@ class Trainee:
         if group.world > 1:
             ids = [group.device.index] if group.device.type == "cuda" else None
             self._parallel = DistributedDataParallel(self.model, device_ids=ids)
-        forward: Callable[[Tensor], Tensor] = self._parallel or self.model
-        self._forward = torch.compile(forward) if settings.compile else forward
+        forward: nn.Module = self._parallel or self.model
+        self._forward: Any = torch.compile(forward) if settings.compile else forward
         self._preprocess = Preprocess.of(config)
         weights = settings.class_weights
         self._weights = torch.tensor(weights, device=group.device) if isinstance(weights, tuple) else None
@@ -160,7 +160,7 @@ class Trainee:
             early = number < len(parts)  # gradients are averaged over processes with the last part only
             with self._parallel.no_sync() if self._parallel and early else nullcontext():
                 with self._autocast():
-                    logits = self._forward(images)
+                    logits = models.run(self._forward, images)
                 loss = self._loss(logits.float(), labels)
                 # Processes' gradients are averaged, so that their sum over `count` needs the factor.
                 self.scaler.scale(loss * (self.group.world / count)).backward()
@@ -188,7 +188,7 @@ class Trainee:
         for batch in batches:
             images, labels = self._input(batch)
             with self._autocast():
-                logits = network(images).float()
+                logits = models.run(network, images).float()
             sums += _sums(_plain_loss(logits, labels, self.settings.loss), logits, labels)
             if self.settings.multi_label:
                 outputs.append(logits.cpu())
