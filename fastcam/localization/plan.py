@@ -576,7 +576,7 @@ def _changed(old: Plan, files: Files, content: bool) -> str:
             "size": state.size != there.state.size,
             "time": state.time != there.state.time,
             "content": state.content != there.state.content,
-            "class": here.target != there.target,
+            "class": here.targets != there.targets,
             "place": (here.part or (None,))[0] != (there.part or (None,))[0],
         }
         if differ := [kind for kind, changed in kinds.items() if changed]:
