@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam._check import listed
-from fastcam.data import Pictures, Sample
+from fastcam.data import Pictures, Sample, classes_of
 from fastcam.data.names import Names, id_problem, path_look
 from fastcam.localization.settings import Targets
 from fastcam.pictures import DecodeError, find_pictures
@@ -196,7 +196,7 @@ class Files:
             path, part = (file, None) if isinstance(file, Path) else (file.path, (file.offset, file.size))
             given = None
             if self.targets == "label":
-                given = _labelled(key, _at(pictures.labels, index), _at(getattr(pictures, "classes", None), index))
+                given = _labelled(key, _at(pictures.labels, index), _at(pictures.classes, index))
             truth = extent = None
             if index < self.drawn and pictures.boxes is not None and pictures.boxes[index] is not None:
                 with suppress(ValueError):  # it cannot be drawn, or not read, which shows in its turn
@@ -305,7 +305,7 @@ def open_source(source: Any, targets: Targets, drawn: int) -> Files | Samples:
         for path in source:
             if not isinstance(path, str | os.PathLike):
                 raise TypeError(f"`source` must be paths or samples, not both, got a path and a {type(path).__name__}")
-    if targets == "label" and (not isinstance(source, Pictures) or _unlabelled(source)):
+    if targets == "label" and (not isinstance(source, Pictures) or classes_of(source) is None):
         raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
     return Files(source, targets, drawn)
 
@@ -324,7 +324,7 @@ def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Samp
         keys.add(key)
         given = None if asked is None else asked.of(key)
         if targets == "label" and sample is not None:
-            given = _labelled(key, sample.label, getattr(sample, "classes", None))
+            given = _labelled(key, sample.label, sample.classes)
         yield SampleInput(index, key, outcome.result, given)
     if asked is not None:
         asked.warn()
@@ -337,10 +337,6 @@ def _labelled(key: str, label: Any, classes: Any) -> tuple[int, ...] | None:
     given = _classes(key, classes)
     first = () if label is None else _classes(key, label)
     return (*first, *(index for index in given if index not in first))
-
-
-def _unlabelled(pictures: Pictures) -> bool:
-    return pictures.labels is None and getattr(pictures, "classes", None) is None
 
 
 def _at(values: Sequence[Any] | None, index: int) -> Any:

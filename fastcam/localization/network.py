@@ -244,7 +244,7 @@ class Inference:
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
-                self.outputs = "logits" if plain else recognise(self.model, images)
+                self.outputs = recognise(self.model, images, self.settings.scores, plain=plain)
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]

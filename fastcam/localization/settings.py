@@ -45,6 +45,12 @@ class LocalizeSettings:
         decides=False,  # it is in the list of inputs
         cli=False,
     )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become scores: softmax, for one class a picture, or sigmoid, for classes that are "
+        "independent of each other, as binary cross-entropy trains them; by default as the checkpoint says, else "
+        "softmax, and the sigmoid of a single logit. A network that ends in either itself is not to be contradicted",
+    )
     batch_size: int = option(32, "pictures per forward pass", least=1)
     overlays: int = option(
         0,
