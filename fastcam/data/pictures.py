@@ -160,6 +160,21 @@ class Pictures:
         """
         return self._sample(index, None, self._header(index) if header is None else header)
 
+    def pixels(self, index: int) -> Pixels:
+        """Read one picture alone, whatever is known of it.
+
+        Args:
+            index: its place in `ids`.
+
+        Returns:
+            The upright picture, PIL or uint8 [H, W, 3], RGB.
+
+        Raises:
+            DecodeError: it cannot be read; the message names the file.
+            IndexError: there is none of that index.
+        """
+        return self._read(index, read).pixels
+
     def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
         """The boxes of one picture, without its mask.
 

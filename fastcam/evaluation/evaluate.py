@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,10 @@ from fastcam.evaluation.sources import (
 from fastcam.export.labels import chosen_level
 from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batched, stream
+from fastcam.refinement import thread_each
 
 
 class EvaluationSummary(NamedTuple):
@@ -103,7 +106,7 @@ def evaluate(
             folder where that lies. For wsss a run of `fastcam.localize` that kept its maps, or a folder of .npz as
             `fastcam export --to wsss` writes them, or of labels as PNGs.
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
-        model: network from [N, 3, size, size] to logits [N, C].
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
         settings: all of them, or one by one.
         problems: what reading the data set has left out (see `fastcam.data.load`), to be listed with it.
@@ -140,6 +143,8 @@ def evaluate(
         )
     if settings.truth is not None and not segmented:
         raise ValueError("`truth` has the class PNGs of protocol wsss, others take the data set's own boxes and masks")
+    if settings.refine is not None and not segmented:
+        raise ValueError("`refine` is for protocol wsss")
     if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
@@ -168,7 +173,7 @@ def evaluate(
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 done.evaluator.reject(id, reason)
             done.begin()
-        with quiet_methods():
+        with quiet_methods(), nullcontext() if settings.refine is None else thread_each():
             _measure(task, done, settings, progress)
         if settings.part is None:
             summary, cautions = task.write(out, done, run)
@@ -239,7 +244,7 @@ def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.P
         raise ValueError(
             "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
         )
-    source = segment_maps(maps, data, segments)
+    source = segment_maps(maps, data, segments, settings.refine)
     evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
     write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
     return _Task(source, evaluator, _add_segments, write)
@@ -256,6 +261,7 @@ def _source(
 ) -> Source[Any, Any]:
     """What gives maps, by the one of `maps`, `boxes` and `model` that is given."""
     if model is not None:
+        model = as_asked(model, settings.output, config)
         if settings.targets == "label":
             data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
         return NetworkMaps(data, model, config, protocol, settings, settings.targets)

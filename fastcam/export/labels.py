@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from fastcam.data.names import read_text
+from fastcam.data.segments import palette
 from fastcam.export.files import Add, ExportOptions, Job, LeftOut, NewFolder, all_names, new_folder
-from fastcam.export.maps import Upsampler
 from fastcam.runs.table import FoundPicture
 
 IGNORED = 255
@@ -81,7 +81,8 @@ class _Labels:
     """Makes the maps and labels of pictures, and remembers what the labels' values are called."""
 
     def __init__(self, job: Job) -> None:
-        self._upsampling, self._given = Upsampler.of(job.info), job.table.given
+        assert job.finish is not None
+        self._finish, self._given = job.finish, job.table.given
         self._low, self._high = levels(job.options, job.info)
         self._values, self._palette = job.options.categories, palette().tobytes()
         for class_id, value in (self._values or {}).items():
@@ -104,7 +105,7 @@ class _Labels:
             _check_value(value, f"{picture.id}: class {key}")
             self._names[value] = name
         shape, whole = size or (picture.height, picture.width), (picture.width, picture.height)
-        return list(names), np.stack([self._upsampling(picture.maps[key], shape, whole) for key in names])
+        return list(names), np.stack([self._finish(picture.maps[key], shape, whole) for key in names])
 
     def values(self, classes: list[int]) -> list[int]:
         """What stands for classes in the labels."""
@@ -212,12 +213,3 @@ def _several(given: float | Sequence[float]) -> tuple[float, ...]:
 def _check_value(value: int, what: str) -> None:
     if not 1 <= value <= CLASSES:
         raise ValueError(f"{what} does not fit labels of 8 bits, where classes are 1 to {CLASSES}: got {value}")
-
-
-def palette() -> np.ndarray:
-    """Pascal VOC's colours, uint8 [256, 3]: an index's bits dealt out to red, green and blue, from the top bit down."""
-    index = np.arange(256)[:, None]
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours |= ((index >> (3 * place + np.arange(3))) & 1) << (7 - place)
-    return colours.astype(np.uint8)

@@ -18,10 +18,11 @@ from fastcam.localization.run_settings import RunSettings, make_method
 from fastcam.localization.settings import PAPER_TIGHT
 from fastcam.methods.core import Method
 from fastcam.methods.frozen import FreezeError
-from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
+from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode, out_of_memory
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
+from fastcam.models.outputs import caller, output_of, per_class, read as read_output
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, gpu, read
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
@@ -162,7 +163,7 @@ class Inference:
         except MixedPicturesError:
             raise
         except (RuntimeError, ValueError) as error:
-            memory = _out_of_memory(error)
+            memory = out_of_memory(error)
             if memory and size > 1:
                 self.smallest_batch = -(-size // 2)
             elif not self._sound():
@@ -240,7 +241,7 @@ class Inference:
         with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
-                check_rows(unwrap(self.model), images, run.logits)
+                check_rows(self.model, images, run.logits)
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
@@ -442,13 +443,14 @@ class CompiledCAM:
 
     def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         model, kept = unwrap(self.cam.model), []
+        call, output = caller(model), output_of(self.cam.model)
 
         def keep(module: nn.Module, given: tuple, output: Tensor) -> None:
             kept.append(output.clone())  # a layer that works in place may follow
 
         def forward(images: Tensor) -> tuple[Tensor, Tensor]:
             kept.clear()
-            logits = model(images)
+            logits = per_class(read_output(call(images), len(images), output))
             return logits, kept[0]
 
         self._stack.enter_context(evaluation_mode(model))
@@ -469,8 +471,3 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in turned:
             parameter.data = parameter.data.contiguous()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -21,8 +21,8 @@ from torch import nn
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
-from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
+from fastcam.models.outputs import unwrap
 from fastcam.models.preprocessing import HALF, Published, published, wants_half
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 

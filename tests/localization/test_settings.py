@@ -111,7 +111,9 @@ def test_two_classes_have_no_five_boxes(tmp_path):
 
 
 def test_targets_of_another_kind(tmp_path):
-    with pytest.raises(TypeError, match='`targets` must be None, "label" or a mapping from image_id to class, got 3'):
+    with pytest.raises(
+        TypeError, match='`targets` must be None, "label" or a mapping from image_id to class or classes, got 3'
+    ):
         LocalizeSettings(targets=3)
 
 
