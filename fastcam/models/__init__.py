@@ -4,6 +4,7 @@ from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, sug
 from fastcam._options import Output
 from fastcam.models.checkpoints import (
     ModelConfig,
+    Scores,
     load_checkpoint,
     load_network,
     load_tensors,
@@ -33,6 +34,7 @@ __all__ = [
     "Layouts",
     "ModelConfig",
     "Output",
+    "Scores",
     "ThresholdedAvgPool2d",
     "build",
     "check_normalization",
