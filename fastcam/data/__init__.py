@@ -8,7 +8,7 @@ pictures   data sets of picture files; `turning` is for those that EXIF turns
 names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
 overview   what `fastcam data info` shows
-shapes     the drawn data set; `catdog` makes class folders of dogs-vs-cats
+shapes     the drawn data set, and drawn_voc one in Pascal VOC's layout; `catdog` makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching

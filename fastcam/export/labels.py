@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fastcam.data.names import read_text
+from fastcam.data.segments import palette
 from fastcam.export.files import Add, ExportOptions, Job, LeftOut, NewFolder, all_names, new_folder
 from fastcam.refinement import crf
 from fastcam.runs.table import FoundPicture
@@ -231,12 +232,3 @@ def _several(given: float | Sequence[float]) -> tuple[float, ...]:
 def _check_value(value: int, what: str) -> None:
     if not 1 <= value <= CLASSES:
         raise ValueError(f"{what} does not fit labels of 8 bits, where classes are 1 to {CLASSES}: got {value}")
-
-
-def palette() -> np.ndarray:
-    """Pascal VOC's colours, uint8 [256, 3]: an index's bits dealt out to red, green and blue, from the top bit down."""
-    index = np.arange(256)[:, None]
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours |= ((index >> (3 * place + np.arange(3))) & 1) << (7 - place)
-    return colours.astype(np.uint8)
