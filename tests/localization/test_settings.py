@@ -14,8 +14,9 @@ from fastcam.models import ModelConfig
 from tests.support.engine_run import CONFIG, Tiny
 
 NAMES = (
-    "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode backend "
-    "top_k batch_size overlays maps boxes min_area tight precision channels_last compile decoder threads device dtype"
+    "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode refine "
+    "backend top_k batch_size overlays maps boxes min_area tight precision channels_last compile decoder "
+    "threads device dtype"
 )
 
 
