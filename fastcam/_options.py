@@ -199,7 +199,7 @@ def _expected(wanted: tuple[Any, ...], known: Option) -> str:
     if get_origin(kind) is tuple:
         part = {float: "numbers", int: "whole numbers"}.get(get_args(kind)[0], "names")
         return part if get_args(kind)[-1] is Ellipsis else f"three {part}"
-    if kind not in _KINDS or any(get_origin(one) is Callable for one in wanted):
+    if kind not in _KINDS:
         return " or ".join(getattr(one, "__name__", str(one)) for one in wanted)
     limits = [] if known.least is None else [f"of at least {known.least:g}"]
     limits += [] if known.below is None else [f"below {known.below:g}"]

@@ -48,7 +48,7 @@ def compare(
     compare_maps.png.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
+        model: network from [N, 3, size, size] to logits [N, C].
         data: a data set with labels and boxes or masks, samples by index; or the path of one that `fastcam.data.load`
             recognises.
         out: folder for the results; None for none.
@@ -106,7 +106,6 @@ def compare(
     for evaluator in evaluators.values():
         for id, reason in problems:
             evaluator.reject(id, reason)
-    model = as_asked(model, settings.output, config)
     shared = SharedMaps(data, model, config, protocol, variants, settings.target_layers)
     chosen = set(np.linspace(0, len(data) - 1, min(settings.pictures, len(data))).round().astype(int).tolist())
     shown: dict[int, tuple[Loaded[np.ndarray], dict[Variant, Tensor]]] = {}

@@ -49,7 +49,6 @@ from fastcam.evaluation.sources import (
 from fastcam.export.labels import chosen_level
 from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
-from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batched, stream
 from fastcam.refinement import thread_each
@@ -107,7 +106,7 @@ def evaluate(
             folder where that lies. For wsss a run of `fastcam.localize` that kept its maps, or a folder of .npz as
             `fastcam export --to wsss` writes them, or of labels as PNGs.
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
-        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
+        model: network from [N, 3, size, size] to logits [N, C].
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
         settings: all of them, or one by one.
         problems: what reading the data set has left out (see `fastcam.data.load`), to be listed with it.
@@ -263,7 +262,6 @@ def _source(
 ) -> Source[Any, Any]:
     """What gives maps, by the one of `maps`, `boxes` and `model` that is given."""
     if model is not None:
-        model = as_asked(model, settings.output, config)
         if settings.targets == "label":
             data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
         return NetworkMaps(data, model, config, protocol, settings, settings.targets)

@@ -84,7 +84,7 @@ def explain(
     method and layer.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs on the device and in the dtype of its
+        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
             parameters, in evaluation mode, and stays as it was.
         source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
@@ -110,7 +110,6 @@ def explain(
     """
     if settings.threshold is None and config is not None and config.threshold is not None:
         settings = dataclasses.replace(settings, threshold=config.threshold)
-    model = as_asked(model, settings.output, config)
     views = list(_views(model, settings))
     of_maps = [name for name in ("panel", "num_results", "stl10_blog", "smooth") if getattr(settings, name)]
     if of_maps and not any(view.is_map for view in views):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastcam._options import check, option
-from fastcam.models.outputs import Output
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,6 @@ class ExplainSettings:
     fuse: Literal["mean", "max"] | None = option(None, "make one map of all layers instead, by their mean or max")
     targets: tuple[int, ...] | None = option(
         None, "class indices to explain; by default the highest of each picture", cli=False
-    )
-    output: Output | None = option(
-        None,
-        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
-        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
-        cli=False,
     )
     top_k: int = option(1, "without targets, this many classes of each picture, those of the highest scores", least=1)
     smooth: tuple[Literal["aug", "eigen"], ...] = option(

@@ -7,14 +7,11 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from fastcam._check import suggest
-
-if TYPE_CHECKING:
-    from fastcam.models.checkpoints import ModelConfig
 
 Output: TypeAlias = str | int | Callable[[Any], Tensor]  # what of a model's output are the scores
 
@@ -72,11 +69,6 @@ def with_output(model: nn.Module, output: Output | None) -> nn.Module:
     if isinstance(output, bool) or not (isinstance(output, str | int) or callable(output)):
         raise TypeError(f"`output` must be a name, an index or a function, got {type(output).__name__}")
     return WithOutput(model.network if isinstance(model, WithOutput) else model, output)
-
-
-def as_asked(model: nn.Module, output: Output | None, config: "ModelConfig | None") -> nn.Module:
-    """The model with the output that is asked for, else that of its configuration."""
-    return with_output(model, config.output if output is None and config is not None else output)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

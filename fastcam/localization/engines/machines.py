@@ -28,7 +28,6 @@ from fastcam.localization.plan import LocalizationSummary, Plan, planned
 from fastcam.localization.run_settings import decide
 from fastcam.localization.settings import LocalizeSettings
 from fastcam.models import ModelConfig
-from fastcam.models.outputs import as_asked
 
 
 @accepts(LocalizeSettings)
@@ -78,7 +77,6 @@ def localize(
             come.
     """
     folder = os.path.abspath(out)
-    model = as_asked(model, settings.output, config)
 
     @contextlib.contextmanager
     def held() -> Iterator[Plan]:
