@@ -40,6 +40,7 @@ from fastcam.evaluation.sources import (
     Maps,
     MapStore,
     NetworkMaps,
+    Refinement,
     SegmentMaps,
     Source,
     opened,
@@ -243,7 +244,8 @@ def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.P
         raise ValueError(
             "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
         )
-    source = segment_maps(maps, data, segments, settings.refine)
+    refinement = Refinement(settings.refine, *(() if threshold is None else (threshold,)))
+    source = segment_maps(maps, data, segments, refinement)
     evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
     write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
     return _Task(source, evaluator, _add_segments, write)

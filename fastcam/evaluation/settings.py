@@ -84,10 +84,10 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
     )
-    refine: Literal["pamr"] | None = option(
+    refine: Literal["pamr", "crf"] | None = option(
         None,
         "for wsss: draw the maps to the edges of their pictures first, which the data set must have then: pamr, "
-        "pixel-adaptive mask refinement. All levels are of the refined maps",
+        "pixel-adaptive mask refinement, at all levels; or crf, a dense CRF, at `threshold` alone",
     )
     cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0)
     save_maps: Literal["float32", "float16"] | None = option(
