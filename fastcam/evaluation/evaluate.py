@@ -215,7 +215,7 @@ def _localization(
     config: ModelConfig | None,
 ) -> _Task:
     """Boxes and masks by a `Protocol`."""
-    protocol = protocol_of(settings.protocol)
+    protocol = protocol_of(settings.protocol, [segmentation.NAME])
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
