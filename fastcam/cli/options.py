@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class NetworkOptions:
     )
     class_names: Path | None = option(None, "text file with one class name per line")
     num_classes: int | None = option(None, "number of classes [of names, else 1000]", least=1)
+    output: str | None = option(
+        None,
+        "what of the network's output are the scores: a name, a number, or several with dots between, such as logits, "
+        "0 or heads.kind [what needs no word]",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -67,7 +73,15 @@ class NetworkOptions:
 class FramedNetworkOptions(NetworkOptions):
     """The same, where the pictures are resized as the network wants it."""
 
-    resize: Literal["squash", "crop"] | None = option(None, "squash the picture, or crop its centre [squash]")
+    resize: Literal["squash", "crop"] | None = option(
+        None, "squash the picture, or crop its centre [the weights', else squash]"
+    )
+    resize_size: int | None = option(
+        None, "for crop: what the shorter side is resized to before [the weights', else size·256/224]", least=1
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = option(
+        None, "by which pictures are resized [the weights', else bilinear]"
+    )
 
 
 def say_of_labels(data: Any, config: "ModelConfig") -> None:
@@ -142,22 +156,15 @@ def lines(path: Path) -> tuple[str, ...]:
     return tuple(map(tidy, read_text(path).splitlines()))
 
 
-def read_targets(path: Path) -> dict[str, int]:
-    """Read a CSV of image_id,class_id."""
+def read_targets(path: Path, config: "ModelConfig", source: Any) -> "Mapping[str, tuple[int, ...]]":
+    """Read the classes of pictures from a file, for files and folders or a data set of pictures."""
     if not path.is_file():
-        raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
-    classes: dict[str, int] = {}
-    for line in rows(path):
-        if line == ["image_id", "class_id"]:
-            continue
-        try:
-            image_id, class_id = line
-            value = int(class_id)
-        except ValueError:
-            raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
-        if classes.setdefault(image_id, value) != value:
-            raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
-    return classes
+        raise FileNotFoundError(f"--targets is label or a file of classes, such as CSV; there is no file {path}")
+    from fastcam.data import read_labels
+    from fastcam.pictures import find_pictures
+
+    ids = [id for id, _ in find_pictures(source, Counter())] if isinstance(source, list) else source.ids
+    return read_labels(path, config.class_names, count=config.num_classes, ids=ids)
 
 
 def read_scenes(path: Path) -> dict[str, str]:

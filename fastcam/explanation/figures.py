@@ -23,6 +23,7 @@ from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.core import MethodOptions
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess, as_rgb, find_pictures, quiet_pillow, read
 from fastcam.pictures.stream import batched, stream
 
@@ -80,8 +81,9 @@ def explain(
 ) -> Explanation:
     """Draw where a network sees classes in pictures.
 
-    Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one, or what
-    the network gives if these are probabilities. Four kinds of files, for each picture as asked for:
+    Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one or, with
+    `scores`, of each, or what the network gives if these are probabilities. Four kinds of files, for each picture as
+    asked for:
     NAME_grid.png: one row for each class; the picture, then its map over it for each method and layer, or the
     gradients of methods such as guided backprop. The map alone comes before it where there is one method at one layer.
     NAME_panel.png: one row for each class, method and layer that gives a map; picture, map, and map over picture with
@@ -92,8 +94,8 @@ def explain(
     method and layer.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
-            parameters, in evaluation mode, and stays as it was.
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs
+            on the device and in the dtype of its parameters, in evaluation mode, and stays as it was.
         source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
         settings: what is drawn.
@@ -118,6 +120,7 @@ def explain(
     """
     if settings.threshold is None and config is not None and config.threshold is not None:
         settings = dataclasses.replace(settings, threshold=config.threshold)
+    model = as_asked(model, settings.output, config)
     views = list(_views(model, settings))
     of_maps = [name for name in ("panel", "num_results", "stl10_blog", "smooth") if getattr(settings, name)]
     if of_maps and not any(view.is_map for view in views):
@@ -258,6 +261,7 @@ class _Explainer:
     ) -> None:
         self.model, self.views, self.preprocess, self.top_k = model, views, preprocess, settings.top_k
         self.class_names = config.class_names if config else ()
+        self.scores = settings.scores or (config.scores if config else None)
         self.targets = None if settings.targets is None else torch.tensor([settings.targets])
         self.aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
         self.stl10 = settings.stl10_blog
@@ -296,7 +300,7 @@ class _Explainer:
             found.append((view, layers, values))
         check_names(self.class_names, logits.shape[1])
         if self.outputs is None:
-            self.outputs = recognise(self.model, images)
+            self.outputs = recognise(self.model, images, self.scores)
         chances = probabilities(logits.float(), self.outputs)[0]
         texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in ([] if classes is None else classes[0].tolist())]
         small = as_rgb(image).copy()

@@ -35,15 +35,15 @@ class _Based(Method):
         one_of("base", base, _BASES)
         self.base = _BASES[base](model, list(self.layers), **options)
 
-    def _seen(self, forward: Forward) -> Forward:
+    def _scored(self, forward: Forward) -> Forward:
         """The run as the other method is to see it."""
         return forward
 
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
-        return self.base._layer_maps(self._seen(forward))
+        return self.base._layer_maps(self._scored(forward))
 
     def _eigen_maps(self, forward: Forward) -> Sequence[CoarseMap]:
-        return self.base._eigen_maps(self._seen(forward))
+        return self.base._eigen_maps(self._scored(forward))
 
 
 class FinerCAM(_Based):
@@ -94,7 +94,7 @@ class FinerCAM(_Based):
     def uses_gradients(self, run: Forward) -> bool:  # noqa: D102
         return True
 
-    def _seen(self, forward: Forward) -> Forward:
+    def _scored(self, forward: Forward) -> Forward:
         classes, logits = forward.chosen.classes, forward.logits[: forward.count]
         if classes is None:
             raise TypeError(

@@ -1,8 +1,10 @@
 """Networks: built by name, their weights and checkpoints, the layers and heads that maps are taken from."""
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
+from fastcam._options import Output
 from fastcam.models.checkpoints import (
     ModelConfig,
+    Scores,
     load_checkpoint,
     load_network,
     load_tensors,
@@ -23,7 +25,7 @@ from fastcam.models.layers import (
 )
 from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
-from fastcam.models.outputs import Output, run, unwrap, with_output
+from fastcam.models.outputs import run, unwrap, with_output
 from fastcam.models.preprocessing import own_preprocessing, published
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Layouts",
     "ModelConfig",
     "Output",
+    "Scores",
     "ThresholdedAvgPool2d",
     "attention_blocks",
     "build",
