@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam._check import suggest
-from fastcam.data import Collection, Sample
+from fastcam.data import Collection, Sample, classes_of
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import MapSettings
@@ -20,7 +20,8 @@ from fastcam.methods.core import Method, observe_scales
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
 from fastcam.methods.scales import ScaledRun, checked
-from fastcam.models import ModelConfig, ThresholdedAvgPool2d
+from fastcam.methods.scores import Outputs, recognise
+from fastcam.models import ModelConfig, Scores, ThresholdedAvgPool2d
 from fastcam.models.digest import digest
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import Preprocess
@@ -30,8 +31,9 @@ class NetworkMaps(Source[None, np.ndarray]):
     """Maps of one method on one network.
 
     Of `config` size, mean, std and the number of classes are used; how pictures are resized is the protocol's affair.
-    `targets` is "label" for maps of the true class, "highest" for those of each picture's highest class. Raises
-    ValueError for an unknown method or option.
+    `targets` is "label" for maps of the true class, "highest" for those of each picture's highest class. Where the data
+    set has pictures of several classes, those of them that the network knows are `ranked`; `scores` tells how logits
+    become scores then, where the configuration does not. Raises ValueError for an unknown method or option.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         protocol: Protocol,
         settings: MapSettings,
         targets: Literal["label", "highest"] = "label",
+        scores: Scores | None = None,
     ) -> None:
         self.data, self.labelled, self.order = data, targets == "label", range(len(data))
         self.cam = method_of(model, protocol, settings)
@@ -55,6 +58,12 @@ class NetworkMaps(Source[None, np.ndarray]):
         self._relu = self.cam.relu and not (self._whole or self._scales)
         self._rows_checked = False
         self._outputs = None if config is None else config.num_classes
+        self._scores = scores or (None if config is None else config.scores)
+        self._kind: Outputs | None = None  # of the outputs, once they are seen
+        known = [classes or () for classes in classes_of(data) or ()] if self.labelled else []
+        if any(len(classes) > 1 for classes in known) and self._outputs != 1:
+            every = {one for classes in known for one in classes if self._outputs is None or one < self._outputs}
+            self.ranked = tuple(sorted(every))
         self._like = next(model.parameters(), torch.empty(0))
 
     @cached_property
@@ -76,7 +85,7 @@ class NetworkMaps(Source[None, np.ndarray]):
             "size": self.preprocess.size,
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
-        }
+        } | ({"scores": self._scores, "ranked": list(self.ranked)} if self.ranked else {})
 
     @property
     def num_classes(self) -> int | None:
@@ -105,22 +114,37 @@ class NetworkMaps(Source[None, np.ndarray]):
     def finish(self, loaded: Sequence[Loaded[np.ndarray]]) -> Maps:
         """Run the network."""
         images, labels = self.images(loaded)
-        if self._scales:
-            return self.maps(loaded, self._scaled(images, labels))
+        found = self.maps(loaded, self._scaled(images, labels) if self._scales else self._plain(images, labels))
+        if not self.ranked or found.logits is None:
+            return found
+        if self._kind is None:
+            self._kind = recognise(self._model, images, self._scores)
+        return found._replace(scores=self._ranking(found.logits, self._kind))
+
+    def _ranking(self, logits: Tensor, kind: Outputs) -> np.ndarray:
+        """What grows with the scores of the classes that are ranked, without their rounding to 0 and 1."""
+        if self.ranked[-1] >= logits.shape[1]:
+            raise ValueError(
+                f"the data set has class {self.ranked[-1]}, none of the network's {logits.shape[1]}: give its `config`"
+            )
+        values = logits.double().log_softmax(1).float() if kind == "logits" else logits
+        return values[:, list(self.ranked)].numpy()
+
+    def _plain(self, images: Tensor, labels: Tensor | None) -> Forward:
+        """Run the network once, with the pooling that is asked for."""
         run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
+        return self._pooled_as_asked(run)
+
+    def _pooled_as_asked(self, run: Forward) -> Forward:
         self.check(run)
-        return self.maps(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
+        return run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run
 
     def _scaled(self, images: Tensor, labels: Tensor | None) -> ScaledRun:
-        """Run the network at all sizes, as `fastcam.methods.observe`, but with the pooling that is asked for."""
-
-        def through(run: Forward) -> Forward:
-            self.check(run)
-            return run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run
-
+        """The same at all sizes, one after the other."""
         flip = self._settings.flip
         total, cams = ScaledRun(images.shape[-2:], self._scales, flip), [self.cam, *self._pooled]
-        for scale, run in observe_scales(cams, images, labels, scales=self._scales, flip=flip, through=through):
+        options: dict[str, Any] = {"scales": self._scales, "flip": flip, "through": self._pooled_as_asked}
+        for scale, run in observe_scales(cams, images, labels, **options):
             total.begin(scale, run)
             total.add(self.cam, run, self.eigen)
             del run
@@ -150,7 +174,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         if self.labelled and self._outputs > 1:  # a single class is always the highest, which says nothing
             logits = outputs.detach().float().cpu()
             ranks = ranks_of(logits, classes.cpu())[:, 0].tolist()
-        return Maps(loaded, maps.cpu(), self._relu, classes[:, 0].tolist(), logits, ranks, bool(self._scales))
+        return Maps(loaded, maps.cpu(), self._relu, classes[:, 0].tolist(), logits, ranks, summed=bool(self._scales))
 
 
 def method_of(model: nn.Module, protocol: Protocol, settings: MapSettings) -> Method:
