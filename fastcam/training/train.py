@@ -182,8 +182,8 @@ def _train(
     settings = dataclasses.replace(settings, class_weights=weights_of(settings, train_data))
     if group.rank == 0 and not settings.multi_label and (count := several(train_data)):
         warnings.warn(
-            f"{count} of {len(train_data)} pictures to train on have several classes: cross-entropy takes the strongest "
-            'of each alone, loss="bce" takes all',
+            f"{count} of {len(train_data)} pictures to train on have several classes: cross-entropy takes the "
+            'strongest of each alone, loss="bce" takes all',
             stacklevel=3,
         )
     config = _config(settings, tuple(train_data.class_names))
