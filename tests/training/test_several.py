@@ -116,6 +116,20 @@ class Empty(Several):
         self.classes, self.labels = [()] * count, [None] * count
 
 
+class Untold(Empty):
+    """And nobody knows before they are read."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.found, self.classes = self.classes, None
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(np.zeros((32, 32, 3), np.uint8), classes=self.found[index])
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 class Unknown(Several):
     """Of one picture nothing is known."""
 
@@ -128,6 +142,7 @@ class Unknown(Several):
     ("data", "values", "message"),
     [
         ((Several(8), Empty(4)), {}, "no picture to test on has any of the classes"),
+        ((Several(8), Untold(4)), {}, "no picture to test on has any of the classes"),
         ((Unknown(8), Several(8)), {}, r"sample 3 has no label \(picture '3\.png'\)"),
         ((Several(8), Several(8)), {"loss": "cross-entropy"}, r"has none of the classes \(picture '\d\.png'\)"),
         ((Several(8), Several(8)), {"best_by": "test_accuracy"}, "must be test_mAP, test_exact_match or test_loss"),
