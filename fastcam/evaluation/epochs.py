@@ -36,7 +36,8 @@ def localizer(
     Returns:
         A function of network, its configuration and a data set with boxes. It gives figures in percent under the names
         of `Result.figures`: "GT-known Loc", "MaxBoxAcc", "Top-1 Loc" and others; with `pseudo_boxes` also
-        "pseudo-MaxBoxAcc" and so on, and the others only where there are true boxes.
+        "pseudo-MaxBoxAcc" and so on, and the others only where there are true boxes. Pictures without a label are left
+        out.
     """
     return Localizer(method, batch_size, pseudo_boxes)
 
@@ -49,7 +50,7 @@ class Localizer:
         self._boxed: tuple[Dataset, PseudoBoxed] | None = None  # of the data set that was given last
 
     def check(self, data: Dataset) -> None:
-        """See before a training that it can be tested: each picture must have a pseudo-box, if there are any.
+        """See before a training that it can be tested: each labelled picture must have a pseudo-box, if any are given.
 
         Args:
             data: the pictures to test on.
@@ -59,7 +60,11 @@ class Localizer:
             ValueError: it is no such file, or pictures have none in it.
         """
         pseudo = self._pseudo(data)
-        if pseudo is not None and (missing := pseudo.missing):
+        if pseudo is None:
+            return
+        lacking, labels = set(pseudo.missing), pseudo.labels or [None] * len(pseudo)
+        missing = [id for id, label in zip(pseudo.ids, labels, strict=True) if label is not None and id in lacking]
+        if missing:
             raise ValueError(
                 f"{pseudo.path} has no pseudo-box of {len(missing)} of {len(pseudo)} pictures to test on: "
                 f"{listed(missing, 3)}"
@@ -88,12 +93,18 @@ class Localizer:
         def read(index: int) -> tuple[Sample, Sample | None, np.ndarray]:
             sample = data[index]
             truth = sample._replace(image=None, id=sample.id or str(index))
-            guess = None if pseudo is None else pseudo.truth(index)._replace(id=truth.id, label=truth.label)
+            guess = None
+            if pseudo is not None and truth.label is not None:
+                guess = pseudo.truth(index)._replace(id=truth.id, label=truth.label)
             return truth, guess, given.protocol.frame(sample.image, side)
 
         boxed = False
         with quiet_methods():
-            for batch in stream(batched(range(len(data)), self._batch_size), read):
+            for read_ahead in stream(batched(range(len(data)), self._batch_size), read):
+                # A picture of no class, as there may be where others have several, has no class's map.
+                batch = [one for one in read_ahead if one[0].label is not None]
+                if not batch:
+                    continue
                 truths, frames = [truth for truth, _, _ in batch], np.stack([frame for _, _, frame in batch])
                 run = methods.observe(
                     [cam],
