@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
+from fastcam._options import Output, check, option
 
 METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")
@@ -45,6 +45,12 @@ class MapSettings:
         "layers to take maps from, modules or dotted names; by default the model's last stage",
         flags="--target-layer",
     )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
+    )
     tap: bool = option(
         False, "thresholded average pooling instead of the network's global pooling, with its weights as they are"
     )
@@ -71,6 +77,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         "label",
         'which class\'s map or box of each picture counts: "label", the true one, or "highest". Labels are not looked '
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
+    )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become the scores that mAP ranks pictures by, where these have several classes; by "
+        "default as the checkpoint says, else softmax, and sigmoid of a single logit",
     )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU, or of mIoU; by default the protocol's"
@@ -121,6 +132,12 @@ class CompareSettings(MeasureSettings):
         None,
         "layers to take maps from, modules or dotted names, for all methods; by default the model's last stage",
         flags="--target-layer",
+    )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
     )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"

@@ -21,7 +21,17 @@ import pyarrow.parquet as pq
 from fastcam.data.labels import unlike
 from fastcam.data.names import ordered, tidy
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side, strongest
+from fastcam.data.reading import (
+    Format,
+    Found,
+    Problems,
+    Request,
+    assemble,
+    class_names,
+    first_places,
+    is_side,
+    strongest,
+)
 from fastcam.pictures.finding import hidden
 
 _IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
@@ -117,8 +127,7 @@ def read(request: Request) -> Pictures:
             if entry.label is None and entry.classes is None:
                 problems.fault(entry.where, "expected a class as other pictures have", entry.id)
         names = columns.class_names if columns and columns.class_names else tuple(ordered(words))
-        told = (index for entry in found for index in (entry.label, *(entry.classes or ())) if index is not None)
-        names = names or class_names([path], told)
+        names = names or class_names([path], first_places(found))
     return assemble(request, path, found, names, slack=_SLACK, resized=True)
 
 
