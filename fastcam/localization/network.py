@@ -18,7 +18,7 @@ from fastcam.localization.run_settings import RunSettings, make_method
 from fastcam.localization.settings import PAPER_TIGHT
 from fastcam.methods.core import Method
 from fastcam.methods.frozen import FreezeError
-from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
+from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode, out_of_memory
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
@@ -163,7 +163,7 @@ class Inference:
         except MixedPicturesError:
             raise
         except (RuntimeError, ValueError) as error:
-            memory = _out_of_memory(error)
+            memory = out_of_memory(error)
             if memory and size > 1:
                 self.smallest_batch = -(-size // 2)
             elif not self._sound():
@@ -465,8 +465,3 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in turned:
             parameter.data = parameter.data.contiguous()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
