@@ -142,11 +142,11 @@ def lines(path: Path) -> tuple[str, ...]:
     return tuple(map(tidy, read_text(path).splitlines()))
 
 
-def read_targets(path: Path) -> dict[str, int]:
-    """Read a CSV of image_id,class_id."""
+def read_targets(path: Path) -> dict[str, list[int]]:
+    """Read a CSV of image_id,class_id, one line for each class of a picture."""
     if not path.is_file():
         raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
-    classes: dict[str, int] = {}
+    classes: dict[str, list[int]] = {}
     for line in rows(path):
         if line == ["image_id", "class_id"]:
             continue
@@ -155,8 +155,8 @@ def read_targets(path: Path) -> dict[str, int]:
             value = int(class_id)
         except ValueError:
             raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
-        if classes.setdefault(image_id, value) != value:
-            raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
+        if value not in classes.setdefault(image_id, []):
+            classes[image_id].append(value)
     return classes
 
 

@@ -54,8 +54,9 @@ def wsss(job: Job) -> Iterator[Add]:
     The field's tools hand on maps as a pickled dictionary in .npy (Ahn, Cho and Kwak, Weakly Supervised Learning of
     Instance Segmentation with Inter-pixel Relations, CVPR 2019), which can run any code when it is read. An .npz holds
     the same entries without: keys, int64 [K], the classes, each its value in labels less 1; cam, float32 [K, ceil(H/4),
-    ceil(W/4)] in [0, 1]; high_res, float32 [K, H, W], where K are the picture's classes in the table. Where such a tool
-    has `np.load(path, allow_pickle=True).item()`, `np.load(path)` is enough.
+    ceil(W/4)] in [0, 1]; high_res, float32 [K, H, W], where K are the picture's classes in the table, the highest
+    first, given ones ascending. Where such a tool has `np.load(path, allow_pickle=True).item()`, `np.load(path)` is
+    enough.
 
     The labels, and `classes.txt`, are those of the format labels.
     """
@@ -81,7 +82,7 @@ class _Labels:
 
     def __init__(self, job: Job) -> None:
         assert job.finish is not None
-        self._finish = job.finish
+        self._finish, self._given = job.finish, job.table.given
         self._low, self._high = levels(job.options, job.info)
         self._values, self._palette = job.options.categories, palette().tobytes()
         for class_id, value in (self._values or {}).items():
@@ -90,8 +91,11 @@ class _Labels:
         self._names = {found: name for key, name in named if (found := self._value(key)) is not None}
 
     def maps(self, picture: FoundPicture, size: tuple[int, int] | None = None) -> tuple[list[int], np.ndarray]:
-        """Classes of a picture, K of them, the highest first, and their maps [K, H, W]; by default of its own size."""
-        boxes = sorted(picture.boxes, key=lambda box: box.rank)
+        """Classes of a picture, K of them, and their maps [K, H, W]; by default of its own size.
+
+        The highest come first; of given classes those with the lowest index, as in the field's own files.
+        """
+        boxes = sorted(picture.boxes, key=lambda box: box.class_id if self._given else box.rank)
         names = {box.class_id: box.name for box in boxes if box.class_id in picture.maps}
         if not names:
             raise LeftOut("it has no map")

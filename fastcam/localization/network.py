@@ -48,7 +48,7 @@ class Prepared:
         geometry: from the frame to the picture.
         orientation: as it was stored, see `fastcam.pictures.Decoded`.
         decoder: who decoded it.
-        target: class asked for.
+        targets: classes asked for, each once; None where they are the highest.
         drawn: where an overlay is wanted.
     """
 
@@ -58,7 +58,7 @@ class Prepared:
     geometry: Geometry
     orientation: int | None = None
     decoder: str | None = None
-    target: int | None = None
+    targets: tuple[int, ...] | None = None
     drawn: Drawn | None = None
 
     def failed(self, error: str) -> Row:
@@ -154,7 +154,7 @@ class Inference:
         batch = [self._checked(picture) for picture in pictures]
         if all(isinstance(picture, Row) for picture in batch):
             return [picture for picture in batch if isinstance(picture, Row)]
-        size, found = self.smallest_batch, list[Row]()
+        size, found, known = self.smallest_batch, list[Row](), self.num_classes
         try:
             for at in range(0, len(batch), size):
                 batch[at : at + size] = self._decoded(batch[at : at + size])
@@ -168,10 +168,11 @@ class Inference:
                 self.smallest_batch = -(-size // 2)
             elif not self._sound():
                 raise
-            else:
+            elif memory or known is not None:
                 code = "memory" if memory else "model"
                 reason = f"{code}: {next(iter(str(error).splitlines()), type(error).__name__)}"
                 return [picture if isinstance(picture, Row) else picture.failed(reason) for picture in batch]
+            # Else the black picture has told how many classes there are, and the batch may have asked for others.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.rows(batch)
@@ -179,7 +180,7 @@ class Inference:
     def _sound(self) -> bool:
         """Whether the network works on a black picture; then a failure is the batch's, not the set-up's."""
         side = self.preprocess.size
-        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), target=0)
+        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), targets=(0,))
         try:
             self._localize([black], self.smallest_batch)
         except (RuntimeError, ValueError):
@@ -187,12 +188,13 @@ class Inference:
         return True
 
     def _checked(self, picture: Prepared | Row) -> Prepared | Row:
-        if isinstance(picture, Row) or picture.target is None:
+        if isinstance(picture, Row) or picture.targets is None:
             return picture
-        classes, target = self.num_classes, picture.target
-        if target >= 0 and (classes is None or target < classes):
+        count = self.num_classes
+        wrong = next((c for c in picture.targets if c < 0 or (count is not None and c >= count)), None)
+        if wrong is None:
             return picture
-        return picture.failed(f"no_target: class {target} is none of the model's {classes or ''}".rstrip())
+        return picture.failed(f"no_target: class {wrong} is none of the model's {count or ''}".rstrip())
 
     def _decoded(self, batch: list[Prepared | Row]) -> list[Prepared | Row]:
         """Decode what was left to the GPU, and what fails there on the CPU."""
@@ -220,12 +222,14 @@ class Inference:
     def _localize(self, batch: Sequence[Prepared | Row], size: int) -> list[Row]:
         options, side, top_k = self.settings.options, self.preprocess.size, self.settings.top_k
         frames = np.zeros((size, side, side, 3), np.uint8)
-        targets = np.zeros((size, 1), np.int64)
+        given = [picture.targets or (0,) if isinstance(picture, Prepared) else (0,) for picture in batch]
+        given += [(0,)] * (size - len(batch))
+        most = max(map(len, given))
+        # A picture of fewer classes has its first once more: maps of it, which make no rows, cost no backward pass.
+        targets = np.array([(*classes, *classes[:1] * (most - len(classes))) for classes in given], np.int64)
         for i, picture in enumerate(batch):
-            if isinstance(picture, Prepared):
-                targets[i] = picture.target or 0
-                if isinstance(picture.frame, np.ndarray):
-                    frames[i] = picture.frame
+            if isinstance(picture, Prepared) and isinstance(picture.frame, np.ndarray):
+                frames[i] = picture.frame
         pixels = torch.from_numpy(frames).to(self.like.device)
         for i, picture in enumerate(batch):
             if isinstance(picture, Prepared) and isinstance(picture.frame, Tensor):
@@ -241,7 +245,7 @@ class Inference:
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
-                self.outputs = "logits" if plain else recognise(self.model, images)
+                self.outputs = recognise(self.model, images, self.settings.scores, plain=plain)
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
@@ -255,15 +259,17 @@ class Inference:
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
+        drawn = run.maps()[:, 0] if any(isinstance(picture, Prepared) and picture.drawn for picture in batch) else None
         rows: list[Row] = []
         for i, picture in enumerate(batch):
             if isinstance(picture, Row) or not finite[i]:
                 rows.append(picture if isinstance(picture, Row) else picture.failed("model: its logits are not finite"))
                 continue
-            first = len(rows)
-            for k, (rank, c, score, (corners, peaks)) in enumerate(
-                zip(*(column[i] for column in columns), strict=True)
-            ):
+            own, first = list(enumerate(zip(*(column[i] for column in columns), strict=True))), 0
+            if not top_k:  # those that were given, from the highest down
+                own = sorted(own[: len(given[i])], key=lambda one: one[1][0])
+            for k, (rank, c, score, (corners, peaks)) in own:
+                first = len(rows) if k == 0 else first
                 boxes = picture.geometry.to_original(corners).tolist()
                 for number, ((x0, y0, x1, y1), peak) in enumerate(zip(boxes, peaks, strict=True), 1):
                     cam = None if cams is None or number > 1 else cams[i, k]
@@ -289,8 +295,8 @@ class Inference:
                             cam_width=None if cam is None else cam.shape[1],
                         )
                     )
-            if picture.drawn is not None:
-                self._draw(picture, picture.drawn, run.maps()[i, 0], rows[first])
+            if picture.drawn is not None and drawn is not None:
+                self._draw(picture, picture.drawn, drawn[i], rows[first])
         return rows
 
     def _precision(self) -> torch.autocast:

@@ -16,7 +16,7 @@ from fastcam._options import decisive, options
 from fastcam._version import __version__
 from fastcam.localization.settings import PAPER_CLASSES, LocalizeSettings, check_threshold
 from fastcam.methods.frozen import FreezeError
-from fastcam.models import ModelConfig
+from fastcam.models import ModelConfig, Scores
 from fastcam.models.digest import digest
 from fastcam.pictures import Preprocess, choose_decoder, gpu
 
@@ -39,6 +39,7 @@ class RunSettings:
         target_layers: dotted names.
         threshold: as the options or the network have it.
         top_k: None where classes are given.
+        scores: as the options or the network's configuration have it; None is what the network shows.
         batch_size: no larger than the number of inputs.
         min_area: None but where all boxes are asked for.
         tight: None but where the paper's boxes are.
@@ -58,6 +59,7 @@ class RunSettings:
     target_layers: tuple[str, ...]
     threshold: float
     top_k: int | None
+    scores: Scores | None
     batch_size: int
     min_area: float | None
     tight: float | None
@@ -129,6 +131,7 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         target_layers=tuple(cam.layers),
         threshold=float(threshold),
         top_k=None if options.targets is not None else top_k,
+        scores=options.scores or (None if config is None else config.scores),
         batch_size=options.batch_size,
         min_area=float(options.min_area) if options.boxes == "all" else None,
         tight=float(options.tight) if paper else None,

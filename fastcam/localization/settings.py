@@ -1,12 +1,12 @@
 """The options of `localize`: its signature, documentation and checks, and the command's flags, are made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastcam._options import check, option
 
-Targets = Literal["label"] | Mapping[str, int] | None
+Targets = Literal["label"] | Mapping[str, int | Sequence[int]] | None
 # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose
 # ones, but not how tight. This is near the second threshold of their code, 100 of 255.
 TIGHT = 0.4
@@ -37,19 +37,25 @@ class LocalizeSettings:
     top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
     targets: Targets = option(
         None,
-        'boxes for one given class of each picture instead: "label" takes that of the samples (if the network and '
-        "the data set have names of classes, and all of the data set's are among the network's, the class of the same "
-        "name, else the class of that number where all names are whole numbers), a mapping goes from image_id to class "
-        "index; its keys need but look like a picture's, and a warning names those that are none's. The row's rank "
-        "then says where the class stands among all",
+        'boxes for given classes of each picture instead, one or several: "label" takes those of the samples (if the '
+        "network and the data set have names of classes, and all of the data set's are among the network's, the class "
+        "of the same name, else the class of that number where all names are whole numbers), a mapping goes from "
+        "image_id to class index, or several; its keys need but look like a picture's, and a warning names those that "
+        "are none's. There are rows of each class, from the highest down, whose rank says where it stands among all",
         decides=False,  # it is in the list of inputs
         cli=False,
+    )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become scores: softmax, for one class a picture, or sigmoid, for classes that are "
+        "independent of each other, as binary cross-entropy trains them; by default as the checkpoint says, else "
+        "softmax, and the sigmoid of a single logit. A network that ends in either itself is not to be contradicted",
     )
     batch_size: int = option(32, "pictures per forward pass", least=1)
     overlays: int = option(
         0,
         "for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture with the "
-        "box of the first class (and the sample's true boxes in green)",
+        "box of the first class, which of given ones is the sample's label (and its true boxes in green)",
         least=0,
     )
     maps: bool = option(False, "keep the maps, float16 at the target layer's resolution, in the table's column cam")
@@ -113,7 +119,7 @@ class LocalizeSettings:
     def __post_init__(self) -> None:
         if not (self.targets is None or self.targets == "label" or isinstance(self.targets, Mapping)):
             raise TypeError(
-                f'`targets` must be None, "label" or a mapping from image_id to class, got {self.targets!r}'
+                f'`targets` must be None, "label" or a mapping from image_id to class or classes, got {self.targets!r}'
             )
         check(self)
         if not 0 <= self.min_area <= 1:

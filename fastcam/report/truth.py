@@ -28,6 +28,7 @@ class Truth:
         names: name of each label, () if they have none.
         numbered: whether labels may be the network's own class indices.
         labels: id → label.
+        known: labels that any picture has, also as one of several.
         boxes: id → gives, by the header of the picture as the run saw it (None: that of the file), true boxes, float32
             [B, 4] xyxy, and (width, height) of the frame they are in, or None where that is the picture's own.
         files: id → where the picture is.
@@ -37,6 +38,7 @@ class Truth:
     def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
         self.source, self.names, self.numbered = source, names, numbered
         self.labels: dict[str, int] = {}
+        self.known: set[int] = set()
         self.boxes: dict[str, _Located] = {}
         self.files: dict[str, Path | Packed] = {}
         self.indices: dict[str, int] = {}
@@ -58,6 +60,7 @@ class Truth:
                 truth.boxes[id] = located
             if file is not None:
                 truth.files[id] = file
+        truth.known = {label for classes in getattr(data, "classes", None) or () for label in classes or ()}
         known = list(truth.labels or truth.boxes or truth.files)
         places = places if places and truth.files else {}
         lying = {_place(file): id for id, file in truth.files.items()} if places else {}
@@ -142,7 +145,7 @@ class Classes:
         by_name = _meet_by_name(found, truth)
         named = {name: self.of_class[number] for number, name in found.items() if name is not None and by_name}
         numbers = None if any(name is not None for name in found.values()) else by_number(names, count)
-        for label in sorted(set(truth.labels.values())):
+        for label in sorted(truth.known.union(truth.labels.values())):
             name = names[label] if 0 <= label < len(names) else None
             if numbers is not None and name is not None:
                 place = self.of_class.get(numbers[label])

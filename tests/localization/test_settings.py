@@ -15,7 +15,8 @@ from tests.support.engine_run import CONFIG, Tiny
 
 NAMES = (
     "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode backend "
-    "top_k batch_size overlays maps boxes min_area tight precision channels_last compile decoder threads device dtype"
+    "top_k scores batch_size overlays maps boxes min_area tight precision channels_last compile decoder threads device "
+    "dtype"
 )
 
 
@@ -110,7 +111,9 @@ def test_two_classes_have_no_five_boxes(tmp_path):
 
 
 def test_targets_of_another_kind(tmp_path):
-    with pytest.raises(TypeError, match='`targets` must be None, "label" or a mapping from image_id to class, got 3'):
+    with pytest.raises(
+        TypeError, match='`targets` must be None, "label" or a mapping from image_id to class or classes, got 3'
+    ):
         LocalizeSettings(targets=3)
 
 

@@ -167,6 +167,8 @@ class RunMaps(SegmentMaps[list[Row]]):
         size = (what[0].width or 0, what[0].height or 0)
         kept: dict[int, np.ndarray] = {}
         failed = what[0].status != "ok"
+        if self._table.given:  # in the order in which labels are exported: where two maps tie, the first counts
+            what = sorted(what, key=lambda row: row.class_id or 0)
         for row in what:
             if row.cam is not None and row.class_id is not None and row.class_id not in kept:
                 kept[row.class_id] = map_of(row.image_id, row.cam, row.cam_height, row.cam_width)
