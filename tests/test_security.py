@@ -36,12 +36,14 @@ from fastcam.fitting import read_features
 from fastcam.fitting.concepts import mentioned
 from fastcam.pictures import DecodeError, decode, find_pictures, read_part
 from fastcam.report import write_report
-from fastcam.training import checkpoint
+from fastcam.training import Settings, checkpoint
 from fastcam.training.group import Group
+from fastcam.training.labels import weights_of
 from tests.support import tables
 from tests.support.commands import run
 from tests.support.evaluations import evaluate_map
 from tests.support.files import jpeg, shard, write
+from tests.support.several import Several
 
 PACKAGE = Path(fastcam.__file__).parent
 STEERING = "\x1b]0;title\x07\x1b[2J\u202egpj"  # sets a terminal's title, clears it, turns text around
@@ -152,6 +154,10 @@ READERS = {
     "maps of an .npz": lambda tmp, bomb: (
         np.savez(tmp / "a.npz", keys=np.array([bomb]), cam=np.zeros((1, 2, 2), np.float32)),
         read_npz(tmp / "a.npz", (2, 2)),
+    ),
+    "weights of classes": lambda tmp, bomb: (
+        (tmp / "w.csv").write_bytes(pickle.dumps(bomb)),
+        weights_of(Settings(class_weights=str(tmp / "w.csv")), Several(2)),
     ),
     "a class PNG": lambda tmp, bomb: (
         (tmp / "a.png").write_bytes(pickle.dumps(bomb)),
