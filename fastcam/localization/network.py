@@ -131,7 +131,8 @@ class Inference:
         size, side = self.settings.batch_size, self.preprocess.size
         try:
             with self._precision():
-                self.cam.freeze(self.like.new_empty(size, 3, side, side))
+                options = self.settings.options
+                self.cam.freeze(self.like.new_empty(size, 3, side, side), options.scales, options.flip)
         except FreezeError as error:
             self.how = f"as it is written: it was not frozen, since {error}"
         else:
@@ -241,7 +242,7 @@ class Inference:
         with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
-                check_rows(self.model, images, run.logits)
+                check_rows(self.model, run.images, run.logits)
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
@@ -306,7 +307,7 @@ class Inference:
     def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> "Pass":
         if self._compiled is not None:
             return self._compiled(images, chosen, top_k)
-        return observed(self.cam, images, chosen, top_k)
+        return observed(self.cam, images, chosen, top_k, self.settings.options.scales, self.settings.options.flip)
 
     def _largest(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The largest box of each map, with 1 for the peak in it: the full-size maps never exist.
@@ -355,6 +356,7 @@ class Pass(NamedTuple):
     """What a forward pass gave.
 
     Attributes:
+        images: [N, 3, h, w], those that gave the logits.
         logits: [N, C].
         classes: int64 [N, k], those that maps are of.
         boxes: from T thresholds to int32 [N, k, T, 4], in pixels of the images.
@@ -363,6 +365,7 @@ class Pass(NamedTuple):
         linear: gives whether a linear layer or a pooling gave the logits, and nothing came after it.
     """
 
+    images: Tensor
     logits: Tensor
     classes: Tensor
     boxes: Callable[[list[float]], Tensor]
@@ -371,11 +374,19 @@ class Pass(NamedTuple):
     linear: Callable[[], bool]
 
 
-def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | None) -> Pass:
+def observed(
+    cam: Method,
+    images: Tensor,
+    targets: Tensor | None,
+    top_k: int | None,
+    scales: Sequence[float] = (),
+    flip: bool = False,
+) -> Pass:
     """Run a network for a method on prepared images [N, 3, H, W], for targets int64 [N, 1] or the `top_k` classes."""
-    run = methods.observe([cam], images, targets, top_k)
+    run = methods.observe([cam], images, targets, top_k, scales=scales, flip=flip)
     assert run.chosen.classes is not None
     return Pass(
+        run.images,
         run.logits,
         run.chosen.classes,
         lambda thresholds: cam.boxes(run, threshold=thresholds),
@@ -433,6 +444,7 @@ class CompiledCAM:
         weights = self._head.weight[classes]
         ops, size, relu, mode = self.cam.ops, images.shape[-2:], self.cam.relu, self.cam.mode
         return Pass(
+            images,
             logits,
             classes,
             lambda thresholds: ops.class_boxes(features, weights, size, threshold=thresholds, relu=relu, mode=mode),

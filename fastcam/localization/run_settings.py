@@ -8,13 +8,14 @@ from typing import Any, Literal, Self
 import cv2
 import PIL
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam._check import suggest
 from fastcam._options import decisive, options
 from fastcam._version import __version__
 from fastcam.localization.settings import PAPER_CLASSES, LocalizeSettings, check_threshold
+from fastcam.methods.core import observe_scales
 from fastcam.methods.frozen import FreezeError
 from fastcam.models import ModelConfig, Scores
 from fastcam.models.digest import digest
@@ -116,6 +117,8 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
     preprocess = Preprocess.of(config, model)
     like = next(model.parameters(), torch.empty(0))
+    if options.scales or options.flip:
+        _try_sizes(cam, like, preprocess.size, options)
     if options.decoder == "nvjpeg":
         gpu.check(like.device)
         decoder = "nvjpeg"
@@ -142,6 +145,13 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
     )
 
 
+def _try_sizes(cam: methods.Method, like: Tensor, side: int, options: LocalizeSettings) -> None:
+    """Run a black picture at all scales; ValueError if the network does not take one, or its maps are not summed."""
+    black = like.new_zeros(1, 3, side, side)
+    for _ in observe_scales([cam], black, scales=options.scales, flip=options.flip):
+        pass
+
+
 def make_method(model: nn.Module, options: LocalizeSettings, target_layers: Any) -> methods.Method:
     """Make the method that options name; TypeError or ValueError as `fastcam.methods.Method`, or if there is none."""
     if options.method not in methods.BOX_METHODS:
@@ -159,25 +169,27 @@ def choose_network(
     """
     if settings.options.precision != "float32":
         return None, "as it is written: it was not frozen, since it runs in bfloat16"
-    if pictures is None or pictures < _MANY:
+    scales, flip = settings.options.scales, settings.options.flip
+    views = max(1, len(scales)) * (2 if flip else 1)
+    if pictures is None or pictures * views < _MANY:
         many = "an unknown number of" if pictures is None else pictures
         return None, f"as it is written: {many} pictures are too few to freeze it"
     cam = make_method(model, settings.options, settings.target_layers)
     like, side = next(model.parameters(), torch.empty(0)), settings.preprocess.size
-    images = torch.randn(min(_FEW, settings.batch_size), 3, side, side).to(like)
+    images = torch.randn(max(1, min(_FEW, settings.batch_size) // views), 3, side, side).to(like)
     images = images.contiguous(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
         began = clock()
-        cam.freeze(images)
+        cam.freeze(images, scales, flip)
         start, frozen = clock() - began, cam.frozen
         times: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(_TURNS):
             for fast, taken in times.items():
                 cam.frozen = frozen if fast else None
                 began = clock()
-                methods.observe([cam], images)
+                methods.observe([cam], images, scales=scales, flip=flip)
                 taken.append(clock() - began)
     except FreezeError as error:
         return None, f"as it is written: it was not frozen, since {error}"

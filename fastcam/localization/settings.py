@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastcam._check import distinct_scales
 from fastcam._options import check, option
 
 Targets = Literal["label"] | Mapping[str, int | Sequence[int]] | None
@@ -33,6 +34,14 @@ class LocalizeSettings:
     )
     relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
     mode: Literal["bilinear", "bicubic"] = option("bilinear", "upsampling of the map")
+    scales: tuple[float, ...] = option(
+        (),
+        "sum the maps of each picture at several sizes, such as 0.5,1,1.5,2 times that of the network's input, as "
+        "weakly supervised segmentation does; each map is then divided by its maximum, which thresholds are fractions "
+        "of, and kept at the size that the largest pictures' map has (`fastcam.methods.observe` has the formula). For "
+        "networks that take pictures of any size",
+    )
+    flip: bool = option(False, "sum the maps of mirror images, too, turned back; they run in the same pass")
     backend: Literal["fused", "reference"] = option("fused", "own kernels, or plain PyTorch")
     top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
     targets: Targets = option(
@@ -121,7 +130,12 @@ class LocalizeSettings:
             raise TypeError(
                 f'`targets` must be None, "label" or a mapping from image_id to class or classes, got {self.targets!r}'
             )
+        object.__setattr__(self, "scales", distinct_scales(self.scales))
         check(self)
+        if (self.scales or self.flip) and self.compile not in (None, "freeze", "auto"):
+            raise ValueError(
+                f"`compile` {self.compile} is for maps of one view: with `scales` and `flip` take freeze, or auto"
+            )
         if not 0 <= self.min_area <= 1:
             raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {self.min_area!r}")
         if self.threshold is not None:

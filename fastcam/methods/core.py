@@ -16,7 +16,7 @@ from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
-from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes
+from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
 
@@ -297,7 +297,7 @@ class Method:
             return self.ops.class_boxes(*term, pixels, threshold, relu=self.relu, **options)
         return self.ops.boxes(term, pixels, threshold, relu=self.relu, **options)
 
-    def freeze(self, images: Tensor) -> None:
+    def freeze(self, images: Tensor, scales: Sequence[float] | None = None, flip: bool = False) -> None:
         """Let calls from now on run a frozen network, which is faster and gives the same up to rounding.
 
         It is one graph, in which batch normalisations are part of the weights and convolutions do what follows them:
@@ -307,6 +307,8 @@ class Method:
 
         Args:
             images: [N, 3, H, W], of the shape, dtype and device of those that will come; their values do not matter.
+            scales: those that will come, as in a call.
+            flip: as in a call.
 
         Raises:
             FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
@@ -314,7 +316,11 @@ class Method:
         """
         if self._needs_gradients:
             raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
-        self.frozen = FrozenNetwork(self.model, self.layers, images)
+        wanted = sorted(checked(scales, flip) or (1,), reverse=True)  # the largest, which takes most time, first
+        sizes = [size_at(images.shape[-2:], scale) for scale in wanted]
+        count = len(images) * (2 if flip else 1)
+        largest = images.new_empty(1, images.shape[1], *sizes[0]).expand(count, -1, -1, -1)
+        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes)
 
     def uses_gradients(self, run: Forward) -> bool:
         """Whether the maps of a run take a backward pass.

@@ -126,7 +126,7 @@ class Forward:
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
         named = [name for name in layers if name != IMAGES]
-        self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts
+        self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts(images)
         if self._frozen is not None:
             self._outputs, given, linear = self._frozen(images)
         else:

@@ -1,8 +1,6 @@
 """Maps of pictures at several sizes, and of their mirror images, summed: what weakly supervised segmentation uses."""
 
-from collections.abc import Iterator, Sequence
-from math import isfinite
-from numbers import Real
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam._check import distinct_scales
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import out_of_memory
 
 if TYPE_CHECKING:
     from fastcam.methods.core import Method
     from fastcam.methods.targets import Targets
-
-MOST, LARGEST = 8, 8.0  # scales of a run, and each of them: the field has 3 to 5 scales up to 2.5
 
 
 class RunFor(Protocol):
@@ -28,19 +25,8 @@ class RunFor(Protocol):
 
 
 def checked(scales: Sequence[float] | None, flip: bool = False) -> tuple[float, ...]:
-    """The scales of a run, as plain numbers: (1.0,) where mirror images alone are asked for, () where nothing is.
-
-    ValueError if they are not distinct numbers above 0, or too many or too large.
-    """
-    given: list[object] = [scales] if isinstance(scales, Real | str) else list(scales or ())
-    found = [float(one) for one in given if isinstance(one, Real) and not isinstance(one, bool)]
-    sound = len(found) == len(given) == len({*found}) <= MOST
-    if not sound or not all(isfinite(one) and 0 < one <= LARGEST for one in found):
-        raise ValueError(
-            f"`scales` must be up to {MOST} different numbers above 0 and at most {LARGEST:g}, such as "
-            f"0.5, 1, 1.5, 2, got {scales!r}"
-        )
-    return tuple(found) or ((1.0,) if flip else ())
+    """The scales of a run: 1 where mirror images alone are asked for, () where nothing is; see `distinct_scales`."""
+    return distinct_scales(scales) or ((1.0,) if flip else ())
 
 
 def size_at(size: Sequence[int], scale: float) -> tuple[int, int]:
@@ -71,6 +57,11 @@ def by_maximum(maps: Tensor) -> Tensor:
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     usable = high.isfinite() & (high > low)
     return torch.where(usable, maps / torch.where(usable, high, 1), 0)
+
+
+def summed(info: Mapping[str, Any]) -> bool:
+    """Whether maps are such sums, by what made them, as tables have it."""
+    return bool(info.get("scales") or info.get("flip"))
 
 
 def finished(coarse: Tensor, size: int | Sequence[int], mode: str, ops: ModuleType) -> Tensor:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
+from fastcam.methods.scales import finished, summed
 from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
 from fastcam.pictures.stream import batched, stream
 from fastcam.report.page import embed
@@ -212,7 +213,7 @@ class Thumbnails:
         self._table, self._cards, self._root, self._files = table, cards, root, files
         relu, method = info.get("relu"), methods.BOX_METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
-        self._mode = info.get("mode", "bilinear")
+        self._mode, self._summed = info.get("mode", "bilinear"), summed(info)
         self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))
         self.number = 0  # of pictures made until now
 
@@ -251,7 +252,10 @@ class Thumbnails:
             coarse = torch.from_numpy(decode_map(row.cam, row.cam_height, row.cam_width))
         except ValueError:
             return None
-        heat = ops.heatmap(coarse[None], self._preprocess.size, self._relu, mode=self._mode)[0]
+        if self._summed:
+            heat = finished(coarse[None], self._preprocess.size, self._mode, ops)[0]
+        else:
+            heat = ops.heatmap(coarse[None], self._preprocess.size, self._relu, mode=self._mode)[0]
         try:
             _, geometry = self._preprocess.frame(Image.new("RGB", size))
         except DecodeError:
