@@ -72,6 +72,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         'which class\'s map or box of each picture counts: "label", the true one, or "highest". Labels are not looked '
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
     )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become the scores that mAP ranks pictures by, where these have several classes; by "
+        "default as the checkpoint says, else softmax, and sigmoid of a single logit",
+    )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU, or of mIoU; by default the protocol's"
     )
