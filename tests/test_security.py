@@ -99,6 +99,13 @@ def listed(tmp_path: Path, bomb: bytes) -> None:
     assert data.load(tmp_path / "list.parquet")[0].size == (60, 40)
 
 
+def classes(tmp_path: Path, bomb: bytes) -> None:
+    path = tmp_path / "l.parquet"
+    columns = pa.schema([*unpickled(bomb), pa.field("labels", pa.list_(pa.int64()))], unpickled(bomb).metadata)
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array([[1]])], schema=columns), path)
+    assert data.read_labels(path) == {"a": (1,)}
+
+
 def huggingface(tmp_path: Path, bomb: bytes) -> None:
     pytest.importorskip("datasets")
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -180,6 +187,23 @@ READERS = {
     },
     "a tar's picture": lambda tmp, bomb: data.load(shard(tmp / "x.tar", {"a.jpg": pickle.dumps(bomb)}))[0],
     "a list": lambda tmp, bomb: listed(tmp, pickle.dumps(bomb)),
+    "classes in CSV": lambda tmp, bomb: data.read_labels(write(tmp / "l.csv", pickle.dumps(bomb, 0))),
+    "classes as 0 and 1": lambda tmp, bomb: (
+        np.save(tmp / "l.npy", np.array({"a": bomb}), allow_pickle=True),
+        data.read_labels(tmp / "l.npy", ids=["a"]),
+    ),
+    "classes as 0 and 1 that are a pickle": lambda tmp, bomb: (
+        (tmp / "l.npy").write_bytes(pickle.dumps({"a": bomb})),
+        data.read_labels(tmp / "l.npy", ids=["a"]),
+    ),
+    **{
+        f"classes in an archive, {name}": lambda tmp, bomb, name=name: (
+            np.savez(tmp / "l.npz", **{"ids": ["a"], "labels": np.eye(1), name: np.array([bomb])}),
+            data.read_labels(tmp / "l.npz"),
+        )
+        for name in ("ids", "labels", "class_names")
+    },
+    "classes in a table": lambda tmp, bomb: classes(tmp, pickle.dumps(bomb)),
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
     "a file of features": lambda tmp, bomb: features(tmp, pickle.dumps(bomb)),
     "captions": lambda tmp, bomb: mentioned(write(tmp / "c.json", pickle.dumps(bomb, 0)), "a", ["a"]),

@@ -125,7 +125,8 @@ def localize(
     options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:
-        done = export.export(out, name, overwrite=True)
+        refine = settings.refine if export.FORMATS[name].maps else None
+        done = export.export(out, name, refine=refine, overwrite=True)
         print(f"{name}: {done.path}")
         for note in done.notes:
             say(f"fastcam: {name}: {note}", error=True)

@@ -23,6 +23,7 @@ from fastcam.evaluation.sources import Failed, Loaded, NetworkMaps, SharedMaps, 
 from fastcam.evaluation.table import Comparison, Entry, draw_figure, draw_maps
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import batched, stream
 
@@ -48,7 +49,7 @@ def compare(
     compare_maps.png.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C].
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
         data: a data set with labels and boxes or masks, samples by index; or the path of one that `fastcam.data.load`
             recognises.
         out: folder for the results; None for none.
@@ -106,6 +107,7 @@ def compare(
     for evaluator in evaluators.values():
         for id, reason in problems:
             evaluator.reject(id, reason)
+    model = as_asked(model, settings.output, config)
     shared = SharedMaps(data, model, config, protocol, variants, settings.target_layers)
     chosen = set(np.linspace(0, len(data) - 1, min(settings.pictures, len(data))).round().astype(int).tolist())
     shown: dict[int, tuple[Loaded[np.ndarray], dict[Variant, Tensor]]] = {}

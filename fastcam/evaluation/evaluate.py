@@ -40,6 +40,7 @@ from fastcam.evaluation.sources import (
     Maps,
     MapStore,
     NetworkMaps,
+    Refinement,
     SegmentMaps,
     Source,
     opened,
@@ -48,6 +49,7 @@ from fastcam.evaluation.sources import (
 from fastcam.export.labels import chosen_level
 from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batched, stream
 from fastcam.refinement import thread_each
@@ -111,7 +113,7 @@ def evaluate(
             folder where that lies. For wsss a run of `fastcam.localize` that kept its maps, or a folder of .npz as
             `fastcam export --to wsss` writes them, or of labels as PNGs.
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
-        model: network from [N, 3, size, size] to logits [N, C].
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
         settings: all of them, or one by one.
         problems: what reading the data set has left out (see `fastcam.data.load`), to be listed with it.
@@ -213,7 +215,7 @@ def _localization(
     config: ModelConfig | None,
 ) -> _Task:
     """Boxes and masks by a `Protocol`."""
-    protocol = protocol_of(settings.protocol)
+    protocol = protocol_of(settings.protocol, [segmentation.NAME])
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
@@ -249,7 +251,8 @@ def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.P
         raise ValueError(
             "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
         )
-    source = segment_maps(maps, data, segments, settings.refine)
+    refinement = Refinement(settings.refine, *(() if threshold is None else (threshold,)))
+    source = segment_maps(maps, data, segments, refinement)
     evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
     write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
     return _Task(source, evaluator, _add_segments, write)
@@ -266,6 +269,7 @@ def _source(
 ) -> Source[Any, Any]:
     """What gives maps, by the one of `maps`, `boxes` and `model` that is given."""
     if model is not None:
+        model = as_asked(model, settings.output, config)
         if settings.targets == "label":
             data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
         return NetworkMaps(data, model, config, protocol, settings, settings.targets, settings.scores)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
+from fastcam._options import Output, check, option
 
 METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")
@@ -44,6 +44,12 @@ class MapSettings:
         None,
         "layers to take maps from, modules or dotted names; by default the model's last stage",
         flags="--target-layer",
+    )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
     )
     tap: bool = option(
         False, "thresholded average pooling instead of the network's global pooling, with its weights as they are"
@@ -89,10 +95,10 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
     )
-    refine: Literal["pamr"] | None = option(
+    refine: Literal["pamr", "crf"] | None = option(
         None,
         "for wsss: draw the maps to the edges of their pictures first, which the data set must have then: pamr, "
-        "pixel-adaptive mask refinement. All levels are of the refined maps",
+        "pixel-adaptive mask refinement, at all levels; or crf, a dense CRF, at `threshold` alone",
     )
     cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0)
     save_maps: Literal["float32", "float16"] | None = option(
@@ -126,6 +132,12 @@ class CompareSettings(MeasureSettings):
         None,
         "layers to take maps from, modules or dotted names, for all methods; by default the model's last stage",
         flags="--target-layer",
+    )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
     )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"

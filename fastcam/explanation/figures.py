@@ -22,6 +22,7 @@ from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, M
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess, as_rgb, find_pictures, quiet_pillow, read
 from fastcam.pictures.stream import batched, stream
 
@@ -85,8 +86,8 @@ def explain(
     method and layer.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
-            parameters, in evaluation mode, and stays as it was.
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs
+            on the device and in the dtype of its parameters, in evaluation mode, and stays as it was.
         source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
         settings: what is drawn.
@@ -111,6 +112,7 @@ def explain(
     """
     if settings.threshold is None and config is not None and config.threshold is not None:
         settings = dataclasses.replace(settings, threshold=config.threshold)
+    model = as_asked(model, settings.output, config)
     views = list(_views(model, settings))
     of_maps = [name for name in ("panel", "num_results", "stl10_blog", "smooth") if getattr(settings, name)]
     if of_maps and not any(view.is_map for view in views):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
+from fastcam._options import Output, check, option
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,12 @@ class ExplainSettings:
     fuse: Literal["mean", "max"] | None = option(None, "make one map of all layers instead, by their mean or max")
     targets: tuple[int, ...] | None = option(
         None, "class indices to explain; by default the highest of each picture", cli=False
+    )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
     )
     top_k: int = option(1, "without targets, this many classes of each picture, those of the highest scores", least=1)
     scores: Literal["softmax", "sigmoid"] | None = option(

@@ -18,6 +18,7 @@ from PIL import Image
 from fastcam.data.names import read_text
 from fastcam.data.segments import palette
 from fastcam.export.files import Add, ExportOptions, Job, LeftOut, NewFolder, all_names, new_folder
+from fastcam.refinement import crf
 from fastcam.runs.table import FoundPicture
 
 IGNORED = 255
@@ -172,6 +173,28 @@ def levels(options: ExportOptions, info: Mapping[str, Any]) -> tuple[float, floa
     if low is None or high is None or not 0 <= low <= high < 1:
         raise ValueError(f"the thresholds of pseudo-labels must be in [0, 1), the lower one first, got {low}, {high}")
     return low, high
+
+
+def decided(
+    maps: np.ndarray, pixels: np.ndarray, low: float, high: float, alpha: float | Sequence[float] | None = None
+) -> np.ndarray:
+    """What a dense CRF decides of maps [K, H, W], as such maps that `labels_at` makes its labels of them.
+
+    With the background's score `low`, and `high`, or (1 - max)^`alpha`. A map is 1 where its class is likely beside
+    either, between `low` and `high` where it is so beside the lower one only, which is to be ignored, else 0. Source:
+    the field has its surest labels, and what is to be ignored, of two CRFs (Ahn, Cho and Kwak, CVPR 2019).
+    """
+    scores: Sequence[np.ndarray | float] = sorted({high, low}, reverse=True)
+    if alpha is not None:
+        strength = strongest(maps)[0]
+        scores = [(1 - strength) ** exponent for exponent in sorted(set(_several(alpha)))]
+    found = np.zeros_like(maps)
+    for score, worth in reversed([*zip(scores, (1.0, (low + high) / 2), strict=False)]):
+        labels = crf(maps, score, pixels)
+        for place, values in enumerate(found, 1):
+            np.copyto(values, worth, where=labels == place)
+            np.copyto(values, 0, where=(labels != place) & (labels > 0))
+    return found
 
 
 def background_level(alpha: float) -> float:

@@ -247,6 +247,8 @@ class Inference:
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
                 self.outputs = recognise(self.model, images, self.settings.scores, plain=plain)
+        if options.refine is not None:
+            run = self._refined(run, pixels)
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
@@ -308,6 +310,15 @@ class Inference:
         if self._compiled is not None:
             return self._compiled(images, chosen, top_k)
         return observed(self.cam, images, chosen, top_k, self.settings.options.scales, self.settings.options.flip)
+
+    def _refined(self, run: "Pass", pixels: Tensor) -> "Pass":
+        """The same with its full-size maps refined by the frames, uint8 [N, H, W, 3], and brought to [0, 1] again."""
+        ops, size = self.cam.ops, pixels.shape[1:3]
+        maps = ops.refine(run.maps(), pixels.permute(0, 3, 1, 2))
+        return run._replace(
+            boxes=lambda thresholds: ops.boxes(maps, size, thresholds, relu=False),
+            maps=lambda: ops.heatmap(maps, size, relu=False, normalize="after"),
+        )
 
     def _largest(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The largest box of each map, with 1 for the peak in it: the full-size maps never exist.

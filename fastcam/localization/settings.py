@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastcam._check import distinct_scales
-from fastcam._options import check, option
+from fastcam._options import Output, check, option
 
 Targets = Literal["label"] | Mapping[str, int | Sequence[int]] | None
 # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose
@@ -32,6 +32,13 @@ class LocalizeSettings:
         "fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of `config` "
         "or the checkpoint, else 0.2",
     )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        decides=False,  # it is in the digest of the network
+        cli=False,
+    )
     relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
     mode: Literal["bilinear", "bicubic"] = option("bilinear", "upsampling of the map")
     scales: tuple[float, ...] = option(
@@ -42,6 +49,13 @@ class LocalizeSettings:
         "networks that take pictures of any size",
     )
     flip: bool = option(False, "sum the maps of mirror images, too, turned back; they run in the same pass")
+    refine: Literal["pamr"] | None = option(
+        None,
+        "draw each full-size map to the edges of the picture, as the network sees it, before boxes are found in it: "
+        "pamr, pixel-adaptive mask refinement (`fastcam.ops.refine`). `threshold` is a fraction of the refined map's "
+        "range then. Kept maps stay as they are, exports and evaluations refine them again. It takes about 8 ms of one "
+        "processor for a picture of 224x224",
+    )
     backend: Literal["fused", "reference"] = option("fused", "own kernels, or plain PyTorch")
     top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
     targets: Targets = option(

@@ -163,7 +163,7 @@ def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Tr
         head = rows[card.head - card.first]
         rows = [row for own in (True, False) for row in rows if (row.class_id == head.class_id) is own][:_SHOWN]
         size = (head.width, head.height) if head.width and head.height else None
-        label = None if truth is None else truth.labels.get(head.image_id)
+        top = next((classes.of_class[row.class_id] for row in rows if row.rank == 1 and row.class_id is not None), None)
         turned = head.orientation or 1 if oriented else None
         boxes = truth.boxes_in(head.image_id, size, turned).tolist() if truth and size else []
         described.append(
@@ -171,7 +171,7 @@ def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Tr
                 "id": head.image_id,
                 "size": size,
                 "kinds": card.kinds,
-                "label": None if label is None else classes.of_label.get(label),
+                "label": None if truth is None else truth.label_of(head.image_id, top, classes),
                 "rows": [_line(row, classes) for row in rows if row.status == "ok"],
                 "truth": [[round(edge, 1) for edge in box] for box in boxes],
                 "quality": card.quality,
@@ -214,7 +214,9 @@ class Thumbnails:
         relu, method = info.get("relu"), methods.BOX_METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
         self._mode, self._summed = info.get("mode", "bilinear"), summed(info)
-        self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))
+        self._preprocess = Preprocess(
+            info.get("size", 224), info.get("resize", "squash"), resize_size=info.get("resize_size")
+        )
         self.number = 0  # of pictures made until now
 
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:

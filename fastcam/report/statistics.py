@@ -83,6 +83,11 @@ class Statistics:
         ok = pc.equal(heads.column("status"), "ok").to_numpy()
         predicted, score = places[own], scores[own]
         top = np.where(ranks[begins] == 1, places[begins], -1)  # the network's own class
+        if self._truth is not None and self._truth.classes:
+            known = [
+                self._truth.label_of(id, found, self._classes) for id, found in zip(ids, top.tolist(), strict=True)
+            ]
+            label = np.array([-1 if one is None else one for one in known])
         right = np.where(label < 0, 2, top == label)
         margin = scores[begins] - self._runners_up(table, begins, counts)
         iou = self._ious(ids, heads, ok)

@@ -240,7 +240,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
-        ({"protocol": "standart"}, "`protocol` must be one of standard, paper, .* got 'standart'"),
+        ({"protocol": "standart"}, "`protocol` must be one of standard, paper, .*, wsss, got 'standart'"),
         ({"maps": tmp_path}, "exactly one of"),
         ({"model": None}, "exactly one of"),
         ({"model": None, "maps": tmp_path, "method": "gradcam"}, "method: for maps of a `model` only"),

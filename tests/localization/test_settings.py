@@ -15,8 +15,8 @@ from tests.support.engine_run import CONFIG, Tiny
 
 NAMES = (
     "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode scales "
-    "flip backend top_k scores batch_size overlays maps boxes min_area tight precision channels_last compile decoder "
-    "threads device dtype"
+    "flip refine backend top_k scores batch_size overlays maps boxes min_area tight precision channels_last compile "
+    "decoder threads device dtype"
 )
 
 

@@ -134,7 +134,8 @@ class _Labels:
             for text, where in one.texts.items():
                 if self.numbers[text] is None:
                     problems.fault(where, f"expected a whole number as label, or names only, got {text}", id)
-        self.names = class_names([path.parent], (value for value in self.numbers.values() if value is not None))
+        known = {index: texts[text] for text, index in self.numbers.items() if index is not None}
+        self.names = class_names([path.parent], known)
 
     def of(self, id: str) -> list[int] | None:
         """The classes of a picture, ascending; None if they are not known."""

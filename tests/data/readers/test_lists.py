@@ -169,9 +169,9 @@ def test_classes_are_numbered_over_all_splits(tmp_path) -> None:
         ("a.jpg,cat;dog\nb.jpg,Cat\n", r"list\.csv:3: class 'Cat' looks like 'cat' in .*list\.csv:2: write them alike"),
         ("a.jpg,cat;dog\nb.jpg,3\n", r"list\.csv:3: expected names or numbers of classes, not both: 3 here"),
         ("a.jpg,0 1\nb.jpg,1.5\n", r"list\.csv:3: expected a whole number as label, or names only, got 1\.5"),
-        ("a.jpg,0 9\nb.jpg,1\n", r"classes\.txt names 3 classes, but there is class 9"),
+        ("a.jpg,0 9\nb.jpg,1\n", r"list\.csv:2: .*classes\.txt names 3 classes, but there is class 9"),
         ("a.jpg,0 1\nb.jpg,\n", r"list\.csv:3: expected a label, got none; \[\] is a picture with none of the classes"),
-        ("a.jpg,0 2000000\n", "there is a class 2000000: expected at most"),
+        ("a.jpg,0 2000000\n", r"list\.csv:2: there is a class 2000000: expected at most"),
     ],
 )
 def test_malformed_lists_of_several_classes(tmp_path, rows, message) -> None:
