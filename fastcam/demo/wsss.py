@@ -9,16 +9,17 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from fastcam import drawing, models
-from fastcam.data import Pictures, load
+from fastcam.data import Collection, load
 from fastcam.data.drawn_voc import write_voc
 from fastcam.drawing import Cell
 from fastcam.evaluation.evaluate import EvaluationSummary, evaluate
 from fastcam.export import CoarseMap, MapTable, export
 from fastcam.localization import localize
-from fastcam.pictures import as_rgb, decode_indices
+from fastcam.pictures import decode_indices
 from fastcam.training import train
 
 _SCALES = (1.0, 1.5, 2.0)
@@ -27,7 +28,7 @@ _ON = {
     "overwrite": True,
 }  # of commands; a CPU repeats to the bit, which CUDA's convolutions do not promise
 _REFINEMENTS: dict[str, dict[str, str]] = {"plain": {}, "refined": {"refine": "pamr"}}
-_TITLES = {"plain": "pseudo-label", "refined": "refined", "truth": "truth"}
+_TITLES = {"plain": "pseudo-label", "refined": "refined"}
 _SHOWN, _CLASSES = 6, 2  # pictures in the figure, and classes in each
 
 
@@ -80,7 +81,7 @@ def run(
     data, weights = out / "data", out / "train/best.safetensors"
     names = write_voc(data, dict(zip(("train", "val", "test"), pictures, strict=True)), seed=seed)
     print(f"{data}: {sum(pictures)} drawn pictures with objects of {len(names)} classes, in Pascal VOC's layout.")
-    shown = {"progress": progress, "overwrite": True}
+    shown: dict[str, Any] = {"progress": progress, "overwrite": True}
 
     print("\nTrain on the classes in each picture, and nothing else:")
     settings: dict[str, Any] = {"loss": "bce", "output_stride": 16, "size": size, "epochs": epochs, "batch_size": 16}
@@ -101,7 +102,8 @@ def run(
     print("\nMeasure pseudo-labels, of the maps as they are and refined; the level of the background is chosen on val:")
     miou: dict[str, float] = {}
     for name, refine in _REFINEMENTS.items():
-        for split, chosen in (("val", {}), ("test", {"threshold_from": out / f"measured/val-{name}/metrics.json"})):
+        of_val = out / f"measured/val-{name}/metrics.json"
+        for split, chosen in (("val", {"cases": 0}), ("test", {"threshold_from": of_val})):
             measured = out / f"measured/{split}-{name}"
             options: dict[str, Any] = {"maps": out / split, "protocol": "wsss", **refine, **chosen, "out": measured}
             _say("evaluate", data, split=split, **options, overwrite=True)
@@ -134,20 +136,21 @@ def _figures(summary: EvaluationSummary) -> dict[str, float]:
     return summary.metrics["figures"]
 
 
-def _drawn(out: Path, data: Pictures) -> Figure:
+def _drawn(out: Path, data: Collection) -> Figure:
     """Pictures of several classes: maps of each, pseudo-labels before and after refinement, and the truth."""
-    maps: dict[str, list[CoarseMap]] = {}
+    maps: dict[str, dict[str, CoarseMap]] = {}
     for one in MapTable(out / "test"):
-        maps.setdefault(one.image_id, []).append(one)
-    folders = {name: out / f"labels-{name}" for name in _REFINEMENTS} | {"truth": data.segments.folder}
+        if one.class_id is not None:
+            maps.setdefault(one.image_id, {})[data.class_names[one.class_id]] = one
+    folders = {_TITLES[name]: out / f"labels-{name}" for name in _REFINEMENTS}
+    folders["truth"] = out / "data/SegmentationClass"
     rows = []
     for id in [id for id, found in maps.items() if len(found) == _CLASSES][:_SHOWN]:
-        picture = as_rgb(data[data.ids.index(id)].image)
-        cells = {"picture": picture}
-        for one in sorted(maps[id], key=lambda one: one.class_id):
-            cells[f"map: {data.class_names[one.class_id]}"] = drawing.overlay(picture, one.at())
-        for name, folder in folders.items():
+        picture = np.asarray(data[data.ids.index(id)].image)
+        row = [Cell(picture, "picture")]
+        row += [Cell(drawing.overlay(picture, one.at()), name) for name, one in sorted(maps[id].items())]
+        for title, folder in folders.items():
             labels = decode_indices(folder / Path(id).with_suffix(".png"))
-            cells[_TITLES[name]] = drawing.overlay_labels(picture, labels)
-        rows.append([Cell(image, title) for title, image in cells.items()])
+            row.append(Cell(drawing.overlay_labels(picture, labels), title))
+        rows.append(row)
     return drawing.grid(rows, side=1.5)

@@ -16,7 +16,7 @@ from fastcam.data import load
 from fastcam.data.drawn_voc import NAMES
 from tests.support.commands import run
 
-SMALL = {"pictures": (64, 16, 24), "size": 64, "epochs": 2}
+SMALL = {"pictures": (48, 8, 16), "size": 64, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def _area(scores: np.ndarray, truth: np.ndarray) -> float:
 def test_figures_are_those_of_the_files_that_it_writes(done):
     out, result, printed = done
     truth, ids = out / "data/SegmentationClass", load(out / "data", "test").ids
-    assert len(ids) == 24
+    assert len(ids) == 16
     assert result.plain == pytest.approx(_miou(out / "labels-plain", truth, ids))
     assert result.refined == pytest.approx(_miou(out / "labels-refined", truth, ids))
     last = f"mAP {result.mean_ap:.1f} %, mIoU {result.plain:.1f} %, refined {result.refined:.1f} %"
@@ -84,9 +84,15 @@ def test_mean_average_precision_is_that_of_the_network_on_the_test_pictures(done
 
 
 def test_printed_commands_do_the_same_once_more(done, tmp_path, monkeypatch):
-    out, result, printed = done
+    out, _, printed = done
     commands = [shlex.split(line)[2:] for line in printed if line.startswith("$ fastcam ")]
-    assert [words[0] for words in commands] == ["train", "evaluate", *["localize"] * 2, *["evaluate"] * 4, *["export"] * 2]
+    assert [words[0] for words in commands] == [
+        "train",
+        "evaluate",
+        *["localize"] * 2,
+        *["evaluate"] * 4,
+        *["export"] * 2,
+    ]
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/data").symlink_to(out / "data")
     monkeypatch.chdir(tmp_path)
