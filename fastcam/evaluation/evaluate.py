@@ -97,9 +97,9 @@ def evaluate(
 
     Where the data set has pictures of several classes, a `model` is also measured as their classifier: mAP and the
     average precision of each class, by Pascal VOC's and COCO's definition (`fastcam.evaluation.average_precision`),
-    over the pictures that are measured; classes that none of these has are left out of the mean. Their scores, float32
-    for each picture and class, lie in `out` until the end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for
-    COCO's 40,504 of 80.
+    over the pictures that are measured; classes that none of these has are left out of the mean, and objects that VOC
+    marks as difficult are there like others. Their scores, float32 for each picture and class, lie in `out` until the
+    end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for COCO's 40,504 of 80.
 
     Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
     of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
