@@ -278,7 +278,13 @@ class TestTimm:
         torch.save({"model": timm.create_model(name, num_classes=3).state_dict()}, tmp_path / "w.pt")
         with pytest.warns(UserWarning, match=r"mean 0\.5,0\.5,0\.5 .*published weights of timm/vit_tiny"):
             _, config = load_network(tmp_path / "w.pt", f"timm/{name}", num_classes=3)
-        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF)
+        cropped = {"resize": "crop", "resize_size": 248, "interpolation": "bicubic"}
+        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF, **cropped)
+        with pytest.warns(UserWarning, match="interpolation bicubic"):
+            _, config = load_network(
+                tmp_path / "w.pt", f"timm:{name}", num_classes=3, mean=HALF, std=HALF, resize="squash"
+            )
+        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF, interpolation="bicubic")
 
     def test_a_training_starts_from_the_classes_of_the_tag(self, timm, tmp_path):
         name = "vit_tiny_patch16_224.augreg_in21k"
