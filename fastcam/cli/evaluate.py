@@ -88,8 +88,8 @@ def evaluate(
 
     begin = time.perf_counter()
     model = config = None
-    whole = weights is not None or (arch or "").startswith("hf:")  # a folder that has its own
-    if whole:
+    loads = weights is not None or (arch or "").startswith("hf:")  # a folder that has its own
+    if loads:
         model, config = network.load(weights, arch)
         model = model.to(device or options.default_device())
     elif arch or network.given:
@@ -97,7 +97,7 @@ def evaluate(
     problems: list[tuple[str, str]] = []
     settings = replace(flags.of(settings, merge or []), truth=truth)
     bad = problems if settings.skip_bad else None
-    loaded = datasets.load(data, split, format, images, truth_only=not whole, bad=bad)
+    loaded = datasets.load(data, split, format, images, truth_only=not loads, bad=bad)
     options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
     if config is not None and settings.targets == "label":
         options.say_of_labels(loaded, config)

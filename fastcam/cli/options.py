@@ -26,8 +26,8 @@ Weights = Annotated[
 Arch = Annotated[
     str | None,
     typer.Option(
-        help="Network: a name of torchvision's, timm:NAME, or hf:PATH, a folder of Hugging Face's; a checkpoint knows its "
-        "own."
+        help="Network: a name of torchvision's, timm:NAME, or hf:PATH, a folder of Hugging Face's; a checkpoint knows "
+        "its own."
     ),
 ]
 DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set: WSOL metadata, CUB-200-2011, COCO JSON, …")]

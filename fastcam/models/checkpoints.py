@@ -288,20 +288,25 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
     if config is not None:
         return {"mean": config.mean, "std": config.std}
     fields = published(arch)
+    if folder_of(arch) is not None:
+        return fields
     wants = {"mean": fields.get("mean", IMAGENET_MEAN), "std": fields.get("std", IMAGENET_STD)}
     odd = [
         f"{name} {','.join(f'{value:g}' for value in wants[name])}"
         for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
         if name not in given and wants[name] != usual
     ]
+    how = "--mean, --std"
     if "resize" not in given and fields.get("resize", "squash") != "squash":
         odd.append(f"pictures cropped from a shorter side of {fields.get('resize_size')} pixels")
+        how += ", --resize squash"
     if "interpolation" not in given and fields.get("interpolation", "bilinear") != "bilinear":
         odd.append(f"interpolation {fields['interpolation']}")
+        how += ", --interpolation bilinear"
     if odd:
         warnings.warn(
             f"{path}: {' and '.join(odd)}, as the published weights of {arch} want; if these are others, give mean and "
-            "std (--mean, --std; --resize, --interpolation)",
+            f"std ({how})",
             stacklevel=3,
         )
     return fields

@@ -237,7 +237,7 @@ def test_maps(name):
             turned = ours(model, relu=False).coarse(images)
             assert (close | (turned.amin((1, 2)).abs() > 0)).all()
         else:
-            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4, msg=lambda text: f"{method}: {text}")
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4, msg=method)
     if case.cam:
         assert fastcam.CAM(model)(images, targets).shape == (2, *case.size)
     else:

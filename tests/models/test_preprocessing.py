@@ -268,7 +268,8 @@ class TestTimm:
 
     def test_published_is_what_the_tag_says(self):
         fields = published("timm/vit_tiny_patch16_224.augreg_in21k")
-        assert fields == {"mean": HALF, "std": HALF, "size": 224, "num_classes": 21843}
+        resized = {"size": 224, "resize": "crop", "resize_size": 248, "interpolation": "bicubic"}
+        assert fields == {"mean": HALF, "std": HALF, "num_classes": 21843, **resized}
         assert published("timm/vit_tiny_patch16_384")["size"] == 384
         assert published("timm/resnet18.a1_in1k")["mean"] == IMAGENET_MEAN
         assert published("timm/vit_tiny_patch16_224.foo") == published("timm/foo") == {}
