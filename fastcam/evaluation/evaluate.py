@@ -97,9 +97,9 @@ def evaluate(
 
     Where the data set has pictures of several classes, a `model` is also measured as their classifier: mAP and the
     average precision of each class, by Pascal VOC's and COCO's definition (`fastcam.evaluation.average_precision`),
-    over the pictures that are measured; classes that none of these has are left out of the mean. Their scores, float32
-    for each picture and class, lie in `out` until the end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for
-    COCO's 40,504 of 80.
+    over the pictures that are measured; classes that none of these has are left out of the mean, and objects that VOC
+    marks as difficult are there like others. Their scores, float32 for each picture and class, lie in `out` until the
+    end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for COCO's 40,504 of 80.
 
     Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
     of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
@@ -215,7 +215,7 @@ def _localization(
     config: ModelConfig | None,
 ) -> _Task:
     """Boxes and masks by a `Protocol`."""
-    protocol = protocol_of(settings.protocol)
+    protocol = protocol_of(settings.protocol, [segmentation.NAME])
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
