@@ -82,6 +82,10 @@ def test_a_checkpoint_needs_no_folder(folder, tmp_path):
 def test_training(folder, pictures, tmp_path):
     """From the folder's weights for other classes; then as any checkpoint."""
     pytest.importorskip("sklearn")
+    for index, sample in enumerate(Halves(12)):
+        place = tmp_path / "halves" / Halves.class_names[sample.label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.image).save(place / f"{index}.png")
     for arch, options in ((f"hf:{folder}", {"weights": str(folder)}), ("timm:test_resnet", {})):
         if arch.startswith("timm"):
             pytest.importorskip("timm")
@@ -98,7 +102,7 @@ def test_training(folder, pictures, tmp_path):
             assert not any(name.startswith("classifier") for name in given)
             theirs = resnet().resnet.embedder.embedder.convolution.weight
             assert torch.equal(start.resnet.embedder.embedder.convolution.weight, theirs)
-        found = fastcam.fit(list(Halves(12)), model, out=out / "fit", config=config, seed=0)
+        found = fastcam.fit(tmp_path / "halves", model, out=out / "fit", config=config, seed=0, progress=False)
         fitted, config = load_checkpoint(found.checkpoint)
         assert config.class_names == ("left", "right")
         assert fastcam.CAM(fitted)(torch.randn(2, 3, 48, 48), [0, 1]).shape == (2, 48, 48)
