@@ -29,7 +29,7 @@ from fastcam.models.states import SavedWeights, find_state, load_state, plain, r
 
 Scores = Literal["softmax", "sigmoid"]
 _METADATA_KEY = "fastcam"
-_HF_KEY = "fastcam.hf"  # the configuration of a Hugging Face network, as JSON
+_HF_KEY = "fastcam_hf"  # the configuration of a Hugging Face network, as JSON
 _NAMES = ("model.safetensors", "best.safetensors")  # of a folder's checkpoint, as `fit` and `train` have it
 
 

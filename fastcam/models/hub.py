@@ -134,8 +134,8 @@ def load_hf(folder: Path) -> nn.Module:
         ValueError: its weights are not the network's, or are no safetensors; as `build_hf`.
         ImportError: transformers is not installed.
     """
-    config = _config(folder)
-    _check_size(config, _numbers(folder), str(folder))
+    numbers, config = _numbers(folder), _config(folder)
+    _check_size(config, numbers, str(folder))
     try:
         model, found = _classifiers().from_pretrained(
             str(folder),

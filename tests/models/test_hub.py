@@ -187,7 +187,7 @@ def test_a_checkpoint_cannot_ask_for_more_than_it_has(folder, tmp_path):
         ({"hidden_sizes": [8, 12, 16, 10**7]}, "its configuration [0-9]{9}"),
         ({"model_type": "none"}, "configuration of a Hugging Face network in a checkpoint"),
     ):
-        changed = about | {"fastcam.hf": json.dumps(json.loads(about["fastcam.hf"]) | spoilt)}
+        changed = about | {"fastcam_hf": json.dumps(json.loads(about["fastcam_hf"]) | spoilt)}
         safetensors.torch.save_file(state, tmp_path / "d.safetensors", changed)
         with pytest.raises(ValueError, match=message):
             load_checkpoint(tmp_path / "d.safetensors")
