@@ -311,16 +311,23 @@ class Method:
             flip: as in a call.
 
         Raises:
-            FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
-                float32 on a CPU, or none that can be frozen. The message says why, and calls go on as before.
+            FreezeError: the method takes gradients, which a frozen network has none of, and they are not known in
+                closed form, as those of a last stage that is pooled and goes to one linear layer are; or the network
+                is not one of float32 on a CPU, or none that can be frozen. The message says why, and calls go on as
+                before.
         """
-        if self._needs_gradients:
-            raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
         wanted = sorted(checked(scales, flip) or (1,), reverse=True)  # the largest, which takes most time, first
         sizes = [size_at(images.shape[-2:], scale) for scale in wanted]
         count = len(images) * (2 if flip else 1)
         largest = images.new_empty(1, images.shape[1], *sizes[0]).expand(count, -1, -1, -1)
-        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes)
+        direct = self._needs_gradients and self._knows_gradients(largest)
+        if self._needs_gradients and not direct:
+            raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
+        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes, direct)
+
+    def _knows_gradients(self, images: Tensor) -> bool:
+        """Whether the maps of classes take no backward pass in this network, whatever the pictures of this shape."""
+        return False
 
     def uses_gradients(self, run: Forward) -> bool:
         """Whether the maps of a run take a backward pass.
@@ -645,6 +652,9 @@ def _run_for(
         reshape |= dict.fromkeys(method._watched, method.reshape_transform)
         if method._needs_gradients:
             graph |= method._watched
+    frozen = methods[0].frozen if len(methods) == 1 else None
+    if frozen is not None and frozen.direct and frozen.takes(layers, images):
+        graph = {}
     examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():
@@ -660,7 +670,7 @@ def _run_for(
             mirror=mirror,
             keep=keep,
             examine=examine,
-            frozen=methods[0].frozen if len(methods) == 1 else None,
+            frozen=frozen,
             scored=any(method._needs_scores for method in methods),
         )
     if forward.batch_statistics:
