@@ -300,15 +300,13 @@ def _is_texts(array: np.ndarray) -> bool:
 
 def _as_called(path: Path, found: dict[str, tuple[int, ...]], ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """The same by ids, where a file leaves folders and suffixes out; ValueError if that could be several."""
-    stems: dict[str, set[str]] = {}
-    for id in ids:
-        if id not in found:
-            whole = os.path.splitext(id)[0]
-            for stem in (whole, os.path.basename(whole)):
-                stems.setdefault(stem, set()).add(id)
+    others = [id for id in ids if id not in found]
+    stems = [os.path.splitext(id)[0] for id in others]
+    paths, names = Names(stems), Names(map(os.path.basename, stems))
     known, owners = set(ids), dict[str, str]()
     for name in found:
-        meant = sorted([name] if name in known else stems.get(name, [name]))
+        places = [] if name in known else paths.exact(name) or names.exact(name)
+        meant = [others[place] for place in places] or [name]
         if len(meant) > 1:
             raise ValueError(f"{path}: {name!a} may be {' or '.join(map(ascii, meant[:3]))}: give its path")
         if (other := owners.setdefault(meant[0], name)) != name:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastcam import drawing
+from fastcam import drawing, models
 from fastcam.cropping import crop
 from fastcam.data import Pictures, Sample
 from fastcam.evaluation import evaluate
@@ -162,6 +162,23 @@ def test_what_else_is_in_the_batch_changes_no_bit(folder, tmp_path, method):
         for row, same in zip(own(f"{size}", {IDS[1]: [2, 1, 0]}, batch_size=size), alone, strict=True):
             assert row["score"] == pytest.approx(same["score"], abs=1e-6)
             assert corners(row) == corners(same)
+
+
+def test_a_dog_and_a_cat(shared, tmp_path):
+    """Each has its box, which is that of top-k; without given classes there are the rows of the highest."""
+    model = models.build("mobilenet_v2")
+    models.load_weights(model, shared / "weights" / "mobilenet_v2.pt")
+    config = ModelConfig("mobilenet_v2", 1000, mean=(0.5,) * 3, std=(0.5,) * 3)
+    picture = shared / "images" / "peers" / "both.png"
+    options = {"model": model, "config": config, "relu": True, "maps": True}
+    rows = rows_of(picture, tmp_path / "given", targets={"both.png": [281, 243]}, **options)
+    assert [row["class_id"] for row in rows] == [243, 281]  # bull mastiff, tabby
+    animals = (80, 13, 165, 147), (46, 118, 192, 222)
+    for row, own, other in zip(rows, animals, animals[::-1], strict=True):
+        assert overlap(corners(row), own) > max(0.4, 2 * overlap(corners(row), other))
+    highest = rows_of(picture, tmp_path / "top", top_k=10, **options)
+    assert rows == [row for row in highest if row["class_id"] in (243, 281)]
+    assert rows_of(picture, tmp_path / "none", **options) == highest[:1] == rows[:1]
 
 
 def test_gradients_cost_one_backward_pass_for_each_class_of_the_picture_with_most(folder, tmp_path, monkeypatch):

@@ -218,7 +218,7 @@ def _columns(schema: pa.Schema, file: Path) -> _Columns:
     label, names = choose(datasets.ClassLabel, "label"), None
     lists = [name for name, feature in features.items() if isinstance(_listed_in(feature), datasets.ClassLabel)]
     labels = next((name for name in _LISTS if _listed_in(features.get(name)) is not None), None)
-    labels = labels or (lists[0] if len(lists) == 1 and lists[0] != "objects" else None)
+    labels = labels or (lists[0] if len(lists) == 1 else None)
     each = _listed_in(features.get(labels))
     objects = _inner(features.get("objects"))
     has_objects = isinstance(objects, dict) and "bbox" in objects

@@ -93,7 +93,7 @@ def _labelled(entry: Found, labels: "_Labels", boxes: Sequence[_Box], problems: 
     if len(classes) == 1:
         entry = entry._replace(label=classes[0])
     kinds = [box.kind for box in boxes if box.kind is not None]
-    if len(classes) > 1 and kinds and entry.boxes is not None:
+    if len(classes) > 1 and 0 < len(kinds) == len(boxes) and entry.boxes is not None:
         every, sizes = entry.boxes, None if entry.size is None else np.array([entry.size])
         problems.boxes([entry.id] * len(every), [box.where for box in boxes], every, sizes)  # the others are left out
         label, every = strongest(kinds, every)
