@@ -16,6 +16,7 @@ from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
+from fastcam.methods.running import check_images
 from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
@@ -289,7 +290,9 @@ class Method:
             maps = self._heatmap(terms, pixels, forward)
             if percentile < 100 or (scaled and not isinstance(threshold, Tensor)):
                 fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
-                highest = _percentile(maps, percentile)
+                if not ((fractions >= 0) & (fractions <= 1)).all():
+                    raise ValueError(f"`threshold` must be in [0, 1], relative to the map's maximum, got {threshold!r}")
+                highest = _percentile(maps, percentile) if percentile < 100 else maps.amax((-2, -1))
                 threshold = highest.reshape(*highest.shape, *[1] * fractions.dim()) * fractions
             return self.ops.boxes(maps, pixels, threshold, relu=False, **options)
         (term,) = terms
@@ -621,6 +624,8 @@ def _run(
         return _run_for(methods, images, targets, top_k, aug_smooth, keep)
     if aug_smooth:
         raise ValueError("`aug_smooth` and `scales` or `flip` are two ways to use several views: take one of them")
+    for method in methods:
+        check_images(unwrap(method.model), images)
     run = ScaledRun(images.shape[-2:], wanted, flip)
     for scale, forward in observe_scales(methods, images, targets, top_k, scales=wanted, flip=flip, keep=keep):
         run.begin(scale, forward)

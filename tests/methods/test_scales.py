@@ -311,6 +311,11 @@ def test_scales_are_distinct_numbers(model, images, scales):
 
 
 def test_what_does_not_go_with_views(model, images):
+    for threshold in (1.5, [0.2, -0.1]):
+        with pytest.raises(ValueError, match="`threshold` must be in"):
+            fastcam.CAM(model).boxes(images, 1, threshold=threshold, flip=True)
+    with pytest.raises(TypeError, match="`images` must be a tensor"):
+        fastcam.CAM(model)([1, 2], 1, flip=True)
     with pytest.raises(ValueError, match="`aug_smooth` and `scales`"):
         fastcam.CAM(model)(images, 1, scales=(1, 2), aug_smooth=True)
     with pytest.raises(ValueError, match="grad-cam"):
