@@ -19,6 +19,7 @@ from fastcam.methods.frozen import FreezeError, FrozenNetwork
 from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
+from fastcam.models.outputs import output_of
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -378,6 +379,8 @@ class Method:
         """A run as this method sees it."""
         if run.model is not unwrap(self.model):
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
+        if run.output != output_of(self.model):
+            raise ValueError(f"the run is one of another `output` than that of {type(self).__name__}")
         return run.at(self._watched, [self.reshape_transform] * len(self._watched))
 
     def sums(self, run: Forward, eigen_smooth: bool = False) -> list[Tensor]:
@@ -636,6 +639,8 @@ def _run_for(
     models = {id(unwrap(method.model)): method.model for method in methods}
     if len(models) != 1:
         raise ValueError(f"`methods` must be one or several of one model, got {len(methods)} of {len(models)} models")
+    if len(outputs := {repr(output_of(method.model)) for method in methods}) != 1:
+        raise ValueError(f"`methods` of one run must have one `output`, got {' and '.join(sorted(outputs))}")
     (model,) = models.values()
     layers: dict[str, nn.Module] = {}
     reshape: dict[str, ReshapeTransform | None] = {}

@@ -65,6 +65,7 @@ class Forward:
 
     Attributes:
         model: the network itself, outside of wrappers.
+        output: what of its output are the scores, see `fastcam.models.with_output`.
         images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows; with
             `mirror` the two.
         count: number of pictures, without their views.
@@ -116,7 +117,7 @@ class Forward:
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
             scored: whether the network must give scores.
         """
-        self.model, self._output = unwrap(model), output_of(model)
+        self.model, self.output = unwrap(model), output_of(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         images = images.detach()
@@ -145,7 +146,7 @@ class Forward:
         """The scores in what the network gave, [N, C] or [N, C, H, W]."""
         try:
             with torch.set_grad_enabled(bool(self._graph)):
-                return read(given, len(self.images), self._output)
+                return read(given, len(self.images), self.output)
         except OutputError:
             if scored or self._wanted != (None, None):
                 raise
@@ -309,7 +310,7 @@ class Forward:
                 stack.callback(self._modules[name].register_forward_hook(pool).remove)
                 stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
             call = caller(self.model)
-            yield lambda images: read(call(images), len(images), self._output)
+            yield lambda images: read(call(images), len(images), self.output)
 
     def has_plain_path(self, layer: int, head: Head) -> bool:
         """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
