@@ -1,6 +1,7 @@
 """`fastcam train`."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def train(
     values |= settings
     if out is None:
         chosen = Settings.of(preset, values)
-        out = Path("fastcam-train", f"{Path(chosen.data or 'data').resolve().name}-{chosen.arch.replace('/', '-')}")
+        out = Path("fastcam-train", f"{Path(chosen.data or 'data').resolve().name}-{re.sub('[/:]+', '-', chosen.arch)}")
     from fastcam import training
 
     callback = None
