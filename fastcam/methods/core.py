@@ -526,8 +526,8 @@ def observe(
     pictures at scale 1 (without that, at the first of the scales), and are the same for all views. One size is run
     after the other, and its activations are let go of before the next, so that memory is that of the largest:
     what the run holds are the maps of these methods. `scales=(1,)` is the clipped map divided by its maximum.
-    Views are summed as they are. After a mean over positions gradients are as small as positions are many, so that small
-    sizes weigh more in Grad-CAM's sum than in CAM's: of one view the two are the same, of several they are not.
+    Views are summed as they are. After a mean over positions gradients are as small as positions are many, so that
+    small sizes weigh more in Grad-CAM's sum than in CAM's: of one view the two are the same, of several they are not.
 
     Source: Ahn, Cho and Kwak, Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations, CVPR
     2019, as in make_cam.py of its code, at scales 1, 0.5, 1.5 and 2. That sums the maps at a quarter of the picture's
