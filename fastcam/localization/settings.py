@@ -104,10 +104,10 @@ class LocalizeSettings:
     )
     compile: Literal["freeze", "auto", "default", "reduce-overhead", "max-autotune"] | None = option(
         None,
-        "how the network is made faster: freeze, for networks of float32 on a CPU and methods without gradients, takes "
-        "about a second in each process and changes numbers by rounding only; auto does so where the number of "
-        "pictures repays that, which it measures; the others are modes of `torch.compile`, for the method cam, "
-        "of which reduce-overhead also replays CUDA graphs. What cannot be frozen runs as it is written, and the "
+        "how the network is made faster: freeze, for networks of float32 on a CPU and methods that take no backward "
+        "pass, takes about a second in each process and changes numbers by rounding only; auto does so where the "
+        "number of pictures repays that, which it measures; the others are modes of `torch.compile`, for the method "
+        "cam, of which reduce-overhead also replays CUDA graphs. What cannot be frozen runs as it is written, and the "
         "summary says why [as it is written]",
     )
     decoder: str | None = option(
