@@ -20,6 +20,7 @@ from fastcam.methods.running import check_images
 from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
+from fastcam.models.outputs import output_of
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -405,6 +406,8 @@ class Method:
         """A run as this method sees it."""
         if run.model is not unwrap(self.model):
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
+        if run.output != output_of(self.model):
+            raise ValueError(f"the run is one of another `output` than that of {type(self).__name__}")
         return run.at(self._watched, [self.reshape_transform] * len(self._watched))
 
     def sums(self, run: Forward, eigen_smooth: bool = False) -> list[Tensor]:
@@ -548,6 +551,8 @@ def observe(
     pictures at scale 1 (without that, at the first of the scales), and are the same for all views. One size is run
     after the other, and its activations are let go of before the next, so that memory is that of the largest:
     what the run holds are the maps of these methods. `scales=(1,)` is the clipped map divided by its maximum.
+    Views are summed as they are. After a mean over positions gradients are as small as positions are many, so that
+    small sizes weigh more in Grad-CAM's sum than in CAM's: of one view the two are the same, of several they are not.
 
     Source: Ahn, Cho and Kwak, Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations, CVPR
     2019, as in make_cam.py of its code, at scales 1, 0.5, 1.5 and 2. That sums the maps at a quarter of the picture's
@@ -670,6 +675,8 @@ def _run_for(
     models = {id(unwrap(method.model)): method.model for method in methods}
     if len(models) != 1:
         raise ValueError(f"`methods` must be one or several of one model, got {len(methods)} of {len(models)} models")
+    if len(outputs := {repr(output_of(method.model)) for method in methods}) != 1:
+        raise ValueError(f"`methods` of one run must have one `output`, got {' and '.join(sorted(outputs))}")
     (model,) = models.values()
     layers: dict[str, nn.Module] = {}
     reshape: dict[str, ReshapeTransform | None] = {}

@@ -85,6 +85,7 @@ class Forward:
 
     Attributes:
         model: the network itself, outside of wrappers.
+        output: what of its output are the scores, see `fastcam.models.with_output`.
         images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows; with
             `mirror` the two.
         count: number of pictures, without their views.
@@ -139,7 +140,7 @@ class Forward:
                 none where attention is only to be computed step by step; None leaves it as it is.
             scored: whether the network must give scores.
         """
-        self.model, self._output = unwrap(model), output_of(model)
+        self.model, self.output = unwrap(model), output_of(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         images = images.detach()
@@ -170,7 +171,7 @@ class Forward:
         """The scores in what the network gave, [N, C] or [N, C, H, W]."""
         try:
             with torch.set_grad_enabled(bool(self._graph)):
-                return read(given, len(self.images), self._output)
+                return read(given, len(self.images), self.output)
         except OutputError:
             if scored or self._wanted != (None, None):
                 raise
@@ -327,7 +328,7 @@ class Forward:
                 stack.callback(module.register_forward_hook(hook).remove)
             stack.enter_context(self._pooled_otherwise())
             call = caller(self.model)
-            yield lambda images: read(call(images), len(images), self._output)
+            yield lambda images: read(call(images), len(images), self.output)
 
     @contextlib.contextmanager
     def _pooled_otherwise(self) -> Iterator[None]:
