@@ -412,7 +412,7 @@ class Forward:
                 stack.enter_context(mock.patch.object(block, "forward", passed))
             stack.enter_context(mock.patch.object(blocks[-1], "forward", replaced))
             images = self.images.clone()  # a network may work on its input in place
-            return read(_called(self.model, images, copies), len(images), self._output)
+            return read(_called(self.model, images, copies), len(images), self.output)
 
     def explaining(self, score: Callable[[Tensor, int], Tensor]) -> Self:
         """The same run, where `gradients` are those of another score.
@@ -501,7 +501,7 @@ class Forward:
                 stack.callback(layer.register_forward_hook(keep).remove)
             images = self.images.clone().requires_grad_()
             torch.set_grad_enabled(True)
-            given = read(_called(self.model, images.clone(), copies), len(images), self._output)
+            given = read(_called(self.model, images.clone(), copies), len(images), self.output)
         return images, outputs, given
 
     def _from(
