@@ -6,10 +6,11 @@ from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from fastcam._check import one_of
 from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers
-from fastcam.methods.forward import Forward, attention_in, no_gradient
+from fastcam.methods.forward import Forward, attention_in, checkpointed, no_gradient
 from fastcam.models import attention_blocks, unwrap
 
 
@@ -211,7 +212,10 @@ class LeGrad(AttentionMethod):
     def _sensitivity(self, forward: Forward, logits: Tensor, rank: int, matrix: Tensor) -> Tensor:
         """The relevance [N, L] of a block's tokens as keys."""
         score = forward.targets.score(logits, rank)
-        (gradient,) = torch.autograd.grad(score, matrix, retain_graph=True, allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(score, matrix, retain_graph=True, allow_unused=True)
+        except CheckpointError:
+            raise checkpointed(forward.model) from None
         if gradient is None:
             raise no_gradient("the attention of a block")
         return _exact(gradient).relu().mean((1, 2))

@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from fastcam.methods.matrices import KeepAttention
 from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_images, evaluation_mode
@@ -52,6 +53,14 @@ def no_gradient(place: str) -> ValueError:
         f"the target does not depend on {place}: no gradient reaches it. What the network computes outside of "
         "autograd (in NumPy, in torch.inference_mode, in whole or quantised numbers) passes none; EigenCAM and "
         "ScoreCAM need none"
+    )
+
+
+def checkpointed(model: nn.Module) -> ValueError:
+    """The error that attention was not computed again as it was kept."""
+    return ValueError(
+        f"{type(model).__name__} computes its activations again for gradients (gradient checkpointing), by which the "
+        "matrices of attention are lost: switch it off, in timm's networks by model.set_grad_checkpointing(False)"
     )
 
 
@@ -543,6 +552,8 @@ class Forward:
             try:
                 found = torch.autograd.grad(score, leaves, retain_graph=self._keep or not last, allow_unused=True)
             except RuntimeError as error:
+                if isinstance(error, CheckpointError):
+                    raise checkpointed(self.model) from None
                 if "use_reentrant" not in str(error):
                     raise
                 return {}

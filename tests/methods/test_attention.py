@@ -299,6 +299,17 @@ def test_attention_that_is_not_seen_is_refused(images):
             method(vit)(images)
 
 
+def test_checkpoints_are_refused_where_matrices_are_differentiated():
+    vit = timm.create_model("vit_tiny_patch16_224", embed_dim=32, depth=3, num_heads=2, num_classes=4, img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    want = AttentionRollout(vit)(images)
+    vit.set_grad_checkpointing(True)
+    assert torch.equal(AttentionRollout(vit)(images), want)
+    for method in (LeGrad, AttentionRelevance):
+        with pytest.raises(ValueError, match=r"VisionTransformer computes its activations again .* switch it off"):
+            method(vit)(images)
+
+
 def test_tokens_that_come_later(images):
     class Late(Vit):
         """Half of the blocks see no class token."""
