@@ -42,7 +42,7 @@ def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam"
     elif weighting == "gradcam++":
         activation_sum = a.sum((2, 3), keepdim=True)
         alpha = g**2 / nonzero(2 * g**2 + activation_sum * g**3 + (1e-6 if eps is None else eps))
-        weights = torch.where(g > 0, alpha * g, 0).sum((2, 3))
+        weights = torch.where(g <= 0, 0, alpha * g).sum((2, 3))  # NaN stays
     else:
         raise ValueError(f"unknown weighting {weighting!r}")
     return (weights[:, :, None, None] * a).sum(1)
