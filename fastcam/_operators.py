@@ -136,7 +136,7 @@ def _boxes(
     largest: str,
 ) -> Tensor:
     threshold = thresholds if levels is None else levels
-    return reference.boxes(coarse, (height, width), threshold, relu, mode, connectivity, largest).reshape(-1, 4)
+    return reference.boxes(coarse, (height, width), threshold, relu, mode, connectivity, largest).flatten(0, 1)
 
 
 def _class_boxes(
@@ -180,17 +180,22 @@ def _components(
         masks, connectivity, max_components, min_area, fill_holes, labels
     )
     nothing = masks.new_empty((0, *masks.shape[1:]), dtype=torch.int32)
-    return boxes, areas, image, painted[0] if painted else nothing
+    return boxes, areas, image.clone(), painted[0] if painted else nothing
 
 
 def _box_curves(maps: Tensor) -> Tensor:
-    return reference.box_curves(maps)
+    return reference.box_curves(_saturated(maps))
+
+
+def _saturated(maps: Tensor) -> Tensor:
+    """Finished maps in [0, 1], whatever they hold: NaN counts as 0."""
+    return maps.nan_to_num(0.0).clamp(0, 1)
 
 
 def _iou_curves(maps: Tensor, boxes: Tensor, starts: Tensor, all_contours: bool) -> Tensor:
     owners = torch.repeat_interleave(torch.arange(len(maps), device=maps.device), starts.diff())
     true = boxes[int(starts[0]) : int(starts[-1])]  # a GPU's may be of no map
-    return reference.iou_curves(maps, true, owners, "all" if all_contours else "largest")
+    return reference.iou_curves(_saturated(maps), true, owners, "all" if all_contours else "largest")
 
 
 def _score_histograms(maps: Tensor, masks: Tensor, bins: int) -> Tensor:
@@ -198,7 +203,9 @@ def _score_histograms(maps: Tensor, masks: Tensor, bins: int) -> Tensor:
 
 
 def _refine(maps: Tensor, images: Tensor, dilations: Sequence[int], iterations: int) -> Tensor:
-    return reference.refine(maps, images, dilations, iterations)
+    if not maps.numel():
+        return torch.empty_like(maps)
+    return reference.refine(maps.contiguous(), images.contiguous(), dilations, iterations)  # sums of one order
 
 
 def _resize(

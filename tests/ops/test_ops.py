@@ -98,6 +98,7 @@ def upsampled(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
     return fma(v0[:, None], rows[y0], v1[:, None] * rows[y1])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("coarse", [(7, 7), (14, 14), (1, 9), (5, 1), (3, 11), (16, 16)])
 @pytest.mark.parametrize("size", [(224, 224), (31, 65), (7, 7), (5, 3), (100, 129)])
 @pytest.mark.parametrize("relu", [False, True])
@@ -390,6 +391,7 @@ def digest() -> str:
     return total.hexdigest()
 
 
+@pytest.mark.kernels
 def test_every_instruction_set_gives_the_same_bits():
     found = {}
     for name in ("portable", "avx2", "avx512"):
@@ -409,6 +411,7 @@ def test_every_instruction_set_gives_the_same_bits():
     assert len(set(found.values())) == 1, found
 
 
+@pytest.mark.kernels
 def test_threads_batch_and_position_do_not_matter(device):
     features, weights = torch.randn(9, 24, 7, 7, device=device), torch.randn(9, 24, device=device)
     gradients = torch.randn_like(features)
