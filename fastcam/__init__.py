@@ -131,6 +131,7 @@ __all__ = [
     "report",
     "runs",
     "show_cam_on_image",
+    "targets",
     "train",
     "training",
     "vqa",

@@ -16,6 +16,7 @@ from fastcam.methods.cautions import constant, tell
 from fastcam.methods.running import check_images, evaluation_mode
 from fastcam.methods.scores import probabilities, recognise
 from fastcam.methods.targets import Targets, resolve_targets
+from fastcam.models.outputs import per_class, run
 
 Score = Literal["probability", "logit"]
 Baseline = Literal["zero", "blur"] | Tensor
@@ -104,7 +105,8 @@ def confidence_change(
     2018, section 4.1; Score-CAM and others use the same.
 
     Args:
-        model: network from [N, 3, H, W] to logits [N, C]; it runs in evaluation mode and stays as it was.
+        model: network from [N, 3, H, W] to logits [N, C], or what `fastcam.models.with_output` makes of another; it
+            runs in evaluation mode and stays as it was.
         images: [N, 3, H, W], floating, normalised as the model wants it, on its device.
         maps: [N, H, W], floating, in [0, 1].
         targets: as for a method's call, one for each picture; None is its highest class. Callables take logits.
@@ -349,7 +351,7 @@ class _Scores:
         if logits is None:
             self.before = images.new_empty(0)
             return
-        self._targets = resolve_targets(targets, None, logits)
+        self._targets = resolve_targets(targets, None, per_class(logits))
         if self._targets.ranks != 1:
             raise ValueError("`targets` must be one for each picture, as there is one map for each")
         probable = score == "probability" and self._targets.classes is not None
@@ -369,12 +371,12 @@ class _Scores:
         for part in index.split(self._batch) if len(index) else ():
             inputs = pictures(part)
             with evaluation_mode(self._model):
-                yield self._model(inputs)
+                yield run(self._model, inputs)
 
     def _of(self, logits: Tensor, owner: Tensor) -> Tensor:
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self._outputs is not None:
-            exact = probabilities(exact, self._outputs)
+            exact = probabilities(per_class(exact), self._outputs)
         return self._targets.scores(exact, owner)[:, 0]
 
 

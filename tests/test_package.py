@@ -23,19 +23,19 @@ LAYERS = [
     ["report", "training", "fitting", "metrics", "bench"],
     ["localization", "explanation"],
     ["export"],
-    ["drawing"],
+    ["drawing", "refinement"],
     ["methods"],
     ["data"],
     ["pictures"],
     ["models"],
-    ["ops", "reference"],
+    ["ops", "reference", "targets"],
     ["runs"],
     ["_options"],
     ["_check", "_files", "_lazy", "_memory", "_version"],
 ]
 # What users call: their docstrings have the full form.
 FACES = ("", "data", "discovery", "drawing", "evaluation", "fitting", "methods", "metrics")
-FACES += ("models", "ops", "runs", "vqa")
+FACES += ("models", "ops", "runs", "targets", "vqa")
 
 
 def test_public_names_exist():

@@ -60,6 +60,17 @@ def export(
     url: Annotated[
         str | None, typer.Option(help="labelstudio: goes before each image_id [/data/local-files/?d=].")
     ] = None,
+    refine: Annotated[
+        Literal["pamr"] | None,
+        typer.Option(
+            help="png, npy, labels, wsss: draw the maps to the edges of their pictures first: pamr, pixel-adaptive "
+            "mask refinement."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="--refine: folder that the ids of pictures are relative to [as the run noted it]."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported there before.")] = False,
 ) -> None:
     """Convert the boxes of a run, and its maps, to formats of other tools.
@@ -79,6 +90,8 @@ def export(
         alpha=None if alpha is None else _one_or_two("--alpha", alpha),
         threshold_from=threshold_from,
         url=url,
+        refine=refine,
+        images=images,
         overwrite=overwrite,
     )
     print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")

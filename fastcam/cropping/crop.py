@@ -20,10 +20,10 @@ from fastcam.cropping.settings import CropSettings
 from fastcam.data import Dataset, Pictures
 from fastcam.data.names import id_problem
 from fastcam.data.pictures import Packed
+from fastcam.data.places import listed_places
 from fastcam.export.files import LeftOut, check_free, new_folder
 from fastcam.pictures import DecodeError, Header, as_rgb, quiet_pillow, read, read_part
 from fastcam.pictures.stream import batched, stream
-from fastcam.report.cards import listed_places
 from fastcam.report.truth import Truth
 from fastcam.runs.schema import EDGES
 from fastcam.runs.table import FoundPicture, RunTable

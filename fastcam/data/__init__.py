@@ -16,7 +16,7 @@ from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Faults
-from fastcam.data.sample import Collection, Dataset, Sample
+from fastcam.data.sample import Collection, Dataset, Sample, classes_of
 from fastcam.data.scenes import Scenes
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Pictures",
     "Sample",
     "Scenes",
+    "classes_of",
     "info",
     "load",
     "load_scenes",

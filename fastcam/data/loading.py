@@ -159,6 +159,7 @@ def load_scenes(
             problems.refuse(str(path), f"`scenes` does not name the picture {id}", id)
     found = found.subset(place for place, id in enumerate(found.ids) if id in scenes)
     found.labels, found.class_names = [names.index(tidy(scenes[id])) for id in found.ids], tuple(names)
+    found.classes = None
     return found
 
 

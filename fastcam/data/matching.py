@@ -76,9 +76,10 @@ def in_classes(data: T, classes: Sequence[str], count: int | None = None) -> T: 
 
 
 def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> Any:
-    """A data set with labels by the numbers of a network's classes, if the names of all are among these, see `meet`.
+    """A data set with labels, and classes of pictures, by the numbers of a network's classes.
 
-    `classes` is () and `count` None where they are unknown. Raises as `by_name`.
+    It stays as it is if not the names of all its classes are among these, see `meet`. `classes` is () and `count` None
+    where they are unknown. Raises as `by_name`.
     """
     names = tuple(getattr(data, "class_names", None) or ())
     places = meet(names, classes, count)
@@ -88,8 +89,9 @@ def in_classes(data: Any, classes: Sequence[str], count: int | None = None) -> A
     if not isinstance(data, Pictures):
         return _Renumbered(data, places, known)
     found = copy.copy(data)
-    found.class_names, labels = known, data.labels
-    found.labels = None if labels is None else [None if label is None else places[label] for label in labels]
+    found.class_names = known
+    found.labels = None if data.labels is None else [_place(places, label) for label in data.labels]
+    found.classes = None if data.classes is None else [_places(places, classes) for classes in data.classes]
     return found
 
 
@@ -121,7 +123,9 @@ class _Renumbered:
     def __init__(self, data: Any, places: Sequence[int], class_names: tuple[str, ...]) -> None:
         self._data, self._places, self.class_names = data, places, class_names
         if getattr(data, "labels", None) is not None:
-            self.labels = [self._place(label) for label in data.labels]
+            self.labels = [_place(places, label) for label in data.labels]
+        if getattr(data, "classes", None) is not None:
+            self.classes = [_places(places, classes) for classes in data.classes]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
@@ -130,12 +134,19 @@ class _Renumbered:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._data[index]
-        return sample._replace(label=self._place(sample.label))
+        return self._renumbered(self._data[index])
 
     def truth(self, index: int) -> Sample:
-        sample = self._data.truth(index)
-        return sample._replace(label=self._place(sample.label))
+        return self._renumbered(self._data.truth(index))
 
-    def _place(self, label: int | None) -> int | None:
-        return None if label is None else self._places[label]
+    def _renumbered(self, sample: Sample) -> Sample:
+        label, classes = _place(self._places, sample.label), _places(self._places, sample.classes)
+        return sample._replace(label=label, classes=classes)
+
+
+def _place(places: Sequence[int], label: int | None) -> int | None:
+    return None if label is None else places[label]
+
+
+def _places(places: Sequence[int], classes: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if classes is None else tuple(sorted(places[label] for label in classes))

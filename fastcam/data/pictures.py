@@ -67,6 +67,8 @@ class Pictures:
         ids: a unique name for each picture, usually its path below `root` with "/".
         files: where each picture is, by default the path of `root` and id.
         labels: class index of each, or None where there are no classes.
+        classes: class indices of all that is in each, see `Sample`, () where it has none of the classes, None where
+            that is not known; None where the data set has one class a picture.
         boxes: true boxes of each, float32 [B, 4], xyxy in pixels of its size, B may be 0; or None.
         masks: the mask files of each; None where there are none.
         sizes: (width, height) in pixels that boxes refer to; None where it is that of the file. Boxes, sizes and masks
@@ -78,7 +80,8 @@ class Pictures:
         segments: the folder of their class PNGs, the truth of segmentation; None if there is none.
 
     Raises:
-        ValueError: an id comes twice or is no relative path (see `id_problem`), or a list is of another length.
+        ValueError: an id comes twice or is no relative path (see `id_problem`), a list is of another length, or classes
+            are negative or lack the label.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Pictures:
         files: Sequence[Path | Packed] | None = None,
         *,
         labels: Sequence[int | None] | None = None,
+        classes: Sequence[Iterable[int] | None] | None = None,
         boxes: Sequence[np.ndarray | None] | None = None,
         masks: Sequence[Masks | None] | None = None,
         sizes: Sequence[tuple[int, int] | None] | None = None,
@@ -101,8 +105,12 @@ class Pictures:
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
         self.class_names, self.ignored, self.resized = class_names, ignored, resized
         self.segments = segments
+        self.classes: list[tuple[int, ...] | None] | None = None
+        if classes is not None:
+            self.classes = [None if found is None else tuple(sorted(set(found))) for found in classes]
         self._ambiguous: Frame | None = None  # what those are taken for whose size is not enough; None until one comes
-        columns = {"files": self.files, "labels": labels, "boxes": boxes, "masks": masks, "sizes": sizes}
+        columns: dict[str, Sequence[object] | None] = {"files": self.files, "labels": labels, "classes": self.classes}
+        columns |= {"boxes": boxes, "masks": masks, "sizes": sizes}
         for name, values in columns.items():
             if values is not None and len(values) != len(self.ids):
                 raise ValueError(
@@ -114,6 +122,10 @@ class Pictures:
             if problem:
                 raise ValueError(f"{root}: picture {id!r}: {problem}")
             seen.add(id)
+        for id, label, found in zip(self.ids, labels or [None] * len(self.ids), self.classes or (), strict=False):
+            if found is not None and (min(found, default=0) < 0 or (label is not None and label not in found)):
+                of = "" if label is None else f" with its label, {label}, among them"
+                raise ValueError(f"{root}: picture {id!r}: expected classes of at least 0{of}, got {found}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,6 +159,21 @@ class Pictures:
             IndexError: there is none of that index.
         """
         return self._sample(index, None, self._header(index) if header is None else header)
+
+    def pixels(self, index: int) -> Pixels:
+        """Read one picture alone, whatever is known of it.
+
+        Args:
+            index: its place in `ids`.
+
+        Returns:
+            The upright picture, PIL or uint8 [H, W, 3], RGB.
+
+        Raises:
+            DecodeError: it cannot be read; the message names the file.
+            IndexError: there is none of that index.
+        """
+        return self._read(index, read).pixels
 
     def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
         """The boxes of one picture, without its mask.
@@ -182,13 +209,19 @@ class Pictures:
         return None if boxes is None else turned, size
 
     def labelled(self) -> Self:
-        """Leave out all that is known of the pictures but their labels.
+        """Leave out all that is known of the pictures but their labels and classes.
 
         Returns:
             The same pictures, of which no sizes, boxes and masks are looked at.
         """
         return type(self)(
-            self.root, self.ids, self.files, labels=self.labels, class_names=self.class_names, ignored=self.ignored
+            self.root,
+            self.ids,
+            self.files,
+            labels=self.labels,
+            classes=self.classes,
+            class_names=self.class_names,
+            ignored=self.ignored,
         )
 
     def subset(self, indices: Iterable[int]) -> Self:
@@ -209,6 +242,7 @@ class Pictures:
             [self.ids[place] for place in places],
             [self.files[place] for place in places],
             labels=_chosen(self.labels, places),
+            classes=_chosen(self.classes, places),
             boxes=_chosen(self.boxes, places),
             masks=_chosen(self.masks, places),
             sizes=_chosen(self.sizes, places),
@@ -233,7 +267,8 @@ class Pictures:
         masks = _at(self.masks, index)
         boxes, size = self.located(index, header)
         mask = None if masks is None else self._mask(index, Masks(*masks), header)
-        return Sample(image, _at(self.labels, index), boxes, mask, size, self.ids[index])
+        label, classes = _at(self.labels, index), _at(self.classes, index)
+        return Sample(image, label, boxes, mask, size, self.ids[index], classes)
 
     def _frame(self, index: int, header: Header) -> Frame:
         """What size and boxes speak of; never "either"."""

@@ -270,6 +270,7 @@ class Found(NamedTuple):
         boxes: float [B, 4], xyxy, if known.
         size: (width, height) in pixels that they refer to, if known.
         masks: its mask files, if there are any.
+        classes: class indices of all that is in it, in any order and also repeated, where the layout tells that.
     """
 
     where: str
@@ -279,6 +280,7 @@ class Found(NamedTuple):
     boxes: np.ndarray | None = None
     size: tuple[int, int] | None = None
     masks: Masks | None = None
+    classes: Sequence[int] | None = None
 
 
 def assemble(
@@ -327,7 +329,7 @@ def assemble(
         problems.files([id for id, _ in masked], [file for _, file in masked])
     kept = set(problems.left(seen, source or request.path))
     found = [
-        entry._replace(label=None, boxes=None, size=None, masks=None) if entry.id in problems.bare else entry
+        Found(entry.where, entry.id, entry.file) if entry.id in problems.bare else entry
         for entry in found
         if entry.id in kept
     ]
@@ -336,6 +338,7 @@ def assemble(
         [entry.id for entry in found],
         [entry.file for entry in found],
         labels=known([entry.label for entry in found]),
+        classes=known([entry.classes for entry in found]),
         boxes=known([None if entry.boxes is None else entry.boxes.astype(np.float32) for entry in found]),
         masks=known([entry.masks for entry in found]),
         sizes=known([entry.size for entry in found]),

@@ -14,7 +14,8 @@ class Sample(NamedTuple):
     Attributes:
         image: uint8 [H, W, 3] RGB array, or a PIL image of any mode that `fastcam.pictures.as_rgb` takes, as it stands:
             its EXIF orientation is not looked at. None where only the truth was asked for.
-        label: class index.
+        label: class index; where a data set has several a picture, the one that its layout has for the strongest, or
+            None where nothing tells which that is.
         boxes: float32 [B, 4], true boxes, xyxy, as the data set's own files give them (WSOL metadata and ILSVRC: the
             right and bottom edge as written, inclusive by their authors' intent; elsewhere half-open), in pixels of
             `size`.
@@ -23,6 +24,8 @@ class Sample(NamedTuple):
         size: (width, height) in pixels of the picture that boxes and mask speak of. The stored picture, `image`, can
             be smaller: some data sets come resized.
         id: a name that is unique in the data set.
+        classes: class indices of all that is in the picture, ascending, each once; () where it is known to have none
+            of the classes. None where a data set has but one class a picture, which need not be all that is in it.
     """
 
     image: Pixels | None
@@ -31,6 +34,7 @@ class Sample(NamedTuple):
     mask: np.ndarray | None = None
     size: tuple[int, int] | None = None
     id: str | None = None
+    classes: tuple[int, ...] | None = None
 
 
 class Dataset(Protocol):
@@ -59,6 +63,10 @@ class Collection(Dataset, Protocol):
     def labels(self) -> Sequence[int | None] | None:
         """Class index of each, or None where there are no classes."""
 
+    @property
+    def classes(self) -> Sequence[tuple[int, ...] | None] | None:
+        """All classes of each picture, see `Sample`; None where it has one label at most."""
+
     def truth(self, index: int, /) -> Sample:
         """Give a sample with image None.
 
@@ -69,3 +77,22 @@ class Collection(Dataset, Protocol):
             All else that is known.
         """
         ...
+
+
+def classes_of(data: Collection) -> list[tuple[int, ...] | None] | None:
+    """Tell the classes of each picture of a data set, whether it has one a picture or several.
+
+    Args:
+        data: any data set; one without `classes`, or without `labels`, too.
+
+    Returns:
+        For each picture its class indices, ascending, each once: its `classes`, else its label alone. () is a picture
+        that is known to have none of the classes, None one of which nothing is known. None for a data set without any.
+    """
+    labels, classes = getattr(data, "labels", None), getattr(data, "classes", None)
+    if classes is None:
+        return None if labels is None else [None if label is None else (label,) for label in labels]
+    given = [None] * len(classes) if labels is None else labels
+    return [
+        found if found is not None or label is None else (label,) for found, label in zip(classes, given, strict=True)
+    ]

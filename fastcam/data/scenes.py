@@ -95,6 +95,7 @@ class Scenes(Pictures):
             pictures.ids,
             pictures.files,
             labels=pictures.labels,
+            classes=pictures.classes,
             boxes=[np.array(found, np.float32).reshape(-1, 4) for found in boxes] if any(boxes) else None,
             masks=pictures.masks,
             sizes=pictures.sizes,

@@ -6,7 +6,7 @@ texture, in the same colours. So neither a colour nor an outline gives away wher
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -96,6 +96,7 @@ class Shapes:
     Attributes:
         ids: a unique name for each.
         labels: class index of each.
+        classes: None, since each has but one object.
         class_names: names of the classes.
 
     Raises:
@@ -103,6 +104,7 @@ class Shapes:
     """
 
     class_names = CLASS_NAMES
+    classes: Sequence[tuple[int, ...] | None] | None = None
 
     def __init__(self, split: str, count: int, size: int = 128, seed: int = 0) -> None:
         if split not in _SPLITS:

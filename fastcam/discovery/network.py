@@ -13,7 +13,7 @@ from fastcam.methods import CAM, observe
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
 from fastcam.methods.scores import check_names
-from fastcam.models import ModelConfig, unwrap
+from fastcam.models import ModelConfig
 from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess
 from fastcam.pictures.stream import batched, stream
 
@@ -52,7 +52,7 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, config: ModelConfig | None, layer: str | None) -> None:
-        self.model, self.cam = unwrap(model), CAM(model, layer)
+        self.model, self.cam = model, CAM(model, layer)
         ((self.layer, self.module),) = self.cam.layers.items()
         self.preprocess = Preprocess.of(config, model)
         self.class_names = config.class_names if config else ()

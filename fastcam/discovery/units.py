@@ -22,6 +22,7 @@ from fastcam.methods.activation import obstacle
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import evaluation_mode
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import caller
 from fastcam.pictures import Geometry, Pixels, as_rgb, quiet_pillow
 from fastcam.report.page import embed, write
 
@@ -348,7 +349,7 @@ def _activations(
         images = images.clone().requires_grad_(graph)
         handle = network.module.register_forward_hook(lambda module, args, output: outputs.append(output.clone()))
         try:
-            network.model(images.clone())  # a network may work on its input in place
+            caller(network.model)(images.clone())  # a network may work on its input in place
         finally:
             handle.remove()
         features = outputs[-1] if run.reshape[0] is None else run.reshape[0](outputs[-1])

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batched, stream
+from fastcam.refinement import thread_each
 
 
 class EvaluationSummary(NamedTuple):
@@ -140,6 +142,8 @@ def evaluate(
         )
     if settings.truth is not None and not segmented:
         raise ValueError("`truth` has the class PNGs of protocol wsss, others take the data set's own boxes and masks")
+    if settings.refine is not None and not segmented:
+        raise ValueError("`refine` is for protocol wsss")
     if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
@@ -168,7 +172,7 @@ def evaluate(
             for id, reason in [*problems, *source.problems] if span.start == 0 else ():
                 done.evaluator.reject(id, reason)
             done.begin()
-        with quiet_methods():
+        with quiet_methods(), nullcontext() if settings.refine is None else thread_each():
             _measure(task, done, settings, progress)
         if settings.part is None:
             summary, cautions = task.write(out, done, run)
@@ -239,7 +243,7 @@ def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.P
         raise ValueError(
             "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
         )
-    source = segment_maps(maps, data, segments)
+    source = segment_maps(maps, data, segments, settings.refine)
     evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
     write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
     return _Task(source, evaluator, _add_segments, write)

@@ -84,6 +84,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
     )
+    refine: Literal["pamr"] | None = option(
+        None,
+        "for wsss: draw the maps to the edges of their pictures first, which the data set must have then: pamr, "
+        "pixel-adaptive mask refinement. All levels are of the refined maps",
+    )
     cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0)
     save_maps: Literal["float32", "float16"] | None = option(
         None, "write the network's coarse maps to `out`/maps.parquet, in this dtype", cli=False

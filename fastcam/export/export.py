@@ -2,18 +2,28 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
 
 from fastcam._version import __version__
+from fastcam.data.places import RunPictures
 from fastcam.export import boxes, coco, labels, maps as kept
-from fastcam.export.files import ExportOptions, Job, LeftOut, Write, check_free
+from fastcam.export.files import ExportOptions, Finish, Job, LeftOut, Write, check_free
 from fastcam.models import suggest
+from fastcam.pictures import quiet_pillow
+from fastcam.pictures.stream import batched, count_threads, stream
+from fastcam.refinement import Refiner, checked, refined, thread_each
 from fastcam.runs.folder import EXPORTS, RunFolder
-from fastcam.runs.table import RunTable
+from fastcam.runs.table import FoundPicture, RunTable
 
 _EXAMPLES = 10  # of pictures left out, kept with their reasons
-_LEVELS = ("cuts", "alpha", "threshold_from", "categories")  # options of pseudo-labels
+_REFINED = ("refine", "images")  # options of formats with maps
+_LEVELS = ("cuts", "alpha", "threshold_from", "categories", *_REFINED)  # of pseudo-labels
 
 
 class ExportFormat(NamedTuple):
@@ -45,8 +55,8 @@ FORMATS: dict[str, ExportFormat] = {
     "voc": ExportFormat(EXPORTS["voc"], boxes.voc, stored=True),
     "yolo": ExportFormat(EXPORTS["yolo"], boxes.yolo),
     "wsol": ExportFormat(EXPORTS["wsol"], boxes.wsol, stored=True),
-    "png": ExportFormat(EXPORTS["png"], kept.png, ("size",), maps=True, stored=True),
-    "npy": ExportFormat(EXPORTS["npy"], kept.npy, ("size",), maps=True, stored=True),
+    "png": ExportFormat(EXPORTS["png"], kept.png, ("size", *_REFINED), maps=True, stored=True),
+    "npy": ExportFormat(EXPORTS["npy"], kept.npy, ("size", *_REFINED), maps=True, stored=True),
     "labels": ExportFormat(EXPORTS["labels"], labels.labels, _LEVELS, maps=True, classes=labels.CLASSES, stored=True),
     "wsss": ExportFormat(EXPORTS["wsss"], labels.wsss, _LEVELS, maps=True, classes=labels.CLASSES, stored=True),
 }
@@ -72,6 +82,13 @@ class Exported(NamedTuple):
     left_out: int
     examples: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class _Ready(NamedTuple):
+    """A picture for a format, or why it cannot have it."""
+
+    picture: FoundPicture
+    reason: str | None = None
 
 
 def check_formats(formats: Iterable[str], maps: bool, classes: int | None = None) -> None:
@@ -123,6 +140,8 @@ def export(
     alpha: float | tuple[float, float] | None = None,
     threshold_from: str | os.PathLike[str] | None = None,
     url: str | None = None,
+    refine: Refiner | None = None,
+    images: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Exported:
@@ -151,6 +170,12 @@ def export(
         threshold_from: for labels and wsss, instead of `cuts`: metrics.json of an evaluation, whose best level of mIoU
             is taken.
         url: for labelstudio: goes before each image_id; by default "/data/local-files/?d=".
+        refine: for png, npy, labels and wsss: draw the maps to the edges of their pictures, in the pictures' own size,
+            before they are resized or become labels: "pamr", pixel-adaptive mask refinement (`fastcam.ops.refine`).
+            Levels are then those of the refined maps, which are not stretched to [0, 1] again. The run's own maps stay
+            as they are. It costs a picture of 500x375 about 25 ms of one processor.
+        images: for `refine`: folder that the run's ids are relative to; by default pictures are where they were when
+            the run began. A picture that is not found, or has another size than in the run, is left out.
         overwrite: replace what has been exported there before; by default that is an error.
         progress: show a progress bar where standard error is a terminal.
 
@@ -158,23 +183,29 @@ def export(
         Where it is, the numbers of pictures and boxes, of errors, and of pictures left out, and notes.
 
     Raises:
-        FileNotFoundError: there is no such run, or no file of annotations or of an evaluation.
+        FileNotFoundError: there is no such run, no file of annotations or of an evaluation, or no folder `images`.
         FileExistsError: `out` exists and `overwrite` is not set, or it is a folder of something else.
         ValueError: an unknown format, an option that it does not have or is out of range, a damaged table, a class
-            without category, an image_id that could lead out of the folder, or a format of maps where none are kept.
+            without category, an image_id that could lead out of the folder, a format of maps where none are kept, or
+            nothing tells where the pictures are that `refine` needs.
         OSError: the results cannot be written.
     """
     check_formats([format], maps=True)
     chosen = FORMATS[format]
     given = Path(annotations) if annotations is not None else None
     chosen_by = None if threshold_from is None else Path(threshold_from)
-    options = ExportOptions(given, categories, size, cuts, alpha, chosen_by, url)
+    folder = None if images is None else Path(images)
+    options = ExportOptions(given, categories, size, cuts, alpha, chosen_by, url, refine, folder)
     for name, value in options._asdict().items():
         if value is not None and name not in chosen.options:
             owners = ", ".join(key for key, known in FORMATS.items() if name in known.options)
             raise ValueError(f"`{name}` is for {owners}, not for {format}")
     if not (size in (None, "picture") or (isinstance(size, int) and size > 0)):
         raise ValueError(f'`size` must be a positive whole number of pixels or "picture", got {size!r}')
+    if refine not in (None, *get_args(Refiner)):
+        raise ValueError(f"`refine` must be one of {', '.join(get_args(Refiner))}, got {refine!r}")
+    if images is not None and refine is None:
+        raise ValueError("`images` are for `refine`, which is not asked for")
     table = RunTable(run)
     check_formats([format], table.has_maps)
     path = Path(os.path.abspath(table.folder.export(format) if out is None else out))
@@ -188,13 +219,22 @@ def export(
     pictures = found = errors = left_out = turned = 0
     examples: list[tuple[str, str]] = []
     notes: list[str] = []
-    job = Job(path, table, table.info | {"format": format, "exported_by": __version__}, options, notes)
-    with chosen.write(job) as add:
-        for picture in table.pictures(chosen.maps, progress):
+    info = table.info | {"format": format, "exported_by": __version__}
+    finish: Finish | None = kept.Upsampler.of(info).__call__ if chosen.maps else None  # as such mypy knows it
+    ready: Iterable[_Ready] = map(_Ready, table.pictures(chosen.maps, progress))
+    if refine is not None and finish is not None:
+        prepare = partial(_refined, finish=finish, pictures=RunPictures(table, folder))
+        ready = chain.from_iterable(stream(batched(ready, 1), prepare, prefetch=count_threads()))
+        info, finish = info | {"refine": refine}, kept.resized
+    job = Job(path, table, info, options, notes, finish)
+    with chosen.write(job) as add, quiet_pillow(), nullcontext() if refine is None else thread_each():
+        for picture, reason in ready:
             if picture.error is not None:
                 errors += 1
                 continue
             try:
+                if reason is not None:
+                    raise LeftOut(reason)
                 found += add(picture)
                 pictures += 1
                 turned += picture.orientation > 1
@@ -208,3 +248,17 @@ def export(
             "Pillow does not, need them stored upright"
         )
     return Exported(path, pictures, found, errors, left_out, tuple(examples), tuple(notes))
+
+
+def _refined(ready: _Ready, finish: Finish, pictures: RunPictures) -> _Ready:
+    """Finish and refine all maps of a picture, in its own size; in a thread."""
+    picture = ready.picture
+    if not picture.maps:
+        return ready
+    size = picture.width, picture.height
+    try:
+        maps = np.stack([finish(given, size[::-1], size) for given in picture.maps.values()])
+        maps = refined(maps, checked(pictures.pixels(picture.id), size))
+    except (ValueError, OSError) as error:
+        return _Ready(picture, f"its maps cannot be refined: {error}")
+    return _Ready(picture._replace(maps=dict(zip(picture.maps, maps, strict=True))))

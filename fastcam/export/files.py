@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 from xml.sax.saxutils import escape
 
+import numpy as np
+
 from fastcam._files import replacing
 from fastcam.data.names import id_problem
+from fastcam.refinement import Refiner
 from fastcam.runs.folder import EXPORT_MARK, is_export
 from fastcam.runs.table import FoundPicture, RunTable
 
 _TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+Finish = Callable[[np.ndarray, tuple[int, int], tuple[int, int]], np.ndarray]
 
 
 class LeftOut(Exception):
@@ -36,6 +42,8 @@ class ExportOptions(NamedTuple):
         alpha: one or two exponents of the background's score instead.
         threshold_from: metrics.json that has the level instead.
         url: goes before each image_id to make an address of it.
+        refine: what draws maps to the edges of their pictures.
+        images: folder of the pictures that are needed for that.
     """
 
     annotations: Path | None = None
@@ -45,13 +53,22 @@ class ExportOptions(NamedTuple):
     alpha: float | tuple[float, float] | None = None
     threshold_from: Path | None = None
     url: str | None = None
+    refine: Refiner | None = None
+    images: Path | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a format gets: the file or folder to write, the run, what goes into it about its making, and options.
+    """What a format gets.
 
-    In `notes` it says what its readers may stumble over.
+    Attributes:
+        path: the file or folder to write.
+        table: of the run.
+        info: what goes into it about its making.
+        options: what the caller wants.
+        notes: takes what its readers may stumble over.
+        finish: from a picture's map as the format gets it, a size (height, width) and that of the picture (width,
+            height) to the finished map; None for formats without maps.
     """
 
     path: Path
@@ -59,6 +76,7 @@ class Job:
     info: Mapping[str, Any]
     options: ExportOptions
     notes: list[str]
+    finish: Finish | None = None
 
 
 Add = Callable[[FoundPicture], int]  # writes a picture and gives the number of its boxes, or raises LeftOut

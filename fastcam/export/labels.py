@@ -17,7 +17,6 @@ from PIL import Image
 
 from fastcam.data.names import read_text
 from fastcam.export.files import Add, ExportOptions, Job, LeftOut, NewFolder, all_names, new_folder
-from fastcam.export.maps import Upsampler
 from fastcam.runs.table import FoundPicture
 
 IGNORED = 255
@@ -80,7 +79,8 @@ class _Labels:
     """Makes the maps and labels of pictures, and remembers what the labels' values are called."""
 
     def __init__(self, job: Job) -> None:
-        self._upsampling = Upsampler.of(job.info)
+        assert job.finish is not None
+        self._finish = job.finish
         self._low, self._high = levels(job.options, job.info)
         self._values, self._palette = job.options.categories, palette().tobytes()
         for class_id, value in (self._values or {}).items():
@@ -100,7 +100,7 @@ class _Labels:
             _check_value(value, f"{picture.id}: class {key}")
             self._names[value] = name
         shape, whole = size or (picture.height, picture.width), (picture.width, picture.height)
-        return list(names), np.stack([self._upsampling(picture.maps[key], shape, whole) for key in names])
+        return list(names), np.stack([self._finish(picture.maps[key], shape, whole) for key in names])
 
     def values(self, classes: list[int]) -> list[int]:
         """What stands for classes in the labels."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Self
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,8 +64,7 @@ class Upsampler(NamedTuple):
         Raises:
             ValueError: a size that is not positive or too large, an unknown mode, or the picture's size is not known.
         """
-        if math.prod(size) > MAX_PIXELS:
-            raise ValueError(f"a map of {size[0]}x{size[1]} is asked for, at most {MAX_PIXELS} pixels are made")
+        _check_pixels(size)
         if self.crop is None:
             return self._heatmap(coarse, size)
         if picture is None:
@@ -74,6 +74,20 @@ class Upsampler(NamedTuple):
 
     def _heatmap(self, coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return ops.heatmap(torch.from_numpy(coarse)[None], size, self.relu, mode=self.mode)[0].numpy()
+
+
+def resized(finished: np.ndarray, size: tuple[int, int], picture: tuple[int, int] | None = None) -> np.ndarray:
+    """Bring a finished map of a picture's size to another (height, width): in the place of an `Upsampler`."""
+    if finished.shape == size:
+        return finished
+    _check_pixels(size)
+    smaller = math.prod(size) < finished.size
+    return cv2.resize(finished, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if math.prod(size) > MAX_PIXELS:
+        raise ValueError(f"a map of {size[0]}x{size[1]} is asked for, at most {MAX_PIXELS} pixels are made")
 
 
 class CoarseMap(NamedTuple):
@@ -194,10 +208,9 @@ def _count(file: pq.ParquetFile, group: int, name: str) -> int:
 @contextmanager
 def png(job: Job) -> Iterator[Add]:
     """Write `IMAGE_ID.png` for each picture: the map of its highest class, 8 bits, truncated 255·v."""
-    upsampling = Upsampler.of(job.info)
 
     def add(picture: FoundPicture) -> int:
-        values = _highest(picture, upsampling, job.options.size or "picture")
+        values = _highest(picture, job, job.options.size or "picture")
         with folder.create(picture.id, ".png") as file:
             # The first level of compression is five times as fast as the usual one, its files a seventh larger.
             Image.fromarray((255 * values).astype(np.uint8)).save(file, "PNG", compress_level=1)
@@ -213,10 +226,9 @@ def npy(job: Job) -> Iterator[Add]:
 
     It is the map of the picture's highest class.
     """
-    upsampling = Upsampler.of(job.info)
 
     def add(picture: FoundPicture) -> int:
-        values = _highest(picture, upsampling, job.options.size or 224)
+        values = _highest(picture, job, job.options.size or 224)
         with folder.create(picture.id, ".npy") as file:
             np.save(file, values, allow_pickle=False)
         return len(picture.found)
@@ -225,9 +237,10 @@ def npy(job: Job) -> Iterator[Add]:
         yield add
 
 
-def _highest(picture: FoundPicture, upsampling: Upsampler, size: int | Literal["picture"]) -> np.ndarray:
-    coarse = picture.maps.get(picture.first.class_id)
-    if coarse is None:
+def _highest(picture: FoundPicture, job: Job, size: int | Literal["picture"]) -> np.ndarray:
+    given = picture.maps.get(picture.first.class_id)
+    if given is None:
         raise LeftOut("it has no map")
+    assert job.finish is not None
     shape = (picture.height, picture.width) if size == "picture" else (size, size)
-    return upsampling(coarse, shape, (picture.width, picture.height))
+    return job.finish(given, shape, (picture.width, picture.height))

@@ -301,6 +301,8 @@ class _Part:
         self._data, self._places, self.class_names = data, places, data.class_names
         self.ids = [data.ids[place] for place in places]
         self.labels = None if data.labels is None else [data.labels[place] for place in places]
+        classes = getattr(data, "classes", None)
+        self.classes = None if classes is None else [classes[place] for place in places]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -8,6 +8,7 @@ from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows, evaluation_mode
 from fastcam.models import default_target_layer, resolve_layers, unwrap
 from fastcam.models.heads import Pool
+from fastcam.models.outputs import caller
 
 
 class Trunk:
@@ -45,8 +46,8 @@ class Trunk:
             raise ValueError(f"the layer {self.layer!r} must give maps [N, K, h, w] or vectors [N, K], got {got}")
         run = None
         if output.dim() > 2:
-            run = Forward(self._model, {self.layer: self._module}, images, None, 1)
-            check_rows(self._model, images, run.logits)
+            run = Forward(model, {self.layer: self._module}, images, None, 1)
+            check_rows(model, images, run.logits)
             head, self.pool = run.head(0), "gap"
             if head is not None and run.linear is not None:
                 names = {module: name for name, module in self._model.named_modules()}
@@ -82,7 +83,7 @@ class Trunk:
         handle = module.register_forward_hook(note)
         try:
             with torch.no_grad(), evaluation_mode(self._model):
-                self._model(images.clone())
+                caller(self._model)(images.clone())
         finally:
             handle.remove()
         if not found:

@@ -22,6 +22,7 @@ from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_m
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
+from fastcam.models.outputs import caller, output_of, per_class, read as read_output
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import DecodeError, Encoded, Geometry, gpu, read
 from fastcam.runs.folder import OVERLAY_COMMENT, RunFolder
@@ -236,7 +237,7 @@ class Inference:
         with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
-                check_rows(unwrap(self.model), images, run.logits)
+                check_rows(self.model, images, run.logits)
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
@@ -436,13 +437,14 @@ class CompiledCAM:
 
     def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         model, kept = unwrap(self.cam.model), []
+        call, output = caller(model), output_of(self.cam.model)
 
         def keep(module: nn.Module, given: tuple, output: Tensor) -> None:
             kept.append(output.clone())  # a layer that works in place may follow
 
         def forward(images: Tensor) -> tuple[Tensor, Tensor]:
             kept.clear()
-            logits = model(images)
+            logits = per_class(read_output(call(images), len(images), output))
             return logits, kept[0]
 
         self._stack.enter_context(evaluation_mode(model))

@@ -87,8 +87,9 @@ class EigenCAM(Method):
     """Eigen-CAM: the first principal component of the activations.
 
     The position-by-channel matrix, centred for each channel, projected on its first right singular vector. It shows
-    what stands out, whatever the class: all targets give the same map. For any layer of any network; one forward pass.
-    The sign, which is arbitrary, makes the largest value by magnitude positive. `eigen_smooth` changes nothing.
+    what stands out, whatever the class: all targets give the same map. For any layer of any network, also of one that
+    gives no scores; one forward pass. The sign, which is arbitrary, makes the largest value by magnitude positive.
+    `eigen_smooth` changes nothing.
 
     Source: Muhammad and Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020, equation 4;
     centred as in the popular package.
@@ -96,6 +97,8 @@ class EigenCAM(Method):
     Example:
         >>> maps = fastcam.EigenCAM(model, target_layers=["layer4"])(images)
     """
+
+    _needs_scores = False
 
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         return [

@@ -17,7 +17,7 @@ from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
 from fastcam.methods.smoothing import merge_views, projection
-from fastcam.models import default_target_layer, resolve_layers, unwrap
+from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -48,6 +48,7 @@ class MethodOptions(TypedDict, total=False):
     backend: Literal["fused", "reference"]
     fuse: Literal["mean", "max"]
     reshape_transform: ReshapeTransform | None
+    output: Output | None
 
 
 class Method:
@@ -66,7 +67,7 @@ class Method:
     ends in one is better passed without it.
 
     Args:
-        model: a classification network, images [N, 3, H, W] to logits [N, C].
+        model: a network, images [N, 3, H, W] to logits [N, C], or to what `output` finds scores in.
         target_layers: modules of the model or their dotted names; None is its last stage
             (`fastcam.models.default_target_layer`). The maps of several layers are normalised and fused. Of a
             layer that runs several times in a pass, the last run counts.
@@ -80,6 +81,8 @@ class Method:
             images, for layers with tokens or another layout. None is enough for maps, [N, K, h, w] or [N, h, w, K],
             and for the transformers of torchvision and timm: what a layer gives is recognised by the shapes of each
             pass (`fastcam.models.Layouts`).
+        output: what of the network's output are the scores: a name, an index, or a function of all that it gives; see
+            `fastcam.models.with_output`, which says what needs no word.
 
     Attributes:
         outputs: logits [N, C] of the last call.
@@ -97,6 +100,7 @@ class Method:
 
     relu: bool = True
     _needs_gradients: ClassVar[bool] = False
+    _needs_scores: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -109,6 +113,7 @@ class Method:
         backend: Literal["fused", "reference"] = "fused",
         fuse: Literal["mean", "max"] = "mean",
         reshape_transform: ReshapeTransform | None = None,
+        output: Output | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
@@ -116,7 +121,7 @@ class Method:
         one_of("mode", mode, ("bilinear", "bicubic"))
         one_of("backend", backend, _BACKENDS)
         one_of("fuse", fuse, ("mean", "max"))
-        self.model = model
+        self.model = with_output(model, output)
         self.layers = self._resolved(target_layers)
         self.relu = type(self).relu if relu is None else relu
         self.order, self.mode, self.fuse, self.reshape_transform = order, mode, fuse, reshape_transform
@@ -164,7 +169,8 @@ class Method:
                 them that `observe` has made for several methods, with its targets and views.
             targets: None for each picture's highest class; a class index for all; a list, array or int64 tensor
                 [N] of class indices; [N, k] for k maps of each picture; "all" for those of every class; or one
-                callable, or a list of N, that turn a picture's logits [C] into the scalar to explain.
+                callable, or a list of N, that turn a picture's logits [C] into the scalar to explain, or its dense
+                scores [C, H, W] (`fastcam.targets`).
             top_k: instead of `targets`: the k highest classes of each picture, highest first.
             aug_smooth: average the maps of six views, {as it is, mirrored} x {0.9, 1.0, 1.1}, run as one batch. The
                 classes are those of the plain view. The average is normalised again, but for `order="grad-cam"`.
@@ -451,6 +457,7 @@ def _run_for(
             keep=keep,
             examine=examine,
             frozen=methods[0].frozen if len(methods) == 1 else None,
+            scored=any(method._needs_scores for method in methods),
         )
     if forward.batch_statistics:
         warnings.warn(

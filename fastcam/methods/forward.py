@@ -15,6 +15,7 @@ from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_i
 from fastcam.methods.smoothing import VIEWS, views
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
+from fastcam.models.outputs import caller, keyword_of, output_of, per_class, read
 
 if TYPE_CHECKING:
     from fastcam.methods.frozen import FrozenNetwork
@@ -70,7 +71,8 @@ class Forward:
         raw: output of each target layer as the layer gives it; the images where those are explained.
         features: the same as [N, K, h, w], without a graph.
         reshape: what turns each target layer's output into those, or None.
-        logits: [N, C], without a graph.
+        logits: [N, C], without a graph; of dense scores the means; [N, 0] of a network without, where none are needed.
+        given: the scores as the network gives them, [N, C] or dense ones, [N, C, H, W]; callables see a picture's.
         targets: what is to be explained.
         chosen: the targets of the pictures, without their views.
         last: the linear layer that ran last, whether or not the logits are its output.
@@ -92,11 +94,12 @@ class Forward:
         keep: bool = False,
         examine: bool = False,
         frozen: "FrozenNetwork | None" = None,
+        scored: bool = True,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
 
         Args:
-            model: [N, 3, H, W] to logits [N, C].
+            model: [N, 3, H, W] to logits [N, C], or what `fastcam.models.with_output` makes that of.
             layers: target layers by name; `IMAGES: model` for the images, which always have a graph.
             images: [N, 3, H, W].
             targets: what is to be explained.
@@ -107,36 +110,47 @@ class Forward:
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
+            scored: whether the network must give scores.
         """
-        self.model = unwrap(model)
+        self.model, self._output = unwrap(model), output_of(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         self.images = images = views(images.detach()) if augment else images.detach()
-        self._modules, self._wanted, self._keep = layers, (targets, top_k), keep
+        self._modules, self._wanted, self._keep, self._graph = layers, (targets, top_k), keep, list(graph)
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
         named = [name for name in layers if name != IMAGES]
         self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts
         if self._frozen is not None:
-            self._outputs, logits, linear = self._frozen(images)
+            self._outputs, given, linear = self._frozen(images)
         else:
             with self.layouts.watch(), statistics or contextlib.nullcontext():
-                self._outputs, logits, linear = _run_once(self.model, layers, images, graph)
+                self._outputs, given, linear = _run_once(self.model, layers, images, graph)
+                given = self._read(given, scored)
         self.last = _recomputed(*linear) if linear else None
         self.batch_statistics = statistics is not None and statistics.seen
-        self._graph = list(graph)
         self._pooling: OtherPooling | None = None
         self._thresholds = _thresholds(self.model)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise TypeError(f"the model must give logits [{len(images)}, C] for {len(images)} images, got {got}")
-        self._take_logits(logits)
+        self._take_scores(given)
         self._all = list(self._outputs), reshape
         self._take_layers(*self._all)
 
-    def _take_logits(self, logits: Tensor) -> None:
-        """Explain these logits [N, C], with their graph."""
-        self._logits, self.logits = logits, logits.detach()
+    def _read(self, given: Any, scored: bool) -> Tensor:
+        """The scores in what the network gave, [N, C] or [N, C, H, W]."""
+        try:
+            with torch.set_grad_enabled(bool(self._graph)):
+                return read(given, len(self.images), self._output)
+        except TypeError:
+            if scored:
+                raise
+            return self.images.new_empty(len(self.images), 0)
+
+    def _take_scores(self, given: Tensor) -> None:
+        """Explain these scores [N, C] or [N, C, H, W], with their graph."""
+        self.given = given
+        with torch.set_grad_enabled(given.requires_grad):
+            self._logits = per_class(given)
+        self.logits = self._logits.detach()
         self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
         self.targets: Targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
         self._heads: dict[tuple[str, ReshapeTransform | None], Head | None] = {}
@@ -164,8 +178,8 @@ class Forward:
 
     @property
     def grad_fn(self) -> Any:
-        """The node of the graph that gives the logits; None without a graph."""
-        return self._logits.grad_fn
+        """The node of the graph that gives the scores; None without a graph."""
+        return self.given.grad_fn
 
     def _take_layers(self, layers: list[str], reshape: Sequence[ReshapeTransform | None] | None) -> None:
         self._layers, self.raw = layers, [self._outputs[name] for name in layers]
@@ -235,7 +249,7 @@ class Forward:
             given = pooled(self.raw[index])
             logits = F.linear(given, weight, bias)
             view.last = LastLinear(linear, given.detach(), logits.detach())
-            view._take_logits(logits)
+            view._take_scores(logits)
         for i, plain in enumerate(heads):
             other = view.head(i)
             if plain is not None and other is not None:  # negative values do not show in a thresholded mean
@@ -263,12 +277,12 @@ class Forward:
     def variations(
         self, replacements: dict[nn.Module, Callable[..., Tensor]] | None = None
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The model as it was run, to be called without a graph on variations of the pictures.
+        """The model as it was run, from variations of the pictures to scores as in `given`, without a graph.
 
         The replacements are forward hooks by module, for variations of a layer's output.
         """
         if self._frozen is not None and not replacements and self._pooling is None:
-            yield self._frozen.logits
+            yield self._frozen.scores
             return
         with contextlib.ExitStack() as stack:
             stack.enter_context(evaluation_mode(self.model))
@@ -283,7 +297,8 @@ class Forward:
 
                 stack.callback(self._modules[name].register_forward_hook(pool).remove)
                 stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
-            yield self.model
+            call = caller(self.model)
+            yield lambda images: read(call(images), len(images), self._output)
 
     def has_plain_path(self, layer: int, head: Head) -> bool:
         """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
@@ -330,7 +345,7 @@ class Forward:
         """The gradients of one rank at all layers that they reach, as the layers give their output."""
         last = rank + 1 == self.targets.ranks
         with torch.enable_grad():
-            score = self.targets.score(self._logits, rank)
+            score = self.targets.score(self.given, rank)
             if not score.requires_grad:
                 return {}
             leaves = [self._outputs[name] for name in self._graph]
@@ -349,10 +364,11 @@ class Forward:
             view = copy.copy(self)
             view._graph = list(self._modules)
             with torch.inference_mode(False), torch.no_grad(), KeepGradients():
-                view._outputs, logits, linear = _run_once(self.model, self._modules, self.images, view._graph)
+                view._outputs, given, linear = _run_once(self.model, self._modules, self.images, view._graph)
+                given = view._read(given, True)
             view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
-            view._take_logits(logits)
+            view._take_scores(given)
             view._take_layers(*self._all)
             self._shared.whole = view if self._pooling is None else view.with_pooling(self._pooling.pool)
         return self._shared.whole
@@ -396,7 +412,7 @@ def _thresholds(module: nn.Module) -> set[float]:
 def _run_once(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Collection[str]
 ) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
-    """Run the model once; give the layers' outputs, the logits, and the linear layer that ran last with its input.
+    """Run the model once; give the layers' outputs, all that it gives, and the last linear layer with its input.
 
     The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after has one,
     whatever the parameters require and the caller's grad mode is. With the images among the layers, those are the leaf.
@@ -441,11 +457,13 @@ def _run_once(
             outputs[IMAGES] = images.requires_grad_()
             torch.set_grad_enabled(True)
             images = images.clone()
-        logits = torch.func.functional_call(model, copies, images) if copies else model(images)
+        keyword = keyword_of(model)
+        args, keywords = ((images,), {}) if keyword is None else ((), {keyword: images})
+        given = torch.func.functional_call(model, copies, args, keywords) if copies else model(*args, **keywords)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    return {name: outputs[name] for name in layers}, logits, linears[0] if linears else None
+    return {name: outputs[name] for name in layers}, given, linears[0] if linears else None
 
 
 def _recomputed(linear: nn.Linear, given: Tensor) -> LastLinear | None:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import evaluation_mode
 from fastcam.models import Layouts, unwrap
+from fastcam.models.outputs import caller, output_of, read
 
 _TOLERANCE = 1e-4  # of the largest number: far more than rounding, far less than another computation
 
@@ -65,10 +66,11 @@ class FrozenNetwork:
         if images.device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
             got = f"{str(dtype).removeprefix('torch.')} on {images.device}"
             raise FreezeError(f"that is for networks of float32 on a CPU with oneDNN, this one runs in {got}")
-        self.model, self._layers, self._shape = unwrap(model), dict(layers), images.shape[1:]
+        self.model, self._output = unwrap(model), output_of(model)
+        self._layers, self._shape = dict(layers), images.shape[1:]
         few = torch.randn(2, *self._shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode(False), torch.no_grad():
-            plain = Forward(self.model, self._layers, few, None, None, examine=True)
+            plain = Forward(model, self._layers, few, None, None, examine=True)
             if plain.batch_statistics:
                 raise FreezeError("it normalises by the statistics of the batch")
             self._graph = self._exported(few)
@@ -89,14 +91,14 @@ class FrozenNetwork:
         )
 
     def __call__(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, tuple[nn.Linear, Tensor] | None]:
-        """Run it on any number of images; the layers' outputs, the logits, and the last linear layer with its input."""
+        """Run it on any number of images; the layers' outputs, the scores, and the last linear layer with its input."""
         with torch.no_grad():
-            logits, outputs, given = self._graph(images.contiguous(memory_format=torch.channels_last))
+            scores, outputs, given = self._graph(images.contiguous(memory_format=torch.channels_last))
         linear = None if self._linear is None else (self._linear, given)
-        return dict(zip(self._layers, outputs, strict=True)), logits, linear
+        return dict(zip(self._layers, outputs, strict=True)), scores, linear
 
-    def logits(self, images: Tensor) -> Tensor:
-        """The logits alone."""
+    def scores(self, images: Tensor) -> Tensor:
+        """The scores alone, [N, C] or dense, [N, C, H, W]."""
         return self(images)[1]
 
     def _exported(self, images: Tensor) -> fx.GraphModule:
@@ -120,10 +122,10 @@ class FrozenNetwork:
                 self.model = model
 
             def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
-                logits = self.model(images)
-                return logits, [outputs[name] for name in names], linears[0][1] if linears else None
+                scores = read(call(images), images.shape[0], output)  # whose number stays open
+                return scores, [outputs[name] for name in names], linears[0][1] if linears else None
 
-        names = list(self._layers)
+        names, call, output = list(self._layers), caller(self.model), self._output
         with ExitStack() as stack:
             stack.enter_context(evaluation_mode(self.model))
             for name, layer in self._layers.items():
@@ -144,10 +146,10 @@ class FrozenNetwork:
         """Compare passes of two images and of one with the network's own."""
         for count in (2, 1):
             try:
-                outputs, logits, _ = self(images[:count])
+                outputs, scores, _ = self(images[:count])
             except RuntimeError as error:
                 raise FreezeError(f"its graph fails on {count} pictures: {str(error).splitlines()[0]}") from error
-            for found, wanted in zip([*outputs.values(), logits], [*plain.raw, plain.logits], strict=True):
+            for found, wanted in zip([*outputs.values(), scores], [*plain.raw, plain.given], strict=True):
                 largest = wanted.abs().max()
                 if not ((found - wanted[:count]).abs() <= _TOLERANCE * largest).all():
                     raise FreezeError("its graph gives other numbers than it, as where chance or a counter decides")

@@ -15,7 +15,7 @@ from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.gradient import GradCAM
 from fastcam.methods.smoothing import blurred
-from fastcam.models import unwrap
+from fastcam.models import Output, unwrap, with_output
 
 _RECTIFIERS = {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
@@ -27,7 +27,8 @@ class Attribution:
     leaves the model as it was, as with `fastcam.methods.Method`; results carry no graph.
 
     Args:
-        model: a classification network, images [N, 3, H, W] to logits [N, C].
+        model: a network, images [N, 3, H, W] to logits [N, C], or to what `output` finds scores in.
+        output: as in `fastcam.methods.Method`.
 
     Attributes:
         outputs: logits [N, C] of the last call.
@@ -40,10 +41,10 @@ class Attribution:
 
     _guided: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, output: Output | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-        self.model = model
+        self.model = with_output(model, output)
         self.cautions: list[str] = []
         self.outputs: Tensor | None = None
         self.targets: Tensor | None = None
@@ -202,6 +203,7 @@ class GuidedGradCAM(GuidedBackprop):
         target_layers: one or several layers of the map, as in `fastcam.methods.Method`; maps of several are averaged.
         mode: how the map is upsampled: "bilinear", "bicubic" or "nearest" (captum's default).
         reshape_transform: as in `fastcam.methods.Method`.
+        output: as in `fastcam.methods.Method`.
 
     Raises:
         TypeError, ValueError: as in `fastcam.methods.Method`.
@@ -218,12 +220,13 @@ class GuidedGradCAM(GuidedBackprop):
         *,
         mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
         reshape_transform: ReshapeTransform | None = None,
+        output: Output | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, output=output)
         one_of("mode", mode, ("bilinear", "bicubic", "nearest"))
         self.mode = mode
-        whole = GradCAM(model, target_layers, reshape_transform=reshape_transform)
-        self.cams = [GradCAM(model, [layer], reshape_transform=reshape_transform) for layer in whole.layers]
+        whole = GradCAM(self.model, target_layers, reshape_transform=reshape_transform)
+        self.cams = [GradCAM(self.model, [layer], reshape_transform=reshape_transform) for layer in whole.layers]
 
     def __call__(self, images: Tensor, targets: Any = None, top_k: int | None = None) -> Tensor:  # noqa: D102
         result = super().__call__(images, targets, top_k)

@@ -11,6 +11,7 @@ from fastcam._check import one_of, whole
 from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward, ReshapeTransform
 from fastcam.methods.scores import Outputs, probabilities, recognise
+from fastcam.models.outputs import per_class
 from fastcam.reference import min_max
 
 
@@ -111,7 +112,7 @@ class ScoreCAM(PerturbationMethod):
 
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         probable = self.score == "probability" and forward.targets.classes is not None
-        self._outputs = recognise(forward.model, forward.images) if probable else None
+        self._outputs = recognise(self.model, forward.images) if probable else None
         with forward.variations() as model:
             offset = self._offset(forward, model)
             return [
@@ -129,14 +130,15 @@ class ScoreCAM(PerturbationMethod):
         if len(baseline) not in (1, len(forward.chosen.classes if forward.chosen.classes is not None else baseline)):
             raise ValueError(f"`baseline` must be one image or one for each of the images, got {list(baseline.shape)}")
         repeats = len(forward.images) // max(len(baseline), 1)
-        logits = model(baseline).repeat(repeats, 1)
-        return self._scores(logits, torch.arange(len(logits), device=logits.device), forward)[:, None]
+        given = model(baseline)
+        given = given.repeat(repeats, *[1] * (given.dim() - 1))
+        return self._scores(given, torch.arange(len(given), device=given.device), forward)[:, None]
 
-    def _scores(self, logits: Tensor, owners: Tensor, forward: Forward) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _scores(self, given: Tensor, owners: Tensor, forward: Forward) -> Tensor:
+        given = given.to(torch.promote_types(given.dtype, torch.float32))
         if self._outputs is not None:
-            logits = probabilities(logits, self._outputs)
-        return forward.targets.scores(logits, owners)
+            given = probabilities(per_class(given), self._outputs)
+        return forward.targets.scores(given, owners)
 
     def _channel_weights(
         self, features: Tensor, forward: Forward, model: Callable[[Tensor], Tensor], offset: Tensor | float
@@ -195,7 +197,7 @@ class AblationCAM(PerturbationMethod):
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         every = torch.arange(len(forward.images), device=forward.images.device)
         exact = torch.promote_types(forward.logits.dtype, torch.float32)
-        scores = forward.targets.scores(forward.logits, every).to(exact)[:, None]  # [N, 1, ranks]
+        scores = forward.targets.scores(forward.given.detach(), every).to(exact)[:, None]  # [N, 1, ranks]
         return [
             WeightedSum(features, _relative(self._drops(index, forward, scores), scores).transpose(1, 2))
             for index, features in enumerate(forward.features)

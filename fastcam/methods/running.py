@@ -13,6 +13,8 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastcam.models.outputs import bare, per_class, run, unwrap
+
 
 def check_images(model: nn.Module, images: Tensor) -> None:
     """Refuse images that are not [N, 3, H, W], floating, of the dtype and on the device of the model's parameters."""
@@ -162,20 +164,21 @@ def check_rows(model: nn.Module, images: Tensor, logits: Tensor) -> None:
     """
     if len(images) < 2:
         return
+    model = bare(model)
     with torch.no_grad(), evaluation_mode(model):
         rows: Tensor | None = None
         with contextlib.suppress(Exception):  # a fixed number of pictures, batch normalisation of a single value, …
-            rows = model(images[:1].clone())
-        if not isinstance(rows, Tensor) or rows.shape != logits[:1].shape:
+            rows = per_class(run(model, images[:1].clone()))
+        if rows is None or rows.shape != logits[:1].shape:
             others = images.clone()
             others[1:] = 0
-            rows = model(others)
+            rows = per_class(run(model, others))
         beside, alone = logits[0].double(), rows[0].double()
     # Far more than batches of other sizes differ by rounding, TF32's included.
     tolerance = max(0.005, 4 * torch.finfo(logits.dtype).eps ** 0.5) * beside.abs().max()
     if beside.isfinite().all() and not ((beside - alone).abs() <= tolerance).all():
         raise MixedPicturesError(
-            f"{type(model).__name__} gives a picture other logits alone than beside others (by up to "
+            f"{type(unwrap(model)).__name__} gives a picture other logits alone than beside others (by up to "
             f"{float((beside - alone).abs().max()):.2g}): it mixes the pictures of a batch, as "
             "batch normalisation without running statistics does. Rows would depend on their neighbours: take "
             "batches of one picture (batch_size=1, --batch-size 1)"

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from fastcam.models.outputs import per_class
 from fastcam.models.ranking import highest
 
-Target: TypeAlias = Callable[[Tensor], Tensor]  # a picture's logits [C] to a scalar
+Target: TypeAlias = Callable[[Tensor], Tensor]  # a picture's logits [C], or dense scores [C, H, W], to a scalar
 
 
 class Targets(NamedTuple):
@@ -16,7 +17,8 @@ class Targets(NamedTuple):
 
     Attributes:
         classes: int64 [N, k], or None where callables compute the scores.
-        callables: one for each picture, from its logits [C] to a scalar; none where there are classes.
+        callables: one for each picture, from its logits [C], or dense scores [C, H, W], to a scalar; none where there
+            are classes.
         ranked: whether the result has a dimension for the k classes.
     """
 
@@ -29,27 +31,27 @@ class Targets(NamedTuple):
         """Number of scores for each picture."""
         return 1 if self.classes is None else self.classes.shape[1]
 
-    def score(self, logits: Tensor, rank: int) -> Tensor:
-        """Sum one score over the pictures of logits [N, C]: a scalar with their graph.
+    def score(self, given: Tensor, rank: int) -> Tensor:
+        """Sum one score over the pictures of logits [N, C] or dense scores [N, C, H, W]: a scalar with their graph.
 
         In evaluation mode pictures do not interact, so neither do the gradients of the sum.
         """
         if self.classes is not None:
-            return logits.gather(1, self.classes[:, rank, None]).sum()
-        total = logits[:0].sum()  # zero, with the logits' graph also where the batch is empty
-        for target, row in zip(self.callables, logits, strict=True):
+            return per_class(given).gather(1, self.classes[:, rank, None]).sum()
+        total = given[:0].sum()  # zero, with the logits' graph also where the batch is empty
+        for target, row in zip(self.callables, given, strict=True):
             score = _scalar(target, row)
-            if logits.requires_grad and not score.requires_grad:
+            if given.requires_grad and not score.requires_grad:
                 raise ValueError("a target must compute its scalar from the logits by differentiable operations")
             total = total + score
         return total
 
-    def scores(self, logits: Tensor, owners: Tensor) -> Tensor:
-        """All scores [B, ranks] of variations: their logits [B, C], and the pictures that they are of, int64 [B]."""
+    def scores(self, given: Tensor, owners: Tensor) -> Tensor:
+        """All scores [B, ranks] of variations, whose pictures are int64 [B], by logits [B, C] or dense [B, C, H, W]."""
         if self.classes is not None:
-            return logits.gather(1, self.classes[owners])
-        found = [_scalar(self.callables[i], row) for i, row in zip(owners.tolist(), logits, strict=True)]
-        return torch.stack(found)[:, None] if found else logits.new_empty(0, 1)
+            return per_class(given).gather(1, self.classes[owners])
+        found = [_scalar(self.callables[i], row) for i, row in zip(owners.tolist(), given, strict=True)]
+        return torch.stack(found)[:, None] if found else given.new_empty(0, 1)
 
     def repeated(self, times: int) -> "Targets":
         """The same targets for several runs of the pictures, run by run: those of times·N pictures."""
@@ -79,7 +81,8 @@ def resolve_targets(targets: Any, top_k: int | None, logits: Tensor) -> Targets:
             raise ValueError(f"`top_k` must be an int in 1 … {classes} (the number of classes), got {top_k!r}")
         return Targets(highest(logits, top_k), (), ranked=True)
     if targets is None:
-        return Targets(highest(logits, 1), (), ranked=False)
+        every = highest(logits, 1) if classes else logits.new_zeros(count, 1, dtype=torch.int64)  # of no scores
+        return Targets(every, (), ranked=False)
     if callable(targets):
         return Targets(None, [targets] * count, ranked=False)
     if isinstance(targets, list | tuple) and any(callable(target) for target in targets):

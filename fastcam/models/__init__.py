@@ -17,11 +17,11 @@ from fastcam.models.layers import (
     default_target_layer,
     resolve_layers,
     swin_reshape,
-    unwrap,
     vit_reshape,
 )
 from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
+from fastcam.models.outputs import Output, run, unwrap, with_output
 from fastcam.models.preprocessing import own_preprocessing, published
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Head",
     "Layouts",
     "ModelConfig",
+    "Output",
     "ThresholdedAvgPool2d",
     "build",
     "check_normalization",
@@ -46,6 +47,7 @@ __all__ = [
     "published",
     "read_config",
     "resolve_layers",
+    "run",
     "save_checkpoint",
     "split_arch",
     "start_from",
@@ -54,4 +56,5 @@ __all__ = [
     "to_gap",
     "unwrap",
     "vit_reshape",
+    "with_output",
 ]

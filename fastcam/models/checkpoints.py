@@ -21,11 +21,12 @@ from torch import nn
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
-from fastcam.models.layers import unwrap
 from fastcam.models.networks import build, split_arch, to_gap
+from fastcam.models.outputs import unwrap
 from fastcam.models.preprocessing import HALF, Published, published, wants_half
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
+Scores = Literal["softmax", "sigmoid"]
 _METADATA_KEY = "fastcam"
 _NAMES = ("model.safetensors", "best.safetensors")  # of a folder's checkpoint, as `fit` and `train` have it
 
@@ -45,10 +46,13 @@ class ModelConfig:
             takes what published weights want.
         std: divides each of R, G, B after the subtraction.
         threshold: fraction of the map's range, in [0, 1], above which a box is drawn; None if none was chosen.
+        scores: how logits become scores, as the network was trained: "softmax" for one class a picture, "sigmoid" for
+            classes that are independent of each other; None where nothing tells, so that the network itself decides
+            (`fastcam.methods.scores`).
 
     Raises:
-        ValueError: `resize` has another value, mean and std cannot be those of colours in [0, 1] (those for 0..255 are
-            refused), or there are class names, but not one for each class.
+        ValueError: `resize` or `scores` has another value, mean and std cannot be those of colours in [0, 1] (those for
+            0..255 are refused), or there are class names, but not one for each class.
     """
 
     arch: str
@@ -60,6 +64,7 @@ class ModelConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     threshold: float | None = None
+    scores: Scores | None = None
 
     def __post_init__(self) -> None:
         texts, counts = (self.arch, *self.class_names), (self.num_classes, self.size)
@@ -75,6 +80,8 @@ class ModelConfig:
             raise ValueError(f"`num_classes` and `size` must be positive, got {min(counts)}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
+        if self.scores not in (None, "softmax", "sigmoid"):
+            raise ValueError(f'`scores` must be None, "softmax" or "sigmoid", got {self.scores!r}')
         check_normalization(self.mean, self.std)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -86,12 +93,14 @@ class ModelConfig:
         """Return the configuration as one JSON object.
 
         Returns:
-            The object's text, all fields by name.
+            The object's text, all fields by name, but not `scores` where nothing tells of them: so the text is that of
+            earlier versions, and they read it.
 
         Raises:
             TypeError: a field holds what JSON cannot.
         """
-        return json.dumps(dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        return json.dumps({name: value for name, value in fields.items() if (name, value) != ("scores", None)})
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
@@ -121,6 +130,7 @@ class ConfigFields(Published, total=False):
     class_names: tuple[str, ...]
     resize: Literal["squash", "crop"]
     threshold: float | None
+    scores: Scores | None
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

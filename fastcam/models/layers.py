@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from fastcam._check import listed, suggest
+from fastcam.models.outputs import unwrap
 
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
 _LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
@@ -88,24 +89,6 @@ def resolve_layers(model: nn.Module, target_layers: str | nn.Module | Iterable[s
     if not layers:
         raise ValueError("`target_layers` must name at least one layer, got none")
     return layers
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Find the network inside wrappers that hide its layers from hooks.
-
-    Args:
-        model: any module.
-
-    Returns:
-        The module inside (Distributed)DataParallel and `torch.compile`, or the model itself.
-    """
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile's OptimizedModule
-            model = inner
-        else:
-            return model
 
 
 def vit_reshape(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int = 1) -> Tensor:

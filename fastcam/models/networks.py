@@ -12,7 +12,7 @@ from torchvision.models import VGG, AlexNet, DenseNet, GoogLeNet, MNASNet, Mobil
 
 from fastcam._check import one_of, suggest
 from fastcam.models.heads import Pool, ThresholdedAvgPool2d
-from fastcam.models.layers import unwrap
+from fastcam.models.outputs import unwrap
 
 # Names beside torchvision's: a network, a pooling, and for "alexnet*" two more convolutions, as in the CAM paper.
 _VARIANT = re.compile(r"(?P<arch>\w+?)(?P<star>\*?)-(?P<pool>gap|gmp|tap)")

@@ -7,8 +7,8 @@ from torch import nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3
 from torchvision.models.efficientnet import FusedMBConv
 
-from fastcam.models.layers import unwrap
 from fastcam.models.networks import split_arch
+from fastcam.models.outputs import unwrap
 
 # Mean and std that torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
 HALF = (0.5, 0.5, 0.5)

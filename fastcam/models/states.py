@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam._check import listed
-from fastcam.models.layers import unwrap
+from fastcam.models.outputs import unwrap
 
 # What wrappers put into names, wherever they stand: DataParallel and DistributedDataParallel, torch.compile, FSDP and
 # activation checkpointing.

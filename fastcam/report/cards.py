@@ -1,7 +1,6 @@
 """Cards of a run's page: which pictures are worth one, what it says, and its small picture and map."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -189,19 +187,6 @@ def _line(row: Row, classes: Classes) -> _Line:
         row.rank,
         [round(edge, 1) for edge in box] if sound else None,
     )
-
-
-def listed_places(table: RunTable, ids: Sequence[str] | None = None) -> dict[str, Path | Packed]:
-    """Where pictures lie, by id, as far as the list of inputs has them that the run keeps beside its table."""
-    if not table.folder.inputs.is_file() or (ids is not None and not ids):
-        return {}
-    chosen = None if ids is None else [("key", "in", list(ids))]
-    columns = pq.read_table(table.folder.inputs, columns=["key", "path", "offset", "length"], filters=chosen)
-    found: dict[str, Path | Packed] = {}
-    for key, path, offset, length in zip(*(column.to_pylist() for column in columns.columns), strict=True):
-        file = Path(os.fsdecode(path))
-        found[key] = file if offset is None else Packed(file, key, offset, length)
-    return found
 
 
 class Thumbnails:

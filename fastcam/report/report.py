@@ -11,8 +11,9 @@ import numpy as np
 from fastcam import _check
 from fastcam.data import Dataset
 from fastcam.data.pictures import Packed
+from fastcam.data.places import listed_places
 from fastcam.report import page
-from fastcam.report.cards import Card, Choice, Thumbnails, describe, listed_places
+from fastcam.report.cards import Card, Choice, Thumbnails, describe
 from fastcam.report.statistics import Statistics
 from fastcam.report.truth import Classes, Truth
 from fastcam.runs.table import RunTable

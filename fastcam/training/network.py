@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -95,8 +95,8 @@ class Trainee:
         if group.world > 1:
             ids = [group.device.index] if group.device.type == "cuda" else None
             self._parallel = DistributedDataParallel(self.model, device_ids=ids)
-        forward: Callable[[Tensor], Tensor] = self._parallel or self.model
-        self._forward = torch.compile(forward) if settings.compile else forward
+        forward: nn.Module = self._parallel or self.model
+        self._forward: Any = torch.compile(forward) if settings.compile else forward
         self._preprocess = Preprocess.of(config)
         self._slowed = [
             parameter
@@ -140,7 +140,7 @@ class Trainee:
             early = number < len(parts)  # gradients are averaged over processes with the last part only
             with self._parallel.no_sync() if self._parallel and early else nullcontext():
                 with self._autocast():
-                    logits = self._forward(images)
+                    logits = models.run(self._forward, images)
                 loss = F.cross_entropy(
                     logits.float(), labels, reduction="sum", label_smoothing=self.settings.label_smoothing
                 )
@@ -169,7 +169,7 @@ class Trainee:
         for batch in batches:
             images, labels = self._input(batch)
             with self._autocast():
-                logits = network(images)
+                logits = models.run(network, images)
             sums += _sums(F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
         return sums
 

@@ -20,7 +20,7 @@ from fastcam._files import replacing
 from fastcam.fitting import Features, Fitted, with_head
 from fastcam.fitting.trunk import Trunk
 from fastcam.methods import CAM
-from fastcam.models import ModelConfig, load_checkpoint, load_weights, read_config, save_checkpoint, unwrap
+from fastcam.models import ModelConfig, load_checkpoint, load_weights, read_config, run, save_checkpoint, unwrap
 from fastcam.pictures import Pixels, Preprocess
 from fastcam.vqa.accuracy import Accuracy, score
 from fastcam.vqa.inputs import Bags, look, picture
@@ -162,7 +162,7 @@ class VQA:
         known = [word for word in asked if word in self._places]
         parts = self.weight[[self._places[word] for word in known]].double()  # [W, C]
         with torch.no_grad():
-            seen = self.network(images)[0].cpu().double()
+            seen = run(self.network, images)[0].cpu().double()
         chances, chosen = (seen + parts.sum(0)).softmax(0).topk(min(top_k, len(self.answers)))
         maps = CAM(self.network)(images, chosen[None].to(like.device))[0].cpu().numpy()
         bias = self._linear.bias.detach().cpu().double()

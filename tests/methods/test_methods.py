@@ -502,7 +502,7 @@ def test_layers_that_give_no_map(layer, error, message, images):
     assert_untouched(model, before)
 
 
-@pytest.mark.parametrize("output", [lambda logits: (logits, logits), lambda logits: logits[0], lambda logits: {}])
+@pytest.mark.parametrize("output", [lambda logits: (logits[0], logits), lambda logits: logits[0], lambda logits: {}])
 def test_models_that_give_no_logits(output, model, images):
     model.register_forward_hook(lambda module, args, logits: output(logits))
     with pytest.raises(TypeError, match=r"the model must give logits \[3, C\] for 3 images, got"):

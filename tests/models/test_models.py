@@ -25,7 +25,13 @@ from fastcam.models import (
 )
 
 CONFIG = ModelConfig(
-    "resnet18", 3, output_stride=16, class_names=("a", "b", "ç"), size=64, mean=(0.5,) * 3, threshold=0.3
+    *("resnet18", 3),
+    output_stride=16,
+    class_names=("a", "b", "ç"),
+    size=64,
+    mean=(0.5,) * 3,
+    threshold=0.3,
+    scores="sigmoid",
 )
 
 
@@ -45,7 +51,14 @@ class TestConfig:
         with pytest.raises(ValueError, match="not a fastcam model configuration"):
             ModelConfig.from_json(text)
 
+    def test_unknown_scores_leave_the_text_as_it_was(self):
+        plain = replace(CONFIG, scores=None)
+        assert "scores" not in plain.to_json()
+        assert ModelConfig.from_json(plain.to_json()) == plain
+
     def test_fields_are_checked(self):
+        with pytest.raises(ValueError, match=r'`scores` must be None, "softmax" or "sigmoid", got \'bce\''):
+            replace(CONFIG, scores="bce")
         with pytest.raises(ValueError, match=r"each of the 3 classes, got 2"):
             replace(CONFIG, class_names=("a", "b"))
         with pytest.raises(ValueError, match="'stretch'"):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fastcam.data import Pictures
+from fastcam.data.places import listed_places
 from fastcam.data.shapes import Shapes
 from fastcam.report import write_report
-from fastcam.report.cards import listed_places
 from fastcam.report.truth import Classes, Truth
 from fastcam.runs.table import RunTable
 from tests.support.reports import Page, listed, photos, row, write_run

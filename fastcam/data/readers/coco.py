@@ -49,17 +49,22 @@ def read(request: Request) -> Pictures:
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class; x,
     y, w, h become x, y, x + w, y + h. Annotations of crowds (iscrowd 1) are left out, and so are pictures without any
-    other, unless `bad` is a `Faults`; nor need the file have annotations then. Classes are numbered by their category
-    ids in sorted order. Ids are whole numbers or texts; annotations need none.
+    other, unless `bad` is a `Faults`; nor need the file have annotations then. A picture's classes are those of all its
+    annotations, crowds, too: they are in the picture, and the field's image labels for COCO have them. One without
+    annotations, in a file that has some, has none of the classes. Classes are numbered by their category ids in sorted
+    order. Ids are whole numbers or texts; annotations need none.
     """
     file, found = _instances(request), []
+    annotated = any(picture.objects for picture in file.pictures)
     for where, id, size, objects in file.pictures:
         single = [one for one in objects if not one.crowd]
+        classes = tuple(sorted({one.label for one in objects})) if annotated else None
         if single:
             boxes = np.array([one.corners for one in single], np.float64)
-            found.append(Found(where, id, file.root / id, *strongest([one.label for one in single], boxes), size))
+            label, boxes = strongest([one.label for one in single], boxes)
+            found.append(Found(where, id, file.root / id, label, boxes, size, classes=classes))
         elif request.problems.lenient:
-            found.append(Found(where, id, file.root / id))
+            found.append(Found(where, id, file.root / id, classes=classes))
     return assemble(request, file.root, found, file.names, source=file.path, slack=_SLACK)
 
 

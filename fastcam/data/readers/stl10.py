@@ -1,6 +1,6 @@
 """STL-10's binary files: pictures of 96x96 in ten classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,7 +28,10 @@ class Stl10:
 
     Attributes:
         ids: SPLIT/NUMBER, the number as in the file.
+        classes: None, since each has one class at most.
     """
+
+    classes: Sequence[tuple[int, ...] | None] | None = None
 
     def __init__(
         self,

@@ -45,7 +45,9 @@ def read(request: Request) -> Pictures:
     if all classes are among these, or else of all classes in order.
 
     A picture's label is the class with the largest total area of boxes in it, and its boxes are those of that class.
-    Objects marked difficult count only where a picture has no others. Classes are numbered by name
+    Objects marked difficult count for these only where a picture has no others. Its classes are those of all objects,
+    the difficult ones, too, since they are in the picture: so the field has image labels for training on VOC (IRN's
+    cls_labels.npy, made from all names in the XML files). Classes are numbered by name
     (`fastcam.data.names.ordered`) over all XML files, so that they have the same numbers in each split.
 
     Ids are as the files name them; where there is no such file, the one that differs in its suffix only, or has the XML
@@ -92,7 +94,8 @@ def read(request: Request) -> Pictures:
         sizes = None if size is None else np.array([size])
         problems.boxes([id] * len(boxes), [where] * len(boxes), boxes + offset, sizes, _SLACK)
         boxes = boxes.clip(0, None if size is None else size * 2)
-        found.append(Found(where, id, root / id, label, boxes, size))
+        classes = {names.index(name) for name in objects}
+        found.append(Found(where, id, root / id, label, boxes, size, classes=tuple(sorted(classes))))
     pictures_of = assemble(request, root, found, names, source=folder)
     if (segments := folder / "SegmentationClass").is_dir():
         pictures_of.segments = Segments(segments, listed_names([segments, folder]) or voc_names(names))

@@ -116,7 +116,7 @@ class NetworkMaps(Source[None, np.ndarray]):
     def check(self, run: Forward) -> None:
         """See in the first run that pictures do not depend on each other; it must have the network's own pooling."""
         if not self._rows_checked:
-            check_rows(run.model, run.images, run.logits)
+            check_rows(self.cam.model, run.images, run.logits)
             self._rows_checked = True
 
     def maps(self, loaded: Sequence[Loaded[np.ndarray]], run: Forward) -> Maps:

@@ -18,6 +18,7 @@ from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source
 from fastcam.export.labels import CLASSES
 from fastcam.export.maps import Upsampler
 from fastcam.pictures import DecodeError, Header, decode_indices, read_header
+from fastcam.refinement import Refiner, checked, refined
 from fastcam.runs.maps import map_of
 from fastcam.runs.schema import CAM_COLUMNS, Row
 from fastcam.runs.table import RunTable, first_rows
@@ -54,17 +55,37 @@ class SegmentMaps(Source[J, Counted], Generic[J]):
     Attributes:
         segments: the class PNGs, with all names that are known.
         others: how many pictures have maps, but are not in the data set, and so are not measured.
+        refine: what draws the maps to the edges of their pictures, which the data set must have then.
     """
 
     labelled = True
     others = 0
 
-    def __init__(self, data: Collection, segments: Segments) -> None:
-        self.data, self.segments = data, segments
+    def __init__(self, data: Collection, segments: Segments, refine: Refiner | None) -> None:
+        self.data, self.segments, self.refine = data, segments, refine
 
-    @abstractmethod
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What made the maps, and what they are compared with."""
+        made = {"maps": self._made, "truth": self.segments.folder.name}
+        return made if self.refine is None else made | {"refine": self.refine}
+
     def look(self, place: int, what: J) -> Labelled:
         """Maps and truth of a picture; raises ValueError or OSError if it is of no use."""
+        found = self._look(place, what)
+        if self.refine is None or not len(found.maps):
+            return found
+        pixels = self.data.pixels(place) if isinstance(self.data, Pictures) else self.data[place].image
+        return found._replace(maps=refined(found.maps, checked(pixels, found.maps.shape[:0:-1])))
+
+    @property
+    @abstractmethod
+    def _made(self) -> Any:
+        """What made the maps."""
+
+    @abstractmethod
+    def _look(self, place: int, what: J) -> Labelled:
+        """Maps as they are, and truth of a picture."""
 
     def read(self, place: int, what: J) -> tuple[Sample, Counted]:
         """Count its pixels, which is done here, in a thread."""
@@ -92,8 +113,10 @@ class RunMaps(SegmentMaps[list[Row]]):
     ValueError if the run has no maps, or a class that is none of those of the class PNGs.
     """
 
-    def __init__(self, run: str | os.PathLike[str], data: Collection, segments: Segments) -> None:
-        super().__init__(data, segments)
+    def __init__(
+        self, run: str | os.PathLike[str], data: Collection, segments: Segments, refine: Refiner | None = None
+    ) -> None:
+        super().__init__(data, segments, refine)
         self._table = RunTable(run)
         if not self._table.has_maps:
             raise ValueError(f"{run} has no maps: expected a run with `maps`, as of `fastcam localize --maps`")
@@ -130,10 +153,8 @@ class RunMaps(SegmentMaps[list[Row]]):
         self.problems += [(id, f"no rows in {run}") for place, id in enumerate(data.ids) if place not in seen]
 
     @property
-    def info(self) -> Mapping[str, Any]:
-        """What made the maps."""
-        made = {name: self._table.info.get(name) for name in ("arch", "method", "relu", "mode", "plan")}
-        return {"maps": made, "truth": self.segments.folder.name}
+    def _made(self) -> dict[str, Any]:
+        return {name: self._table.info.get(name) for name in ("arch", "method", "relu", "mode", "plan")}
 
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
         """Places and rows."""
@@ -141,7 +162,7 @@ class RunMaps(SegmentMaps[list[Row]]):
         rows = self._table.rows_at(self._first[wanted], self._number[wanted], _ROW)
         return zip((self.order[position] for position in positions), rows, strict=True)
 
-    def look(self, place: int, what: list[Row]) -> Labelled:
+    def _look(self, place: int, what: list[Row]) -> Labelled:
         """The maps, upsampled to the picture, and its class PNG."""
         size = (what[0].width or 0, what[0].height or 0)
         kept: dict[int, np.ndarray] = {}
@@ -168,8 +189,12 @@ class SegmentFiles(SegmentMaps[Path]):
     nothing. Classes are named in classes.txt in the folder or the one above, else have the truth's numbers.
     """
 
-    def __init__(self, folder: Path, data: Collection, segments: Segments, suffix: str) -> None:
-        super().__init__(data, segments)
+    def __init__(
+        self, folder: Path, data: Collection, segments: Segments, suffix: str, refine: Refiner | None = None
+    ) -> None:
+        super().__init__(data, segments, refine)
+        if refine is not None and suffix == ".png":
+            raise ValueError(f"{folder} has labels, which are not refined: `refine` maps when they are exported")
         self.folder, self._suffix = folder, suffix
         self.graded = suffix == ".npz"
         self._names = listed_names([folder, folder.parent])
@@ -183,15 +208,14 @@ class SegmentFiles(SegmentMaps[Path]):
         self.problems = [(data.ids[p], f"no map: expected {file}") for p, file in files.items() if p not in found]
 
     @property
-    def info(self) -> Mapping[str, Any]:
-        """That they are files."""
-        return {"maps": self._suffix[1:], "truth": self.segments.folder.name}
+    def _made(self) -> str:
+        return self._suffix[1:]  # that they are files
 
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, Path]]:
         """Places and files."""
         return ((self.order[position], self._files[self.order[position]]) for position in positions)
 
-    def look(self, place: int, what: Path) -> Labelled:
+    def _look(self, place: int, what: Path) -> Labelled:
         """The file's maps and the class PNG."""
         truth = self._truth(place, None)
         if self.graded:
@@ -213,22 +237,24 @@ class SegmentFiles(SegmentMaps[Path]):
         return self._values[key]
 
 
-def segment_maps(path: str | os.PathLike[str], data: Collection, segments: Segments) -> SegmentMaps[Any]:
+def segment_maps(
+    path: str | os.PathLike[str], data: Collection, segments: Segments, refine: Refiner | None = None
+) -> SegmentMaps[Any]:
     """What a path has: a run with maps, or its table; or a folder of .npz, or .png.
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: it has neither.
+        ValueError: it has neither, or labels, which are not to be refined.
     """
     path = Path(path)
     if path.is_file() or (path / "boxes.parquet").is_file():
-        return RunMaps(path, data, segments)
+        return RunMaps(path, data, segments, refine)
     if not path.is_dir():
         raise FileNotFoundError(f"no run or folder of maps at {path}")
     folder = path / "cam" if (path / "cam").is_dir() else path  # of an export
     for suffix in (".npz", ".png"):
         if next(folder.rglob(f"*{suffix}"), None) is not None:
-            return SegmentFiles(folder, data, segments, suffix)
+            return SegmentFiles(folder, data, segments, suffix, refine)
     hint = ""
     if next(folder.rglob("*.npy"), None) is not None:
         hint = "; it has .npy: pickled dictionaries are not read, np.savez(path, **dictionary) makes .npz of them"

@@ -192,6 +192,8 @@ class _Samples:
         truths = [data[index] for index in range(len(data))]
         self.ids = [str(index) if truth.id is None else str(truth.id) for index, truth in enumerate(truths)]
         self.labels = [truth.label for truth in truths]
+        classes = [truth.classes for truth in truths]
+        self.classes = classes if any(found is not None for found in classes) else None
 
     def __len__(self) -> int:
         return len(self.ids)

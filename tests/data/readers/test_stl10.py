@@ -23,7 +23,7 @@ def test_stl10(tmp_path) -> None:
     assert fold.ids == ["train/000003", "train/000004"]
     assert fold.labels == [3, 4]
     np.testing.assert_array_equal(fold[1].image, train[4].image)
-    assert fold.truth(0) == (None, 3, None, None, (96, 96), "train/000003")
+    assert fold.truth(0) == data.Sample(None, 3, size=(96, 96), id="train/000003")
     assert data.load(tmp_path, "unlabeled")[0].label is None
     assert data.load(tmp_path, "val").ids[0] == "test/000000"
     with pytest.raises(ValueError, match="choose a split; it has train, test, unlabeled, fold0"):
