@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastcam import reference
 
-_HOW = "how slow is in the README under Install; `fastcam info` shows what is loaded"
+_HOW = "see Start in the README, and `fastcam info`"
 _INSTALL = "run `pip install .` in its checkout, or `python setup.py build_ext --inplace` to use the checkout itself"
 
 
