@@ -3,12 +3,14 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Pixels in 0..1 deviate by at most 0.5; 1 leaves them as they are, and Caffe's networks want them times 255.
 _LEAST_STD, _MOST_STD = 0.001, 2.0
+_MOST_SCALES, _LARGEST_SCALE = 8, 8.0  # the field has 3 to 5 scales up to 2.5
 
 
 def whole(name: str, value: object, least: int) -> None:
@@ -22,6 +24,19 @@ def one_of(name: str, value: object, known: Iterable[object], show: Callable[[ob
     known = list(known)
     if value not in known:
         raise ValueError(f"`{name}` must be one of {', '.join(map(show, known))}, got {value!r}")
+
+
+def distinct_scales(scales: object) -> tuple[float, ...]:
+    """Factors of a picture's size as plain numbers, () for None; a ValueError if they are not up to 8, above 0 to 8."""
+    given: list[object] = [scales] if isinstance(scales, Real | str) else list(scales or ())  # type: ignore[call-overload]
+    found = [float(one) for one in given if isinstance(one, Real) and not isinstance(one, bool)]
+    sound = len(found) == len(given) == len({*found}) <= _MOST_SCALES
+    if not sound or not all(0 < one <= _LARGEST_SCALE for one in found):
+        raise ValueError(
+            f"`scales` must be up to {_MOST_SCALES} different numbers above 0 and at most {_LARGEST_SCALE:g}, such as "
+            f"0.5, 1, 1.5, 2, got {scales!r}"
+        )
+    return tuple(found)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -198,7 +198,8 @@ def _expected(wanted: tuple[Any, ...], known: Option) -> str:
         return f"one of {', '.join(map(str, [None] * (NoneType in wanted) + [*get_args(kind)]))}"
     if get_origin(kind) is tuple:
         part = {float: "numbers", int: "whole numbers"}.get(get_args(kind)[0], "names")
-        return part if get_args(kind)[-1] is Ellipsis else f"three {part}"
+        count = {2: "two", 3: "three"}.get(len(get_args(kind)), "")
+        return part if get_args(kind)[-1] is Ellipsis else f"{count} {part}"
     if kind not in _KINDS:
         return " or ".join(getattr(one, "__name__", str(one)) for one in wanted)
     limits = [] if known.least is None else [f"of at least {known.least:g}"]

@@ -384,7 +384,8 @@ def training_curve(history: Sequence[Mapping[str, float | None]], path: str | os
 
     Args:
         history: one mapping per epoch with "epoch" and any of "train_loss", "train_accuracy", "test_loss",
-            "test_accuracy" (accuracies in [0, 1]); what is missing or None is left out.
+            "test_accuracy" (accuracies in [0, 1]); what is missing or None is left out. Where there is "test_mAP", it
+            and the shares "train_exact_match" and "test_exact_match", dashed, are drawn in the place of accuracies.
         path: file to write; its suffix chooses the format (.png, .svg, .pdf).
 
     Returns:
@@ -398,21 +399,26 @@ def training_curve(history: Sequence[Mapping[str, float | None]], path: str | os
         raise ValueError('`history` must be a non-empty list of mappings with an "epoch" each')
     # A Figure of its own, not pyplot's: no global state, no window system, safe in any thread.
     figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split, color in (("train", "tab:blue"), ("test", "tab:red")):
-            points = [
-                (entry["epoch"], entry[f"{split}_{quantity}"])
-                for entry in history
-                if entry.get(f"{split}_{quantity}") is not None
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=split)
+    several = any(entry.get("test_mAP") is not None for entry in history)
+    shares = ("mAP", "exact_match") if several else ("accuracy",)
+    for axes, quantities in zip(figure.subplots(1, 2), (("loss",), shares), strict=True):
+        for quantity in quantities:
+            for split, color in (("train", "tab:blue"), ("test", "tab:red")):
+                points = [
+                    (entry["epoch"], entry[f"{split}_{quantity}"])
+                    for entry in history
+                    if entry.get(f"{split}_{quantity}") is not None
+                ]
+                if points:
+                    label = split if len(quantities) == 1 else f"{split} {quantity.replace('_', ' ')}"
+                    line = "--" if quantity == "exact_match" else "-"
+                    axes.plot(*zip(*points, strict=True), line, color=color, marker="o", markersize=3, label=label)
         if axes.lines:
             axes.legend(frameon=False)
-        if quantity == "accuracy":
+        if quantities != ("loss",):
             axes.set_ylim(0, 1.02)
         axes.set_xlabel("epoch")
-        axes.set_title(quantity)
+        axes.set_title(" and ".join(quantities).replace("_", " "))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

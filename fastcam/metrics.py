@@ -6,19 +6,19 @@ Values are per picture, so that those of several batches can be joined; means ar
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam._check import one_of
 from fastcam.methods.cautions import constant, tell
 from fastcam.methods.running import check_images, evaluation_mode
-from fastcam.methods.scores import probabilities, recognise
+from fastcam.methods.scores import Score, probabilities, recognise_for
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models.outputs import per_class, run
 
-Score = Literal["probability", "logit"]
 Baseline = Literal["zero", "blur"] | Tensor
 
 
@@ -94,6 +94,7 @@ def confidence_change(
     targets: Any = None,
     *,
     baseline: Baseline = "zero",
+    score: Score = "probability",
     batch_size: int = 64,
 ) -> ConfidenceChange:
     """Average drop and increase in confidence: what is left of the score when only the explanation is shown.
@@ -113,6 +114,10 @@ def confidence_change(
         baseline: what shows where the map is zero: "zero" (the mean colour, since images are normalised), "blur"
             (`blurred`), or a tensor that broadcasts to the images: (0 − mean)/std as [3, 1, 1] is
             black.
+        score: "probability", as `fastcam.methods.scores` makes it of the outputs (the softmax of logits, the sigmoid of
+            a single one, and probabilities as they are); "softmax" or "sigmoid", so of logits, such as those of a
+            network trained by binary cross-entropy; or "logit", the outputs as they are. Callables' values are taken as
+            they are.
         batch_size: pictures per forward pass.
 
     Returns:
@@ -120,9 +125,10 @@ def confidence_change(
 
     Raises:
         TypeError: images or maps are not floating, or targets are of no known kind.
-        ValueError: other shapes, maps that are not finite or not in [0, 1], an unknown baseline, a batch size below 1.
+        ValueError: other shapes, maps that are not finite or not in [0, 1], an unknown baseline or score, or one that
+            the network contradicts; a batch size below 1.
     """
-    scores = _Scores(model, images, targets, "probability", batch_size)
+    scores = _Scores(model, images, targets, score, batch_size)
     maps = _checked_maps(maps, images)
     if maps.numel() and not (maps.amin() >= 0 and maps.amax() <= 1):
         raise ValueError(
@@ -162,9 +168,7 @@ def deletion(
         targets: as in `confidence_change`.
         steps: forward passes per picture, less one, at least 1; each replaces an equal share of the pixels.
         baseline: what replaces pixels, as in `confidence_change`.
-        score: "probability", as `fastcam.methods.scores` makes it of the outputs (the softmax of logits, the sigmoid of
-            a single one, and probabilities as they are), or "logit", the outputs as they are; callables' values are
-            taken as they are.
+        score: as in `confidence_change`.
         batch_size: pictures per forward pass.
 
     Returns:
@@ -339,8 +343,7 @@ class _Scores:
     """One score of each picture and of what is made of it; the model runs in chunks and stays as it was."""
 
     def __init__(self, model: nn.Module, images: Tensor, targets: Any, score: Score, batch_size: int) -> None:
-        if score not in ("probability", "logit"):
-            raise ValueError(f'`score` must be "probability" or "logit", got {score!r}')
+        one_of("score", score, get_args(Score))
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
         check_images(model, images)
@@ -354,8 +357,8 @@ class _Scores:
         self._targets = resolve_targets(targets, None, per_class(logits))
         if self._targets.ranks != 1:
             raise ValueError("`targets` must be one for each picture, as there is one map for each")
-        probable = score == "probability" and self._targets.classes is not None
-        self._outputs = recognise(model, images) if probable else None
+        if self._targets.classes is not None:
+            self._outputs = recognise_for(score, model, images)
         self.before = self._of(logits, everything)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastcam import data
 from fastcam.data import Sample
 from fastcam.export import MapTable, export
 from fastcam.reference import refine as twin
-from fastcam.refinement import refined, thread_each
+from fastcam.refinement import crf, refined, thread_each
 from tests.support import tables
 from tests.support.commands import run as command
 from tests.support.maps import coarse
@@ -200,7 +201,7 @@ def test_data_sets_without_files_have_their_pictures_too(own, tmp_path):
 
 def test_refused(own, tmp_path):
     voc, run = own
-    with pytest.raises(ValueError, match="`refine` must be one of pamr"):
+    with pytest.raises(ValueError, match="`refine` must be one of pamr, crf, got 'crv'"):
         export(run, "labels", tmp_path / "x", refine="crv", images=voc)
     with pytest.raises(ValueError, match="`refine` is for png, npy, labels, wsss, not for csv"):
         export(run, "csv", tmp_path / "x", refine="pamr")
@@ -226,6 +227,96 @@ def test_the_command(own, tmp_path):
     options = ("--protocol", "wsss", "--maps", run, "--cases", 0)
     assert command("evaluate", voc, *options, "--out", tmp_path / "out", "--refine", "pamr").exit_code == 0
     assert json.loads((tmp_path / "out/metrics.json").read_text())["source"]["refine"] == "pamr"
+
+
+def exact_crf(scores: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Mean field of the fully connected CRF by its definition, all pairs of pixels: probabilities [K, H, W]."""
+    count, height, width = scores.shape
+    places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2).astype(float)
+    colours = pixels.reshape(-1, 3).astype(float)
+
+    def kernel(features: np.ndarray) -> np.ndarray:
+        found = np.exp(-((features[:, None] - features[None]) ** 2).sum(-1) / 2)
+        norm = found.sum(1) ** -0.5
+        return norm[:, None] * found * norm[None]
+
+    smooth = 3 * kernel(places / 3) + 10 * kernel(np.concatenate([places / 80, colours / 13], 1))
+    unary = np.log(scores.reshape(count, -1).clip(1e-5, 1))
+    likely = np.exp(unary) / np.exp(unary).sum(0)
+    for _ in range(10):
+        energy = unary + likely @ smooth
+        likely = np.exp(energy - energy.max(0))
+        likely /= likely.sum(0)
+    return likely.reshape(scores.shape)
+
+
+@pytest.fixture
+def speckled() -> tuple[np.ndarray, np.ndarray]:
+    """Two maps with noise over a picture of two discs and noise."""
+    pytest.importorskip("pydensecrf")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:24, :32]
+    discs = [(y - 10) ** 2 + (x - cx) ** 2 < 30 for cx in (8, 23)]
+    pixels = (
+        np.full((24, 32, 3), 90) + np.stack([80 * discs[0], 80 * discs[1], 0 * x], -1) + rng.normal(0, 6, (24, 32, 3))
+    )
+    maps = np.stack([0.55 * disc + rng.uniform(0, 0.45, x.shape) for disc in discs]).astype(np.float32)
+    return maps, pixels.clip(0, 255).astype(np.uint8)
+
+
+def test_a_crf_beside_all_pairs_of_pixels(speckled):
+    """The package sums over pairs by an approximation, on a lattice."""
+    maps, pixels = speckled
+    for background in (0.4, (1 - maps.max(0)) ** 2):
+        scores = np.concatenate([np.broadcast_to(background, (1, 24, 32)), maps])
+        wanted = exact_crf(scores, pixels).argmax(0)
+        got = crf(maps, background, pixels)
+        assert got.dtype == np.uint8
+        assert {0, 1, 2} == set(np.unique(wanted))
+        assert (got == wanted).mean() > 0.98
+        assert (scores.argmax(0) == wanted).mean() < 0.95  # what the maps alone say
+
+
+def test_labels_of_a_crf_at_one_level_at_two_and_by_exponents(own, tmp_path):
+    pytest.importorskip("pydensecrf")
+    voc, run = own
+    options = {"refine": "crf", "images": voc / "JPEGImages"}
+    for name, chosen, scores in (
+        ("one", {"cuts": 0.4}, lambda strength: [0.4]),
+        ("two", {"cuts": (0.2, 0.5)}, lambda strength: [0.5, 0.2]),
+        ("alpha", {"alpha": 4}, lambda strength: [(1 - strength) ** 4]),
+        ("alphas", {"alpha": (2, 16)}, lambda strength: [(1 - strength) ** 2, (1 - strength) ** 16]),
+    ):
+        folder = export(run, "labels", tmp_path / name, **options, **chosen).path
+        for number in range(4):
+            several = [(m.class_id + 1, m.at()) for m in MapTable(run) if m.image_id == f"{number}.jpg"]
+            maps, values = np.stack([map for _, map in several]), np.array([0, *(key for key, _ in several)])
+            pixels = np.array(Image.open(voc / f"JPEGImages/{number}.jpg"))
+            surely, *rest = (values[crf(maps, score, pixels)] for score in scores(maps.max(0)))
+            maybe = rest[0] if rest else surely
+            wanted = np.where(surely > 0, surely, np.where(maybe > 0, 255, 0))
+            np.testing.assert_array_equal(np.array(Image.open(folder / f"{number}.png")), wanted)
+
+
+def test_an_evaluation_of_a_crf_is_that_of_its_labels(own, tmp_path):
+    pytest.importorskip("pydensecrf")
+    voc, run = own
+    options = {"refine": "crf", "images": voc / "JPEGImages"}
+    labels = export(run, "labels", tmp_path / "labels", cuts=LEVEL, **options).path
+    wanted = evaluated(own, tmp_path / "png", labels)
+    found = evaluated(own, tmp_path / "crf", refine="crf", threshold=LEVEL)
+    assert found["figures"] == wanted["figures"]
+    assert found["best_thresholds"] == found["curves"] == {}
+    assert found["source"]["refine"] == "crf"
+    assert found["source"]["level"] == LEVEL
+    with pytest.raises(ValueError, match="a CRF gives labels, not maps: `refine` crf is for labels, not for wsss"):
+        export(run, "wsss", tmp_path / "wsss", **options)
+
+
+def test_without_the_package_a_crf_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    with pytest.raises(ImportError, match=r"refining by a CRF needs pydensecrf2: pip install \"fastcam\[crf\]\""):
+        crf(np.zeros((1, 4, 4), np.float32), 0.2, np.zeros((4, 4, 3), np.uint8))
 
 
 def test_no_maps_and_values_beyond_one():

@@ -36,12 +36,14 @@ from fastcam.fitting import read_features
 from fastcam.fitting.concepts import mentioned
 from fastcam.pictures import DecodeError, decode, find_pictures, read_part
 from fastcam.report import write_report
-from fastcam.training import checkpoint
+from fastcam.training import Settings, checkpoint
 from fastcam.training.group import Group
+from fastcam.training.labels import weights_of
 from tests.support import tables
 from tests.support.commands import run
 from tests.support.evaluations import evaluate_map
 from tests.support.files import jpeg, shard, write
+from tests.support.several import Several
 
 PACKAGE = Path(fastcam.__file__).parent
 STEERING = "\x1b]0;title\x07\x1b[2J\u202egpj"  # sets a terminal's title, clears it, turns text around
@@ -95,6 +97,13 @@ def listed(tmp_path: Path, bomb: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     pq.write_table(pa.Table.from_arrays([pa.array(["a.jpg"])], schema=unpickled(bomb)), tmp_path / "list.parquet")
     assert data.load(tmp_path / "list.parquet")[0].size == (60, 40)
+
+
+def classes(tmp_path: Path, bomb: bytes) -> None:
+    path = tmp_path / "l.parquet"
+    columns = pa.schema([*unpickled(bomb), pa.field("labels", pa.list_(pa.int64()))], unpickled(bomb).metadata)
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array([[1]])], schema=columns), path)
+    assert data.read_labels(path) == {"a": (1,)}
 
 
 def huggingface(tmp_path: Path, bomb: bytes) -> None:
@@ -153,6 +162,10 @@ READERS = {
         np.savez(tmp / "a.npz", keys=np.array([bomb]), cam=np.zeros((1, 2, 2), np.float32)),
         read_npz(tmp / "a.npz", (2, 2)),
     ),
+    "weights of classes": lambda tmp, bomb: (
+        (tmp / "w.csv").write_bytes(pickle.dumps(bomb)),
+        weights_of(Settings(class_weights=str(tmp / "w.csv")), Several(2)),
+    ),
     "a class PNG": lambda tmp, bomb: (
         (tmp / "a.png").write_bytes(pickle.dumps(bomb)),
         Segments(tmp).read("a.jpg"),
@@ -174,6 +187,23 @@ READERS = {
     },
     "a tar's picture": lambda tmp, bomb: data.load(shard(tmp / "x.tar", {"a.jpg": pickle.dumps(bomb)}))[0],
     "a list": lambda tmp, bomb: listed(tmp, pickle.dumps(bomb)),
+    "classes in CSV": lambda tmp, bomb: data.read_labels(write(tmp / "l.csv", pickle.dumps(bomb, 0))),
+    "classes as 0 and 1": lambda tmp, bomb: (
+        np.save(tmp / "l.npy", np.array({"a": bomb}), allow_pickle=True),
+        data.read_labels(tmp / "l.npy", ids=["a"]),
+    ),
+    "classes as 0 and 1 that are a pickle": lambda tmp, bomb: (
+        (tmp / "l.npy").write_bytes(pickle.dumps({"a": bomb})),
+        data.read_labels(tmp / "l.npy", ids=["a"]),
+    ),
+    **{
+        f"classes in an archive, {name}": lambda tmp, bomb, name=name: (
+            np.savez(tmp / "l.npz", **{"ids": ["a"], "labels": np.eye(1), name: np.array([bomb])}),
+            data.read_labels(tmp / "l.npz"),
+        )
+        for name in ("ids", "labels", "class_names")
+    },
+    "classes in a table": lambda tmp, bomb: classes(tmp, pickle.dumps(bomb)),
     "a Hugging Face data set": lambda tmp, bomb: huggingface(tmp, pickle.dumps(bomb)),
     "a file of features": lambda tmp, bomb: features(tmp, pickle.dumps(bomb)),
     "captions": lambda tmp, bomb: mentioned(write(tmp / "c.json", pickle.dumps(bomb, 0)), "a", ["a"]),

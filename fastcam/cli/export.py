@@ -61,10 +61,10 @@ def export(
         str | None, typer.Option(help="labelstudio: goes before each image_id [/data/local-files/?d=].")
     ] = None,
     refine: Annotated[
-        Literal["pamr"] | None,
+        Literal["pamr", "crf"] | None,
         typer.Option(
             help="png, npy, labels, wsss: draw the maps to the edges of their pictures first: pamr, pixel-adaptive "
-            "mask refinement."
+            "mask refinement; for labels also crf, a dense CRF."
         ),
     ] = None,
     images: Annotated[

@@ -134,7 +134,7 @@ def _read(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
     if not numbers or (fixed and len(numbers) != count):
         what = "whole numbers with commas, such as 60,120,160"
         if fixed:
-            what = "two numbers with a comma between, such as 0.7,0.5"
+            what = f"two numbers with a comma between, such as {'0.7,0.5' if part is float else '320,640'}"
         if fixed and count == 3:
             what = "one number or three with commas between, such as 0.5 or 0.4,0.5,0.6"
         raise ValueError(f"--{name.replace('_', '-')} must be {what}; got {','.join(value)!r}")

@@ -52,7 +52,10 @@ def localize(
     arch: options.Arch = None,
     targets: Annotated[
         str | None,
-        typer.Option(help="CSV of image_id,class_id, or label, the data set's: boxes for these classes instead."),
+        typer.Option(
+            help="Boxes for given classes instead, one or several a picture: label, the data set's, or a file: CSV of "
+            "image_id,class_id, Parquet, or .npy of 0 and 1."
+        ),
     ] = None,
     to: Annotated[
         list[str] | None, typer.Option(help="Also write coco, csv, voc, yolo, …: what `fastcam export` knows.")
@@ -98,7 +101,7 @@ def localize(
     if targets == "label":
         settings = replace(settings, targets="label")
     elif targets is not None:
-        settings = replace(settings, targets=options.read_targets(Path(targets)))
+        settings = replace(settings, targets=options.read_targets(Path(targets), config, source))
     if engine.engine == "local":
         summary = localization.localize(
             model.to(device), source, out=out, config=config, settings=settings, workers=engine.workers or 1
@@ -122,7 +125,8 @@ def localize(
     options.say_of_passed(summary.ignored)
     lacking = summary.errors > 0
     for name in formats:
-        done = export.export(out, name, overwrite=True)
+        refine = settings.refine if export.FORMATS[name].maps else None
+        done = export.export(out, name, refine=refine, overwrite=True)
         print(f"{name}: {done.path}")
         for note in done.notes:
             say(f"fastcam: {name}: {note}", error=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,22 +143,15 @@ def lines(path: Path) -> tuple[str, ...]:
     return tuple(map(tidy, read_text(path).splitlines()))
 
 
-def read_targets(path: Path) -> dict[str, int]:
-    """Read a CSV of image_id,class_id."""
+def read_targets(path: Path, config: "ModelConfig", source: Any) -> "Mapping[str, tuple[int, ...]]":
+    """Read the classes of pictures from a file, for files and folders or a data set of pictures."""
     if not path.is_file():
-        raise FileNotFoundError(f"--targets is label or a CSV file of image_id,class_id; there is no file {path}")
-    classes: dict[str, int] = {}
-    for line in rows(path):
-        if line == ["image_id", "class_id"]:
-            continue
-        try:
-            image_id, class_id = line
-            value = int(class_id)
-        except ValueError:
-            raise ValueError(f"{path}: expected lines `image_id,class_id`, got {','.join(line)!r}") from None
-        if classes.setdefault(image_id, value) != value:
-            raise ValueError(f"{path}: two classes for {image_id!r}, {classes[image_id]} and {value}")
-    return classes
+        raise FileNotFoundError(f"--targets is label or a file of classes, such as CSV; there is no file {path}")
+    from fastcam.data import read_labels
+    from fastcam.pictures import find_pictures
+
+    ids = [id for id, _ in find_pictures(source, Counter())] if isinstance(source, list) else source.ids
+    return read_labels(path, config.class_names, count=config.num_classes, ids=ids)
 
 
 def read_scenes(path: Path) -> dict[str, str]:

@@ -27,7 +27,9 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="catdog, stl10, stl10-blog, cub-rethinking, imagenet-gap or shapes: settings to start from."),
+        typer.Option(
+            help="catdog, stl10, stl10-blog, cub-rethinking, imagenet-gap, voc-wsss or shapes: settings to start from."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings, such as an earlier settings.toml; flags go before it.")
@@ -79,8 +81,9 @@ def train(
 
 def _report(result: "TrainingResult") -> None:
     options.say_of_passed(result.ignored, pictures=True)
-    best = max(entry["test_accuracy"] for entry in result.history)
-    print(f"test accuracy {best:.2%}; {result.best}, {result.last}, training graph {result.curve}")
+    figure = next(name for name in ("test_mAP", "test_accuracy") if name in result.history[-1])
+    best = max(entry[figure] for entry in result.history)
+    print(f"{figure.replace('_', ' ')} {best:.2%}; {result.best}, {result.last}, training graph {result.curve}")
     total, data, compute, tests = (
         sum(entry[name] for entry in result.history)
         for name in ("seconds", "data_seconds", "compute_seconds", "test_seconds")

@@ -24,7 +24,7 @@ from fastcam.data.places import listed_places
 from fastcam.export.files import LeftOut, check_free, new_folder
 from fastcam.pictures import DecodeError, Header, as_rgb, quiet_pillow, read, read_part
 from fastcam.pictures.stream import batched, stream
-from fastcam.report.truth import Truth
+from fastcam.report.truth import Classes, Truth
 from fastcam.runs.schema import EDGES
 from fastcam.runs.table import FoundPicture, RunTable
 
@@ -41,6 +41,7 @@ ERRORS: Mapping[str, str] = {
 _COLUMNS = ("crop", "image_id", "class_name", "box", *EDGES, "width", "height", "error")
 _EXAMPLES = 10  # of what could not be cut out, kept with their reasons
 _BATCH = 16  # pictures
+_NO_LABEL = -1  # of a class that the data set does not have
 
 
 class Cropped(NamedTuple):
@@ -118,9 +119,11 @@ def crop(
     if settings.boxes == "truth" and not any(part.truth.boxes for part in parts):
         raise ValueError(f"true boxes need a data set that has them, {'none is given' if data is None else 'got none'}")
     cutter = _Cutter(settings, parts, places, None if images is None else Path(images))
-    names = dict(table.classes())
+    names, count = dict(table.classes()), table.info.get("num_classes")
+    if table.given:
+        cutter.meet(names, count if isinstance(count, int) else None)
     if cutter.labelled:
-        labels = {label for part in parts for label in part.truth.labels.values()}
+        labels = {label for part in parts for label in part.truth.known.union(part.truth.labels.values())}
         names = dict.fromkeys(labels) | dict(enumerate(parts[0].truth.names))
     folders = ClassFolders(names)
     asked = elsewhere = failed = 0
@@ -234,13 +237,26 @@ class _Cutter:
         places: Mapping[str, Path | Packed],
         root: Path | None,
     ) -> None:
-        self._settings, self._places, self._root = settings, places, root
+        self._settings, self._parts, self._places, self._root = settings, parts, places, root
+        self._labels: dict[str, Mapping[int, int | None]] = {}  # of parts, the label of each class of the table
         self.labelled = any(part.truth.labels for part in parts)
         told = places or root or any(part.truth.files or not isinstance(part.data, Pictures | None) for part in parts)
         if not told:
             raise ValueError(
                 "nothing tells where the run's pictures are: name their folder by `images`, or their data set by `data`"
             )
+
+    def meet(self, found: Mapping[int, str | None], count: int | None) -> None:
+        """Let boxes of given classes, of which a picture may have several, go by their classes' labels.
+
+        `found` are the classes of the table by number, `count` is that of the network's.
+        """
+        for part in self._parts if self.labelled else ():
+            classes = Classes(found, part.truth, count)
+            labels = {place: label for label, place in classes.of_label.items()}
+            self._labels[part.name] = {
+                number: labels.get(place, _NO_LABEL) for number, place in classes.of_class.items()
+            }
 
     def __call__(self, job: tuple[FoundPicture, _Part]) -> list[_Cut]:
         picture, part = job
@@ -276,8 +292,13 @@ class _Cutter:
         seen = picture.width, picture.height
         if cut.size is None or cut.size != seen:
             raise _NoCrop(f"changed: it has {_by(cut.size or (0, 0))} pixels, the run saw {_by(seen)}")
-        boxes = picture.boxes if self._settings.each else [picture.first]
-        return [_Box(np.array(b.corners), b.outside, None if self.labelled else b.class_id) for b in boxes]
+        first, labels = picture.first, self._labels.get(cut.part)
+        if labels is not None and len({b.class_id for b in picture.boxes}) > 1:
+            first = next((b for b in picture.boxes if labels[b.class_id] == cut.label), first)
+        elif self.labelled:
+            labels = dict.fromkeys((b.class_id for b in picture.boxes), cut.label)
+        boxes = picture.boxes if self._settings.each else [first]
+        return [_Box(np.array(b.corners), b.outside, labels[b.class_id] if labels else b.class_id) for b in boxes]
 
     def _true(self, cut: _Cut, part: _Part, header: Header | None) -> list[_Box]:
         """What the data set has, the largest first."""
@@ -296,6 +317,8 @@ class _Cutter:
         return [_Box(box.clip(0, size), bool((box < -1).any() or (box > size + 1).any())) for box in chosen]
 
     def _cut(self, cut: _Cut, image: Image.Image, number: int, box: _Box) -> _Cut:
+        if box.label == _NO_LABEL:
+            return cut._replace(number=number, error="no_class: the data set has no label for the box's class")
         cut = cut._replace(number=number, label=cut.label if box.label is None else box.label)
         if box.outside:
             return cut._replace(error=f"outside: the box lies outside the picture of {_by(image.size)}, or sticks out")

@@ -7,11 +7,13 @@ scenes     pictures with objects that have names of their own
 pictures   data sets of picture files; `turning` is for those that EXIF turns
 names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
+labels     several classes a picture, as tables and arrays tell them; `tables` reads rows of CSV and Parquet
 overview   what `fastcam data info` shows
-shapes     the drawn data set; `catdog` makes class folders of dogs-vs-cats
+shapes     the drawn data set, and drawn_voc one in Pascal VOC's layout; `catdog` makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching
+from fastcam.data.labels import read_labels
 from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
@@ -32,5 +34,6 @@ __all__ = [
     "load",
     "load_scenes",
     "matching",
+    "read_labels",
     "splits",
 ]

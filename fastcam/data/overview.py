@@ -45,6 +45,11 @@ class Info(NamedTuple):
     Attributes:
         pictures: how many there are, the damaged ones included, the malformed ones not.
         classes: name and number of pictures of each class; [] without classes. Names can come twice, as ILSVRC's do.
+            Where a picture has several, it counts for each.
+        classes_of_each: number of classes of each picture of which they are known; None where a data set has but one
+            class a picture.
+        several: pictures with more than one class.
+        classless: pictures that are known to have none of the classes.
         width: of the pictures as stored, in pixels.
         height: in pixels.
         resized: pictures that are stored in another size than the data set has it.
@@ -61,6 +66,9 @@ class Info(NamedTuple):
 
     pictures: int
     classes: list[tuple[str, int]]
+    classes_of_each: Spread | None
+    several: int
+    classless: int
     width: Spread | None
     height: Spread | None
     resized: int
@@ -84,6 +92,9 @@ class Info(NamedTuple):
             counts = Spread.of([count for _, count in self.classes if count])
             empty = [name.split(",")[0] for name, count in self.classes if not count]
             lines.append(("classes", f"{len(self.classes)}, pictures of each: {_range(counts) if counts else 0}"))
+            if self.classes_of_each:
+                shares = f"several in {self.several}, none in {self.classless}"
+                lines.append(("classes of each", f"{_range(self.classes_of_each)}; {shares}"))
             if empty:
                 shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
                 lines.append(("empty classes", f"{len(empty)}: {shown}"))
@@ -145,15 +156,18 @@ def info(
             bar.update(len(batch))
     seen = [one for one in looked if isinstance(one, _Seen)]
     counts = dict.fromkeys(range(len(data.class_names)), 0)
-    for one in seen:
-        if one.label is not None:
-            counts[one.label] += 1
+    for label in (label for one in seen for label in one.classes or ()):
+        counts[label] += 1
+    told = [len(one.classes) for one in seen if one.classes is not None]
     sizes = np.array([one.stored for one in seen]).reshape(-1, 2)
     boxed = [len(one.box_shares) for one in seen if len(one.box_shares)]
     masks = [one.mask_share for one in seen if one.mask_share is not None]
     return Info(
         pictures=len(data),
         classes=[(data.class_names[label], count) for label, count in counts.items()],
+        classes_of_each=None if data.classes is None else Spread.of(told),
+        several=sum(number > 1 for number in told),
+        classless=told.count(0),
         width=Spread.of(sizes[:, 0]),
         height=Spread.of(sizes[:, 1]),
         resized=sum(one.stored != one.size for one in seen),
@@ -169,7 +183,7 @@ def info(
 
 
 class _Seen(NamedTuple):
-    label: int | None
+    classes: tuple[int, ...] | None
     stored: tuple[int, int]
     size: tuple[int, int]  # that boxes and masks refer to
     box_shares: np.ndarray
@@ -189,7 +203,8 @@ def _look(data: Collection, decode: bool, index: int) -> _Seen | tuple[str, str]
     boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes.astype(float)
     shares = (boxes[:, 2:] - boxes[:, :2]).prod(1) / np.prod(size)
     mask = None if sample.mask is None else float(np.mean(sample.mask == 1))
-    return _Seen(sample.label, stored, size, shares, mask)
+    classes = (sample.label,) if sample.classes is None and sample.label is not None else sample.classes
+    return _Seen(classes, stored, size, shares, mask)
 
 
 def _range(spread: Spread, percent: bool = False) -> str:

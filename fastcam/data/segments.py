@@ -81,3 +81,12 @@ def listed_names(folders: Sequence[Path]) -> tuple[str, ...]:
 def voc_names(names: Sequence[str]) -> tuple[str, ...]:
     """All of Pascal VOC's classes, if these are some of them, since its indices are those of all; else the names."""
     return VOC_NAMES if set(names) <= set(VOC_NAMES) else tuple(names)
+
+
+def palette() -> np.ndarray:
+    """Pascal VOC's colours, uint8 [256, 3]: an index's bits dealt out to red, green and blue, from the top bit down."""
+    index = np.arange(256)[:, None]
+    colours = np.zeros((256, 3), np.int64)
+    for place in range(8):
+        colours |= ((index >> (3 * place + np.arange(3))) & 1) << (7 - place)
+    return colours.astype(np.uint8)

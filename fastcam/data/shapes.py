@@ -14,7 +14,7 @@ import numpy as np
 from fastcam.data.reading import Format, Request
 from fastcam.data.sample import Sample
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _COUNTS = {"train": 3000, "val": 400, "test": 600}  # pictures of each split that `load` gives
 _SUBPIXEL = 4  # fractional bits of the coordinates that OpenCV is given
 _MARGIN = 0.01  # of the picture, around the object
@@ -107,11 +107,9 @@ class Shapes:
     classes: Sequence[tuple[int, ...] | None] | None = None
 
     def __init__(self, split: str, count: int, size: int = 128, seed: int = 0) -> None:
-        if split not in _SPLITS:
-            raise ValueError(f"`split` must be one of {', '.join(_SPLITS)}, got {split!r}")
-        for name, value, least in (("count", count, 1), ("size", size, 32), ("seed", seed, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
+        if split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
+        check_whole(count=(count, 1), size=(size, 32), seed=(seed, 0))
         self.split, self.size, self.seed = split, size, seed
         self.ids = [f"{split}/{index:05d}" for index in range(count)]
         self.labels = [index % len(CLASS_NAMES) for index in range(count)]
@@ -138,16 +136,38 @@ class Shapes:
 
     def _draw(self, index: int) -> Sample:
         label = self.labels[index]
-        image, mask = draw(label, self.size, np.random.default_rng((self.seed, _SPLITS.index(self.split), index)))
+        image, mask = draw(label, self.size, np.random.default_rng((self.seed, SPLITS.index(self.split), index)))
         x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         box = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1]], np.float32)
         return Sample(image, label, box, mask, (self.size, self.size), self.ids[index])
 
 
+def check_whole(**values: tuple[int, int]) -> None:
+    """Refuse what is no whole number, or below the least that goes with it."""
+    for name, (value, least) in values.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
+
+
 def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one picture of the class `CLASS_NAMES[label]`: uint8 [size, size, 3] RGB, and its object's mask, bool."""
-    canvas = _background(rng, size)
-    outline, angle = _place(rng, list(OUTLINES.values())[label], _extent(rng, 0.32, 0.54), size)
+    canvas = background(rng, size)
+    return add_object(canvas, label, *place(rng, label, 0.32, 0.54, size), rng)
+
+
+def place(rng: np.random.Generator, label: int, low: float, high: float, size: int) -> tuple[np.ndarray, float]:
+    """Where an object of a class could be: its outline [P, 2] in pixels, x and y, and by what angle it is turned.
+
+    Its extent, the geometric mean of width and height as a share of the picture before the turn, is in [low, high].
+    """
+    return _place(rng, list(OUTLINES.values())[label], _extent(rng, low, high), size)
+
+
+def add_object(
+    canvas: np.ndarray, label: int, outline: np.ndarray, angle: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay an object over a square picture, in new colours: the picture, uint8, and the object's mask, bool."""
+    size = len(canvas)
     coverage = np.zeros((size, size), np.uint8)
     _fill(coverage, outline, np.array([255]))
     centre = (outline.min(0) + outline.max(0)) / 2
@@ -161,7 +181,7 @@ def draw(label: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, n
     return np.rint(image).astype(np.uint8), coverage > 127
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth colour field with grain, blobs, lines and distractors: uint8 [size, size, 3]."""
     field = np.stack([_color(rng) for _ in range(9)]).reshape(3, 3, 3).astype(np.float32)
     smooth = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)

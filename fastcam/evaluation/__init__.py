@@ -3,7 +3,7 @@
 `evaluate` and `compare` open sources of maps, measure them and write what came out. They rest on `Evaluator`, which
 measures score maps against ground truth in a stream, by the standard evaluator's rules or those of another `Protocol`,
 and gives a `Result`, and on `SegmentationEvaluator`, which measures maps as pseudo-labels against class PNGs. `overlap`
-has what needs boxes alone: IoU, BoxAcc, baselines.
+has what needs boxes alone: IoU, BoxAcc, baselines; `average_precision` is of classification alone.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
+    from fastcam.evaluation.average_precision import average_precision
     from fastcam.evaluation.compare import compare
     from fastcam.evaluation.epochs import localizer
     from fastcam.evaluation.evaluate import evaluate
@@ -42,6 +43,7 @@ _HOMES = {
     "Scores": "tally",
     "SegmentationEvaluator": "segmentation",
     "SegmentationResult": "segmentation",
+    "average_precision": "average_precision",
     "best_center_box": "overlap",
     "box_accuracy": "overlap",
     "box_iou": "overlap",
@@ -63,6 +65,7 @@ __all__ = [
     "Scores",
     "SegmentationEvaluator",
     "SegmentationResult",
+    "average_precision",
     "best_center_box",
     "box_accuracy",
     "box_iou",

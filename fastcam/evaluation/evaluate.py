@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fastcam._options import accepts
 from fastcam._version import __version__
-from fastcam.data import Collection
+from fastcam.data import Collection, classes_of
 from fastcam.data.matching import in_classes
 from fastcam.data.names import read_text
 from fastcam.data.segments import Segments, listed_names
@@ -40,6 +40,7 @@ from fastcam.evaluation.sources import (
     Maps,
     MapStore,
     NetworkMaps,
+    Refinement,
     SegmentMaps,
     Source,
     opened,
@@ -93,6 +94,12 @@ def evaluate(
     there are curves), and gallery.html and cases.png with the best, median and worst pictures at `threshold` if it is
     given, else at the best one. It streams: memory does not grow with the number of maps.
 
+    Where the data set has pictures of several classes, a `model` is also measured as their classifier: mAP and the
+    average precision of each class, by Pascal VOC's and COCO's definition (`fastcam.evaluation.average_precision`),
+    over the pictures that are measured; classes that none of these has are left out of the mean. Their scores, float32
+    for each picture and class, lie in `out` until the end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for
+    COCO's 40,504 of 80.
+
     Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
     of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
     pictures.parquet, miou.png and cases.png. All classes that a picture has maps of count, whatever `targets` is, and
@@ -131,7 +138,7 @@ def evaluate(
     given = [name for name, value in (("maps", maps), ("boxes", boxes), ("model", model)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"exactly one of `maps`, `boxes` and `model` must be given, got {', '.join(given) or 'none'}")
-    names = [*(field.name for field in dataclasses.fields(MapSettings)), "save_maps"]
+    names = [*(field.name for field in dataclasses.fields(MapSettings)), "scores", "save_maps"]
     changed = [name for name in names if getattr(settings, name) != getattr(EvaluateSettings, name)]
     if model is None and changed:
         raise ValueError(f"{', '.join(changed)}: for maps of a `model` only")
@@ -161,7 +168,7 @@ def evaluate(
     }
     same = run | {"batch_size": settings.batch_size, "save_maps": settings.save_maps}
     span = _span(len(source.order), settings.part, settings.batch_size)
-    done = Progress(out / "state", same, span, task.evaluator, settings.save_maps, source.info)
+    done = Progress(out / "state", same, span, task.evaluator, settings.save_maps, source.info, len(source.ranked))
     if done.saved and not (settings.overwrite or (settings.resume and not settings.merge)):
         raise FileExistsError(f"{out} has a part, or a run that was broken off: resume it, or `overwrite` it")
 
@@ -243,7 +250,8 @@ def _segmentation(data: Collection, settings: EvaluateSettings, maps: str | os.P
         raise ValueError(
             "the data set has no class PNGs, as Pascal VOC's SegmentationClass: give their folder (`truth`)"
         )
-    source = segment_maps(maps, data, segments, settings.refine)
+    refinement = Refinement(settings.refine, *(() if threshold is None else (threshold,)))
+    source = segment_maps(maps, data, segments, refinement)
     evaluator = partial(SegmentationEvaluator, segments.names, threshold=threshold, skip_bad=settings.skip_bad)
     write = partial(_write_segmentation, source=source, settings=settings, threshold=threshold)
     return _Task(source, evaluator, _add_segments, write)
@@ -262,7 +270,7 @@ def _source(
     if model is not None:
         if settings.targets == "label":
             data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
-        return NetworkMaps(data, model, config, protocol, settings, settings.targets)
+        return NetworkMaps(data, model, config, protocol, settings, settings.targets, settings.scores)
     if boxes is not None:
         labelled = data.labels is not None and None not in data.labels
         return BoxTable(boxes, data, protocol, settings.targets if labelled else "highest")
@@ -345,13 +353,20 @@ def _add(done: Progress[Evaluator], batch: Maps) -> None:
     bad = {id for id, _ in evaluator.bad[before:]}
     good = [row for row, id in enumerate(ids) if id not in bad]
     if scores.curves is not None:
-        done.record([batch.loaded[row] for row in scores.index], scores.rank, scores.reference, scores.curves)
+        rows = scores.index.tolist()
+        done.record(
+            [batch.loaded[row] for row in rows], scores.rank, scores.reference, scores.curves, _rows(batch.scores, rows)
+        )
     masks = {row: mask for row in good if truths[row].boxes is None and (mask := truths[row].mask) is not None}
     if masks:
         ranks = batch.ranks and [batch.ranks[row] for row in masks]
         curves = _pixel_curves(evaluator.protocol, [maps[row] for row in masks], [*masks.values()])
-        done.record([batch.loaded[row] for row in masks], ranks, 255, curves)
+        done.record([batch.loaded[row] for row in masks], ranks, 255, curves, _rows(batch.scores, [*masks]))
     done.keep(batch, good)
+
+
+def _rows(scores: np.ndarray | None, rows: list[int]) -> np.ndarray | None:
+    return None if scores is None else scores[rows]
 
 
 def _add_segments(done: Progress[SegmentationEvaluator], batch: Maps) -> None:
@@ -389,6 +404,9 @@ def _write(
 ) -> tuple[EvaluationSummary, list[str | None]]:
     """Write all files, metrics.json last; gives also what misleads in the maps."""
     result = done.evaluator.result()
+    records = done.records()
+    if source.ranked and len(records):
+        _rank(result, source, records)
     figures = source.figures(result)
     metrics, table = run | result.to_dict() | figures.to_dict(), figures.table()
     metrics["data"] = {"root": str(getattr(source.data, "root", "")) or None} | run["data"]
@@ -397,7 +415,7 @@ def _write(
     if chosen is not None and (share := _at_thresholds(result, chosen)) is not None:
         metrics["BoxAccV2"] = share
         table.append(f"{'BoxAccV2':<14}{share:7.2f}  at the thresholds of {settings.threshold_from}")
-    write_outputs(out, source, result, figures, threshold, done.records(), settings.cases, settings.batch_size)
+    write_outputs(out, source, result, figures, threshold, records, settings.cases, settings.batch_size)
     done.write_maps(out / "maps.parquet")
     write_metrics(out / "metrics.json", metrics)
     pictures, missed = max(result.counts.values()), tuple(source.errors or ())
@@ -426,6 +444,14 @@ def _write_segmentation(
     if source.others:
         table.append(f"{source.others} pictures of the run are not in the data set")
     return EvaluationSummary(out, result.pictures, metrics, tuple(table), tuple(result.bad), missed), []
+
+
+def _rank(result: Result, source: Source[Any, Any], records: np.ndarray) -> None:
+    """Add average precision to a result: of the classes that are ranked, in the pictures that have records."""
+    classes, known = np.array(source.ranked), classes_of(source.data)
+    assert known is not None  # else nothing is ranked
+    truth = np.stack([np.isin(classes, known[place] or ()) for place in records["place"].tolist()])
+    result.add_precision(source.ranked, records["scores"], truth)
 
 
 def _at_thresholds(result: Result, best: dict[str, float]) -> float | None:

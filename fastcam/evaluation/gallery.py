@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastcam import drawing, ops, report
 from fastcam.data import Sample
+from fastcam.data.segments import IGNORED, palette
 from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.evaluation.sources import Loaded, SegmentMaps, Source
-from fastcam.export.labels import IGNORED, labels_at, palette
+from fastcam.export.labels import labels_at
 from fastcam.pictures import DecodeError
 from fastcam.pictures.frame import resized
 from fastcam.pictures.stream import batched

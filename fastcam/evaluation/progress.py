@@ -41,6 +41,7 @@ class Progress(Generic[E]):
         make: a new evaluator, the same each time.
         map_dtype: of the maps that are to be kept, "float32" or "float16"; None for none.
         map_info: what made them.
+        ranked: how many classes have scores in each record.
 
     Attributes:
         evaluator: whose sums are kept.
@@ -55,6 +56,7 @@ class Progress(Generic[E]):
         make: Callable[[], E],
         map_dtype: str | None,
         map_info: Mapping[str, Any],
+        ranked: int = 0,
     ) -> None:
         self.folder, self.span, self.evaluator = folder, span, make()
         self.position, self._saved, self._count = span.start, -1, 0
@@ -64,7 +66,7 @@ class Progress(Generic[E]):
         self._file: BinaryIO | None = None
         levels = self.evaluator.levels
         fields = [("place", "<i8"), ("reference", "<f8"), ("label", "<i4"), ("rank", "<i4"), ("iou", "<f4", (levels,))]
-        self._dtype = np.dtype(fields)
+        self._dtype = np.dtype(fields + [("scores", "<f4", (ranked,))] * (ranked > 0))
 
     @property
     def saved(self) -> bool:
@@ -136,14 +138,24 @@ class Progress(Generic[E]):
         self.save(self.span.stop)
 
     def record(
-        self, loaded: Sequence[Loaded[Any]], rank: Sequence[int | None] | np.ndarray | None, reference: Any, iou: Any
+        self,
+        loaded: Sequence[Loaded[Any]],
+        rank: Sequence[int | None] | np.ndarray | None,
+        reference: Any,
+        iou: Any,
+        scores: np.ndarray | None = None,
     ) -> None:
-        """Note n pictures: rank of their true classes or None, reference [n] (see `Scores`), IoU [n, K] by level."""
+        """Note n pictures: rank of their true classes or None, reference [n] (see `Scores`), IoU [n, K] by level.
+
+        And scores [n, `ranked`], where there are such.
+        """
         rows = np.zeros(len(loaded), self._dtype)
         rows["place"] = [one.place for one in loaded]
         rows["label"] = [-1 if one.truth.label is None else one.truth.label for one in loaded]
         rows["rank"] = 0 if rank is None else rank
         rows["reference"], rows["iou"] = reference, iou
+        if scores is not None:
+            rows["scores"] = scores
         self._records.write(rows.tobytes())
         self._count += len(rows)
 
@@ -189,7 +201,7 @@ class Progress(Generic[E]):
         """The records in the order of the work, mapped from the file.
 
         "place" in the data set, "label" (-1 for none), "rank" of it (0 for none), "iou", float32 [K], by 8-bit level,
-        and "reference" (see `Scores`).
+        "reference" (see `Scores`), and where classes are ranked "scores", float32 (see `Maps`).
         """
         self._records.flush()
         if not self._count:

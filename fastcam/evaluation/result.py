@@ -1,18 +1,21 @@
 """What an evaluation gives: figures, curves, a table by class, and how to print them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastcam.evaluation import pixels
+from fastcam.evaluation.average_precision import Rule, average_precision
 from fastcam.evaluation.bootstrap import interval
 from fastcam.evaluation.protocols import threshold_index
 from fastcam.evaluation.tally import EVERY, IOU_UNIT, LARGEST, MAXIMA, OF_PICTURES, Count, EvaluatorOptions, Hit, Sums
 
 T = TypeVar("T")
 BOX_DELTAS = tuple(LARGEST)  # of IoU, in percent
+_RULES: tuple[Rule, ...] = ("voc2010", "coco")  # of average precision
 
 
 class _Share(NamedTuple):
@@ -84,7 +87,7 @@ class Result:
         maps: how many maps were measured, and how many of them were constant, so that they show nothing.
         figures: name → percent: "Top-1 Cls", "Top-5 Cls", "GT-known Loc", "Top-1 Loc", "Top-5 Loc", "mean IoU",
             "MaxBoxAcc", "MaxBoxAccV2", "PxAP", and of the same pixels "Dice" of the object and "mIoU" of object and
-            background, each at its best threshold.
+            background, each at its best threshold. With `add_precision` "mAP voc2010" and "mAP coco", too.
         best_thresholds: name → the first τ at which a curve is highest: "MaxBoxAcc", and "MaxBoxAccV2 30",
             "MaxBoxAccV2 50", "MaxBoxAccV2 70", "Dice", "mIoU". They are the best ones for these very pictures.
         intervals: figure → (low, high), 95 % of the bootstrap's replicates; maxima are taken within each replicate.
@@ -104,6 +107,7 @@ class Result:
         self._hits = sums.hits.at(self.thresholds)
         self._iou = sums.iou.at(self.thresholds) / IOU_UNIT
         self._pictures = sums.pictures.copy()
+        self._precision: dict[str, dict[int, float]] = {}  # percent by class
         counts = {column: int(sums.pictures[:, column].sum()) for column in Count if column < OF_PICTURES}
         boxed, masked, scored = (counts[column] for column in (Count.BOXES, Count.MASKS, Count.SCORES))
         self.counts = {"with boxes": boxed, "with masks": masked, "with scores": scored}
@@ -149,6 +153,29 @@ class Result:
                 self.figures[name] = float(curve[best])
         self.intervals = self._intervals(sums) if options.bootstrap else {}
 
+    def add_precision(self, classes: Sequence[int], scores: np.ndarray, truth: np.ndarray) -> None:
+        """Add the classifier's average precision, for pictures of several classes: "mAP …", and "AP …" by class.
+
+        Args:
+            classes: indices of the classes that are ranked, K of them.
+            scores: [N, K], finite: what pictures are ranked by, see `average_precision`.
+            truth: bool [N, K], whether each has the class.
+
+        Raises:
+            ValueError: as `average_precision`; or no picture has any of the classes.
+        """
+        if not truth.any():
+            raise ValueError("no picture has any of the classes that are ranked")
+        added = {}
+        for rule in _RULES:
+            found = 100 * average_precision(scores, truth, rule)
+            there = ~np.isnan(found)
+            self._precision[f"AP {rule}"] = dict(
+                zip(np.array(classes)[there].tolist(), found[there].tolist(), strict=True)
+            )
+            added[f"mAP {rule}"] = float(found[there].mean())
+        self.figures = added | self.figures
+
     @property
     def threshold(self) -> float:
         """τ of the figures at a fixed threshold."""
@@ -182,13 +209,14 @@ class Result:
         Returns:
             For each class that has pictures a row: "class", its index, "pictures", how many it has, and the figures
             that were measured and need no maximum over thresholds. No rows if the evaluator does not know how many
-            classes there are.
+            classes there are. After `add_precision` also "AP voc2010" and "AP coco" of each class that a picture has,
+            also beside others; "pictures" are those that are labelled so.
 
         Raises:
             ValueError: it is none of `thresholds`.
         """
         if self._options.num_classes is None:
-            return []
+            return self._with_precision([])
         index = threshold_index(self.thresholds, self.threshold if threshold is None else threshold)
         sums = {
             "Top-1 Cls": self._pictures[:, Count.TOP1],
@@ -208,7 +236,15 @@ class Result:
                 if name in sums and (of := counts[_SHARES[name].of]):
                     row[name] = float(100 * sums[name][number] / of)
             rows.append(row)
-        return rows
+        return self._with_precision(rows)
+
+    def _with_precision(self, rows: list[dict[str, float | int]]) -> list[dict[str, float | int]]:
+        """The table by class with average precision, and rows of classes that have but this."""
+        found = {int(row["class"]): row for row in rows}
+        for name, values in self._precision.items():
+            for number, value in values.items():
+                found.setdefault(number, {"class": number, "pictures": 0})[name] = value
+        return [found[number] for number in sorted(found)]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as numbers, strings, lists and dictionaries, for metrics.json.
@@ -245,6 +281,8 @@ class Result:
         """
         notes = {name: f"  at τ = {self.threshold:g}" for name, share in _SHARES.items() if share.curve}
         for name in self.figures:
+            if name.startswith("mAP"):
+                notes[name] = f"  over {len(self._precision[name[1:]])} classes"
             best = [f"{tau:.3f}" for key, tau in self.best_thresholds.items() if key.split()[0] == name]
             if best:
                 notes[name] = f"  at the best τ = {', '.join(best)}"

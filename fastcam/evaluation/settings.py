@@ -72,6 +72,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         'which class\'s map or box of each picture counts: "label", the true one, or "highest". Labels are not looked '
         "at then. Labels meet the classes of a network, or of boxes, by name where all names are known",
     )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become the scores that mAP ranks pictures by, where these have several classes; by "
+        "default as the checkpoint says, else softmax, and sigmoid of a single logit",
+    )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc, Top-k Loc and mean IoU, or of mIoU; by default the protocol's"
     )
@@ -84,10 +89,10 @@ class EvaluateSettings(MapSettings, MeasureSettings):
     threshold_from: str | os.PathLike[str] | None = option(
         None, "take the best threshold that metrics.json of another split has"
     )
-    refine: Literal["pamr"] | None = option(
+    refine: Literal["pamr", "crf"] | None = option(
         None,
         "for wsss: draw the maps to the edges of their pictures first, which the data set must have then: pamr, "
-        "pixel-adaptive mask refinement. All levels are of the refined maps",
+        "pixel-adaptive mask refinement, at all levels; or crf, a dense CRF, at `threshold` alone",
     )
     cases: int = option(6, "how many pictures of each kind the gallery has; 0 for none", least=0)
     save_maps: Literal["float32", "float16"] | None = option(

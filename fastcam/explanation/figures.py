@@ -72,8 +72,9 @@ def explain(
 ) -> Explanation:
     """Draw where a network sees classes in pictures.
 
-    Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one, or what
-    the network gives if these are probabilities. Four kinds of files, for each picture as asked for:
+    Beside each class stands its probability: the softmax of the network's logits, the sigmoid of a single one or, with
+    `scores`, of each, or what the network gives if these are probabilities. Four kinds of files, for each picture as
+    asked for:
     NAME_grid.png: one row for each class; the picture, then its map over it for each method and layer, or the
     gradients of methods such as guided backprop. The map alone comes before it where there is one method at one layer.
     NAME_panel.png: one row for each class, method and layer that gives a map; picture, map, and map over picture with
@@ -251,6 +252,7 @@ class _Explainer:
     ) -> None:
         self.model, self.views, self.preprocess, self.top_k = model, views, preprocess, settings.top_k
         self.class_names = config.class_names if config else ()
+        self.scores = settings.scores or (config.scores if config else None)
         self.targets = None if settings.targets is None else torch.tensor([settings.targets])
         self.aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
         self.stl10 = settings.stl10_blog
@@ -289,7 +291,7 @@ class _Explainer:
             found.append((view, layers, values))
         check_names(self.class_names, logits.shape[1])
         if self.outputs is None:
-            self.outputs = recognise(self.model, images)
+            self.outputs = recognise(self.model, images, self.scores)
         chances = probabilities(logits.float(), self.outputs)[0]
         texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in ([] if classes is None else classes[0].tolist())]
         small = as_rgb(image).copy()

@@ -26,6 +26,11 @@ class ExplainSettings:
         None, "class indices to explain; by default the highest of each picture", cli=False
     )
     top_k: int = option(1, "without targets, this many classes of each picture, those of the highest scores", least=1)
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the probabilities beside classes are made of the network's logits; by default as the checkpoint says, "
+        "else by softmax, and of a single logit by sigmoid",
+    )
     smooth: tuple[Literal["aug", "eigen"], ...] = option(
         (),
         'any of "aug" (the average over six views of the picture) and "eigen" (the first principal component); for '

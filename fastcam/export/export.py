@@ -173,7 +173,9 @@ def export(
         refine: for png, npy, labels and wsss: draw the maps to the edges of their pictures, in the pictures' own size,
             before they are resized or become labels: "pamr", pixel-adaptive mask refinement (`fastcam.ops.refine`).
             Levels are then those of the refined maps, which are not stretched to [0, 1] again. The run's own maps stay
-            as they are. It costs a picture of 500x375 about 25 ms of one processor.
+            as they are. It costs a picture of 500x375 about 25 ms of one processor. For labels also "crf", a dense CRF
+            (of pydensecrf2, `pip install "fastcam[crf]"`) over the maps and the background's score, which `cuts` or
+            `alpha` tell; it takes a second a picture, and only one processor.
         images: for `refine`: folder that the run's ids are relative to; by default pictures are where they were when
             the run began. A picture that is not found, or has another size than in the run, is left out.
         overwrite: replace what has been exported there before; by default that is an error.
@@ -189,6 +191,7 @@ def export(
             without category, an image_id that could lead out of the folder, a format of maps where none are kept, or
             nothing tells where the pictures are that `refine` needs.
         OSError: the results cannot be written.
+        ImportError: `refine` is "crf", and pydensecrf2 is not installed.
     """
     check_formats([format], maps=True)
     chosen = FORMATS[format]
@@ -204,6 +207,8 @@ def export(
         raise ValueError(f'`size` must be a positive whole number of pixels or "picture", got {size!r}')
     if refine not in (None, *get_args(Refiner)):
         raise ValueError(f"`refine` must be one of {', '.join(get_args(Refiner))}, got {refine!r}")
+    if refine == "crf" and format != "labels":
+        raise ValueError(f"a CRF gives labels, not maps: `refine` crf is for labels, not for {format}")
     if images is not None and refine is None:
         raise ValueError("`images` are for `refine`, which is not asked for")
     table = RunTable(run)
@@ -223,7 +228,11 @@ def export(
     finish: Finish | None = kept.Upsampler.of(info).__call__ if chosen.maps else None  # as such mypy knows it
     ready: Iterable[_Ready] = map(_Ready, table.pictures(chosen.maps, progress))
     if refine is not None and finish is not None:
-        prepare = partial(_refined, finish=finish, pictures=RunPictures(table, folder))
+        draw = refined
+        if refine == "crf":
+            low, high = labels.levels(options, info)
+            draw = partial(labels.decided, low=low, high=high, alpha=alpha)
+        prepare = partial(_refined, finish=finish, draw=draw, pictures=RunPictures(table, folder))
         ready = chain.from_iterable(stream(batched(ready, 1), prepare, prefetch=count_threads()))
         info, finish = info | {"refine": refine}, kept.resized
     job = Job(path, table, info, options, notes, finish)
@@ -250,7 +259,9 @@ def export(
     return Exported(path, pictures, found, errors, left_out, tuple(examples), tuple(notes))
 
 
-def _refined(ready: _Ready, finish: Finish, pictures: RunPictures) -> _Ready:
+def _refined(
+    ready: _Ready, finish: Finish, draw: Callable[[np.ndarray, np.ndarray], np.ndarray], pictures: RunPictures
+) -> _Ready:
     """Finish and refine all maps of a picture, in its own size; in a thread."""
     picture = ready.picture
     if not picture.maps:
@@ -258,7 +269,7 @@ def _refined(ready: _Ready, finish: Finish, pictures: RunPictures) -> _Ready:
     size = picture.width, picture.height
     try:
         maps = np.stack([finish(given, size[::-1], size) for given in picture.maps.values()])
-        maps = refined(maps, checked(pictures.pixels(picture.id), size))
+        maps = draw(maps, checked(pictures.pixels(picture.id), size))
     except (ValueError, OSError) as error:
         return _Ready(picture, f"its maps cannot be refined: {error}")
     return _Ready(picture._replace(maps=dict(zip(picture.maps, maps, strict=True))))

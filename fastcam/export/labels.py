@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from fastcam.data.names import read_text
+from fastcam.data.segments import palette
 from fastcam.export.files import Add, ExportOptions, Job, LeftOut, NewFolder, all_names, new_folder
+from fastcam.refinement import crf
 from fastcam.runs.table import FoundPicture
 
 IGNORED = 255
@@ -53,8 +55,9 @@ def wsss(job: Job) -> Iterator[Add]:
     The field's tools hand on maps as a pickled dictionary in .npy (Ahn, Cho and Kwak, Weakly Supervised Learning of
     Instance Segmentation with Inter-pixel Relations, CVPR 2019), which can run any code when it is read. An .npz holds
     the same entries without: keys, int64 [K], the classes, each its value in labels less 1; cam, float32 [K, ceil(H/4),
-    ceil(W/4)] in [0, 1]; high_res, float32 [K, H, W], where K are the picture's classes in the table. Where such a tool
-    has `np.load(path, allow_pickle=True).item()`, `np.load(path)` is enough.
+    ceil(W/4)] in [0, 1]; high_res, float32 [K, H, W], where K are the picture's classes in the table, the highest
+    first, given ones ascending. Where such a tool has `np.load(path, allow_pickle=True).item()`, `np.load(path)` is
+    enough.
 
     The labels, and `classes.txt`, are those of the format labels.
     """
@@ -80,7 +83,7 @@ class _Labels:
 
     def __init__(self, job: Job) -> None:
         assert job.finish is not None
-        self._finish = job.finish
+        self._finish, self._given = job.finish, job.table.given
         self._low, self._high = levels(job.options, job.info)
         self._values, self._palette = job.options.categories, palette().tobytes()
         for class_id, value in (self._values or {}).items():
@@ -89,8 +92,11 @@ class _Labels:
         self._names = {found: name for key, name in named if (found := self._value(key)) is not None}
 
     def maps(self, picture: FoundPicture, size: tuple[int, int] | None = None) -> tuple[list[int], np.ndarray]:
-        """Classes of a picture, K of them, the highest first, and their maps [K, H, W]; by default of its own size."""
-        boxes = sorted(picture.boxes, key=lambda box: box.rank)
+        """Classes of a picture, K of them, and their maps [K, H, W]; by default of its own size.
+
+        The highest come first; of given classes those with the lowest index, as in the field's own files.
+        """
+        boxes = sorted(picture.boxes, key=lambda box: box.class_id if self._given else box.rank)
         names = {box.class_id: box.name for box in boxes if box.class_id in picture.maps}
         if not names:
             raise LeftOut("it has no map")
@@ -169,6 +175,28 @@ def levels(options: ExportOptions, info: Mapping[str, Any]) -> tuple[float, floa
     return low, high
 
 
+def decided(
+    maps: np.ndarray, pixels: np.ndarray, low: float, high: float, alpha: float | Sequence[float] | None = None
+) -> np.ndarray:
+    """What a dense CRF decides of maps [K, H, W], as such maps that `labels_at` makes its labels of them.
+
+    With the background's score `low`, and `high`, or (1 - max)^`alpha`. A map is 1 where its class is likely beside
+    either, between `low` and `high` where it is so beside the lower one only, which is to be ignored, else 0. Source:
+    the field has its surest labels, and what is to be ignored, of two CRFs (Ahn, Cho and Kwak, CVPR 2019).
+    """
+    scores: Sequence[np.ndarray | float] = sorted({high, low}, reverse=True)
+    if alpha is not None:
+        strength = strongest(maps)[0]
+        scores = [(1 - strength) ** exponent for exponent in sorted(set(_several(alpha)))]
+    found = np.zeros_like(maps)
+    for score, worth in reversed([*zip(scores, (1.0, (low + high) / 2), strict=False)]):
+        labels = crf(maps, score, pixels)
+        for place, values in enumerate(found, 1):
+            np.copyto(values, worth, where=labels == place)
+            np.copyto(values, 0, where=(labels != place) & (labels > 0))
+    return found
+
+
 def background_level(alpha: float) -> float:
     """The level that stands for the background's score (1 - s)^α, where s is the highest map's: the s equal to it.
 
@@ -208,12 +236,3 @@ def _several(given: float | Sequence[float]) -> tuple[float, ...]:
 def _check_value(value: int, what: str) -> None:
     if not 1 <= value <= CLASSES:
         raise ValueError(f"{what} does not fit labels of 8 bits, where classes are 1 to {CLASSES}: got {value}")
-
-
-def palette() -> np.ndarray:
-    """Pascal VOC's colours, uint8 [256, 3]: an index's bits dealt out to red, green and blue, from the top bit down."""
-    index = np.arange(256)[:, None]
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours |= ((index >> (3 * place + np.arange(3))) & 1) << (7 - place)
-    return colours.astype(np.uint8)

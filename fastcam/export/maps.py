@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastcam import methods, ops
 from fastcam.export.files import Add, Job, LeftOut, new_folder
+from fastcam.methods.scales import finished, summed
 from fastcam.pictures import MAX_PIXELS, Preprocess
 from fastcam.runs.maps import map_of
 from fastcam.runs.schema import CAM_COLUMNS
@@ -33,11 +34,13 @@ class Upsampler(NamedTuple):
         relu: negative values count as zero.
         mode: "bilinear" or "bicubic".
         crop: the preprocessing, if the network saw only the centre of pictures; None if it saw them whole.
+        summed: whether maps are sums over several views, which are divided by their maximum alone.
     """
 
     relu: bool
     mode: Mode = "bilinear"
     crop: Preprocess | None = None
+    summed: bool = False
 
     @classmethod
     def of(cls, info: Mapping[str, Any], relu: bool | None = None, mode: Mode | None = None) -> Self:
@@ -48,7 +51,7 @@ class Upsampler(NamedTuple):
                 raise ValueError("the table does not tell whether its maps are to be clipped at zero: give `relu`")
             relu = methods.BOX_METHODS[info["method"]].relu
         crop = Preprocess(info["size"], "crop") if info.get("resize") == "crop" else None
-        return cls(bool(relu), mode or info.get("mode", "bilinear"), crop)
+        return cls(bool(relu), mode or info.get("mode", "bilinear"), crop, summed(info))
 
     def __call__(self, coarse: np.ndarray, size: tuple[int, int], picture: tuple[int, int] | None) -> np.ndarray:
         """Upsample one map.
@@ -73,7 +76,10 @@ class Upsampler(NamedTuple):
         return self.crop.geometry(picture).spread(frame, size[::-1])
 
     def _heatmap(self, coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        return ops.heatmap(torch.from_numpy(coarse)[None], size, self.relu, mode=self.mode)[0].numpy()
+        maps = torch.from_numpy(coarse)[None]
+        if self.summed:
+            return finished(maps, size, self.mode, ops)[0].numpy()
+        return ops.heatmap(maps, size, self.relu, mode=self.mode)[0].numpy()
 
 
 def resized(finished: np.ndarray, size: tuple[int, int], picture: tuple[int, int] | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ import operator
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastcam._check import listed
-from fastcam.data import Pictures, Sample
+from fastcam.data import Pictures, Sample, classes_of
 from fastcam.data.names import Names, id_problem, path_look
 from fastcam.localization.settings import Targets
 from fastcam.pictures import DecodeError, find_pictures
@@ -31,7 +31,7 @@ _COLUMNS = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("time", pa.int64()),
         pa.field("content", pa.binary()),
-        pa.field("target", pa.int64()),
+        pa.field("targets", pa.list_(pa.int64())),
         pa.field("truth", pa.list_(pa.float32())),
         pa.field("extent", pa.list_(pa.int64())),
     ]
@@ -58,7 +58,7 @@ class FileInput:
         key: path relative to the data set's folder, with "/".
         path: the file.
         part: offset and length within a larger file; None if it is a file of its own.
-        target: class asked for.
+        targets: classes asked for, each once; that of an overlay is the first. None if there are none for this picture.
         truth: true boxes, x0, y0, x1, y1 of one after the other, for an overlay.
         extent: (width, height) that they refer to; None if these are the picture's.
         state: of the file, when the plan was made.
@@ -68,7 +68,7 @@ class FileInput:
     key: str
     path: Path
     part: tuple[int, int] | None = None
-    target: int | None = None
+    targets: tuple[int, ...] | None = None
     truth: tuple[float, ...] | None = None
     extent: tuple[int, int] | None = None
     state: FileState = _UNSEEN
@@ -97,7 +97,7 @@ class SampleInput:
     index: int
     key: str
     read: Callable[[], Sample]
-    target: int | None = None
+    targets: tuple[int, ...] | None = None
 
 
 Input = FileInput | SampleInput
@@ -107,18 +107,19 @@ class Asked:
     """Classes asked for by key, whose rows need but look like the inputs'.
 
     Args:
-        targets: image_id → class.
+        targets: image_id → class, or classes.
     """
 
-    def __init__(self, targets: Mapping[str, int]) -> None:
+    def __init__(self, targets: Mapping[str, int | Sequence[int]]) -> None:
         self._targets, self._rows = targets, Names(targets, path_look)
         self._keys: dict[str, str] = {}  # which input each row is of
 
-    def of(self, key: str, path: Path | None = None) -> int | None:
-        """The class of an input, whose row may name its file, too; None if no row is its.
+    def of(self, key: str, path: Path | None = None) -> tuple[int, ...] | None:
+        """The classes of an input, whose row may name its file, too; None if no row is its.
 
         Raises:
-            ValueError: several rows look like it, or its row was another input's.
+            ValueError: several rows look like it, its row was another input's, or a class comes twice in it.
+            TypeError: a class is no whole number.
         """
         row = key if key in self._targets else os.fspath(path) if path is not None else key
         if row not in self._targets:
@@ -130,7 +131,7 @@ class Asked:
             row = alike[0]
         if (other := self._keys.setdefault(row, key)) != key:
             raise ValueError(f"the class of {row!a} may be that of {other!a} or of {key!a}: give each a row of its own")
-        return self._targets[row]
+        return _classes(row, self._targets[row])
 
     def warn(self, stacklevel: int = 1) -> None:
         """Warn of rows that are no input's."""
@@ -179,13 +180,12 @@ class Files:
                 if key in escaped:
                     raise ValueError(f"the name {key!r} comes twice: once escaped, once as it is")
                 escaped.add(key)
-            target = entry.target if self.targets == "label" else None
             if self.asked is not None:
-                target = self.asked.of(key, entry.path if entry.part is None else None)
-            yield replace(entry, target=_class(key, target))
+                entry = replace(entry, targets=self.asked.of(key, entry.path if entry.part is None else None))
+            yield entry
 
     def _entries(self) -> Iterator[FileInput]:
-        """The inputs as they come, with the labels as targets."""
+        """The inputs as they come, with the data set's classes if they are the targets."""
         if not isinstance(self.source, Pictures):
             for index, (key, path) in enumerate(find_pictures(self.source, self.ignored)):
                 yield FileInput(index, key, path)
@@ -194,13 +194,15 @@ class Files:
         self.ignored.update(pictures.ignored)
         for index, (key, file) in enumerate(zip(pictures.ids, pictures.files, strict=True)):
             path, part = (file, None) if isinstance(file, Path) else (file.path, (file.offset, file.size))
-            label = None if pictures.labels is None else pictures.labels[index]
+            given = None
+            if self.targets == "label":
+                given = _labelled(key, _at(pictures.labels, index), _at(pictures.classes, index))
             truth = extent = None
             if index < self.drawn and pictures.boxes is not None and pictures.boxes[index] is not None:
                 with suppress(ValueError):  # it cannot be drawn, or not read, which shows in its turn
                     boxes, extent = pictures.located(index)
                     truth = None if boxes is None else tuple(boxes.ravel().tolist())
-            yield FileInput(index, key, path, part, label, truth, extent)
+            yield FileInput(index, key, path, part, given, truth, extent)
 
     def listing(self, path: Path | None = None, group: int = 1, content: bool = False) -> tuple[str, int]:
         """List all inputs, and write the list to `path`, a Parquet file with `group` inputs in a row group.
@@ -220,12 +222,12 @@ class Files:
             for entry in self:
                 state = entry.look(content)
                 part = entry.part or (None, None)
-                digest.update(repr((entry.key, *part, *state, entry.target)).encode())
+                digest.update(repr((entry.key, *part, *state, entry.targets)).encode())
                 count += 1
                 if writer is not None:
                     # Who goes on may do so in another folder, or on another machine.
                     place = os.fsencode(os.path.abspath(entry.path))
-                    pending.append((entry.key, place, *part, *state, entry.target, entry.truth, entry.extent))
+                    pending.append((entry.key, place, *part, *state, entry.targets, entry.truth, entry.extent))
                     if len(pending) == group:
                         _write(writer, pending)
             if pending:
@@ -259,7 +261,7 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[FileInput]:
                     row["key"],
                     Path(os.fsdecode(row["path"])),
                     None if row["offset"] is None else (row["offset"], row["length"]),
-                    row["target"],
+                    None if row["targets"] is None else tuple(row["targets"]),
                     None if row["truth"] is None else tuple(row["truth"]),
                     None if row["extent"] is None else (row["extent"][0], row["extent"][1]),
                     FileState(row["size"], row["time"], row["content"]),
@@ -303,7 +305,7 @@ def open_source(source: Any, targets: Targets, drawn: int) -> Files | Samples:
         for path in source:
             if not isinstance(path, str | os.PathLike):
                 raise TypeError(f"`source` must be paths or samples, not both, got a path and a {type(path).__name__}")
-    if targets == "label" and (not isinstance(source, Pictures) or source.labels is None):
+    if targets == "label" and (not isinstance(source, Pictures) or classes_of(source) is None):
         raise ValueError('`targets` "label" needs a data set with labels; these pictures have none')
     return Files(source, targets, drawn)
 
@@ -320,17 +322,42 @@ def _samples(outcomes: Iterable[Future[Any]], targets: Targets) -> Iterator[Samp
         if problem:
             raise ValueError(f"sample {index}, {key!r}: {problem}")
         keys.add(key)
-        target = getattr(sample, "label", None) if asked is None else asked.of(key)
-        yield SampleInput(index, key, outcome.result, _class(key, target) if targets else None)
+        given = None if asked is None else asked.of(key)
+        if targets == "label" and sample is not None:
+            given = _labelled(key, sample.label, sample.classes)
+        yield SampleInput(index, key, outcome.result, given)
     if asked is not None:
         asked.warn()
 
 
-def _class(key: str, value: Any) -> int | None:
+def _labelled(key: str, label: Any, classes: Any) -> tuple[int, ...] | None:
+    """The classes of a picture of a data set, of several its label first, which true boxes are of."""
+    if classes is None:
+        return None if label is None else _classes(key, label)
+    given = _classes(key, classes)
+    first = () if label is None else _classes(key, label)
+    return (*first, *(index for index in given if index not in first))
+
+
+def _at(values: Sequence[Any] | None, index: int) -> Any:
+    return None if values is None else values[index]
+
+
+def _classes(key: str, value: Any) -> tuple[int, ...]:
+    """Classes of a picture: one, or several, of which a set is sorted."""
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy and torch
+    several = isinstance(plain, Sequence | Set) and not isinstance(plain, str | bytes)
     try:
-        return None if value is None else operator.index(value)
+        given = sorted(plain) if isinstance(plain, Set) else plain if several else [plain]
+        if any(isinstance(index, bool) for index in given):  # of a row of yes and no
+            raise TypeError
+        found = tuple(map(operator.index, given))
     except TypeError:
-        raise TypeError(f"the class of {key!r} must be a whole number, got {value!r}") from None
+        raise TypeError(f"the class of {key!r} must be a whole number, or a sequence of such, got {value!r}") from None
+    if len(set(found)) < len(found):
+        twice = next(index for index in found if found.count(index) > 1)
+        raise ValueError(f"the classes of {key!r} must be class indices, each once, got {twice} twice in {value!r}")
+    return found
 
 
 def _check_sample(sample: Any) -> None:

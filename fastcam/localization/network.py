@@ -18,7 +18,7 @@ from fastcam.localization.run_settings import RunSettings, make_method
 from fastcam.localization.settings import PAPER_TIGHT
 from fastcam.methods.core import Method
 from fastcam.methods.frozen import FreezeError
-from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode
+from fastcam.methods.running import MixedPicturesError, check_rows, evaluation_mode, out_of_memory
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.methods.targets import resolve_targets
 from fastcam.models import unwrap
@@ -48,7 +48,7 @@ class Prepared:
         geometry: from the frame to the picture.
         orientation: as it was stored, see `fastcam.pictures.Decoded`.
         decoder: who decoded it.
-        target: class asked for.
+        targets: classes asked for, each once; None where they are the highest.
         drawn: where an overlay is wanted.
     """
 
@@ -58,7 +58,7 @@ class Prepared:
     geometry: Geometry
     orientation: int | None = None
     decoder: str | None = None
-    target: int | None = None
+    targets: tuple[int, ...] | None = None
     drawn: Drawn | None = None
 
     def failed(self, error: str) -> Row:
@@ -131,7 +131,8 @@ class Inference:
         size, side = self.settings.batch_size, self.preprocess.size
         try:
             with self._precision():
-                self.cam.freeze(self.like.new_empty(size, 3, side, side))
+                options = self.settings.options
+                self.cam.freeze(self.like.new_empty(size, 3, side, side), options.scales, options.flip)
         except FreezeError as error:
             self.how = f"as it is written: it was not frozen, since {error}"
         else:
@@ -154,7 +155,7 @@ class Inference:
         batch = [self._checked(picture) for picture in pictures]
         if all(isinstance(picture, Row) for picture in batch):
             return [picture for picture in batch if isinstance(picture, Row)]
-        size, found = self.smallest_batch, list[Row]()
+        size, found, known = self.smallest_batch, list[Row](), self.num_classes
         try:
             for at in range(0, len(batch), size):
                 batch[at : at + size] = self._decoded(batch[at : at + size])
@@ -163,15 +164,16 @@ class Inference:
         except MixedPicturesError:
             raise
         except (RuntimeError, ValueError) as error:
-            memory = _out_of_memory(error)
+            memory = out_of_memory(error)
             if memory and size > 1:
                 self.smallest_batch = -(-size // 2)
             elif not self._sound():
                 raise
-            else:
+            elif memory or known is not None:
                 code = "memory" if memory else "model"
                 reason = f"{code}: {next(iter(str(error).splitlines()), type(error).__name__)}"
                 return [picture if isinstance(picture, Row) else picture.failed(reason) for picture in batch]
+            # Else the black picture has told how many classes there are, and the batch may have asked for others.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.rows(batch)
@@ -179,7 +181,7 @@ class Inference:
     def _sound(self) -> bool:
         """Whether the network works on a black picture; then a failure is the batch's, not the set-up's."""
         side = self.preprocess.size
-        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), target=0)
+        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), targets=(0,))
         try:
             self._localize([black], self.smallest_batch)
         except (RuntimeError, ValueError):
@@ -187,12 +189,13 @@ class Inference:
         return True
 
     def _checked(self, picture: Prepared | Row) -> Prepared | Row:
-        if isinstance(picture, Row) or picture.target is None:
+        if isinstance(picture, Row) or picture.targets is None:
             return picture
-        classes, target = self.num_classes, picture.target
-        if target >= 0 and (classes is None or target < classes):
+        count = self.num_classes
+        wrong = next((c for c in picture.targets if c < 0 or (count is not None and c >= count)), None)
+        if wrong is None:
             return picture
-        return picture.failed(f"no_target: class {target} is none of the model's {classes or ''}".rstrip())
+        return picture.failed(f"no_target: class {wrong} is none of the model's {count or ''}".rstrip())
 
     def _decoded(self, batch: list[Prepared | Row]) -> list[Prepared | Row]:
         """Decode what was left to the GPU, and what fails there on the CPU."""
@@ -220,12 +223,14 @@ class Inference:
     def _localize(self, batch: Sequence[Prepared | Row], size: int) -> list[Row]:
         options, side, top_k = self.settings.options, self.preprocess.size, self.settings.top_k
         frames = np.zeros((size, side, side, 3), np.uint8)
-        targets = np.zeros((size, 1), np.int64)
+        given = [picture.targets or (0,) if isinstance(picture, Prepared) else (0,) for picture in batch]
+        given += [(0,)] * (size - len(batch))
+        most = max(map(len, given))
+        # A picture of fewer classes has its first once more: maps of it, which make no rows, cost no backward pass.
+        targets = np.array([(*classes, *classes[:1] * (most - len(classes))) for classes in given], np.int64)
         for i, picture in enumerate(batch):
-            if isinstance(picture, Prepared):
-                targets[i] = picture.target or 0
-                if isinstance(picture.frame, np.ndarray):
-                    frames[i] = picture.frame
+            if isinstance(picture, Prepared) and isinstance(picture.frame, np.ndarray):
+                frames[i] = picture.frame
         pixels = torch.from_numpy(frames).to(self.like.device)
         for i, picture in enumerate(batch):
             if isinstance(picture, Prepared) and isinstance(picture.frame, Tensor):
@@ -237,11 +242,13 @@ class Inference:
         with self._precision():
             run = self._run(images, chosen, top_k)
             if not self._rows_checked:  # others of the batch may be black filler, which is to decide about nobody's row
-                check_rows(self.model, images, run.logits)
+                check_rows(self.model, run.images, run.logits)
                 self._rows_checked = True
             if self.outputs is None:
                 plain = run.linear() and run.logits.shape[1] > 1
-                self.outputs = "logits" if plain else recognise(self.model, images)
+                self.outputs = recognise(self.model, images, self.settings.scores, plain=plain)
+        if options.refine is not None:
+            run = self._refined(run, pixels)
         check_names(self.class_names, run.logits.shape[1])
         logits, classes = run.logits.float(), run.classes
         self.num_classes = logits.shape[1]
@@ -255,15 +262,17 @@ class Inference:
 
         finite = logits.isfinite().all(1).tolist()
         columns = ranks.tolist(), classes.tolist(), scores.tolist(), found
+        drawn = run.maps()[:, 0] if any(isinstance(picture, Prepared) and picture.drawn for picture in batch) else None
         rows: list[Row] = []
         for i, picture in enumerate(batch):
             if isinstance(picture, Row) or not finite[i]:
                 rows.append(picture if isinstance(picture, Row) else picture.failed("model: its logits are not finite"))
                 continue
-            first = len(rows)
-            for k, (rank, c, score, (corners, peaks)) in enumerate(
-                zip(*(column[i] for column in columns), strict=True)
-            ):
+            own, first = list(enumerate(zip(*(column[i] for column in columns), strict=True))), 0
+            if not top_k:  # those that were given, from the highest down
+                own = sorted(own[: len(given[i])], key=lambda one: one[1][0])
+            for k, (rank, c, score, (corners, peaks)) in own:
+                first = len(rows) if k == 0 else first
                 boxes = picture.geometry.to_original(corners).tolist()
                 for number, ((x0, y0, x1, y1), peak) in enumerate(zip(boxes, peaks, strict=True), 1):
                     cam = None if cams is None or number > 1 else cams[i, k]
@@ -289,8 +298,8 @@ class Inference:
                             cam_width=None if cam is None else cam.shape[1],
                         )
                     )
-            if picture.drawn is not None:
-                self._draw(picture, picture.drawn, run.maps()[i, 0], rows[first])
+            if picture.drawn is not None and drawn is not None:
+                self._draw(picture, picture.drawn, drawn[i], rows[first])
         return rows
 
     def _precision(self) -> torch.autocast:
@@ -300,7 +309,16 @@ class Inference:
     def _run(self, images: Tensor, chosen: Tensor | None, top_k: int | None) -> "Pass":
         if self._compiled is not None:
             return self._compiled(images, chosen, top_k)
-        return observed(self.cam, images, chosen, top_k)
+        return observed(self.cam, images, chosen, top_k, self.settings.options.scales, self.settings.options.flip)
+
+    def _refined(self, run: "Pass", pixels: Tensor) -> "Pass":
+        """The same with its full-size maps refined by the frames, uint8 [N, H, W, 3], and brought to [0, 1] again."""
+        ops, size = self.cam.ops, pixels.shape[1:3]
+        maps = ops.refine(run.maps(), pixels.permute(0, 3, 1, 2))
+        return run._replace(
+            boxes=lambda thresholds: ops.boxes(maps, size, thresholds, relu=False),
+            maps=lambda: ops.heatmap(maps, size, relu=False, normalize="after"),
+        )
 
     def _largest(self, run: "Pass") -> list[list[tuple[np.ndarray, list[float]]]]:
         """The largest box of each map, with 1 for the peak in it: the full-size maps never exist.
@@ -349,6 +367,7 @@ class Pass(NamedTuple):
     """What a forward pass gave.
 
     Attributes:
+        images: [N, 3, h, w], those that gave the logits.
         logits: [N, C].
         classes: int64 [N, k], those that maps are of.
         boxes: from T thresholds to int32 [N, k, T, 4], in pixels of the images.
@@ -357,6 +376,7 @@ class Pass(NamedTuple):
         linear: gives whether a linear layer or a pooling gave the logits, and nothing came after it.
     """
 
+    images: Tensor
     logits: Tensor
     classes: Tensor
     boxes: Callable[[list[float]], Tensor]
@@ -365,11 +385,19 @@ class Pass(NamedTuple):
     linear: Callable[[], bool]
 
 
-def observed(cam: Method, images: Tensor, targets: Tensor | None, top_k: int | None) -> Pass:
+def observed(
+    cam: Method,
+    images: Tensor,
+    targets: Tensor | None,
+    top_k: int | None,
+    scales: Sequence[float] = (),
+    flip: bool = False,
+) -> Pass:
     """Run a network for a method on prepared images [N, 3, H, W], for targets int64 [N, 1] or the `top_k` classes."""
-    run = methods.observe([cam], images, targets, top_k)
+    run = methods.observe([cam], images, targets, top_k, scales=scales, flip=flip)
     assert run.chosen.classes is not None
     return Pass(
+        run.images,
         run.logits,
         run.chosen.classes,
         lambda thresholds: cam.boxes(run, threshold=thresholds),
@@ -427,6 +455,7 @@ class CompiledCAM:
         weights = self._head.weight[classes]
         ops, size, relu, mode = self.cam.ops, images.shape[-2:], self.cam.relu, self.cam.mode
         return Pass(
+            images,
             logits,
             classes,
             lambda thresholds: ops.class_boxes(features, weights, size, threshold=thresholds, relu=relu, mode=mode),
@@ -465,8 +494,3 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in turned:
             parameter.data = parameter.data.contiguous()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

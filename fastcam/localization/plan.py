@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +24,7 @@ from fastcam.localization.inputs import FileInput, Files, SampleInput, Samples, 
 from fastcam.localization.run_settings import RunSettings, choose_network, decide
 from fastcam.localization.settings import LocalizeSettings
 from fastcam.methods.cautions import constant, tell
-from fastcam.methods.scores import Outputs
+from fastcam.methods.scores import Outputs, describe, named
 from fastcam.models import ModelConfig
 from fastcam.runs.folder import RunFolder
 from fastcam.runs.schema import Row, merge, schema, write_rows
@@ -261,9 +261,13 @@ class Plan:
         _write_json(self.files.mark(shard), vars(mark))
         return mark
 
-    def columns(self) -> pa.Schema:
-        """The columns of this run's tables, with the settings in the metadata."""
-        return schema(self.settings.options.maps, {**self.settings.to_json(), "plan": self.digest})
+    def columns(self, outputs: Outputs | None = None) -> pa.Schema:
+        """The columns of this run's tables, with the settings in the metadata; and how scores are made, if known."""
+        settings = self.settings.to_json()
+        if outputs is None:
+            return schema(self.settings.options.maps, {**settings, "plan": self.digest})
+        made = {"scores": named(outputs), "plan": self.digest}
+        return schema(self.settings.options.maps, {**settings, **made}, describe(outputs))
 
     def audited(self) -> RunAudit | None:
         """What was counted in the table; None if there is no table of this plan."""
@@ -309,7 +313,7 @@ class Plan:
                 return None
             marks = [mark for _, mark in self._marks()]
             with replacing(self.table) as path:
-                merge((self.part(shard) for shard in range(len(marks))), path, self.columns())
+                merge((self.part(shard) for shard in range(len(marks))), path, self.columns(_outputs(marks)))
                 counts = audit(path, (entry.key for entry in read_listing(self.inputs)) if self.listed else None)
             _write_json(self.files.audit, vars(self._audit(counts, marks)))
         self.files.remove_parts()
@@ -331,7 +335,7 @@ class Plan:
             smallest_batch=min((mark.batch for mark in marks), default=self.settings.batch_size),
             maps=maps,
             empty=empty,
-            outputs=next((mark.outputs for mark in marks if mark.outputs is not None), None),
+            outputs=_outputs(marks),
             cautions=[*dict.fromkeys(caution for caution in cautions if caution is not None)],
             bytes=self.table.stat().st_size,
             network="; ".join(filter(None, (self.network, *ran))) or None,
@@ -365,7 +369,8 @@ class Plan:
         rows = sum(mark.rows for _, mark in self._marks())
         if rows:
             with replacing(path) as temporary:
-                merge((self.part(shard) for shard, _ in self._marks()), temporary, self.columns())
+                parts = (self.part(shard) for shard, _ in self._marks())
+                merge(parts, temporary, self.columns(_outputs(mark for _, mark in self._marks())))
             self.files.remove_parts()
         return path, rows
 
@@ -382,6 +387,11 @@ class Plan:
         while (mark := self.mark(shard)) is not None:
             yield shard, mark
             shard += 1
+
+
+def _outputs(marks: Iterable[Mark]) -> Outputs | None:
+    """What the network's outputs are, by the first shard in which it has seen a picture."""
+    return next((mark.outputs for mark in marks if mark.outputs is not None), None)
 
 
 _held: set[int] = set()  # folders that this process holds, but not those that it forks, which may outlive it
@@ -576,7 +586,7 @@ def _changed(old: Plan, files: Files, content: bool) -> str:
             "size": state.size != there.state.size,
             "time": state.time != there.state.time,
             "content": state.content != there.state.content,
-            "class": here.target != there.target,
+            "class": here.targets != there.targets,
             "place": (here.part or (None,))[0] != (there.part or (None,))[0],
         }
         if differ := [kind for kind, changed in kinds.items() if changed]:

@@ -8,15 +8,16 @@ from typing import Any, Literal, Self
 import cv2
 import PIL
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam._check import suggest
 from fastcam._options import decisive, options
 from fastcam._version import __version__
 from fastcam.localization.settings import PAPER_CLASSES, LocalizeSettings, check_threshold
+from fastcam.methods.core import observe_scales
 from fastcam.methods.frozen import FreezeError
-from fastcam.models import ModelConfig
+from fastcam.models import ModelConfig, Scores
 from fastcam.models.digest import digest
 from fastcam.pictures import Preprocess, choose_decoder, gpu
 
@@ -39,6 +40,7 @@ class RunSettings:
         target_layers: dotted names.
         threshold: as the options or the network have it.
         top_k: None where classes are given.
+        scores: as the options or the network's configuration have it; None is what the network shows.
         batch_size: no larger than the number of inputs.
         min_area: None but where all boxes are asked for.
         tight: None but where the paper's boxes are.
@@ -58,6 +60,7 @@ class RunSettings:
     target_layers: tuple[str, ...]
     threshold: float
     top_k: int | None
+    scores: Scores | None
     batch_size: int
     min_area: float | None
     tight: float | None
@@ -114,6 +117,8 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
     preprocess = Preprocess.of(config, model)
     like = next(model.parameters(), torch.empty(0))
+    if options.scales or options.flip:
+        _try_sizes(cam, like, preprocess.size, options)
     if options.decoder == "nvjpeg":
         gpu.check(like.device)
         decoder = "nvjpeg"
@@ -129,6 +134,7 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         target_layers=tuple(cam.layers),
         threshold=float(threshold),
         top_k=None if options.targets is not None else top_k,
+        scores=options.scores or (None if config is None else config.scores),
         batch_size=options.batch_size,
         min_area=float(options.min_area) if options.boxes == "all" else None,
         tight=float(options.tight) if paper else None,
@@ -137,6 +143,13 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         device=like.device.type,
         dtype=str(like.dtype).removeprefix("torch."),
     )
+
+
+def _try_sizes(cam: methods.Method, like: Tensor, side: int, options: LocalizeSettings) -> None:
+    """Run a black picture at all scales; ValueError if the network does not take one, or its maps are not summed."""
+    black = like.new_zeros(1, 3, side, side)
+    for _ in observe_scales([cam], black, scales=options.scales, flip=options.flip):
+        pass
 
 
 def make_method(model: nn.Module, options: LocalizeSettings, target_layers: Any) -> methods.Method:
@@ -156,25 +169,27 @@ def choose_network(
     """
     if settings.options.precision != "float32":
         return None, "as it is written: it was not frozen, since it runs in bfloat16"
-    if pictures is None or pictures < _MANY:
+    scales, flip = settings.options.scales, settings.options.flip
+    views = max(1, len(scales)) * (2 if flip else 1)
+    if pictures is None or pictures * views < _MANY:
         many = "an unknown number of" if pictures is None else pictures
         return None, f"as it is written: {many} pictures are too few to freeze it"
     cam = make_method(model, settings.options, settings.target_layers)
     like, side = next(model.parameters(), torch.empty(0)), settings.preprocess.size
-    images = torch.randn(min(_FEW, settings.batch_size), 3, side, side).to(like)
+    images = torch.randn(max(1, min(_FEW, settings.batch_size) // views), 3, side, side).to(like)
     images = images.contiguous(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
         began = clock()
-        cam.freeze(images)
+        cam.freeze(images, scales, flip)
         start, frozen = clock() - began, cam.frozen
         times: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(_TURNS):
             for fast, taken in times.items():
                 cam.frozen = frozen if fast else None
                 began = clock()
-                methods.observe([cam], images)
+                methods.observe([cam], images, scales=scales, flip=flip)
                 taken.append(clock() - began)
     except FreezeError as error:
         return None, f"as it is written: it was not frozen, since {error}"

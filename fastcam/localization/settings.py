@@ -1,12 +1,13 @@
 """The options of `localize`: its signature, documentation and checks, and the command's flags, are made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastcam._check import distinct_scales
 from fastcam._options import check, option
 
-Targets = Literal["label"] | Mapping[str, int] | None
+Targets = Literal["label"] | Mapping[str, int | Sequence[int]] | None
 # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose
 # ones, but not how tight. This is near the second threshold of their code, 100 of 255.
 TIGHT = 0.4
@@ -33,23 +34,44 @@ class LocalizeSettings:
     )
     relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
     mode: Literal["bilinear", "bicubic"] = option("bilinear", "upsampling of the map")
+    scales: tuple[float, ...] = option(
+        (),
+        "sum the maps of each picture at several sizes, such as 0.5,1,1.5,2 times that of the network's input, as "
+        "weakly supervised segmentation does; each map is then divided by its maximum, which thresholds are fractions "
+        "of, and kept at the size that the largest pictures' map has (`fastcam.methods.observe` has the formula). For "
+        "networks that take pictures of any size",
+    )
+    flip: bool = option(False, "sum the maps of mirror images, too, turned back; they run in the same pass")
+    refine: Literal["pamr"] | None = option(
+        None,
+        "draw each full-size map to the edges of the picture, as the network sees it, before boxes are found in it: "
+        "pamr, pixel-adaptive mask refinement (`fastcam.ops.refine`). `threshold` is a fraction of the refined map's "
+        "range then. Kept maps stay as they are, exports and evaluations refine them again. It takes about 8 ms of one "
+        "processor for a picture of 224x224",
+    )
     backend: Literal["fused", "reference"] = option("fused", "own kernels, or plain PyTorch")
     top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
     targets: Targets = option(
         None,
-        'boxes for one given class of each picture instead: "label" takes that of the samples (if the network and '
-        "the data set have names of classes, and all of the data set's are among the network's, the class of the same "
-        "name, else the class of that number where all names are whole numbers), a mapping goes from image_id to class "
-        "index; its keys need but look like a picture's, and a warning names those that are none's. The row's rank "
-        "then says where the class stands among all",
+        'boxes for given classes of each picture instead, one or several: "label" takes those of the samples (if the '
+        "network and the data set have names of classes, and all of the data set's are among the network's, the class "
+        "of the same name, else the class of that number where all names are whole numbers), a mapping goes from "
+        "image_id to class index, or several; its keys need but look like a picture's, and a warning names those that "
+        "are none's. There are rows of each class, from the highest down, whose rank says where it stands among all",
         decides=False,  # it is in the list of inputs
         cli=False,
+    )
+    scores: Literal["softmax", "sigmoid"] | None = option(
+        None,
+        "how the network's logits become scores: softmax, for one class a picture, or sigmoid, for classes that are "
+        "independent of each other, as binary cross-entropy trains them; by default as the checkpoint says, else "
+        "softmax, and the sigmoid of a single logit. A network that ends in either itself is not to be contradicted",
     )
     batch_size: int = option(32, "pictures per forward pass", least=1)
     overlays: int = option(
         0,
         "for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture with the "
-        "box of the first class (and the sample's true boxes in green)",
+        "box of the first class, which of given ones is the sample's label (and its true boxes in green)",
         least=0,
     )
     maps: bool = option(False, "keep the maps, float16 at the target layer's resolution, in the table's column cam")
@@ -113,9 +135,14 @@ class LocalizeSettings:
     def __post_init__(self) -> None:
         if not (self.targets is None or self.targets == "label" or isinstance(self.targets, Mapping)):
             raise TypeError(
-                f'`targets` must be None, "label" or a mapping from image_id to class, got {self.targets!r}'
+                f'`targets` must be None, "label" or a mapping from image_id to class or classes, got {self.targets!r}'
             )
+        object.__setattr__(self, "scales", distinct_scales(self.scales))
         check(self)
+        if (self.scales or self.flip) and self.compile not in (None, "freeze", "auto"):
+            raise ValueError(
+                f"`compile` {self.compile} is for maps of one view: with `scales` and `flip` take freeze, or auto"
+            )
         if not 0 <= self.min_area <= 1:
             raise ValueError(f"`min_area` must be a fraction of the frame, in [0, 1], got {self.min_area!r}")
         if self.threshold is not None:

@@ -151,9 +151,10 @@ class Worker:
             return failed(entry.key, str(error), orientation, decoder)
         except OSError as error:
             return failed(entry.key, f"unreadable: {error}", orientation, decoder)
-        picture = Prepared(entry.index, entry.key, frame, geometry, orientation, decoder, entry.target)
-        if settings.top_k is None and entry.target is None:
-            return picture.failed("no_target: no class is given for this picture")
+        picture = Prepared(entry.index, entry.key, frame, geometry, orientation, decoder, entry.targets)
+        if settings.top_k is None and not entry.targets:
+            none = "no class is given" if entry.targets is None else "an empty list of classes is given"
+            return picture.failed(f"no_target: {none} for this picture")
         if entry.index < settings.options.overlays and (thumbnail := _thumbnail(image)) is not None:
             # The boxes may speak of a larger picture than the one that is stored.
             sides = np.array([*(extent or geometry.original)] * 2)

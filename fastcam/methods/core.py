@@ -6,8 +6,8 @@ everything that must be put back afterwards, is handled here once.
 
 import importlib
 import warnings
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
+from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
 
@@ -124,6 +125,7 @@ class Method:
         self.model = with_output(model, output)
         self.layers = self._resolved(target_layers)
         self.relu = type(self).relu if relu is None else relu
+        self._signed = relu is not None and not relu  # by the user's will
         self.order, self.mode, self.fuse, self.reshape_transform = order, mode, fuse, reshape_transform
         self.ops = importlib.import_module(_BACKENDS[backend])
         self.outputs: Tensor | None = None
@@ -155,12 +157,14 @@ class Method:
 
     def __call__(
         self,
-        images: Tensor | Forward,
+        images: Tensor | Forward | ScaledRun,
         targets: Any = None,
         top_k: int | None = None,
         *,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
+        scales: Sequence[float] | None = None,
+        flip: bool = False,
     ) -> Tensor:
         """Compute maps of the images' own size.
 
@@ -176,6 +180,9 @@ class Method:
                 classes are those of the plain view. The average is normalised again, but for `order="grad-cam"`.
             eigen_smooth: instead of summing the weighted channels, project them on their first principal component
                 (`fastcam.methods.smoothing.projection`).
+            scales: run the pictures at several sizes as well, such as (0.5, 1, 1.5, 2), and sum the maps: see
+                `observe`.
+            flip: run mirror images, too, in the same pass, and add their maps, turned back.
 
         Returns:
             float32 [N, H, W] in [0, 1] on the images' device; [N, k, H, W] for [N, k] targets and for `top_k`,
@@ -185,13 +192,21 @@ class Method:
             TypeError: images are no floating-point tensor or not of the model's dtype; targets are of no known kind.
             ValueError: images are not [N, 3, H, W] or not on the model's device; a number of targets other than
                 N, or a class out of range; a target layer that is not used or gives no [N, K, h, w]; a run of another
-                model or of other layers, or one and targets.
+                model or of other layers, or one and targets; scales that are no distinct numbers above 0, or a size
+                that the network does not take.
         """
-        forward = self._observed(images, targets, top_k, aug_smooth)
-        return self._heatmap(self._terms(forward, eigen_smooth), forward.images.shape[-2:], forward.augmented)
+        forward = self._observed(images, targets, top_k, aug_smooth, eigen_smooth, scales, flip)
+        return self._heatmap(self._terms(forward, eigen_smooth), forward.size, forward)
 
     def coarse(
-        self, images: Tensor | Forward, targets: Any = None, top_k: int | None = None, *, eigen_smooth: bool = False
+        self,
+        images: Tensor | Forward | ScaledRun,
+        targets: Any = None,
+        top_k: int | None = None,
+        *,
+        eigen_smooth: bool = False,
+        scales: Sequence[float] | None = None,
+        flip: bool = False,
     ) -> Tensor:
         """Compute maps at the target layer's resolution, before ReLU, upsampling and normalisation.
 
@@ -200,22 +215,26 @@ class Method:
             targets: as in a call.
             top_k: as in a call.
             eigen_smooth: as in a call.
+            scales: as in a call.
+            flip: as in a call.
 
         Returns:
             float32 (float64 for float64 models) [N, h, w], or [N, k, h, w]. Of a run of six views [6·N, ...], which
-            `fastcam.methods.smoothing.merge_views` averages.
+            `fastcam.methods.smoothing.merge_views` averages. With `scales` or `flip` the sum in [0, 1], of the size
+            that the largest pictures' maps have.
 
         Raises:
             TypeError, ValueError: as in a call; there are several target layers, so no common resolution.
         """
         if len(self.layers) > 1:
             raise ValueError(f"a coarse map is one target layer's, got {', '.join(self.layers)}")
-        (term,) = self._terms(self._observed(images, targets, top_k, False), eigen_smooth)
+        run = self._observed(images, targets, top_k, False, eigen_smooth, scales, flip)
+        (term,) = self._terms(run, eigen_smooth)
         return self._sum(term)
 
     def boxes(
         self,
-        images: Tensor | Forward,
+        images: Tensor | Forward | ScaledRun,
         targets: Any = None,
         top_k: int | None = None,
         *,
@@ -226,6 +245,8 @@ class Method:
         largest: Literal["pixels", "contour"] = "pixels",
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
+        scales: Sequence[float] | None = None,
+        flip: bool = False,
     ) -> Tensor:
         """Compute the box around the largest component above a threshold in each map.
 
@@ -242,6 +263,8 @@ class Method:
             largest: by number of "pixels" or by area within the "contour".
             aug_smooth: as in a call.
             eigen_smooth: as in a call.
+            scales: as in a call; a relative threshold is then a fraction of the map's maximum.
+            flip: as in a call.
 
         Returns:
             int32 [N, 4], xyxy in pixels of `size`, right and bottom exclusive, zeros when empty; [N, k, 4] for
@@ -257,13 +280,14 @@ class Method:
             raise ValueError(
                 "`percentile` is for relative thresholds, a float or a list; got a tensor of absolute levels"
             )
-        forward = self._observed(images, targets, top_k, aug_smooth)
+        forward = self._observed(images, targets, top_k, aug_smooth, eigen_smooth, scales, flip)
         terms = self._terms(forward, eigen_smooth)
-        pixels: int | Sequence[int] = forward.images.shape[-2:] if size is None else size
+        pixels: int | Sequence[int] = forward.size if size is None else size
         options = {"mode": self.mode, "connectivity": connectivity, "largest": largest}
-        if len(terms) > 1 or self.order == "grad-cam" or forward.augmented or percentile < 100:
-            maps = self._heatmap(terms, pixels, forward.augmented)
-            if percentile < 100:
+        scaled = isinstance(forward, ScaledRun)
+        if len(terms) > 1 or self.order == "grad-cam" or forward.augmented or scaled or percentile < 100:
+            maps = self._heatmap(terms, pixels, forward)
+            if percentile < 100 or (scaled and not isinstance(threshold, Tensor)):
                 fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
                 highest = _percentile(maps, percentile)
                 threshold = highest.reshape(*highest.shape, *[1] * fractions.dim()) * fractions
@@ -273,7 +297,7 @@ class Method:
             return self.ops.class_boxes(*term, pixels, threshold, relu=self.relu, **options)
         return self.ops.boxes(term, pixels, threshold, relu=self.relu, **options)
 
-    def freeze(self, images: Tensor) -> None:
+    def freeze(self, images: Tensor, scales: Sequence[float] | None = None, flip: bool = False) -> None:
         """Let calls from now on run a frozen network, which is faster and gives the same up to rounding.
 
         It is one graph, in which batch normalisations are part of the weights and convolutions do what follows them:
@@ -283,6 +307,8 @@ class Method:
 
         Args:
             images: [N, 3, H, W], of the shape, dtype and device of those that will come; their values do not matter.
+            scales: those that will come, as in a call.
+            flip: as in a call.
 
         Raises:
             FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
@@ -290,7 +316,11 @@ class Method:
         """
         if self._needs_gradients:
             raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
-        self.frozen = FrozenNetwork(self.model, self.layers, images)
+        wanted = sorted(checked(scales, flip) or (1,), reverse=True)  # the largest, which takes most time, first
+        sizes = [size_at(images.shape[-2:], scale) for scale in wanted]
+        count = len(images) * (2 if flip else 1)
+        largest = images.new_empty(1, images.shape[1], *sizes[0]).expand(count, -1, -1, -1)
+        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes)
 
     def uses_gradients(self, run: Forward) -> bool:
         """Whether the maps of a run take a backward pass.
@@ -323,54 +353,94 @@ class Method:
             for features, weights in sums
         ]
 
-    def _observed(self, images: Tensor | Forward, targets: Any, top_k: int | None, aug_smooth: bool) -> Forward:
+    def _observed(
+        self,
+        images: Tensor | Forward | ScaledRun,
+        targets: Any,
+        top_k: int | None,
+        aug_smooth: bool,
+        eigen_smooth: bool,
+        scales: Sequence[float] | None,
+        flip: bool,
+    ) -> Forward | ScaledRun:
         """A run of this method's own, or a given one as this method sees it."""
-        if not isinstance(images, Forward):
-            return _run_for([self], images, targets, top_k, aug_smooth, keep=False)
-        if targets is not None or top_k is not None or aug_smooth:
+        if not isinstance(images, Forward | ScaledRun):
+            smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
+            return _run([self], images, targets, top_k, scales=scales, flip=flip, keep=False, **smooth)
+        if targets is not None or top_k is not None or aug_smooth or scales or flip:
             raise ValueError(
-                "`targets`, `top_k` and `aug_smooth` are those of the run: pass them to `observe`, or pass images"
+                "`targets`, `top_k`, `aug_smooth`, `scales` and `flip` are those of the run: pass them to `observe`, "
+                "or pass images"
             )
-        if images.model is not unwrap(self.model):
-            raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
-        return images.at(self._watched, [self.reshape_transform] * len(self._watched))
+        return images if isinstance(images, ScaledRun) else self._seen(images)
 
-    def _terms(self, forward: Forward, eigen_smooth: bool) -> Sequence[CoarseMap]:
+    def _seen(self, run: Forward) -> Forward:
+        """A run as this method sees it."""
+        if run.model is not unwrap(self.model):
+            raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
+        return run.at(self._watched, [self.reshape_transform] * len(self._watched))
+
+    def sums(self, run: Forward, eigen_smooth: bool = False) -> list[Tensor]:
+        """Compute the coarse map of each target layer.
+
+        Args:
+            run: what `observe` gave, with all its views.
+            eigen_smooth: as in a call.
+
+        Returns:
+            For each layer [N, h, w] or [N, k, h, w], before ReLU.
+
+        Raises:
+            ValueError: the run is one of another model or of other layers.
+        """
+        return [self._sum(term) for term in self._layer_terms(self._seen(run), eigen_smooth)]
+
+    def _terms(self, run: Forward | ScaledRun, eigen_smooth: bool) -> Sequence[CoarseMap]:
         """The coarse maps of all target layers, without the rank if there is one class only; notes what was run."""
+        terms: Sequence[CoarseMap]
+        if isinstance(run, ScaledRun):
+            terms = grids = run.maps(self, eigen_smooth)
+        else:
+            terms, grids = self._layer_terms(run, eigen_smooth), run.features
+        # None where the images themselves are watched.
+        self.grids = {name: (maps.shape[-2], maps.shape[-1]) for name, maps in zip(self.layers, grids, strict=False)}
+        empty = single(self.grids)
+        if empty is not None and empty not in self.cautions:
+            warnings.warn(empty, MapWarning, stacklevel=3)
+            self.cautions.append(empty)
+        classes = run.chosen.classes
+        self.outputs = run.logits[: run.count]
+        self.targets = classes if run.chosen.ranked or classes is None else classes[:, 0]
+        return terms
+
+    def _layer_terms(self, forward: Forward, eigen_smooth: bool) -> list[CoarseMap]:
+        """The same of one pass; notes what its graph means for the maps."""
         # Outside of inference mode, whose tensors may not enter a graph.
         with torch.inference_mode(False), torch.no_grad():
             terms = self._eigen_maps(forward) if eigen_smooth else self._layer_maps(forward)
-        pairs = zip(self.layers, forward.features, strict=False)  # none where the images themselves are watched
-        self.grids = {name: (maps.shape[2], maps.shape[3]) for name, maps in pairs}
-        self._caution(forward)
-        ranked, classes = forward.targets.ranked, forward.chosen.classes
-        self.outputs = forward.logits[: forward.count]
-        self.targets = classes if ranked or classes is None else classes[:, 0]
-        if ranked:
-            return terms
+        if self._needs_gradients and forward.targets.classes is not None:
+            caution = saturated(forward)
+            if caution is not None and caution not in self.cautions:
+                self.cautions.append(caution)
+        if forward.targets.ranked:
+            return list(terms)
         return [
             WeightedSum(term.features, term.weights[:, 0]) if isinstance(term, WeightedSum) else term[:, 0]
             for term in terms
         ]
 
-    def _caution(self, forward: Forward) -> None:
-        """Note what shapes and graph mean for the maps; warn, once, of maps that cannot show anything."""
-        gradients = self._needs_gradients and forward.targets.classes is not None
-        empty = single(self.grids)
-        if empty is not None and empty not in self.cautions:
-            warnings.warn(empty, MapWarning, stacklevel=4)
-        found = (empty, saturated(forward) if gradients else None)
-        self.cautions += [caution for caution in found if caution is not None and caution not in self.cautions]
-
     def _sum(self, term: CoarseMap) -> Tensor:
         return self.ops.class_map(*term) if isinstance(term, WeightedSum) else term
 
-    def _heatmap(self, terms: Sequence[CoarseMap], size: int | Sequence[int], aug_smooth: bool = False) -> Tensor:
+    def _heatmap(self, terms: Sequence[CoarseMap], size: int | Sequence[int], run: Forward | ScaledRun) -> Tensor:
         """Upsampled and normalised maps [..., H, W] of all target layers, fused."""
+        scaled = isinstance(run, ScaledRun)
         maps = []
         for term in terms:
             coarse = self._sum(term)
-            if self.order == "fastcam":
+            if scaled:
+                maps.append(finished(coarse, size, self.mode, self.ops))
+            elif self.order == "fastcam":
                 maps.append(self.ops.heatmap(coarse, size, self.relu, "after", self.mode))
             else:
                 low = coarse.relu() if self.relu else coarse
@@ -381,12 +451,39 @@ class Method:
         if len(maps) > 1:
             stacked = torch.stack(maps)
             fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
-        if len(maps) > 1 or self.order == "grad-cam":
+        if scaled:
+            fused = by_maximum(fused)
+        elif len(maps) > 1 or self.order == "grad-cam":
             fused = self.ops.heatmap(fused, size, False, "after")
-        if aug_smooth:
+        if run.augmented:
             fused = merge_views(fused)
             fused = fused if self.order == "grad-cam" else self.ops.heatmap(fused, size, False, "after")
         return fused.float()
+
+
+@overload
+def observe(
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any = None,
+    top_k: int | None = None,
+    *,
+    aug_smooth: bool = False,
+) -> Forward: ...
+
+
+@overload
+def observe(
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any = None,
+    top_k: int | None = None,
+    *,
+    aug_smooth: bool = False,
+    eigen_smooth: bool = False,
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+) -> Forward | ScaledRun: ...
 
 
 def observe(
@@ -396,12 +493,34 @@ def observe(
     top_k: int | None = None,
     *,
     aug_smooth: bool = False,
-) -> Forward:
+    eigen_smooth: bool = False,
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+) -> Forward | ScaledRun:
     """Run a network once for several methods, which then take the run in place of images.
 
     Every method's maps are those that it would give alone, and each costs only what is its own: gradients are computed
     for the first method that uses them and kept. Methods that run the network again (Score-CAM, Ablation-CAM) still do.
     The run holds features and graph in memory for as long as it lives.
+
+    With `scales` and `flip` the network runs once for each size, on all pictures and their mirror images together, and
+    each method's map is the sum over these views:
+
+        M = Σ_s up(ReLU(M_s(x)) + mirror(ReLU(M_s(mirror(x))))), divided by max M,
+
+    where M_s is the coarse map of the pictures at the scale s and `up` bilinear upsampling to the size that the largest
+    pictures' map has, so that a map that is kept and one that is computed anew are the same. Full-size maps are that
+    sum upsampled, and again divided by their maximum, without subtracting the minimum; one that is constant or not
+    finite gives zeros. Sizes are rounded to the nearest pixel; pictures are resized as Pillow's bicubic filter does.
+    Every view is clipped at zero, also by methods that are not by default. Classes are chosen, and logits given, by the
+    pictures at scale 1 (without that, at the first of the scales), and are the same for all views. One size is run
+    after the other, and its activations are let go of before the next, so that memory is that of the largest:
+    what the run holds are the maps of these methods. `scales=(1,)` is the clipped map divided by its maximum.
+
+    Source: Ahn, Cho and Kwak, Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations, CVPR
+    2019, as in make_cam.py of its code, at scales 1, 0.5, 1.5 and 2. That sums the maps at a quarter of the picture's
+    size and at the whole, instead of at the largest map's, and adds 1e-5 to the maximum, which would dim maps as small
+    as gradients are.
 
     Args:
         methods: methods of one model; their target layers may differ.
@@ -409,25 +528,109 @@ def observe(
         targets: as in `Method.__call__`.
         top_k: as in `Method.__call__`.
         aug_smooth: run the six views of `Method.__call__`, for methods that shall average theirs.
+        eigen_smooth: with `scales` or `flip`, as in `Method.__call__` for all methods; without, methods are asked for
+            that one by one.
+        scales: up to 8 different factors, of which 1 is the pictures' own size, such as (0.5, 1, 1.5, 2).
+        flip: run the mirror images, too.
 
     Returns:
         The run: what `Method.__call__`, `coarse` and `boxes` take. It has the logits, [N, C] or [6·N, C], and
-        `with_pooling` gives the same run with another global pooling.
+        `with_pooling` gives the same run with another global pooling, but where it is one of several sizes.
 
     Raises:
         TypeError: as in `Method.__call__`.
-        ValueError: as in `Method.__call__`; there is no method, or they are of several models.
+        ValueError: as in `Method.__call__`; there is no method, or they are of several models; `scales` or `flip` with
+            `aug_smooth`, or with a method whose `order` is "grad-cam", which has no such maps, or whose `relu` is
+            False.
 
     Example:
         >>> cam, grad = fastcam.CAM(model), fastcam.LayerCAM(model, "layer3")
         >>> run = fastcam.methods.observe([cam, grad], images)
         >>> maps, boxes = cam(run), grad.boxes(run)
     """
-    return _run_for(methods, images, targets, top_k, aug_smooth, keep=True)
+    smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
+    return _run(methods, images, targets, top_k, scales=scales, flip=flip, keep=True, **smooth)
+
+
+def observe_scales(
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any = None,
+    top_k: int | None = None,
+    *,
+    scales: Sequence[float],
+    flip: bool = False,
+    pool: nn.Module | None = None,
+    keep: bool = True,
+) -> Iterator[tuple[float, Forward]]:
+    """Run a network at one scale after the other for several methods: the passes of `observe` one by one.
+
+    Whoever takes them puts the maps together with a `fastcam.methods.scales.ScaledRun`.
+
+    Args:
+        methods: as in `observe`.
+        images: as there.
+        targets: as there.
+        top_k: as there.
+        scales: as there.
+        flip: as there.
+        pool: a global pooling in place of the network's own, as for `with_pooling`; also to choose classes by.
+        keep: whether methods share gradients.
+
+    Yields:
+        Scale and pass, to be let go of before the next. The first gives logits and classes.
+
+    Raises:
+        TypeError, ValueError: as `observe`.
+    """
+    for method in methods:
+        name = type(method).__name__
+        if method.order == "grad-cam":
+            raise ValueError(f'the order "grad-cam" of {name} is for the popular package\'s maps, which have one scale')
+        if method._signed:
+            raise ValueError(f"maps are clipped at zero before they are summed: leave `relu` of {name}, which is False")
+
+    def run_for(images: Tensor, targets: Any, top_k: int | None, *, mirror: bool) -> Forward:
+        return _run_for(methods, images, targets, top_k, False, keep, mirror)
+
+    return passes(run_for, images, targets, top_k, checked(scales, flip), flip, pool)
+
+
+def _run(
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any,
+    top_k: int | None,
+    *,
+    aug_smooth: bool,
+    eigen_smooth: bool,
+    scales: Sequence[float] | None,
+    flip: bool,
+    keep: bool,
+) -> Forward | ScaledRun:
+    """A run for all these methods, of one or of several sizes."""
+    wanted = checked(scales, flip)
+    if not wanted:
+        return _run_for(methods, images, targets, top_k, aug_smooth, keep)
+    if aug_smooth:
+        raise ValueError("`aug_smooth` and `scales` or `flip` are two ways to use several views: take one of them")
+    run = ScaledRun(images.shape[-2:], wanted, flip)
+    for scale, forward in observe_scales(methods, images, targets, top_k, scales=wanted, flip=flip, keep=keep):
+        run.begin(scale, forward)
+        for method in methods:
+            run.add(method, forward, eigen_smooth)
+        del forward
+    return run
 
 
 def _run_for(
-    methods: Sequence[Method], images: Tensor, targets: Any, top_k: int | None, aug_smooth: bool, keep: bool
+    methods: Sequence[Method],
+    images: Tensor,
+    targets: Any,
+    top_k: int | None,
+    aug_smooth: bool,
+    keep: bool,
+    mirror: bool = False,
 ) -> Forward:
     """One pass for all these methods; `keep` is for several, which share gradients."""
     models = {id(unwrap(method.model)): method.model for method in methods}
@@ -454,6 +657,7 @@ def _run_for(
             graph=list(graph),
             reshape=[*reshape.values()],
             augment=aug_smooth,
+            mirror=mirror,
             keep=keep,
             examine=examine,
             frozen=methods[0].frozen if len(methods) == 1 else None,
@@ -464,7 +668,7 @@ def _run_for(
             f"{type(forward.model).__name__} normalises by the statistics of the batch (batch normalisation without "
             "running statistics, or in training mode): each picture's map depends on the others. Give it one picture "
             "at a time",
-            stacklevel=4,
+            stacklevel=5,
         )
     if examine:
         for method in methods:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_images, evaluation_mode
-from fastcam.methods.smoothing import VIEWS, views
+from fastcam.methods.smoothing import VIEWS, mirrored, views
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
 from fastcam.models.outputs import caller, keyword_of, output_of, per_class, read
@@ -65,9 +65,11 @@ class Forward:
 
     Attributes:
         model: the network itself, outside of wrappers.
-        images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows.
+        images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows; with
+            `mirror` the two.
         count: number of pictures, without their views.
         augmented: whether these are the six views of aug_smooth.
+        size: (H, W) of the pictures.
         raw: output of each target layer as the layer gives it; the images where those are explained.
         features: the same as [N, K, h, w], without a graph.
         reshape: what turns each target layer's output into those, or None.
@@ -91,6 +93,7 @@ class Forward:
         graph: Collection[str] = (),
         reshape: Sequence[ReshapeTransform | None] | None = None,
         augment: bool = False,
+        mirror: bool = False,
         keep: bool = False,
         examine: bool = False,
         frozen: "FrozenNetwork | None" = None,
@@ -107,6 +110,7 @@ class Forward:
             graph: what `gradients` will be asked for: names of target layers.
             reshape: for each layer what turns its output into [N, K, h, w]; None where the shapes decide.
             augment: whether to run the six views of aug_smooth; targets are chosen by the plain one.
+            mirror: whether to run the mirror images, too, likewise.
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
@@ -115,12 +119,14 @@ class Forward:
         self.model, self._output = unwrap(model), output_of(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
-        self.images = images = views(images.detach()) if augment else images.detach()
+        images = images.detach()
+        self.images = images = views(images) if augment else mirrored(images) if mirror else images
+        self._repeats = VIEWS if augment else 2 if mirror else 1
         self._modules, self._wanted, self._keep, self._graph = layers, (targets, top_k), keep, list(graph)
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
         named = [name for name in layers if name != IMAGES]
-        self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts
+        self.layouts: Layouts = Layouts(self.model, named) if self._frozen is None else self._frozen.layouts(images)
         if self._frozen is not None:
             self._outputs, given, linear = self._frozen(images)
         else:
@@ -152,7 +158,7 @@ class Forward:
             self._logits = per_class(given)
         self.logits = self._logits.detach()
         self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
-        self.targets: Targets = self.chosen.repeated(VIEWS) if self.augmented else self.chosen
+        self.targets: Targets = self.chosen.repeated(self._repeats)
         self._heads: dict[tuple[str, ReshapeTransform | None], Head | None] = {}
         self._kept: dict[int, dict[str, Tensor]] = {}
         self._shared = _Shared()
@@ -194,6 +200,11 @@ class Forward:
     def _run_again(self, images: Tensor) -> None:
         with self.variations() as model:
             model(images.clone())  # a network may work on its input in place
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the pictures."""
+        return self.images.shape[-2], self.images.shape[-1]
 
     def at(self, layers: Collection[str], reshape: Sequence[ReshapeTransform | None] | None = None) -> Self:
         """The same run as a method with these target layers, which were observed, sees it; what is computed is shared.

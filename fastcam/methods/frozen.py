@@ -5,11 +5,12 @@ addition and an activation are one call of oneDNN, with weights laid out once. N
 the disk: it takes a second, and each process that does it gets the same graph, and so the same bits.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -43,6 +44,13 @@ class FreezeError(ValueError):
     """A network that cannot be frozen; the message says why, in a clause."""
 
 
+class _Frozen(NamedTuple):
+    """What runs pictures of one size, or of several."""
+
+    graph: fx.GraphModule
+    linear: nn.Linear | None  # the last one
+
+
 class FrozenNetwork:
     """A network's passes without gradients, made faster. Later changes of the network are not seen.
 
@@ -50,9 +58,10 @@ class FrozenNetwork:
         model: the network.
         layers: target layers by name.
         images: [N, 3, H, W], of the shape, dtype and device of those that will come; their values do not matter.
+        sizes: (height, width) of others that will come. One graph serves all sizes at which its numbers are those of
+            the network, so that the weights are kept once; another is made where they are not.
 
     Attributes:
-        layouts: of the target layers' outputs.
         seconds: that freezing took.
 
     Raises:
@@ -60,48 +69,78 @@ class FrozenNetwork:
             own buffers, or the graph gives something else than it.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        images: Tensor,
+        sizes: Iterable[tuple[int, int]] = (),
+    ) -> None:
         began = time.perf_counter()
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
         if images.device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
             got = f"{str(dtype).removeprefix('torch.')} on {images.device}"
             raise FreezeError(f"that is for networks of float32 on a CPU with oneDNN, this one runs in {got}")
         self.model, self._output = unwrap(model), output_of(model)
-        self._layers, self._shape = dict(layers), images.shape[1:]
-        few = torch.randn(2, *self._shape, generator=torch.Generator().manual_seed(0))
+        self._layers = dict(layers)
+        self._frozen: dict[torch.Size, tuple[_Frozen, Layouts]] = {}
+        shapes = (images.shape[1:], *(torch.Size((images.shape[1], *size)) for size in sizes))
         with torch.inference_mode(False), torch.no_grad():
-            plain = Forward(model, self._layers, few, None, None, examine=True)
-            if plain.batch_statistics:
-                raise FreezeError("it normalises by the statistics of the batch")
-            self._graph = self._exported(few)
-            _keep_the_input(self._graph)
-            _fuse(self._graph, len(images))
-            self.layouts: Layouts = plain.layouts
-            self._check(plain, few)
+            for shape in dict.fromkeys(shapes):
+                few = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+                plain = Forward(model, self._layers, few, None, None, examine=True)
+                if plain.batch_statistics:
+                    raise FreezeError("it normalises by the statistics of the batch")
+                self._frozen[shape] = self._known(plain, few) or self._new(plain, few, len(images)), plain.layouts
         self.seconds = time.perf_counter() - began
 
     def takes(self, layers: Mapping[str, nn.Module], images: Tensor) -> bool:
         """Whether a pass of these target layers on these images can be its own."""
         return (
             layers.items() <= self._layers.items()
-            and images.shape[1:] == self._shape
+            and images.shape[1:] in self._frozen
             and images.device.type == "cpu"
             and images.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
         )
 
+    def layouts(self, images: Tensor) -> Layouts:
+        """Those of the target layers' outputs for such images."""
+        return self._frozen[images.shape[1:]][1]
+
     def __call__(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, tuple[nn.Linear, Tensor] | None]:
         """Run it on any number of images; the layers' outputs, the scores, and the last linear layer with its input."""
-        with torch.no_grad():
-            scores, outputs, given = self._graph(images.contiguous(memory_format=torch.channels_last))
-        linear = None if self._linear is None else (self._linear, given)
-        return dict(zip(self._layers, outputs, strict=True)), scores, linear
+        return self._run(self._frozen[images.shape[1:]][0], images)
 
     def scores(self, images: Tensor) -> Tensor:
         """The scores alone, [N, C] or dense, [N, C, H, W]."""
         return self(images)[1]
 
-    def _exported(self, images: Tensor) -> fx.GraphModule:
+    def _run(
+        self, frozen: _Frozen, images: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, tuple[nn.Linear, Tensor] | None]:
+        with torch.no_grad():
+            scores, outputs, given = frozen.graph(images.contiguous(memory_format=torch.channels_last))
+        linear = None if frozen.linear is None else (frozen.linear, given)
+        return dict(zip(self._layers, outputs, strict=True)), scores, linear
+
+    def _known(self, plain: Forward, images: Tensor) -> _Frozen | None:
+        """A graph of another size that serves these images."""
+        for frozen in dict.fromkeys(frozen for frozen, _ in self._frozen.values()):
+            with contextlib.suppress(FreezeError):
+                self._check(frozen, plain, images)
+                return frozen
+        return None
+
+    def _new(self, plain: Forward, images: Tensor, count: int) -> _Frozen:
+        """A graph of its own, for this number of images."""
+        frozen = self._exported(images)
+        _keep_the_input(frozen.graph)
+        _fuse(frozen.graph, count)
+        self._check(frozen, plain, images)
+        return frozen
+
+    def _exported(self, images: Tensor) -> _Frozen:
         """The graph from images, any number of them, to what `__call__` gives."""
         outputs: dict[str, Tensor] = {}
         linears: list[tuple[nn.Linear, Tensor]] = []
@@ -139,19 +178,23 @@ class FrozenNetwork:
             except Exception as error:  # whatever torch runs into
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise FreezeError(f"torch.export does not understand it: {reason}") from error
-        self._linear: nn.Linear | None = next((module for module, _ in linears), None)
-        return exported.module(check_guards=False)
+        graph = exported.module(check_guards=False)
+        graph._forward_pre_hooks.clear()  # which refuse other sizes; `_check` knows better
+        return _Frozen(graph, next((module for module, _ in linears), None))
 
-    def _check(self, plain: Forward, images: Tensor) -> None:
+    def _check(self, frozen: _Frozen, plain: Forward, images: Tensor) -> None:
         """Compare passes of two images and of one with the network's own."""
         for count in (2, 1):
             try:
-                outputs, scores, _ = self(images[:count])
+                outputs, scores, _ = self._run(frozen, images[:count])
             except RuntimeError as error:
                 raise FreezeError(f"its graph fails on {count} pictures: {str(error).splitlines()[0]}") from error
             for found, wanted in zip([*outputs.values(), scores], [*plain.raw, plain.given], strict=True):
                 largest = wanted.abs().max()
-                if not ((found - wanted[:count]).abs() <= _TOLERANCE * largest).all():
+                if (
+                    found.shape != wanted[:count].shape
+                    or not ((found - wanted[:count]).abs() <= _TOLERANCE * largest).all()
+                ):
                     raise FreezeError("its graph gives other numbers than it, as where chance or a counter decides")
 
 

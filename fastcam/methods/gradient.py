@@ -41,7 +41,7 @@ class GradientMethod(Method):
 
     def uses_gradients(self, run: Forward) -> bool:  # noqa: D102
         with torch.no_grad():
-            return self._closed_form(self._observed(run, None, None, False)) is None
+            return self._closed_form(self._seen(run)) is None
 
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         closed = self._closed_form(forward)

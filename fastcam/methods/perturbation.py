@@ -1,7 +1,7 @@
 """Methods that weight channels by the network's scores when only they, or all but they, are seen."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastcam._check import one_of, whole
 from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward, ReshapeTransform
-from fastcam.methods.scores import Outputs, probabilities, recognise
+from fastcam.methods.scores import Outputs, Score, probabilities, recognise_for
 from fastcam.models.outputs import per_class
 from fastcam.reference import min_max
 
@@ -75,7 +75,7 @@ class ScoreCAM(PerturbationMethod):
         model: as in `Method`.
         target_layers: as in `Method`.
         score: the class's "logit", the network's output as it is, or its "probability" (callables always take logits),
-            as `fastcam.methods.scores` makes it of the outputs.
+            as `fastcam.methods.scores` makes it of the outputs, or of logits by "softmax" or "sigmoid".
         softmax: whether weights are the softmax of the scores over the channels, or the scores themselves.
         baseline: image or images [N or 1, 3, H, W] whose score is subtracted; it matters without softmax only.
         normalize: min-max of the mask "after" upsampling or "before".
@@ -96,7 +96,7 @@ class ScoreCAM(PerturbationMethod):
         model: nn.Module,
         target_layers: TargetLayers = None,
         *,
-        score: Literal["logit", "probability"] = "logit",
+        score: Score = "logit",
         softmax: bool = True,
         baseline: Tensor | None = None,
         normalize: Literal["after", "before"] = "after",
@@ -104,15 +104,15 @@ class ScoreCAM(PerturbationMethod):
         **options: Unpack[MethodOptions],
     ) -> None:
         super().__init__(model, target_layers, **options)
-        one_of("score", score, ("logit", "probability"))
+        one_of("score", score, get_args(Score))
         one_of("normalize", normalize, ("after", "before"))
         self.score, self.softmax, self.baseline = score, softmax, baseline
         self.normalize, self.align_corners = normalize, align_corners
         self._outputs: Outputs | None = None  # what probabilities are made of
 
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
-        probable = self.score == "probability" and forward.targets.classes is not None
-        self._outputs = recognise(self.model, forward.images) if probable else None
+        by_class = forward.targets.classes is not None
+        self._outputs = recognise_for(self.score, self.model, forward.images) if by_class else None
         with forward.variations() as model:
             offset = self._offset(forward, model)
             return [

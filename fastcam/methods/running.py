@@ -152,6 +152,11 @@ class WatchBatchStatistics(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: on a CPU torch has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
 class MixedPicturesError(ValueError):
     """A network's results for a picture depend on the other pictures of its batch."""
 

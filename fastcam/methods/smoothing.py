@@ -1,4 +1,4 @@
-"""What makes maps smoother: the average over six views, the first principal component, and a Gaussian."""
+"""What makes maps smoother: the average over six views, the first principal component, and a Gaussian; and mirrors."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,12 @@ _FACTORS = (1.0, 0.9, 1.1)  # the plain view first
 
 def views(images: Tensor) -> Tensor:
     """The six views of aug_smooth, [6·N, 3, H, W]: three brightnesses, each as it is and mirrored; images first."""
-    scaled = torch.cat([images, *(images * factor for factor in _FACTORS[1:])])
-    return torch.cat([scaled, scaled.flip(-1)])
+    return mirrored(torch.cat([images, *(images * factor for factor in _FACTORS[1:])]))
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Images [N, ..., W], and after them their mirror images: [2·N, ..., W]."""
+    return torch.cat([images, images.flip(-1)])
 
 
 def merge_views(maps: Tensor) -> Tensor:

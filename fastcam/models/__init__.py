@@ -3,6 +3,7 @@
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam.models.checkpoints import (
     ModelConfig,
+    Scores,
     load_checkpoint,
     load_network,
     load_tensors,
@@ -32,6 +33,7 @@ __all__ = [
     "Layouts",
     "ModelConfig",
     "Output",
+    "Scores",
     "ThresholdedAvgPool2d",
     "build",
     "check_normalization",

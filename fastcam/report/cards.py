@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
+from fastcam.methods.scales import finished, summed
 from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
 from fastcam.pictures.stream import batched, stream
 from fastcam.report.page import embed
@@ -27,7 +28,7 @@ _QUALITY = 80
 _SHOWN = 10  # rows of a picture on its card
 
 _ENTRY = np.dtype(
-    [(name, np.int64) for name in ("first", "count", "group")]
+    [(name, np.int64) for name in ("first", "count", "head", "group")]
     + [(name, np.float64) for name in ("key", "quality", "margin", "iou")]
 )
 
@@ -39,15 +40,17 @@ class Card:
     Attributes:
         first: number of its first row in the table.
         count: how many rows it has.
+        head: number of the row whose class is shown, see `fastcam.report.statistics.Statistics`.
         kinds: what it was chosen as.
         place: where it stands among all cards by importance, from 0.
         quality: see `fastcam.report.statistics.Statistics`; None if unknown.
         margin: as quality.
-        iou: of its first box with the true boxes, or None.
+        iou: of its head's box with the true boxes, or None.
     """
 
     first: int
     count: int
+    head: int
     kinds: tuple[str, ...]
     place: int
     quality: float | None
@@ -58,7 +61,8 @@ class Card:
 def entries(first: np.ndarray, count: np.ndarray, **values: np.ndarray) -> np.ndarray:
     """Candidates for `Choice.offer`, a structured array [N].
 
-    `first` and `count` are int64 [N], see `Card`; `values` are quality, margin and iou, float64 [N], NaN if unknown.
+    `first` and `count` are int64 [N], see `Card`; `values` are head, of the same kind, and quality, margin and iou,
+    float64 [N], NaN if unknown.
     """
     made = np.zeros(len(first), _ENTRY)
     for name, column in {"first": first, "count": count, **values}.items():
@@ -107,6 +111,7 @@ class Choice:
             Card(
                 first,
                 int(best[first][1]["count"]),
+                int(best[first][1]["head"]),
                 tuple(kinds[first]),
                 places[first],
                 *(_known(best[first][1][name]) for name in ("quality", "margin", "iou")),
@@ -151,13 +156,14 @@ class CardFacts(TypedDict):
 def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Truth | None) -> list[CardFacts]:
     """Look up what cards show, each in a few rows of the table."""
     first = np.array([card.first for card in cards], np.int64)
-    count = np.array([min(card.count, _SHOWN) for card in cards], np.int64)
+    count = np.array([min(card.count, card.head - card.first + _SHOWN) for card in cards], np.int64)
     described: list[CardFacts] = []
     oriented = "orientation" in table.columns
     for card, rows in zip(cards, table.rows_at(first, count, (*COLUMNS, "orientation")), strict=True):
-        head = rows[0]
+        head = rows[card.head - card.first]
+        rows = [row for own in (True, False) for row in rows if (row.class_id == head.class_id) is own][:_SHOWN]
         size = (head.width, head.height) if head.width and head.height else None
-        label = None if truth is None else truth.labels.get(head.image_id)
+        top = next((classes.of_class[row.class_id] for row in rows if row.rank == 1 and row.class_id is not None), None)
         turned = head.orientation or 1 if oriented else None
         boxes = truth.boxes_in(head.image_id, size, turned).tolist() if truth and size else []
         described.append(
@@ -165,7 +171,7 @@ def describe(table: RunTable, cards: Sequence[Card], classes: Classes, truth: Tr
                 "id": head.image_id,
                 "size": size,
                 "kinds": card.kinds,
-                "label": None if label is None else classes.of_label.get(label),
+                "label": None if truth is None else truth.label_of(head.image_id, top, classes),
                 "rows": [_line(row, classes) for row in rows if row.status == "ok"],
                 "truth": [[round(edge, 1) for edge in box] for box in boxes],
                 "quality": card.quality,
@@ -207,13 +213,13 @@ class Thumbnails:
         self._table, self._cards, self._root, self._files = table, cards, root, files
         relu, method = info.get("relu"), methods.BOX_METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
-        self._mode = info.get("mode", "bilinear")
+        self._mode, self._summed = info.get("mode", "bilinear"), summed(info)
         self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))
         self.number = 0  # of pictures made until now
 
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:
-        first = np.array([card.first for card in self._cards.values()], np.int64)
-        rows = self._table.rows_at(first, np.ones_like(first), ("image_id", "width", "height", *CAM_COLUMNS))
+        heads = np.array([card.head for card in self._cards.values()], np.int64)
+        rows = self._table.rows_at(heads, np.ones_like(heads), ("image_id", "width", "height", *CAM_COLUMNS))
         with quiet_pillow():
             drawn = chain.from_iterable(stream(batched((row for (row,) in rows), 16), self._draw))
             for index, (picture, map) in zip(self._cards, drawn, strict=True):
@@ -221,7 +227,7 @@ class Thumbnails:
                 yield index, picture, map
 
     def _draw(self, row: Row) -> tuple[str | None, str | None]:
-        """Both for one picture, by its first row, which has its size; runs in threads."""
+        """Both for one picture, by its head, which has its size; runs in threads."""
         picture = self._small(row.image_id)
         size = _fit(row.width or 1, row.height or 1) if picture is None else picture.size
         return None if picture is None else embed(np.asarray(picture), _QUALITY), self._map(row, size)
@@ -246,7 +252,10 @@ class Thumbnails:
             coarse = torch.from_numpy(decode_map(row.cam, row.cam_height, row.cam_width))
         except ValueError:
             return None
-        heat = ops.heatmap(coarse[None], self._preprocess.size, self._relu, mode=self._mode)[0]
+        if self._summed:
+            heat = finished(coarse[None], self._preprocess.size, self._mode, ops)[0]
+        else:
+            heat = ops.heatmap(coarse[None], self._preprocess.size, self._relu, mode=self._mode)[0]
         try:
             _, geometry = self._preprocess.frame(Image.new("RGB", size))
         except DecodeError:

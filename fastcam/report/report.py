@@ -139,7 +139,7 @@ def write_report(
         summary=_summary(statistics),
         notes=_notes(table, info, statistics),
         errors=[(code, count, statistics.examples[code]) for code, count in statistics.errors.most_common()],
-        charts=_charts(statistics),
+        charts=_charts(statistics, info.get("scores")),
         names=classes.names,
         labels=truth and truth.source,
         boxed=bool(truth and truth.boxes),
@@ -185,18 +185,18 @@ def _notes(table: RunTable, info: Mapping[str, Any], statistics: Statistics) -> 
     return [(name, text if len(text) <= _LONG else text[:_LONG] + "…") for name, text in texts]
 
 
-def _charts(statistics: Statistics) -> list[dict[str, Any]]:
+def _charts(statistics: Statistics, made: Any) -> list[dict[str, Any]]:
     wrong, right, unknown = statistics.scores.tolist()
     scores = {"right": right, "wrong": wrong} | ({"": unknown} if sum(unknown) else {})
-    made = []
+    found, by = [], f" ({made})" if made in ("softmax", "sigmoid") else ""
     for title, axis, parts in (
-        ("Score of the first class", "probability", scores if sum(right + wrong) else {"": unknown}),
+        ("Score of the first class", f"probability{by}", scores if sum(right + wrong) else {"": unknown}),
         ("Size of boxes", "share of the picture's area", {"": statistics.areas.tolist()}),
     ):
         drawn, top = page.bars(parts)
         total = sum(map(sum, parts.values()))
-        made.append({"title": title, "axis": axis, "bars": drawn, "top": top, "total": total, "parts": list(parts)})
-    return made
+        found.append({"title": title, "axis": axis, "bars": drawn, "top": top, "total": total, "parts": list(parts)})
+    return found
 
 
 def _labelled(statistics: Statistics) -> dict[int, int]:

@@ -16,7 +16,10 @@ _EXAMPLES = 5  # of each error code
 
 
 class Statistics:
-    """Counts of a run. The class and the box of a picture are those of its first row.
+    """Counts of a run. The class and the box of a picture are those of its first row, its head.
+
+    Where several classes of a picture were given, the head is the row of its label's class, if it has one: true boxes
+    are the label's.
 
     How good a picture's result is (quality): where there are true boxes, the IoU of its box with the best of them;
     else, where there are labels, the score if the class is right and minus the score if it is wrong; else the score.
@@ -33,7 +36,7 @@ class Statistics:
         pictures, rows: how many there are.
         errors: code → pictures.
         examples: code → (image_id, message) of the first few.
-        found: place in `classes.names` → pictures whose first row has that class.
+        found: place in `classes.names` → pictures whose head has that class.
         scores: int64 [3, BINS], pictures by score in [0, 1]: wrong, right, without label.
         areas: int64 [BINS], boxes by their share of the picture's area, of all rows.
         empty: rows whose map had no box.
@@ -58,7 +61,7 @@ class Statistics:
         self.turned = 0
         self.second = False
         self.ranked = "score" if truth is None else "iou" if truth.boxes else "label"
-        self._classes, self._truth, self._choice = classes, truth, choice
+        self._classes, self._truth, self._choice, self._given = classes, truth, choice, table.given
         self._codes: dict[str, int] = {}
         ious = [np.zeros(0)]
         ious += [self._add(batch) for batch in table.batches((*COLUMNS, "decoder", "orientation"))]
@@ -68,19 +71,25 @@ class Statistics:
         """Count the rows of some pictures, and offer them; returns their IoUs where there are true boxes."""
         begins = first_rows(table)
         counts = np.diff(np.append(begins, table.num_rows))
-        heads = table.take(pa.array(begins))
-        ids = heads.column("image_id").to_pylist()
-        ok = pc.equal(heads.column("status"), "ok").to_numpy()
-        rank, class_id, score = (_numbers(heads, name) for name in ("rank", "class_id", "score"))
-
-        predicted = _lookup(self._classes.of_class, class_id)
+        ids = table.column("image_id").take(pa.array(begins)).to_pylist()
         label = np.full(len(ids), -1)
         if self._truth is not None:
             given = [self._truth.labels.get(id, np.nan) for id in ids]
             label = _lookup(self._classes.of_label, np.array(given, np.float64))
-        top = np.where(rank == 1, predicted, -1)  # the network's own class
+        ranks, scores = _numbers(table, "rank"), _numbers(table, "score")
+        places = _lookup(self._classes.of_class, _numbers(table, "class_id"))
+        own = _rows_of(label, places, begins, counts) if self._given else begins
+        heads = table.take(pa.array(own))
+        ok = pc.equal(heads.column("status"), "ok").to_numpy()
+        predicted, score = places[own], scores[own]
+        top = np.where(ranks[begins] == 1, places[begins], -1)  # the network's own class
+        if self._truth is not None and self._truth.classes:
+            known = [
+                self._truth.label_of(id, found, self._classes) for id, found in zip(ids, top.tolist(), strict=True)
+            ]
+            label = np.array([-1 if one is None else one for one in known])
         right = np.where(label < 0, 2, top == label)
-        margin = score - self._runners_up(table, begins, counts)
+        margin = scores[begins] - self._runners_up(table, begins, counts)
         iou = self._ious(ids, heads, ok)
         signed = np.where(right == 2, np.nan, np.where(right == 1, score, -score))
         quality = {"iou": iou, "label": signed, "score": score}[self.ranked]
@@ -98,7 +107,7 @@ class Statistics:
         if "orientation" in heads.column_names:
             self.turned += int((_numbers(heads, "orientation") > 1).sum())
 
-        found = entries(self.rows + begins, counts, quality=quality, margin=margin, iou=iou)
+        found = entries(self.rows + begins, counts, head=self.rows + own, quality=quality, margin=margin, iou=iou)
         wrong, order = ok & (right == 0), self.pictures + np.arange(len(ids), dtype=np.float64)
         self._choice.offer("best", found[ok], predicted[ok], -quality[ok])
         self._choice.offer("worst", found[ok], predicted[ok], quality[ok])
@@ -121,7 +130,7 @@ class Statistics:
         return scores
 
     def _ious(self, ids: list[str], heads: pa.Table, ok: np.ndarray) -> np.ndarray:
-        """IoU of each picture's first box with the best true box; NaN where nothing is known of it."""
+        """IoU of each head's box with the best true box; NaN where nothing is known of it."""
         result = np.full(len(ids), np.nan)
         if self._truth is None or not self._truth.boxes:
             return result
@@ -162,6 +171,15 @@ def _lookup(places: dict[int, int], numbers: np.ndarray) -> np.ndarray:
     """Places of numbers, -1 for NaN and for what has none."""
     values, inverse = np.unique(numbers, return_inverse=True)
     return np.array([-1 if np.isnan(value) else places.get(int(value), -1) for value in values], np.int64)[inverse]
+
+
+def _rows_of(label: np.ndarray, places: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The first row of each picture's label, of rows with the classes `places`; its first row where it has none."""
+    owner, rows = np.repeat(np.arange(len(begins)), counts), begins.copy()
+    same = np.flatnonzero((places == label[owner]) & (places >= 0))
+    owners, first = np.unique(owner[same], return_index=True)
+    rows[owners] = same[first]
+    return rows
 
 
 def _bin(values: np.ndarray) -> np.ndarray:

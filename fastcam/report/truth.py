@@ -28,6 +28,8 @@ class Truth:
         names: name of each label, () if they have none.
         numbered: whether labels may be the network's own class indices.
         labels: id → label.
+        classes: id → all classes that are in the picture, of those of which that is known.
+        known: labels that any picture has, also as one of several.
         boxes: id → gives, by the header of the picture as the run saw it (None: that of the file), true boxes, float32
             [B, 4] xyxy, and (width, height) of the frame they are in, or None where that is the picture's own.
         files: id → where the picture is.
@@ -37,6 +39,8 @@ class Truth:
     def __init__(self, source: str, names: tuple[str, ...] = (), numbered: bool = True) -> None:
         self.source, self.names, self.numbered = source, names, numbered
         self.labels: dict[str, int] = {}
+        self.classes: dict[str, tuple[int, ...]] = {}
+        self.known: set[int] = set()
         self.boxes: dict[str, _Located] = {}
         self.files: dict[str, Path | Packed] = {}
         self.indices: dict[str, int] = {}
@@ -50,15 +54,18 @@ class Truth:
         front of all its ids, or it is a ValueError. A `Pictures` is not decoded.
         """
         truth = cls("the data set", tuple(data.class_names))
-        for index, (id, label, located, file) in enumerate(_samples(data)):
+        for index, (id, label, classes, located, file) in enumerate(_samples(data)):
             truth.indices[id] = index
             if label is not None:
                 truth.labels[id] = label
+            if classes is not None:
+                truth.classes[id] = classes
             if located is not None:
                 truth.boxes[id] = located
             if file is not None:
                 truth.files[id] = file
-        known = list(truth.labels or truth.boxes or truth.files)
+        truth.known = {label for classes in truth.classes.values() for label in classes}
+        known = list({**truth.labels, **truth.classes} or truth.boxes or truth.files)
         places = places if places and truth.files else {}
         lying = {_place(file): id for id, file in truth.files.items()} if places else {}
         same = {id: lying[place] for id, file in places.items() if (place := _place(file)) in lying}
@@ -69,6 +76,7 @@ class Truth:
             add, drop = _prefixes(run, known)
             same = {drop + id.removeprefix(add): id for id in known if id.startswith(add)}
         truth.labels = {id: truth.labels[other] for id, other in same.items() if other in truth.labels}
+        truth.classes = {id: truth.classes[other] for id, other in same.items() if other in truth.classes}
         truth.boxes = {id: truth.boxes[other] for id, other in same.items() if other in truth.boxes}
         truth.files = {id: truth.files[other] for id, other in same.items() if other in truth.files}
         truth.indices = {id: truth.indices[other] for id, other in same.items()}
@@ -90,6 +98,13 @@ class Truth:
         numbers = {name: number for number, name in enumerate(names)}
         truth.labels = {id: numbers[name] for id, name in folders.items() if name}
         return truth
+
+    def label_of(self, id: str, found: int | None, classes: "Classes") -> int | None:
+        """The place of a picture's label in `classes`: of several classes the one that the network `found`, if any."""
+        if any(classes.of_label[label] == found for label in self.classes.get(id, ())):
+            return found
+        label = self.labels.get(id)
+        return None if label is None else classes.of_label.get(label)
 
     def boxes_in(self, id: str, size: Any, orientation: float | None = None) -> np.ndarray:
         """True boxes of a picture in its own pixels, float64 [B, 4], xyxy.
@@ -142,7 +157,7 @@ class Classes:
         by_name = _meet_by_name(found, truth)
         named = {name: self.of_class[number] for number, name in found.items() if name is not None and by_name}
         numbers = None if any(name is not None for name in found.values()) else by_number(names, count)
-        for label in sorted(set(truth.labels.values())):
+        for label in sorted(truth.known.union(truth.labels.values())):
             name = names[label] if 0 <= label < len(names) else None
             if numbers is not None and name is not None:
                 place = self.of_class.get(numbers[label])
@@ -172,19 +187,22 @@ def _meet_by_name(found: Mapping[int, str | None], truth: Truth) -> bool:
     return shared == len(found) or 2 * agree < len(found)
 
 
-def _samples(data: Dataset) -> Iterator[tuple[str, int | None, _Located | None, Path | Packed | None]]:
-    """Id, label, boxes and file of each picture; without decoding it where the data set can."""
+def _samples(
+    data: Dataset,
+) -> Iterator[tuple[str, int | None, tuple[int, ...] | None, _Located | None, Path | Packed | None]]:
+    """Id, label, classes, boxes and file of each picture; without decoding it where the data set can."""
     if not isinstance(data, Pictures):
         for index in range(len(data)):
             sample = data.truth(index) if hasattr(data, "truth") else data[index]
             given = None if sample.boxes is None or not len(sample.boxes) else (sample.boxes, sample.size)
             located = None if given is None else partial(_as_given, given)
-            yield str(index) if sample.id is None else sample.id, sample.label, located, None
+            yield str(index) if sample.id is None else sample.id, sample.label, sample.classes, located, None
         return
     for index, (id, file) in enumerate(zip(data.ids, data.files, strict=True)):
         label = None if data.labels is None else data.labels[index]
+        classes = None if data.classes is None else data.classes[index]
         boxes = None if data.boxes is None else data.boxes[index]
-        yield id, label, partial(data.located, index) if boxes is not None and len(boxes) else None, file
+        yield id, label, classes, partial(data.located, index) if boxes is not None and len(boxes) else None, file
 
 
 def _as_given(boxes: _Boxes, header: Header | None) -> _Boxes:

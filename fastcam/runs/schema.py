@@ -36,8 +36,8 @@ class Row(NamedTuple):
     class_name: _Text = None
     """Its name; None if unknown."""
     score: _Float = None
-    """Probability of the class: the softmax of the network's logits, the sigmoid of a single one, or what the network
-    gives if these are probabilities (`fastcam.methods.scores`)."""
+    """Probability of the class: the softmax of the network's logits, the sigmoid of a single one or of each, or what
+    the network gives if these are probabilities (`fastcam.methods.scores`). The field's metadata say which."""
     x0: _Float = None
     """Left edge of the box in pixels of the upright original. The box is half-open; all four are 0 if the map is
     constant or not finite, and so has no box."""
@@ -80,17 +80,20 @@ CAM_COLUMNS = ("cam", "cam_height", "cam_width")  # of tables with maps
 EDGES = ("x0", "y0", "x1", "y1")
 
 
-def schema(maps: bool, info: Mapping[str, object] | None = None) -> pa.Schema:
+def schema(maps: bool, info: Mapping[str, object] | None = None, scores: str | None = None) -> pa.Schema:
     """Name the columns of a table of boxes.
 
     Args:
         maps: whether it has `CAM_COLUMNS`.
         info: what produced the rows; JSON in the file's metadata under "fastcam".
+        scores: what a score is, as far as that is known: the metadata of the field score, under "description".
 
     Returns:
         `SCHEMA`, or all of it but these columns, with the metadata.
     """
     fields = [field for field in SCHEMA if maps or field.name not in CAM_COLUMNS]
+    if scores is not None:
+        fields = [f.with_metadata({"description": scores}) if f.name == "score" else f for f in fields]
     return pa.schema(fields, {"fastcam": json.dumps(info or {}, sort_keys=True)})
 
 

@@ -157,6 +157,14 @@ class RunTable:
             return read_info(file)
 
     @cached_property
+    def given(self) -> bool:
+        """Whether classes were given, so that a picture's need not be the highest; False where nothing tells."""
+        try:
+            return self.info.get("top_k", 0) is None
+        except ValueError:
+            return False
+
+    @cached_property
     def _plan(self) -> dict[str, Any]:
         """The plan beside the table, which may be another run's; {} if there is none that can be read."""
         try:

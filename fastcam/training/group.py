@@ -41,6 +41,15 @@ class Group(NamedTuple):
         dist.all_gather(parts, values)
         return parts
 
+    def gather_rows(self, values: Tensor) -> Tensor:
+        """Put rows of all processes together, by rank: tensors on the CPU, of one dtype and one shape but for rows."""
+        if self.world == 1:
+            return values
+        counts = [int(count) for count in self.gather(torch.tensor(len(values)))]
+        padded = values.new_zeros((max(counts), *values.shape[1:]))
+        padded[: len(values)] = values
+        return torch.cat([part[:count] for part, count in zip(self.gather(padded), counts, strict=True)])
+
     def share(self, data: bytes) -> bytes:
         """Give the first process's bytes to all; what others pass is ignored."""
         if self.world == 1:

@@ -3,7 +3,7 @@
 import multiprocessing
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset as ByKey
 
 from fastcam.data import Dataset, Pictures
 from fastcam.pictures import Pixels, Preprocess
-from fastcam.pictures.frame import resized, size_of
+from fastcam.pictures.frame import as_rgb, resized, size_of
 from fastcam.pictures.stream import count_threads, stream
+from fastcam.training.labels import target_of
 from fastcam.training.settings import Settings
 
 # Streams of random numbers: what is drawn for one purpose says nothing about another.
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
 
     Attributes:
         frames: uint8 [B, size, size, 3], RGB.
-        labels: int64 [B].
+        labels: int64 [B], a class each; or where the loss takes several float32 [B, C] of 0 and 1.
     """
 
     frames: Tensor
@@ -72,7 +73,10 @@ def steps(
         yield len(batch), [[Key(epoch, index) for index in part.tolist()] for part in own]
 
 
-class Reader(ByKey[tuple[np.ndarray, int] | Exception]):
+Target = int | np.ndarray  # of one picture, see labels.py
+
+
+class Reader(ByKey[tuple[np.ndarray, Target] | Exception]):
     """Reads, resizes and augments pictures by key; the same key always gives the same frame."""
 
     def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
@@ -80,32 +84,33 @@ class Reader(ByKey[tuple[np.ndarray, int] | Exception]):
         self.train, self.test = (data.labelled() if isinstance(data, Pictures) else data for data in (train, test))
         self.settings, self.preprocess = settings, preprocess
         self.classes = len(train.class_names)
-        self.kept: dict[tuple[bool, int], tuple[np.ndarray, int]] = {}
+        self.kept: dict[tuple[bool, int], tuple[np.ndarray, Target]] = {}
 
-    def __getitem__(self, key: Key) -> tuple[np.ndarray, int] | Exception:
-        """One picture's frame, uint8 [size, size, 3], and label.
+    def __getitem__(self, key: Key) -> tuple[np.ndarray, Target] | Exception:
+        """One picture's frame, uint8 [size, size, 3], and target.
 
         Or the error that it raised, since processes cannot hand on every exception as it was.
         """
         try:
-            frame, label = self._resized(key.epoch > 0, key.index)
+            frame, target = self._resized(key.epoch > 0, key.index)
         except Exception as error:
             return error
-        return (self._augmented(frame, key) if key.epoch else frame), label
+        return (self._augmented(frame, key) if key.epoch else frame), target
 
-    def _resized(self, training: bool, index: int) -> tuple[np.ndarray, int]:
+    def _resized(self, training: bool, index: int) -> tuple[np.ndarray, Target]:
         if (training, index) in self.kept:
             return self.kept[training, index]
         sample = (self.train if training else self.test)[index]
-        if sample.label is None or not 0 <= sample.label < self.classes:
-            raise ValueError(f"sample {index} has label {sample.label}, none of {self.classes} classes")
+        target = target_of(sample, index, self.classes, self.settings.multi_label)
         if training and self.settings.crop == "random":
             frame = self._larger(sample.image)
+        elif training and self.settings.crop == "scaled":
+            frame = np.asarray(as_rgb(sample.image))
         else:
             frame = self.preprocess.frame(sample.image)[0]
         if self.settings.cache:
-            self.kept[training, index] = frame, sample.label
-        return frame, sample.label
+            self.kept[training, index] = frame, target
+        return frame, target
 
     def _larger(self, image: Pixels | None) -> np.ndarray:
         """The whole picture as it is before a part of it is chosen."""
@@ -120,9 +125,27 @@ class Reader(ByKey[tuple[np.ndarray, int] | Exception]):
         random = np.random.default_rng((_AUGMENTATION, settings.seed, key.epoch, key.index))
         if settings.crop == "padded":
             frame = np.pad(frame, ((settings.padding,) * 2, (settings.padding,) * 2, (0, 0)))
-        top, left = (int(random.integers(length - settings.size + 1)) for length in frame.shape[:2])
-        frame = frame[top : top + settings.size, left : left + settings.size]
+        if settings.crop == "scaled":
+            frame = self._scaled(frame, random)
+        else:
+            top, left = (int(random.integers(length - settings.size + 1)) for length in frame.shape[:2])
+            frame = frame[top : top + settings.size, left : left + settings.size]
         return frame[:, ::-1] if settings.flip and random.random() < 0.5 else frame
+
+    def _scaled(self, picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """A random part of a picture in a random scale, at a random place where it is smaller than the frame."""
+        side, (height, width) = self.settings.size, picture.shape[:2]
+        scale = int(random.integers(self.settings.long_side[0], self.settings.long_side[1] + 1)) / max(height, width)
+        size = tuple(max(1, round(length * scale)) for length in (width, height))
+        # How far the picture begins before the frame (positive) or after, in x and y.
+        left, top = (int(random.integers(abs(length - side) + 1)) * (1 if length > side else -1) for length in size)
+        right, bottom = (min(begin + side, length) for begin, length in zip((left, top), size, strict=True))
+        part = resized(picture, size, (max(left, 0), max(top, 0), right, bottom))
+        frame = np.empty((side, side, 3), np.uint8)
+        frame[:] = np.rint(255 * np.array(self.settings.mean))  # what normalisation brings nearest to zero
+        x, y = max(-left, 0), max(-top, 0)
+        frame[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return frame
 
 
 class Loader(Protocol):
@@ -164,16 +187,16 @@ class _Threads:
                 yield zip(frames[-1].numpy(), keys, strict=True)
 
         for labels in stream(places(), self._read, threads=self._workers):
-            yield Batch(frames.popleft(), torch.tensor(labels))
+            yield Batch(frames.popleft(), _stacked(labels))
 
-    def _read(self, place: tuple[np.ndarray, Key]) -> int:
-        """Fill a picture's place in its batch; the label."""
+    def _read(self, place: tuple[np.ndarray, Key]) -> Target:
+        """Fill a picture's place in its batch; the target."""
         frame, key = place
         item = self._reader[key]
         if isinstance(item, Exception):
             raise item
-        frame[:], label = item
-        return label
+        frame[:], target = item
+        return target
 
 
 class _Processes:
@@ -183,7 +206,7 @@ class _Processes:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self._plan = _Plan()
-        self._loader: DataLoader[tuple[np.ndarray, int] | Exception] | None = DataLoader(
+        self._loader: DataLoader[tuple[np.ndarray, Target] | Exception] | None = DataLoader(
             reader,
             batch_sampler=self._plan,
             num_workers=workers,
@@ -226,9 +249,14 @@ def _start_worker(number: int) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _collate(items: list[tuple[np.ndarray, int] | Exception]) -> Batch | Exception:
+def _collate(items: list[tuple[np.ndarray, Target] | Exception]) -> Batch | Exception:
     good = [item for item in items if not isinstance(item, Exception)]
     if len(good) < len(items):
         return next(item for item in items if isinstance(item, Exception))
     frames, labels = zip(*good, strict=True)
-    return Batch(torch.from_numpy(np.stack(frames)), torch.tensor(labels))
+    return Batch(torch.from_numpy(np.stack(frames)), _stacked(labels))
+
+
+def _stacked(targets: Sequence[Target]) -> Tensor:
+    """int64 [B] of classes, float32 [B, C] of rows."""
+    return torch.from_numpy(np.array(targets))

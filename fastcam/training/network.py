@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastcam import models
+from fastcam._check import suggest
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess
 from fastcam.training.group import Group
@@ -34,10 +35,27 @@ class _Part(Protocol):
 
 
 class Means(NamedTuple):
-    """Of some pictures: mean loss and accuracy in [0, 1]."""
+    """Of some pictures: mean loss, and the share of right answers in [0, 1].
+
+    Where pictures have several classes an answer is right if it is so for each class, at a score of 0.5.
+    """
 
     loss: float
     accuracy: float
+
+
+class Tested(NamedTuple):
+    """What a test gave of a process's share.
+
+    Attributes:
+        sums: see `means`.
+        logits: float32 [n, C] on the CPU, where the loss takes several classes a picture; else None.
+        targets: as `Batch.labels`, beside them.
+    """
+
+    sums: Tensor
+    logits: Tensor | None
+    targets: Tensor | None
 
 
 def means(sums: Tensor) -> Means:
@@ -98,6 +116,8 @@ class Trainee:
         forward: nn.Module = self._parallel or self.model
         self._forward: Any = torch.compile(forward) if settings.compile else forward
         self._preprocess = Preprocess.of(config)
+        weights = settings.class_weights
+        self._weights = torch.tensor(weights, device=group.device) if isinstance(weights, tuple) else None
         self._slowed = [
             parameter
             for name, parameter in self.model.named_parameters()
@@ -119,11 +139,11 @@ class Trainee:
         (self._parallel or self.model).train()
         for module in self.model.modules():
             parameters = list(module.parameters())
-            if (
-                self.settings.freeze == "features"
-                and parameters
-                and not any(parameter.requires_grad for parameter in parameters)
-            ) or (self.settings.freeze_bn and isinstance(module, _BatchNorm)):
+            still = self.settings.freeze == "features" or self.settings.freeze_layers
+            fixed = self.settings.freeze_bn or self.settings.freeze_statistics
+            if (still and parameters and not any(parameter.requires_grad for parameter in parameters)) or (
+                fixed and isinstance(module, _BatchNorm)
+            ):
                 module.eval()
 
     def step(self, parts: Iterable[Batch], count: int) -> Tensor:
@@ -141,9 +161,7 @@ class Trainee:
             with self._parallel.no_sync() if self._parallel and early else nullcontext():
                 with self._autocast():
                     logits = models.run(self._forward, images)
-                loss = F.cross_entropy(
-                    logits.float(), labels, reduction="sum", label_smoothing=self.settings.label_smoothing
-                )
+                loss = self._loss(logits.float(), labels)
                 # Processes' gradients are averaged, so that their sum over `count` needs the factor.
                 self.scaler.scale(loss * (self.group.world / count)).backward()
             sums += _sums(loss, logits, labels)
@@ -161,17 +179,24 @@ class Trainee:
         return sums
 
     @torch.inference_mode()
-    def test(self, batches: Iterable[Batch]) -> Tensor:
-        """Classify this process's share without learning; sums as of `step`, of `tested`."""
+    def test(self, batches: Iterable[Batch]) -> Tested:
+        """Classify this process's share without learning; sums as of `step`, of `tested` and the plain loss."""
         network = self.tested.eval()
         self.group.share_buffers(network)
         sums = torch.zeros(3, dtype=torch.float64, device=self.group.device)
+        outputs, targets = [], []
         for batch in batches:
             images, labels = self._input(batch)
             with self._autocast():
-                logits = models.run(network, images)
-            sums += _sums(F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
-        return sums
+                logits = models.run(network, images).float()
+            sums += _sums(_plain_loss(logits, labels, self.settings.loss), logits, labels)
+            if self.settings.multi_label:
+                outputs.append(logits.cpu())
+                targets.append(batch.labels)
+        if not self.settings.multi_label:
+            return Tested(sums, None, None)
+        none = torch.zeros(0, self.config.num_classes)  # of a process that has no share
+        return Tested(sums, torch.cat([none, *outputs]), torch.cat([none, *targets]))
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Collect all that steps change: the parts' state dictionaries."""
@@ -191,6 +216,13 @@ class Trainee:
         }
         return parts if self.average is None else parts | {"average": self.average}
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What is learnt from: the sum over pictures of the loss, with class weights and label smoothing."""
+        weights, smoothing = self._weights, self.settings.label_smoothing
+        if self.settings.loss == "cross-entropy":
+            return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+        return _plain_loss(logits, labels, self.settings.loss, weights)
+
     def _input(self, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self.group.device
         images = self._preprocess.normalize(batch.frames.to(device, non_blocking=True))
@@ -201,16 +233,33 @@ class Trainee:
         return torch.autocast(self.group.device.type, dtype, enabled=dtype != torch.float32)
 
 
+def _plain_loss(logits: Tensor, labels: Tensor, loss: str, weights: Tensor | None = None) -> Tensor:
+    """The sum over pictures of a loss, with a weight for each class, see `Settings.class_weights`."""
+    if loss == "bce":
+        every = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
+        return every.mean(1).sum()
+    if loss == "multilabel-soft-margin":
+        return F.multilabel_soft_margin_loss(logits, labels, weights, reduction="sum")
+    return F.cross_entropy(logits, labels, weights, reduction="sum")
+
+
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """The sums that `means` takes."""
-    right = (logits.argmax(1) == labels).sum()
+    each = (logits.argmax(1) == labels) if labels.dim() == 1 else ((logits > 0) == (labels > 0.5)).all(1)
+    right = each.sum()
     return torch.stack([loss.detach().double(), right.double(), torch.full_like(right, len(labels)).double()])
 
 
 def _freeze(model: nn.Module, settings: Settings, given: frozenset[str]) -> None:
+    layers = dict(model.named_modules())
+    for name in settings.freeze_layers:
+        if not name or name not in layers:
+            raise ValueError(f"`freeze_layers`: {settings.arch} has no layer {name!r}{suggest(name, layers)}")
+        layers[name].requires_grad_(False)
     if settings.freeze == "features":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in given or name.split(".")[0] in _HEADS)
+            if name in given and name.split(".")[0] not in _HEADS:
+                parameter.requires_grad_(False)
     if settings.freeze_bn:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -253,6 +302,8 @@ def _schedule(
         if settings.schedule == "cosine":
             done = min(1.0, max(0.0, (step - warmup) / max(1, total_steps - warmup)))
             return rise * (1 + math.cos(math.pi * done)) / 2
+        if settings.schedule == "poly":
+            return rise * max(0.0, 1 - step / total_steps) ** settings.power
         if settings.schedule == "multistep":
             return rise * settings.gamma ** bisect.bisect_right(milestones, step)
         return rise

@@ -113,28 +113,30 @@ class Records:
             self._ahead = ahead
             yield
 
-    def step(self, step: int, pictures: int, loss: float, accuracy: float, learning_rate: float) -> None:
+    def step(self, step: int, pictures: int, figures: Mapping[str, float]) -> None:
         """Move the bar by the pictures since the last call; every `_EVERY` steps, give TensorBoard the figures.
 
-        Loss and accuracy are means of the epoch up to now, the learning rate is that of the next step.
+        Loss and the share of right answers are means of the epoch up to now, the learning rate is the next step's.
         """
         bar = self._bar
         if not bar.disable:
             shown = bar.format_dict
             rate = (shown["n"] + pictures - shown["initial"]) / max(shown["elapsed"], 1e-9)
             left = tqdm.format_interval((shown["total"] - shown["n"] - pictures + self._ahead) / rate)
-            bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {left} left in all", refresh=False)
+            bar.set_postfix_str(f"{_shown(figures)}, {left} left in all", refresh=False)
             bar.update(pictures)
         if step % _EVERY == 0:
-            self._scalars(step, {"loss": loss, "accuracy": accuracy, "learning_rate": learning_rate}, "step/")
+            self._scalars(step, figures, "step/")
 
     def close_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write the figures of all epochs, the new one last, to the files and TensorBoard."""
         entry = history[-1]
-        self._bar.set_postfix_str(
-            f"loss {entry['train_loss']:.3f}, accuracy {entry['train_accuracy']:.1%}, "
-            f"test accuracy {entry['test_accuracy']:.1%}"
+        trained, tested = (
+            {name.removeprefix(part): value for name, value in entry.items() if name.startswith(part)}
+            for part in ("train_", "test_")
         )
+        first = next(name for name in ("mAP", "accuracy") if name in tested)
+        self._bar.set_postfix_str(f"{_shown(trained)}, test {_shown({first: tested[first]})}")
         with replacing(self.metrics) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
         drawing.training_curve(history, self.curve)
@@ -146,3 +148,11 @@ class Records:
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(prefix + name, value, step)
+
+
+def _shown(figures: Mapping[str, float]) -> str:
+    """Figures as a bar has them: the loss as it is, shares in percent."""
+    parts = [f"loss {value:.3f}" for name, value in figures.items() if name == "loss"]
+    shares = ("accuracy", "exact_match", "mAP")
+    parts += [f"{name.replace('_', ' ')} {value:.1%}" for name, value in figures.items() if name in shares]
+    return ", ".join(parts)

@@ -5,6 +5,7 @@ Signature, documentation and checks of `train`, and the command's flags, are mad
 
 import dataclasses
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -47,8 +48,18 @@ class Settings:
         "features trains the classifier and layers that `weights` did not give, all others stay as they are and in "
         "evaluation mode, running statistics included; none trains all",
     )
+    freeze_layers: tuple[str, ...] = option(
+        (),
+        "names of layers that stay as they are, with all in them, and in evaluation mode, such as conv1,bn1,layer1",
+        metavar="NAME,NAME,…",
+    )
     freeze_bn: bool = option(
         False, "BatchNorm layers keep their statistics and parameters", flags="--freeze-bn/--no-freeze-bn"
+    )
+    freeze_statistics: bool = option(
+        False,
+        "BatchNorm layers keep their statistics and normalise by them, while their parameters learn",
+        flags="--freeze-statistics/--no-freeze-statistics",
     )
     size: int = option(224, "side of the network's square input in pixels", least=1)
     resize: Literal["squash", "crop"] = option(
@@ -63,12 +74,19 @@ class Settings:
     std: tuple[float, float, float] = option(
         IMAGENET_STD, "divides each of R, G, B after the subtraction; taken from `weights` as the mean is"
     )
-    crop: Literal["none", "padded", "random"] = option(
+    crop: Literal["none", "padded", "random", "scaled"] = option(
         "none",
         "what is trained on: none, the frame as it is tested on; padded, a random size x size part of it with "
-        "`padding` black pixels on each side; random, a random part of the picture resized to size·256/224",
+        "`padding` black pixels on each side; random, a random part of the picture resized to size·256/224; scaled, a "
+        "random size x size part of the picture in a random scale, see `long_side`, or all of it at a random place "
+        "where it is smaller, with `mean` around it",
     )
     padding: int = option(4, "pixels around, for padded", least=0)
+    long_side: tuple[int, int] = option(
+        (320, 640),
+        "for scaled: the smallest and the largest length in pixels that the longer side of a picture is given",
+        least=1,
+    )
     flip: bool = option(True, "mirror every other picture, at random")
     epochs: int = option(10, "passes over the training pictures", least=1)
     steps: int | None = option(
@@ -90,15 +108,33 @@ class Settings:
     weight_decay: float = option(0.05, "of all parameters", least=0)
     new_lr: float = option(1.0, "factor on the learning rate of parameters that `weights` did not give")
     conv_gradients: float = option(1.0, "factor on the gradients of those convolutions that `weights` gave", least=0)
-    schedule: Literal["onecycle", "cosine", "multistep", "constant"] = option(
+    schedule: Literal["onecycle", "cosine", "poly", "multistep", "constant"] = option(
         "onecycle",
         "of the learning rate: onecycle (a tenth of the steps up, then down to nothing, the momentum against it), "
-        "cosine to zero, multistep or constant",
+        "cosine to zero, poly, (1 - step/steps) to the `power`, multistep or constant",
     )
-    warmup: float = option(0.0, "epochs of linear rise before, or rather over, cosine, multistep and constant", least=0)
+    power: float = option(0.9, "of poly")
+    warmup: float = option(
+        0.0, "epochs of linear rise before, or rather over, cosine, poly, multistep and constant", least=0
+    )
     milestones: tuple[int, ...] = option((), "epochs at which multistep multiplies by `gamma`")
     gamma: float = option(0.1, "factor at each milestone")
-    label_smoothing: float = option(0.0, "share of the target spread over all classes, in [0, 1)", least=0, below=1)
+    loss: Literal["cross-entropy", "bce", "multilabel-soft-margin"] = option(
+        "cross-entropy",
+        "what the steps lessen: cross-entropy, for one class a picture, or for several classes a picture bce or "
+        "multilabel-soft-margin, as torch defines them, the mean over all classes; without weights these two are equal",
+    )
+    class_weights: str | tuple[float, ...] | None = option(
+        None,
+        "none, balanced, a number for each class or a file of them, a line with a class's name, a comma and the number "
+        "for each; bce multiplies what pictures add that have the class (pos_weight), cross-entropy that of pictures "
+        "labelled so, multilabel-soft-margin all of the class. Balanced is, of N training pictures of which n have the "
+        "class, (N - n)/n for bce, and for the others the mean n of all classes, divided by n",
+        metavar="balanced|NUMBERS|FILE",
+    )
+    label_smoothing: float = option(
+        0.0, "share of the target spread over all classes, in [0, 1); of cross-entropy", least=0, below=1
+    )
     ema: float | None = option(
         None,
         "decay per step of an exponential moving average of the weights, e.g. 0.999, which is tested and saved [none]",
@@ -113,10 +149,11 @@ class Settings:
     compile: bool = option(
         False, "let `torch.compile` make the training step's network", flags="--compile/--no-compile"
     )
-    best_by: str = option(
-        "test_accuracy",
-        "the figure whose best epoch is best.safetensors: test_accuracy, test_loss, or one of the callback's, such as "
-        "MaxBoxAcc with --localization",
+    best_by: str | None = option(
+        None,
+        "the figure whose best epoch is best.safetensors: test_accuracy, or with a loss for several classes a picture "
+        "test_mAP or test_exact_match, test_loss, or one of the callback's, such as MaxBoxAcc with --localization "
+        "[test_accuracy, or test_mAP]",
     )
     checkpoint_every: int | None = option(
         None, "steps between checkpoints within an epoch [one after each epoch]", least=1
@@ -131,8 +168,9 @@ class Settings:
     tensorboard: bool = option(False, "write the figures for TensorBoard, too", flags="--tensorboard/--no-tensorboard")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weights", _weights(self.class_weights))
         check(self)
-        for name in ("lr", "gamma", "new_lr"):
+        for name in ("lr", "gamma", "new_lr", "power"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)!r}")
         if min(self.std) <= 0:
@@ -143,10 +181,29 @@ class Settings:
             (self.schedule == "multistep" and not self.milestones, '`schedule="multistep"` needs `milestones`'),
             (list(self.milestones) != sorted(self.milestones), "`milestones` must ascend"),
             (self.nesterov and not self.momentum, "`nesterov` needs `momentum`"),
+            (self.long_side[0] > self.long_side[1], "`long_side` must be the smallest and the largest length"),
+            (
+                self.multi_label and self.label_smoothing > 0,
+                '`label_smoothing` is for `loss="cross-entropy"`, whose target is one class',
+            ),
+            (
+                isinstance(self.class_weights, tuple) and not all(weight > 0 for weight in self.class_weights),
+                f"`class_weights` must be positive numbers, got {self.class_weights!r}",
+            ),
             (self.cache and self.worker_kind == "process", '`cache` needs `worker_kind="thread"`'),
         ):
             if wrong:
                 raise ValueError(reason)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the loss takes pictures of several classes, or of none."""
+        return self.loss != "cross-entropy"
+
+    @property
+    def share(self) -> str:
+        """What the share of right answers is called: pictures right in their class, or in all classes."""
+        return "exact_match" if self.multi_label else "accuracy"
 
     @classmethod
     def of(cls, base: "Settings | str | None", values: Mapping[str, Any]) -> "Settings":
@@ -192,6 +249,21 @@ class Settings:
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in fields if value is not None]
         with replacing(path) as partial:
             partial.write_text("".join(lines), encoding="utf-8")
+
+
+def _weights(given: object) -> str | tuple[float, ...] | None:
+    """Class weights, which a command line may give as text, too: numbers with commas between, or a word or path."""
+    if given is None or given == "none":
+        return None
+    try:
+        weights = tuple(map(float, given.split(",") if isinstance(given, str) else given))  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        if isinstance(given, str) and given:
+            return given
+        weights = ()
+    if not weights or not all(map(math.isfinite, weights)):
+        raise ValueError(f"`class_weights` must be balanced, a number for each class or a file, got {given!r}")
+    return weights
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -262,6 +334,36 @@ def _presets() -> dict[str, Settings]:
             new_lr=10.0,
             schedule="multistep",
             milestones=(40_000, 80_000, 120_000),
+        ),
+        # The classifier that weakly supervised segmentation starts from: Ahn, Cho and Kwak, Weakly Supervised Learning
+        # of Instance Segmentation with Inter-pixel Relations (IRN), CVPR 2019, as their code trains it
+        # (github.com/jiwoon-ahn/irn: run_sample.py, step/train_cam.py, net/resnet50_cam.py, misc/torchutils.py,
+        # voc12/dataloader.py). As published: ResNet50 from ImageNet's weights with output stride 16 and no dilation,
+        # all up to layer2 frozen, fixed statistics of BatchNorm, multi-label soft margin loss, learning rate 0.1, ten
+        # times that for the new classifier, SGD, decay 1e-4, (1 - step/steps)^0.9, batches of 16, 5 epochs, the longer
+        # side 320 to 640 pixels at random, mirrored at random, a crop of 512. The momentum of 1e-4 is theirs, too: the
+        # optimizer hands its weight decay to SGD in the place of the momentum. What differs: pictures are resized
+        # bilinearly, not bicubically; the colour around small ones is rounded to 8 bits; the classifier has a bias; a
+        # last batch that is not full counts; pictures to test on are squashed to 512x512 instead of cut; and ImageNet's
+        # weights are for the user to give (`weights`).
+        "voc-wsss": Settings(
+            arch="resnet50",
+            output_stride=16,
+            freeze_layers=("conv1", "bn1", "layer1", "layer2"),
+            freeze_statistics=True,
+            size=512,
+            crop="scaled",
+            long_side=(320, 640),
+            epochs=5,
+            batch_size=16,
+            optimizer="sgd",
+            lr=0.1,
+            new_lr=10.0,
+            momentum=1e-4,
+            weight_decay=1e-4,
+            schedule="poly",
+            power=0.9,
+            loss="multilabel-soft-margin",
         ),
         # The drawn shapes, as `fastcam demo` trains on them.
         "shapes": Settings(output_stride=16, size=64, epochs=5, batch_size=16),

@@ -1,7 +1,8 @@
 """Training: one loop, from labelled pictures to a network, its checkpoints and its curve.
 
-The loop is here; settings.py says what can be chosen, loading.py how pictures become batches, network.py what a step
-does, group.py how processes share it, checkpoint.py how it goes on after a break, records.py what it reports.
+The loop is here; settings.py says what can be chosen, labels.py what classes are to the loss, loading.py how pictures
+become batches, network.py what a step does, group.py how processes share it, checkpoint.py how it goes on after a
+break, records.py what it reports.
 """
 
 import dataclasses
@@ -9,22 +10,26 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from fastcam import data as datasets, models
 from fastcam.data import Dataset
+from fastcam.evaluation.average_precision import average_precision
 from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess, quiet_pillow
 from fastcam.training import checkpoint, loading
 from fastcam.training.checkpoint import Facts, Place
 from fastcam.training.group import Group, joined
+from fastcam.training.labels import several, weights_of
 from fastcam.training.loading import Key, Loader, Reader
 from fastcam.training.network import Trainee, highest_rate, means
 from fastcam.training.records import Clock, Records
@@ -38,6 +43,7 @@ _LOOK = 20  # steps between looks at a GPU's sums, which wait for it
 _FILES = ("best.safetensors", "last.safetensors", "training.png", "metrics.jsonl", "state.pt")
 # Settings that may change when a training goes on: they do not alter its course.
 _FREE = ("workers", "worker_kind", "cache", "checkpoint_every", "tensorboard", "data", "test_data", "images", "weights")
+_LATER = ("class_weights",)  # compared as numbers, which take the data
 
 
 class TrainingResult(NamedTuple):
@@ -50,9 +56,13 @@ class TrainingResult(NamedTuple):
         metrics: one JSON object per epoch and line.
         history: the same as dictionaries: epoch (from 1), step (optimizer steps done), learning_rate (at the epoch's
             beginning), train_loss, train_accuracy, test_loss and test_accuracy (accuracies in [0, 1]; those of
-            training are means over the epoch, while weights change), what the callback gave, and the time: seconds
-            of the training steps, data_seconds of waiting for pictures in it, compute_seconds, images_per_second,
-            test_seconds with the callback.
+            training are means over the epoch, while weights change; losses of tests are without class weights and
+            label smoothing), what the callback gave, and the time: seconds of the training steps, data_seconds of
+            waiting for pictures in it, compute_seconds, images_per_second, test_seconds with the callback. Where the
+            loss takes several classes a picture, train_exact_match and test_exact_match stand in the place of
+            accuracies, the shares of pictures that are right in all classes at a score of 0.5, and test_mAP is the
+            mean over classes of their average precision in all test pictures, in [0, 1], by the rule "voc2010" of
+            `fastcam.evaluation.average_precision`; classes that no test picture has are left out.
         config: the configuration in the checkpoints.
         settings: the settings with all defaults resolved, TOML.
         state: what `resume` goes on from.
@@ -82,13 +92,17 @@ def train(
     callback: Callback | None = None,
     **values: Any,
 ) -> TrainingResult:
-    """Train a network to classify pictures.
+    """Train a network to classify pictures, into one class each or, by `loss`, into any number of classes.
 
     By default AdamW with a one-cycle learning rate; pictures are squashed to size x size and mirrored at random. After
     each epoch the network is tested, and `out` gets last.safetensors, best.safetensors (the earlier where epochs tie),
     metrics.jsonl, training.png and state.pt; settings.toml is there from the beginning. Each file is replaced in one
     step. On a CPU, the same seed, number of threads and versions give the same weights to the bit, also when the
     training was killed and resumed, whatever the number and kind of workers.
+
+    With the losses bce and multilabel-soft-margin the target is all classes that `Sample.classes` tells, or the label
+    alone where a data set has one a picture; a picture of classes () is a negative for all. The checkpoints then say
+    that scores are sigmoids of the logits.
 
     Under torchrun the processes share each batch; the first one writes. BatchNorm then sees each process's share: on
     CPUs statistics are per process (the first one's running statistics are kept), on GPUs SyncBatchNorm joins them.
@@ -119,6 +133,9 @@ def train(
             weights or state; `DecodeError` for a damaged picture, which is named.
         FloatingPointError: the loss became infinite or NaN; the checkpoints before stay.
         ImportError: TensorBoard is wanted and not installed.
+
+    Warns:
+        UserWarning: pictures to train on have several classes, and the loss takes the strongest of each alone.
     """
     if isinstance(data, str | os.PathLike):
         values["data"] = data
@@ -162,6 +179,13 @@ def _train(
             if path.exists():
                 raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
     train_data, test_data = _datasets(data, settings)
+    settings = dataclasses.replace(settings, class_weights=weights_of(settings, train_data))
+    if group.rank == 0 and not settings.multi_label and (count := several(train_data)):
+        warnings.warn(
+            f"{count} of {len(train_data)} pictures to train on have several classes, of which cross-entropy takes the "
+            'strongest alone; loss="bce" takes all',
+            stacklevel=3,
+        )
     config = _config(settings, tuple(train_data.class_names))
     per_epoch = loading.count_steps(len(train_data), settings, group.world)
     _check(settings, group, per_epoch, callback)
@@ -181,6 +205,7 @@ def _train(
         for what, was, now in (
             ("classes or another network", before.config, facts.config),
             ("numbers of pictures", before.pictures, facts.pictures),
+            ("class weights", before.settings.get("class_weights"), settings.class_weights),
         ):
             if was != now:
                 raise ValueError(f"{out} was trained with other {what}: {was}, now {now}")
@@ -259,22 +284,23 @@ def _train_epoch(loop: _Loop, place: Place, steps: int) -> dict[str, float]:
         unseen += count
         saving = settings.checkpoint_every and step % settings.checkpoint_every == 0 and step < steps
         if group.device.type == "cpu" or step % _LOOK == 0 or step == steps or saving:
-            loss, accuracy = means(sums)
+            loss, right = means(sums)
             rate = trainee.learning_rate
             _check_loss(loss, f"after {int(sums[2]) - unseen} pictures of an epoch, at learning rate {rate:.2g}")
-            loop.records.step((place.epoch - 1) * loop.per_epoch + step, unseen, loss, accuracy, rate)
+            figures = {"loss": loss, settings.share: right, "learning_rate": rate}
+            loop.records.step((place.epoch - 1) * loop.per_epoch + step, unseen, figures)
             unseen = 0
         if saving:
             _save(loop, dataclasses.replace(place, step=step, sums=group.sum(sums).cpu(), spent=clock.spent))
     spent = clock.spent
-    loss, accuracy = means(group.sum(sums))
+    loss, right = means(group.sum(sums))
     _check_loss(loss, "in another process")
     return {
         "epoch": place.epoch,
         "step": (place.epoch - 1) * loop.per_epoch + steps,
         "learning_rate": place.learning_rate,
         "train_loss": loss,
-        "train_accuracy": accuracy,
+        f"train_{settings.share}": right,
         "seconds": spent.seconds,
         "data_seconds": spent.data,
         "compute_seconds": spent.compute,
@@ -288,9 +314,13 @@ def _test(loop: _Loop) -> dict[str, float]:
     share = [Key(0, index) for index in range(group.rank, len(loop.test_data), group.world)]
     size = math.ceil(settings.batch_size / (group.world * settings.accumulate))
     batches = loop.loader.batches(share[first : first + size] for first in range(0, len(share), size))
-    loss, accuracy = means(group.sum(loop.trainee.test(batches)))
+    tested = loop.trainee.test(batches)
+    loss, right = means(group.sum(tested.sums))
     _check_loss(loss, "in the test after an epoch")
-    figures = {"test_loss": loss, "test_accuracy": accuracy}
+    figures = {"test_loss": loss, f"test_{settings.share}": right}
+    if tested.logits is not None and tested.targets is not None:
+        scores, truth = group.gather_rows(tested.logits), group.gather_rows(tested.targets)
+        figures["test_mAP"] = _mean_precision(scores.numpy(), truth.numpy())
     if loop.callback is not None and group.rank == 0:
         with checkpoint.random_untouched(group):
             figures |= loop.callback(loop.trainee.tested, loop.config, loop.test_data)
@@ -298,9 +328,17 @@ def _test(loop: _Loop) -> dict[str, float]:
     return figures | {"test_seconds": time.perf_counter() - start}
 
 
+def _mean_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Mean average precision over the classes that pictures have, of scores and truth [N, C]."""
+    if not truth.any():
+        raise ValueError("no picture to test on has any of the classes, so that there is no mAP")
+    return float(np.nanmean(average_precision(scores, truth)))
+
+
 def _close_epoch(loop: _Loop, place: Place, entry: dict[str, float]) -> Place:
     """Write an epoch's results; give the place after it."""
     history, figure = [*place.history, entry], loop.settings.best_by
+    assert figure is not None  # see `_resolve`
     if loop.group.rank == 0:
         if figure not in entry:
             raise ValueError(f"`best_by` must be one of the epoch's figures, {', '.join(entry)}; got {figure!r}")
@@ -328,9 +366,11 @@ def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[st
     """The settings with all defaults in place; those of an earlier training may not change its course."""
     earlier = None if saved is None else Settings.of(None, saved)
     settings = Settings.of(base or earlier, values)
-    settings = _with_colours(dataclasses.replace(settings, lr=highest_rate(settings)), values, earlier)
+    best_by = settings.best_by or ("test_mAP" if settings.multi_label else "test_accuracy")
+    settings = dataclasses.replace(settings, lr=highest_rate(settings), best_by=best_by)
+    settings = _with_colours(settings, values, earlier)
     if earlier is not None:
-        free = _FREE + (("epochs", "steps") if settings.schedule in ("multistep", "constant") else ())
+        free = _FREE + _LATER + (("epochs", "steps") if settings.schedule in ("multistep", "constant") else ())
         before, now = dataclasses.asdict(earlier), dataclasses.asdict(settings)
         changed = [f"{name} {before[name]} to {now[name]}" for name in now if now[name] != before[name]]
         wrong = [change for change in changed if change.split()[0] not in free]
@@ -364,6 +404,7 @@ def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
         resize=settings.resize,
         mean=settings.mean,
         std=settings.std,
+        scores="sigmoid" if settings.multi_label else None,
     )
 
 
@@ -377,8 +418,13 @@ def _check(settings: Settings, group: Group, per_epoch: int, callback: Callback 
         )
     if per_epoch == 0:
         raise ValueError(f"the data set to train on must have two pictures for each of {group.world} processes")
-    if callback is None and settings.best_by not in ("test_accuracy", "test_loss"):
-        raise ValueError(f"`best_by` must be test_accuracy or test_loss without a callback, got {settings.best_by!r}")
+    known = ["test_mAP"] * settings.multi_label + [f"test_{settings.share}", "test_loss"]
+    if callback is None and settings.best_by not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        other = "" if settings.multi_label or settings.best_by != "test_mAP" else "; mAP is for a loss like bce"
+        raise ValueError(f"`best_by` must be {names} without a callback, got {settings.best_by!r}{other}")
+    if settings.freeze_layers and settings.weights is None:
+        raise ValueError("`freeze_layers` needs `weights` to keep")
 
 
 def _datasets(data: tuple[Dataset, Dataset] | None, settings: Settings) -> tuple[Dataset, Dataset]:
@@ -398,9 +444,10 @@ def _datasets(data: tuple[Dataset, Dataset] | None, settings: Settings) -> tuple
     for name, part in zip(("train on", "test on"), data, strict=True):
         if len(part) < 2:
             raise ValueError(f"the data set to {name} must have at least two pictures, got {len(part)}")
-    if tuple(data[0].class_names) != tuple(data[1].class_names) or len(data[0].class_names) < 2:
+    least = 1 if settings.multi_label else 2
+    if tuple(data[0].class_names) != tuple(data[1].class_names) or len(data[0].class_names) < least:
         raise ValueError(
-            "the data sets to train and to test on must have the same two or more classes, got "
-            f"{list(data[0].class_names)} and {list(data[1].class_names)}"
+            f"the data sets to train and to test on must have the same {'one' if least == 1 else 'two'} or more "
+            f"classes, got {list(data[0].class_names)} and {list(data[1].class_names)}"
         )
     return data

@@ -119,15 +119,30 @@ def test_given_classes(checkpoint, folder, tmp_path):
     table.write_text("0.png,2\n1.png,0\n")
     assert run(*common, tmp_path / "b").exit_code == 3
     assert rows(tmp_path / "b")[2]["error"].startswith("no_target")
+    table.write_text("image_id,labels\n0.png,0 2\n1.png,bee;ant\n2.png,[]\n")
+    assert "not both" in refused(*common, tmp_path / "c")
+    table.write_text("image_id,labels\n0.png,cat\n1,bee;ant\n2.png,[]\n")
+    assert run(*common, tmp_path / "c").exit_code == 3
+    found = [(row["image_id"], row["class_id"]) for row in rows(tmp_path / "c")]
+    assert sorted(found[:3]) == [("0.png", 2), ("1.png", 0), ("1.png", 1)]
+    assert rows(tmp_path / "c")[3]["error"] == "no_target: an empty list of classes is given for this picture"
+    table.write_text("0.png,2\n0.png,1\n1.png,0\n2.png,0\n")
+    assert run(*common, tmp_path / "d").exit_code == 0
+    assert {(row["image_id"], row["class_id"]) for row in rows(tmp_path / "d")} == {
+        *(("0.png", 2), ("0.png", 1), ("1.png", 0), ("2.png", 0))
+    }
+    np.save(tmp_path / "hot.npy", np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]]))
+    run("localize", folder, "--weights", checkpoint, "--targets", tmp_path / "hot.npy", "--out", tmp_path / "e")
+    assert rows(tmp_path / "e") == rows(tmp_path / "d")
     for text, message in (
-        ("0.png;2\n", "got '0.png;2'"),
-        ("0.png,two\n", "got '0.png,two'"),
-        ("a,1\na,2\n", "two classes for 'a'"),
+        ("0.png;2\n", "targets.csv"),
+        ("0.png,two\n", "no class 'two'"),
+        ("0.png,3\n", "no class 3"),
     ):
         table.write_text(text)
-        assert message in refused(*common, tmp_path / "c")
+        assert message in refused(*common, tmp_path / "f")
     table.unlink()
-    assert "--targets is label or a CSV file" in refused(*common, tmp_path / "c")
+    assert "--targets is label or a file of classes" in refused(*common, tmp_path / "f")
 
 
 def test_damaged_pictures_give_exit_code_3(checkpoint, folder, tmp_path):

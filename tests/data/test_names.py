@@ -16,7 +16,7 @@ from torch import nn
 
 import fastcam
 from fastcam import cli, data, export, models
-from fastcam.cli.options import classes, lines, read_targets
+from fastcam.cli.options import classes, lines
 from fastcam.data import Pictures
 from fastcam.data.matching import by_name, in_classes, meet, warning
 from fastcam.data.names import Names, by_number, look, ordered, plain_id, read_text, tidy
@@ -351,7 +351,7 @@ def test_categories_that_look_alike(tmp_path):
 MARK, OTHER = "utf-8-sig", "utf-16"
 READ = {
     "categories": ("class_id,category_id\r\n0,17\r\n", lambda path: cli.export._read_categories(path) == {0: 17}),
-    "targets": ("image_id,class_id\r\na.jpg,2\r\n", lambda path: read_targets(path) == {"a.jpg": 2}),
+    "targets": ("image_id,class_id\r\na.jpg,2\r\n", lambda path: fastcam.data.read_labels(path) == {"a.jpg": (2,)}),
     "class names": ("tench \r\ncrane\r\n", lambda path: lines(path) == ("tench", "crane")),
     "settings": ('arch = "resnet18"\n', lambda path: read_toml(path) == {"arch": "resnet18"}),
     "voc": (

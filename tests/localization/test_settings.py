@@ -14,8 +14,9 @@ from fastcam.models import ModelConfig
 from tests.support.engine_run import CONFIG, Tiny
 
 NAMES = (
-    "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode backend "
-    "top_k batch_size overlays maps boxes min_area tight precision channels_last compile decoder threads device dtype"
+    "version decoders arch num_classes weights size resize mean std method target_layers threshold relu mode scales "
+    "flip refine backend top_k scores batch_size overlays maps boxes min_area tight precision channels_last compile "
+    "decoder threads device dtype"
 )
 
 
@@ -39,6 +40,7 @@ def test_the_plan_has_all_that_decides_and_nothing_else():
         {"threads": 2, "maps": True, "top_k": 3},
         {"boxes": "paper", "tight": 0.7},
         {"method": "saliency"},
+        {"scales": (0.5, 1), "flip": True},
     ],
 )
 def test_settings_are_read_as_they_were_written(options):
@@ -72,6 +74,10 @@ def _picture(folder):
         ({"top_k": 5}, "`top_k` must be at most the number of classes, 4, got 5"),
         ({"threshold": 1.0}, "`threshold` must be at least 0 and less than 1, got 1.0"),
         ({"min_area": 2}, r"`min_area` must be a fraction of the frame, in \[0, 1\], got 2"),
+        ({"scales": (1, 0)}, "`scales` must be up to 8 different numbers above 0 and at most 8"),
+        ({"scales": (1, 1.0)}, "`scales` must be up to 8 different numbers"),
+        ({"flip": True, "relu": False}, "clipped at zero before they are summed: leave `relu` of CAM"),
+        ({"flip": True, "compile": "default"}, "`compile` default is for maps of one view"),
         ({"boxes": "some"}, "`boxes` must be one of largest, all, paper, got 'some'"),
         ({"boxes": "paper", "top_k": 2}, "`boxes` paper are of the 3 highest classes, got `top_k` 2"),
         ({"boxes": "paper", "targets": "label"}, "`boxes` paper are of the highest classes: they do not go with"),
@@ -110,7 +116,9 @@ def test_two_classes_have_no_five_boxes(tmp_path):
 
 
 def test_targets_of_another_kind(tmp_path):
-    with pytest.raises(TypeError, match='`targets` must be None, "label" or a mapping from image_id to class, got 3'):
+    with pytest.raises(
+        TypeError, match='`targets` must be None, "label" or a mapping from image_id to class or classes, got 3'
+    ):
         LocalizeSettings(targets=3)
 
 

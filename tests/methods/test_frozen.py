@@ -100,7 +100,8 @@ def test_the_same_bits_whenever_it_is_frozen(network):
 def test_convolutions_take_what_follows_them():
     model = trained(models.resnet18(num_classes=5))
     frozen = FrozenNetwork(model, {"layer4": model.layer4}, torch.zeros(2, 3, 64, 64))
-    calls = [str(node.target) for node in frozen._graph.graph.nodes if node.op == "call_function"]
+    ((one, _),) = frozen._frozen.values()
+    calls = [str(node.target) for node in one.graph.graph.nodes if node.op == "call_function"]
     assert sum("_convolution_pointwise" in call for call in calls) == 20
     assert not any(word in call for call in calls for word in ("batch_norm", "relu", "add", "conv2d"))
 
@@ -130,6 +131,38 @@ def test_other_pictures_run_the_network_itself():
     torch.testing.assert_close(cam(wider), methods.CAM(model)(wider), rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(cam(images), methods.CAM(model)(images))
+
+
+def test_one_graph_serves_the_sizes_of_all_views(monkeypatch):
+    model = trained(models.resnet18(num_classes=5))
+    cam, images = methods.CAM(model), torch.randn(2, 3, 64, 48)
+    views = {"scales": (0.5, 1, 2), "flip": True}
+    maps = cam(images, 1, **views)
+    cam.freeze(images, **views)
+    assert len({id(one.graph) for one, _ in cam.frozen._frozen.values()}) == 1
+    assert {shape[1:] for shape in cam.frozen._frozen} == {(32, 24), (64, 48), (128, 96)}
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)  # nothing else runs
+        torch.testing.assert_close(cam(images, 1, **views), maps, rtol=0, atol=1e-4)
+    cam(images, 1)
+    with pytest.raises(FreezeError, match="GradCAM takes gradients"):
+        methods.GradCAM(model).freeze(images, **views)
+
+
+class Sized(Odd):
+    """Adds what depends on the size, which a graph has as a constant."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images * images.shape[-1])
+
+
+def test_a_size_that_a_graph_does_not_serve_has_its_own():
+    model = trained(Sized())
+    cam, images, views = methods.EigenCAM(model, "last"), torch.randn(2, 3, 32, 32), {"scales": (1, 2)}
+    maps = cam(images, **views)
+    cam.freeze(images, **views)
+    assert len({id(one.graph) for one, _ in cam.frozen._frozen.values()}) == 2
+    torch.testing.assert_close(cam(images, **views), maps, rtol=0, atol=1e-4)
 
 
 class Branching(Odd):

@@ -52,6 +52,20 @@ def test_labels_and_boxes_of_a_data_set(tmp_path):
     assert "best" not in page.cards["new.png"]["kinds"]
 
 
+def test_pictures_of_several_classes(tmp_path):
+    """Each of them is right; what is not in the picture is wrong for its label."""
+    rows = [row(f"{name}.png", kind, 0.9) for name, kind in zip("abcd", ("cat", "dog", "dog", "cat"), strict=True)]
+    ids, labels, classes = [f"val/{name}.png" for name in "abcd"], [1, 1, 0, None], [(0, 1), (1,), (0, 2), (0, 1)]
+    data = Pictures(tmp_path, ids, labels=labels, classes=classes, class_names=("cat", "dog", "eel"))
+    summary = write_report(write_run(tmp_path / "run", rows), data=data)
+    page = Page(summary.path)
+    assert {id: page.data["names"][card["label"]] for id, card in page.cards.items()} == {
+        "a.png": "cat", "b.png": "dog", "c.png": "cat", "d.png": "cat",
+    }  # fmt: skip
+    assert summary.labelled == 4
+    assert "class right, of 4 75.0 %" in page.text
+
+
 def test_labels_of_a_data_set_without_files(tmp_path):
     data = Shapes("val", 4, seed=0)
     rows = [row(id, name, 0.5, classes=data.class_names) for id, name in zip(data.ids, data.class_names, strict=False)]

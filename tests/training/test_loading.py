@@ -92,6 +92,32 @@ def test_augmentation_gives_torchvisions_crops(values, whole) -> None:
     assert not any(known[unmirrored[Key(epoch, 0)][0].tobytes()][2] for epoch in range(1, 40))
 
 
+def test_scaled_pictures_are_cut_or_surrounded_at_random() -> None:
+    # Pictures of 40 x 30 whose longer side becomes 8 to 24 pixels, in a frame of 16.
+    mean = (0.1, 0.2, 0.3)
+    read = reader(Noise(1), crop="scaled", long_side=(8, 24), mean=mean)
+    around = np.round(255 * np.array(mean)).astype(np.uint8)
+    image, known = Image.fromarray(Noise(1)[0].image), {}
+    for long in range(8, 25):
+        width, height = long, round(30 * long / 40)
+        whole = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        # All places where a frame of 16 can lie so that it holds, or lies within, the picture in each direction.
+        surrounded = np.empty((height + 32, width + 32, 3), np.uint8)
+        surrounded[:] = around
+        surrounded[16:-16, 16:-16] = whole
+        for top in range(min(0, height - 16), max(0, height - 16) + 1):
+            for left in range(min(0, width - 16), max(0, width - 16) + 1):
+                frame = surrounded[16 + top : 32 + top, 16 + left : 32 + left]
+                known[frame.tobytes()] = known[frame[:, ::-1].tobytes()] = (long, top, left)
+    found = [known[read[Key(epoch, 0)][0].tobytes()] for epoch in range(1, 1501)]
+    assert {long for long, *_ in found} == set(range(8, 25))
+    for long in (8, 12, 24):
+        height = round(30 * long / 40)
+        places = {(top, left) for length, top, left in found if length == long}
+        assert {top for top, _ in places} == set(range(min(0, height - 16), max(0, height - 16) + 1))
+        assert {left for _, left in places} == set(range(min(0, long - 16), max(0, long - 16) + 1))
+
+
 def test_frames_to_test_on_are_those_of_localization() -> None:
     read = reader(Noise(2), Noise(2), crop="random", resize="crop")
     frame, label = read[Key(0, 1)]

@@ -21,6 +21,11 @@ ALONE = Group(0, 1, torch.device("cpu"))
 CONFIG = ModelConfig("shufflenet_v2_x0_5", 3, size=32)
 
 
+def rows(given: Batch) -> Batch:
+    """The same pictures with any number of classes each."""
+    return Batch(given.frames, torch.from_numpy(np.random.default_rng(9).random((len(given.labels), 3)) < 0.5).float())
+
+
 def batch(count: int, seed: int = 0) -> Batch:
     random = np.random.default_rng(seed)
     frames = torch.from_numpy(random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
@@ -74,11 +79,58 @@ def test_a_step_is_torchs() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_parts_of_a_batch_give_its_gradient() -> None:
+WEIGHTS = (0.5, 2.0, 3.0)
+LOSSES = {
+    "cross-entropy": lambda x, y, w: torch.nn.CrossEntropyLoss(weight=w, reduction="none")(x, y).mean(),
+    "bce": lambda x, y, w: torch.nn.BCEWithLogitsLoss(pos_weight=w)(x, y),
+    "multilabel-soft-margin": lambda x, y, w: torch.nn.MultiLabelSoftMarginLoss(weight=w)(x, y),
+}
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_torchs(loss, weights) -> None:
+    config = ModelConfig("squeezenet1_1", 3, size=32)
+    learning = trainee(config, schedule="constant", loss=loss, class_weights=weights)
+    model, given = copy.deepcopy(learning.model).eval(), batch(7)
+    given = given if loss == "cross-entropy" else rows(given)
+    learning.model.eval()  # without dropout
+    sums = learning.step([given], 7)
+    logits = model(inputs(given))
+    wanted = LOSSES[loss](logits, given.labels, None if weights is None else torch.tensor(weights))
+    wanted.backward()
+    assert sums[0].item() / 7 == pytest.approx(wanted.item(), rel=1e-5)
+    right = (
+        logits.argmax(1) == given.labels if loss == "cross-entropy" else ((logits > 0) == given.labels.bool()).all(1)
+    )
+    assert sums[1:].tolist() == [right.sum().item(), 7]
+    for now, before in zip(learning.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(now, before - 0.1 * before.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_test_has_the_plain_loss_and_all_logits(loss) -> None:
+    learning = trainee(loss=loss, class_weights=WEIGHTS)
+    given = [batch(count, count) if loss == "cross-entropy" else rows(batch(count, count)) for count in (4, 3)]
+    tested = learning.test(given)
+    with torch.inference_mode():
+        logits = torch.cat([learning.model(inputs(part)) for part in given])
+    labels = torch.cat([part.labels for part in given])
+    assert tested.sums[0].item() / 7 == pytest.approx(LOSSES[loss](logits, labels, None).item(), rel=1e-5)
+    if loss == "cross-entropy":
+        assert tested[1:] == (None, None)
+    else:
+        torch.testing.assert_close(tested.logits, logits, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(tested.targets, labels)
+        assert learning.test([]).logits.shape == (0, 3)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
+def test_parts_of_a_batch_give_its_gradient(loss) -> None:
     # BatchNorm would see each part alone; dropout is switched off.
     config = ModelConfig("squeezenet1_1", 3, size=32)
-    whole, parts = (trainee(config, schedule="constant") for _ in range(2))
-    given = batch(7)
+    whole, parts = (trainee(config, schedule="constant", loss=loss) for _ in range(2))
+    given = batch(7) if loss == "cross-entropy" else rows(batch(7))
     for learning, cut in ((whole, [7]), (parts, [3, 2, 2])):
         learning.model.eval()
         learning.step([Batch(*pair) for pair in zip(*(part.split(cut) for part in given), strict=True)], 7)
@@ -133,6 +185,32 @@ def test_frozen_batchnorm_keeps_statistics_and_parameters(weights) -> None:
     assert {"conv1.0.weight", "conv5.0.weight", "fc.weight"} <= changed
 
 
+def test_fixed_statistics_leave_parameters_to_learn(weights) -> None:
+    learning = trainee(weights=str(weights), freeze_statistics=True, schedule="constant")
+    model, given = copy.deepcopy(learning.model).eval(), batch(6)
+    learning.train()
+    learning.step([given], 6)
+    F.cross_entropy(model(inputs(given)), given.labels).backward()
+    for name, value in learning.model.state_dict().items():
+        if "running" in name or "tracked" in name:
+            assert torch.equal(value, model.state_dict()[name]), name
+    for now, before in zip(learning.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(now, before - 0.1 * before.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_layers_stay_to_the_bit(weights) -> None:
+    learning = trainee(weights=str(weights), freeze_layers=("conv1", "stage2.0"))
+    before = copy.deepcopy(learning.model.state_dict())
+    learning.train()
+    learning.step([batch(6)], 6)
+    same = {name for name, value in learning.model.state_dict().items() if torch.equal(value, before[name])}
+    frozen = {name for name in before if name.startswith(("conv1.", "stage2.0."))}
+    assert frozen <= same
+    assert not {name for name in same - frozen if name.endswith("weight")}
+    with pytest.raises(ValueError, match="`freeze_layers`: shufflenet_v2_x0_5 has no layer 'stage22'; did you mean"):
+        trainee(arch=CONFIG.arch, weights=str(weights), freeze_layers=("stage22",))
+
+
 def test_new_layers_and_old_convolutions_have_their_own_pace(weights) -> None:
     learning = trainee(weights=str(weights), freeze_bn=True, new_lr=10, conv_gradients=0.5, schedule="constant")
     model = copy.deepcopy(learning.model)
@@ -174,6 +252,10 @@ SCHEDULES = {
         lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [4, 7], 0.1),
     ),
     "cosine": ({"schedule": "cosine"}, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 20)),
+    "poly": (
+        {"schedule": "poly", "power": 0.9},
+        lambda o: torch.optim.lr_scheduler.PolynomialLR(o, total_iters=20, power=0.9),
+    ),
     "constant": ({"schedule": "constant"}, lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1)),
     "warm-up": (
         {"schedule": "constant", "warmup": 2.0},

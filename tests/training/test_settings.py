@@ -4,12 +4,14 @@ import dataclasses
 import inspect
 
 import pytest
+import torch
 
-from fastcam import training
+from fastcam import models, training
 from fastcam.cli import train as command
 from fastcam.training import PRESETS, Settings, read_toml
 from tests.support.colours import TINY, Colours
 from tests.support.commands import refused
+from tests.support.several import Several
 
 SEED = {  # the mission's seed, as the issue has it
     "arch": "resnet18",
@@ -60,9 +62,32 @@ IMAGENET = {
 }
 
 
+WSSS = {  # IRN's run_sample.py, and what its modules do with it
+    "arch": "resnet50",
+    "output_stride": 16,
+    "freeze_layers": ("conv1", "bn1", "layer1", "layer2"),
+    "freeze_statistics": True,
+    "crop": "scaled",
+    "long_side": (320, 640),
+    "size": 512,
+    "flip": True,
+    "loss": "multilabel-soft-margin",
+    "batch_size": 16,
+    "epochs": 5,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "new_lr": 10.0,
+    "momentum": 1e-4,
+    "weight_decay": 1e-4,
+    "schedule": "poly",
+    "power": 0.9,
+}
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
+        ("voc-wsss", WSSS),
         ("catdog", CATDOG),
         ("stl10", SEED | {"size": 128}),
         ("stl10-blog", SEED | {"size": 128, "mean": (0, 0, 0), "std": (1, 1, 1)}),
@@ -84,6 +109,27 @@ def test_the_catdog_preset_takes_two_steps(tmp_path) -> None:
     assert result.config.mean == (0.4876, 0.4544, 0.4165)
     kept = {key: value for key, value in CATDOG.items() if key not in ("epochs", "batch_size")}
     written = dataclasses.asdict(Settings.of(None, read_toml(result.settings)))
+    assert {key: written[key] for key in kept} == kept
+
+
+def test_the_wsss_preset_takes_two_steps(tmp_path) -> None:
+    weights = tmp_path / "imagenet.pt"
+    torch.manual_seed(0)
+    torch.save(models.build("resnet50").state_dict(), weights)
+    data, options = (Several(4), Several(2, seed=1)), {"device": "cpu", "progress": False, "size": 64}
+    options |= {"epochs": 1, "batch_size": 2, "long_side": (48, 80), "lr": 1e-6}  # of weights that are untrained
+    with pytest.raises(ValueError, match="`freeze_layers` needs `weights`"):
+        training.train(data, "voc-wsss", out=tmp_path / "none", **options)
+    result = training.train(data, "voc-wsss", out=tmp_path / "out", weights=weights, **options)
+    model, config = models.load_checkpoint(result.last)
+    assert (config.arch, config.output_stride, config.scores) == ("resnet50", 16, "sigmoid")
+    before, after = models.build("resnet50"), model.state_dict()
+    before.load_state_dict(torch.load(weights, weights_only=True))
+    for name, value in before.state_dict().items():
+        frozen = name.startswith(("conv1.", "bn1.", "layer1.", "layer2.")) or "running" in name or "tracked" in name
+        assert name.startswith("fc.") or torch.equal(value, after[name]) == frozen, name
+    written = dataclasses.asdict(Settings.of(None, read_toml(result.settings)))
+    kept = {key: value for key, value in WSSS.items() if key not in options}
     assert {key: written[key] for key in kept} == kept
 
 
@@ -127,6 +173,14 @@ def test_the_shapes_bring_their_preset() -> None:
         ({"optimizer": "adam"}, "one of adamw, sgd"),
         ({"nesterov": True, "momentum": 0}, "needs `momentum`"),
         ({"cache": True, "worker_kind": "process"}, "`cache` needs"),
+        ({"loss": "hinge"}, "`loss` must be one of cross-entropy, bce, multilabel-soft-margin"),
+        ({"loss": "bce", "label_smoothing": 0.1}, '`label_smoothing` is for `loss="cross-entropy"`'),
+        ({"class_weights": "1,0,2"}, "`class_weights` must be positive numbers"),
+        ({"class_weights": (1.0, float("nan"))}, "`class_weights` must be balanced, a number for each class or a file"),
+        ({"class_weights": 3}, "`class_weights` must be balanced, a number for each class or a file, got 3"),
+        ({"schedule": "poly", "power": 0}, "`power` must be a positive number"),
+        ({"long_side": (640, 320)}, "`long_side` must be the smallest and the largest"),
+        ({"long_side": (320,)}, "`long_side` must be two whole numbers, got"),
         ({"learning_rate": 1}, "no setting 'learning_rate'"),
         ({"epoch": 1}, "did you mean epochs"),
     ],
@@ -172,6 +226,7 @@ def test_flags_go_before_the_file_and_this_before_the_preset(tmp_path, monkeypat
         ("here --data there", "told twice"),
         ("here --milestones 1,x", "--milestones must be whole numbers"),
         ("here --mean 1,2", "--mean must be one number or three"),
+        ("here --long-side 320", "--long-side must be two numbers with a comma between, such as 320,640"),
         ("--preset catdog", "`data` must tell"),
     ],
 )

@@ -18,21 +18,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastcam.data.labels import unlike
+from fastcam.data.names import ordered, tidy
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side, strongest
 from fastcam.pictures.finding import hidden
 
 _IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
 _SIZE = ("width", "height")
+_LISTS = ("labels", "label", "classes")  # columns that can have all classes of a picture
 _SLACK = 1  # pixels: boxes are often rounded
 
 
+_Words = dict[str, tuple[int, str]]  # names of classes in lists, numbered as they come, and where each was first
+
+
 class _Columns(NamedTuple):
-    """What the columns mean; None for what there is not."""
+    """What the columns mean; None for what there is not. `labels` has lists; `words` is whether these are of names."""
 
     image: str
     id: str | None
     label: str | None
+    labels: str | None
+    words: bool
     objects: bool
     category: bool
     size: bool
@@ -66,8 +74,13 @@ def read(request: Request) -> Pictures:
     Columns are found by their feature: the Image (or image with the files' bytes), the ClassLabel (or label with whole
     numbers; where there are several, the one called label). objects.bbox has boxes as x, y, width, height in pixels,
     of the picture or of columns width and height. If only the objects have a class (objects.category), the picture's
-    is that of the largest area, and its boxes count, as with COCO. Ids are the column path, file_name or image_id, else
-    the rows' numbers from 0.
+    label is that of the largest area, and its boxes count, as with COCO; its classes are those of all objects.
+
+    A column labels, label or classes with lists of ClassLabels, whole numbers or names (else the only one with lists of
+    ClassLabels) has all classes of a picture, [] none. Its label, if that is told besides, must be among them; lists of
+    other ClassLabels than the label's are not looked at. Else the label is the class of a picture that has but one.
+
+    Ids are the column path, file_name or image_id, else the rows' numbers from 0.
     """
     path, split, problems = request.path, request.part, request.problems
     known = _splits(path)
@@ -76,7 +89,7 @@ def read(request: Request) -> Pictures:
     sources = known[split]
     files = _arrow_files(sources[0]) if sources[0].is_dir() else _from_parquet(sources)
     columns: _Columns | None = None
-    schema, found = None, list[Found]()
+    schema, found, words = None, list[Found](), _Words()
     for file in files:
         if not file.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError(f"no file {file}")
@@ -87,15 +100,25 @@ def read(request: Request) -> Pictures:
                 columns, schema = columns or _columns(reader.schema, file), schema or reader.schema
                 if not reader.schema.equals(schema):
                     raise ValueError(f"{file}: other columns than in {files[0]}")
-                found += _rows(reader, (base, memory.size()), columns, file, len(found), problems)
+                found += _rows(reader, (base, memory.size()), columns, file, len(found), words, problems)
+    if words:
+        unlike({name: where for name, (_, where) in words.items()})
+        order = {words[name][0]: place for place, name in enumerate(ordered(words))}
+        found = [
+            entry._replace(
+                label=None if entry.label is None else order[entry.label],
+                classes=None if entry.classes is None else [order[index] for index in entry.classes],
+            )
+            for entry in found
+        ]
     names: tuple[str, ...] = ()
-    labelled = [entry.label is not None for entry in found]
-    if any(labelled):
+    if any(entry.label is not None or entry.classes is not None for entry in found):
         for entry in found:
-            if entry.label is None:
+            if entry.label is None and entry.classes is None:
                 problems.fault(entry.where, "expected a class as other pictures have", entry.id)
-        names = columns.class_names if columns and columns.class_names else ()
-        names = names or class_names([path], (entry.label for entry in found if entry.label is not None))
+        names = columns.class_names if columns and columns.class_names else tuple(ordered(words))
+        told = (index for entry in found for index in (entry.label, *(entry.classes or ())) if index is not None)
+        names = names or class_names([path], told)
     return assemble(request, path, found, names, slack=_SLACK, resized=True)
 
 
@@ -184,6 +207,10 @@ def _columns(schema: pa.Schema, file: Path) -> _Columns:
     if image is None or _bytes_place(schema.field(image).type) is None:
         raise ValueError(f"{file}: expected a column image with the files' bytes, got {', '.join(features)}")
     label, names = choose(datasets.ClassLabel, "label"), None
+    lists = [name for name, feature in features.items() if isinstance(_listed_in(feature), datasets.ClassLabel)]
+    labels = next((name for name in _LISTS if _listed_in(features.get(name)) is not None), None)
+    labels = labels or (lists[0] if len(lists) == 1 and lists[0] != "objects" else None)
+    each = _listed_in(features.get(labels))
     objects = _inner(features.get("objects"))
     has_objects = isinstance(objects, dict) and "bbox" in objects
     kind = _inner(objects.get("category")) if has_objects else None
@@ -193,9 +220,32 @@ def _columns(schema: pa.Schema, file: Path) -> _Columns:
         label = "label"
     elif isinstance(kind, datasets.ClassLabel):
         names = kind.names
+    category = label is None and names is not None
+    known = getattr(each, "names", None)
+    if labels and (label or category):  # two tell of classes: the same, or the lists are of something else
+        told = None if label is None else getattr(features[label], "names", None)
+        labels = labels if known == (names if category else told) and not _is_words(each) else None
+    if labels:
+        names = known
     id = next((column for column in _IDS if column in features), None)
     size = all(side in features for side in _SIZE)
-    return _Columns(image, id, label, has_objects, label is None and names is not None, size, names and tuple(names))
+    words = labels is not None and _is_words(each)
+    return _Columns(image, id, label, labels, words, has_objects, category, size, names and tuple(names))
+
+
+def _listed_in(feature: Any) -> Any:
+    """The ClassLabel, whole numbers or texts that a column has lists of; None if it has no such lists."""
+    inner = _inner(feature)
+    listed = inner is not feature and not isinstance(inner, dict)
+    return inner if listed and (hasattr(inner, "names") or _is_words(inner) or _is_whole(inner)) else None
+
+
+def _is_words(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string") and not hasattr(feature, "names")
+
+
+def _is_whole(feature: Any) -> bool:
+    return bool(re.fullmatch("u?int[0-9]+", str(getattr(feature, "dtype", ""))))
 
 
 def _inner(feature: Any) -> Any:
@@ -217,10 +267,15 @@ def _rows(
     columns: _Columns,
     file: Path,
     start: int,
+    words: _Words,
     problems: Problems,
 ) -> Iterator[Found]:
-    """The pictures in an Arrow file, which is mapped to an address; their numbers go on from `start`."""
-    names = [columns.id, columns.label, "objects" if columns.objects else None, *(_SIZE if columns.size else ())]
+    """The pictures in an Arrow file, which is mapped to an address; their numbers go on from `start`.
+
+    Classes that are names are numbered as `words` has them.
+    """
+    names = [columns.id, columns.label, columns.labels, "objects" if columns.objects else None]
+    names += _SIZE if columns.size else ()
     row = 0
     for batch in reader:
         values = {name: _listed(batch, name) for name in names if name is not None}
@@ -235,7 +290,7 @@ def _rows(
             if place is None and not problems.lenient:  # else reading will raise
                 problems.refuse(entry.where, "expected the bytes of the picture's file, got none", entry.id)
             try:
-                yield _described(entry, cells, columns)
+                yield _described(entry, cells, columns, words)
             except ValueError as error:
                 problems.fault_of(error, entry.id)
                 yield entry
@@ -266,8 +321,8 @@ def _places(column: pa.Array, base: int, end: int) -> list[tuple[int, int] | Non
     return [(start, size) if known else None for start, size, known in places]
 
 
-def _described(entry: Found, cells: dict[str, Any], columns: _Columns) -> Found:
-    label, boxes, size = None, None, None
+def _described(entry: Found, cells: dict[str, Any], columns: _Columns, words: _Words) -> Found:
+    label, classes, boxes, size = None, None, None, None
     if columns.label:
         label = _class(entry, cells[columns.label], columns)
     if columns.size:
@@ -276,12 +331,40 @@ def _described(entry: Found, cells: dict[str, Any], columns: _Columns) -> Found:
             raise ValueError(f"{entry.where}: expected positive whole numbers width and height, got {width, height}")
         size = width, height
     if columns.objects:
-        label, boxes = _objects(entry, cells["objects"], label, columns)
-    return entry._replace(label=label, boxes=boxes, size=size)
+        label, classes, boxes = _objects(entry, cells["objects"], label, columns)
+    if columns.labels:
+        listed = _classes(entry, cells[columns.labels], columns, words)
+        if listed is not None and not {*(classes or ()), *([] if label is None else [label])} <= set(listed):
+            other = f"label {label}" if classes is None else f"objects of {sorted(set(classes))}"
+            raise ValueError(f"{entry.where}: {other}, but {columns.labels} {listed}: expected them among these")
+        label = listed[0] if label is None and listed and len(listed) == 1 else label
+        classes = listed
+    return entry._replace(label=label, boxes=boxes, size=size, classes=classes)
 
 
-def _objects(entry: Found, cells: Any, label: int | None, columns: _Columns) -> tuple[int | None, np.ndarray]:
-    """The picture's class and boxes, of a list of objects or, depending on who wrote it, of lists of what they have."""
+def _classes(entry: Found, value: Any, columns: _Columns, words: _Words) -> list[int] | None:
+    """The classes in a list, each once; None if there is no list."""
+    if value is None:
+        return None
+    found = []
+    for one in value:
+        if columns.words:
+            if not (isinstance(one, str) and (name := tidy(one))):
+                raise ValueError(f"{entry.where}: expected names of classes, got {one!r}")
+            found.append(words.setdefault(name, (len(words), entry.where))[0])
+        elif (label := _class(entry, one, columns)) is None:
+            raise ValueError(f"{entry.where}: expected classes in {columns.labels}, got {one!r}")
+        else:
+            found.append(label)
+    if len(set(found)) < len(found):
+        raise ValueError(f"{entry.where}: expected each class in {columns.labels} once, got {value!r:.100}")
+    return found
+
+
+def _objects(
+    entry: Found, cells: Any, label: int | None, columns: _Columns
+) -> tuple[int | None, list[int] | None, np.ndarray]:
+    """The picture's label, classes and boxes, of a list of objects or, depending on who wrote it, of lists of parts."""
     try:
         bbox, kinds = (
             [one.get(name) for one in cells] if isinstance(cells, list) else (cells or {}).get(name) or []
@@ -291,12 +374,15 @@ def _objects(entry: Found, cells: Any, label: int | None, columns: _Columns) -> 
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{entry.where}: expected `bbox` x, y, width, height of each object, got {cells}") from error
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
-    if not columns.category or not len(boxes):
-        return label, boxes
+    if not columns.category:
+        return label, None, boxes
+    if not len(boxes):
+        return label, [], boxes
     labels = [label for kind in kinds if (label := _class(entry, kind, columns)) is not None]
     if not len(labels) == len(kinds) == len(boxes):
         raise ValueError(f"{entry.where}: expected `category` of each object, got {kinds}")
-    return strongest(labels, boxes)
+    label, boxes = strongest(labels, boxes)
+    return label, labels, boxes
 
 
 def _class(entry: Found, value: Any, columns: _Columns) -> int | None:

@@ -1,55 +1,51 @@
 """Lists of picture files: a path on each line, CSV or Parquet."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fastcam.data.names import ordered, plain_id, tidy, whole
+from fastcam.data.labels import gather, one_kind, unlike
+from fastcam.data.names import ordered, plain_id, tidy
 from fastcam.data.pictures import Pictures
-from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, numbers
-
-_EDGES = ("x0", "y0", "x1", "y1")
-_SIZE = ("width", "height")
-_KNOWN = ("path", "label", "split", *_SIZE, *_EDGES)
-_ALIASES = {"image_id": "path", "class_id": "label"}  # what fastcam itself writes
-_LAYOUT = "columns path, and if known label, x0, y0, x1, y1, width, height, split"
-_EXACT = 1 << 53  # up to this floats are exact
-_FEW = 1 << 20  # rows that are read however small the Parquet file
-_Row = tuple[str, dict[str, str]]  # where, and the text of each column
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, numbers, strongest
+from fastcam.data.tables import EDGES, SIZE, Row, number, rows
 
 
 def read(request: Request) -> Pictures:
     """Read a list: .txt with a path on each line, or .csv or .parquet with named columns.
 
-    Columns are path (or image_id), and if known label (or class_id; whole numbers, also as floats, or names that are
-    numbered as `fastcam.data.names.ordered` has them), x0, y0, x1, y1 (a box, half-open, in pixels), width and height
-    (which it refers to), split. A picture with several boxes has a row for each, one whose box is empty has none. Other
-    columns are ignored. Classes that are numbers are named by classes.txt beside the list, one name a line, if there is
-    one. Paths are relative to the list's folder.
+    Columns are path (or image_id), and if known label (or class_id, labels, classes, class_ids; whole numbers, also as
+    floats, or names that are numbered as `fastcam.data.names.ordered` has them), x0, y0, x1, y1 (a box, half-open, in
+    pixels), width and height (which it refers to), split. A picture with several boxes has a row for each, one whose
+    box is empty has none. Other columns are ignored. Classes that are numbers are named by classes.txt beside the list,
+    one name a line, if there is one. Paths are relative to the list's folder.
+
+    A picture of several classes has a list of them in its cell, see `fastcam.data.labels`, or a row for each. Then its
+    label is that with the largest total area of boxes, and its boxes are those of that class; without boxes in rows of
+    single classes nothing tells which is the strongest, and it has no label. Where no picture has several, nor a list,
+    a label need not be all that is in a picture, and its classes are not known.
     """
     path, split, problems = request.path, request.split, request.problems
     root = request.images or path.parent
-    rows = list(_rows(path, problems))
-    for _, row in rows:
+    table = list(rows(path, problems))
+    for _, row in table:
         row |= {"path": plain_id(row["path"], root)} | ({"label": tidy(row["label"])} if "label" in row else {})
-    columns = set(rows[0][1]) if rows else set()
-    labels, names = _labels(path, rows, problems) if "label" in columns else (None, ())
-    if split is not None:
-        rows = [(where, row) for where, row in rows if row.get("split") == split]
+    columns = set(table[0][1]) if table else set()
+    labels = _Labels(path, table, split, problems) if "label" in columns else None
     found: dict[str, Found] = {}
-    boxes: dict[str, list[list[float]]] = {}
+    boxes: dict[str, list[_Box]] = {}
     boxed: set[str] = set()  # whose first row has a box
-    for where, row in rows:
+    for where, row in table:
+        if split is not None and row.get("split") != split:
+            continue
         id = row["path"]
-        texts = [row[edge] for edge in _EDGES] if "x0" in columns else []
-        size = [row[side] for side in _SIZE] if "width" in columns else []
-        entry = Found(where, id, root / id, None if labels is None else labels.get(row["label"]))
+        texts = [row[edge] for edge in EDGES] if "x0" in columns else []
+        size = [row[side] for side in SIZE] if "width" in columns else []
+        entry = Found(where, id, root / id)
         if any(size):
-            width, height = map(_number, size)
+            width, height = map(number, size)
             if width and height:
                 entry = entry._replace(size=(width, height))
             else:
@@ -62,95 +58,89 @@ def read(request: Request) -> Pictures:
         first = found.setdefault(id, entry)
         if first is entry:
             boxed |= {id} if any(texts) else set()
-        elif not (any(texts) and id in boxed):
+        elif not (any(texts) and id in boxed) and (labels is None or where not in labels.first):
             problems.refuse(where, f"{id} comes twice", id)
-        if (first.label, first.size) != (entry.label, entry.size):
-            problems.fault(where, f"another label or size of {id} than in {first.where}", id)
-        boxes.setdefault(id, []).extend([box] if box else [])
-    entries = list(found.values())
-    if "x0" in columns:
-        entries = [entry._replace(boxes=np.array(boxes[entry.id], np.float64).reshape(-1, 4)) for entry in entries]
-    return assemble(request, root, entries, names, resized=True)
+        if first.size != entry.size:
+            problems.fault(where, f"another size of {id} than in {first.where}", id)
+        kind = None if labels is None else labels.numbers.get(row["label"])
+        boxes.setdefault(id, []).extend([_Box(where, kind, box)] if box else [])
+    entries = []
+    for id, entry in found.items():
+        if "x0" in columns:
+            entry = entry._replace(boxes=np.array([box.corners for box in boxes[id]], np.float64).reshape(-1, 4))
+        entries.append(entry if labels is None else _labelled(entry, labels, boxes[id], problems))
+    return assemble(request, root, entries, () if labels is None else labels.names, resized=True)
 
 
 def _splits(path: Path) -> list[str]:
     """What the column split has, sorted; [] if there is no such column."""
-    return sorted({row["split"] for _, row in _rows(path, Problems([])) if row.get("split")})
+    return sorted({row["split"] for _, row in rows(path, Problems([])) if row.get("split")})
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
-    return _parquet(path, problems) if path.suffix.lower() == ".parquet" else _text(path, problems)
+class _Box(NamedTuple):
+    """A box: where its row is, the class that has, if it is one, and the box."""
+
+    where: str
+    kind: int | None
+    corners: list[float]
 
 
-def _text(path: Path, problems: Problems) -> Iterator[_Row]:
-    header: list[str] | None = ["path"] if path.suffix.lower() == ".txt" else None
-    for number, line in problems.lines(path):
-        where = f"{path}:{number}"
-        try:
-            row = [line] if path.suffix.lower() == ".txt" else next(csv.reader([line], strict=True))
-        except csv.Error as error:
-            problems.refuse(where, f"expected a row of CSV, got {line!r} ({error})")
-            continue
-        if header is None:
-            header = _header(row, where)
-        elif len(row) != len(header):
-            problems.refuse(where, f"expected {len(header)} columns, got {len(row)}: {line!r}")
-        else:
-            yield where, {name: text for name, text in zip(header, row, strict=True) if name in _KNOWN}
+def _labelled(entry: Found, labels: "_Labels", boxes: Sequence[_Box], problems: Problems) -> Found:
+    """A picture with its label and classes, and of several the boxes of the strongest, if there is one."""
+    classes = labels.of(entry.id)
+    if classes is None:
+        return entry
+    if len(classes) == 1:
+        entry = entry._replace(label=classes[0])
+    kinds = [box.kind for box in boxes if box.kind is not None]
+    if len(classes) > 1 and kinds and entry.boxes is not None:
+        every, sizes = entry.boxes, None if entry.size is None else np.array([entry.size])
+        problems.boxes([entry.id] * len(every), [box.where for box in boxes], every, sizes)  # the others are left out
+        label, every = strongest(kinds, every)
+        entry = entry._replace(label=label, boxes=every)
+    return entry._replace(classes=classes) if labels.several else entry
 
 
-def _parquet(path: Path, problems: Problems) -> Iterator[_Row]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with pq.ParquetFile(path) as file:
-            rows, size = file.metadata.num_rows, path.stat().st_size
-            if rows > max(_FEW, size):  # of different pictures or boxes, a row cannot take less than a byte
-                raise ValueError(f"{path}: {rows} rows in {size} bytes cannot all be different")
-            columns = file.schema_arrow.names
-            header = _header(columns, str(path))
-            chosen = [column for column, name in zip(columns, header, strict=True) if name in _KNOWN]
-            table = file.read(chosen).rename_columns([_ALIASES.get(column, column) for column in chosen])
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    for number, row in enumerate(table.to_pylist()):
-        if not isinstance(row["path"], str):
-            problems.refuse(f"{path}: row {number}", f"expected path to be a text, got {row['path']!r}")
-        else:
-            yield f"{path}: row {number}", {name: "" if v is None or v != v else str(v) for name, v in row.items()}
+class _Labels:
+    """The classes of a list's pictures, those of a split, numbered over all its rows.
 
+    Attributes:
+        names: of the classes.
+        numbers: class index of each text; None if it should be a number and is none, which is refused.
+        several: whether there is a picture with several, or a list of them, so that all that is in a picture is told.
+        first: where the rows are that are the first to tell a class of their picture.
+    """
 
-def _header(columns: list[str], where: str) -> list[str]:
-    names = [_ALIASES.get(column.strip(), column.strip()) for column in columns]
-    known = [name for name in names if name in _KNOWN]
-    if "path" not in known or len(set(known)) != len(known):
-        raise ValueError(f"{where}: expected {_LAYOUT}, each once; got {', '.join(columns)}")
-    for group in (_EDGES, _SIZE):
-        if len(set(group).intersection(known)) not in (0, len(group)):
-            raise ValueError(f"{where}: expected all of {', '.join(group)} or none; got {', '.join(columns)}")
-    return names
+    def __init__(self, path: Path, table: Sequence[Row], split: str | None, problems: Problems) -> None:
+        cells = [(split in (None, row.get("split")), (where, row["path"], row["label"])) for where, row in table]
+        told, others = (gather((cell for own, cell in cells if own is which), problems) for which in (True, False))
+        every = [*told.items(), *others.items()]
+        texts: dict[str, str] = {}  # with where each is first
+        for text, where in (item for _, one in every for item in one.texts.items()):
+            texts.setdefault(text, where)
+        self.several = any(one.listed or len(one.texts) > 1 for _, one in every)
+        self.first = {where for one in told.values() for where in one.texts.values()}
+        self._told = told
+        if self.several:  # one class a picture may have odd names, as folders may
+            one_kind(texts)
+            unlike(texts)
+        self.numbers: dict[str, int | None]
+        if numbers(sorted(texts)) is None:
+            self.names = tuple(ordered(texts))
+            self.numbers = {text: index for index, text in enumerate(self.names)}
+            return
+        self.numbers = {text: number(text) for text in texts}
+        for id, one in every:
+            for text, where in one.texts.items():
+                if self.numbers[text] is None:
+                    problems.fault(where, f"expected a whole number as label, or names only, got {text}", id)
+        self.names = class_names([path.parent], (value for value in self.numbers.values() if value is not None))
 
-
-def _labels(path: Path, rows: list[_Row], problems: Problems) -> tuple[dict[str, int | None], tuple[str, ...]]:
-    """The class of each text in column label, and the classes' names."""
-    for where, row in rows:
-        if not row["label"]:
-            problems.fault(where, "expected a label, got none", row["path"])
-    texts = sorted({row["label"] for _, row in rows} - {""})
-    if numbers(texts) is None:
-        texts = ordered(texts)
-        return {text: index for index, text in enumerate(texts)}, tuple(texts)
-    values = {text: _number(text) for text in texts}
-    for where, row in rows:
-        if row["label"] and values[row["label"]] is None:
-            problems.fault(where, f"expected a whole number as label, or names only, got {row['label']}", row["path"])
-    return values, class_names([path.parent], (value for value in values.values() if value is not None))
-
-
-def _number(text: str) -> int | None:
-    """A whole number that is not negative, also as the float that tables with gaps make of it."""
-    value = numbers([text])
-    return int(value[0]) if value and value[0].is_integer() and 0 <= value[0] <= _EXACT else whole(text)
+    def of(self, id: str) -> list[int] | None:
+        """The classes of a picture, ascending; None if they are not known."""
+        if id not in self._told:
+            return None
+        return sorted({index for text in self._told[id].texts if (index := self.numbers[text]) is not None})
 
 
 FORMAT = Format(

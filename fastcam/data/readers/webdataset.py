@@ -38,7 +38,9 @@ def read_shards(shards: Sequence[Path], request: Request) -> Pictures:
 
     A sample's members follow each other and share a name up to the first dot after which only words follow, so that
     v1.0_x.jpg and v1.0_x.seg.png are of sample v1.0_x: one picture, x.cls (class index, in digits) and x.json (an
-    object; used are label, boxes as [[x0, y0, x1, y1], …], width and height). Where there is no x.jpg, a single
+    object; used are label, labels, boxes as [[x0, y0, x1, y1], …], width and height). `labels` is a list of the indices
+    of all classes of a picture, [] of one with none; the label, where that is told, too, is one of them, else it is the
+    class of a picture that has but one. Where there is no x.jpg, a single
     x.NAME.jpg is the picture; of several, each is one of its own, with x.NAME.cls, but for those whose NAME is that of
     a part of samples, such as mask or depth. Other members, and hidden ones, are passed over and counted. Classes are
     named by classes.txt beside the shards, one name a line, if there is one, else by numbers. Ids are SHARD/MEMBER,
@@ -49,14 +51,14 @@ def read_shards(shards: Sequence[Path], request: Request) -> Pictures:
     found = [
         entry for shard in shards for entry in _samples(shard, Path(os.path.relpath(shard, base)).as_posix(), problems)
     ]
-    labelled = [entry.label is not None for entry in found]
-    if any(labelled):
-        for entry in found:
-            if entry.label is None:
-                problems.fault(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
+    labelled = any(entry.label is not None or entry.classes is not None for entry in found)
+    for entry in found if labelled else ():
+        if entry.label is None and entry.classes is None:
+            problems.fault(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
     root = shards[0].parent
-    names = class_names([root], (entry.label for entry in found if entry.label is not None))
-    return assemble(request, root, found, names if any(labelled) else (), source=root, resized=True)
+    told = (index for entry in found for index in (entry.label, *(entry.classes or ())) if index is not None)
+    names = class_names([root], told)
+    return assemble(request, root, found, names if labelled else (), source=root, resized=True)
 
 
 def _samples(shard: Path, name: str, problems: Problems) -> Iterator[Found]:
@@ -176,6 +178,11 @@ def _sample(parts: dict[str, Packed], shard: str, problems: Problems) -> Iterato
             if label is None or entry.label not in (None, label):
                 raise ValueError(f"{parts['cls']}: expected a class index, that of the json if it tells, got {text!r}")
             entry = entry._replace(label=label)
+        classes = entry.classes
+        if classes is not None and entry.label not in (None, *classes):
+            raise ValueError(f"{parts['json']}: expected label {entry.label} among `labels`, got {list(classes)}")
+        if classes is not None and len(classes) == 1:
+            entry = entry._replace(label=classes[0])
     except ValueError as error:
         problems.fault_of(error, id)
     yield entry
@@ -197,10 +204,14 @@ def _described(entry: Found, member: Packed) -> Found:
         raise ValueError(f"{member}: not well-formed JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{member}: expected an object")
-    label, boxes = fields.get("label"), fields.get("boxes")
+    label, labels, boxes = fields.get("label"), fields.get("labels"), fields.get("boxes")
     width, height = fields.get("width"), fields.get("height")
-    if label is not None and not (type(label) is int and 0 <= label < 1 << 31):
+    if label is not None and not _is_class(label):
         raise ValueError(f"{member}: expected `label` to be a class index, got {label!r}")
+    if labels is not None and not (
+        isinstance(labels, list) and all(map(_is_class, labels)) and len(set(labels)) == len(labels)
+    ):
+        raise ValueError(f"{member}: expected `labels` to be a list of different class indices, got {labels!r:.100}")
     if width is not None or height is not None:
         if not (is_side(width) and is_side(height)):
             raise ValueError(f"{member}: expected positive whole numbers `width` and `height`, got {width, height}")
@@ -213,7 +224,11 @@ def _described(entry: Found, member: Packed) -> Found:
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{member}: expected `boxes` to be a list of [x0, y0, x1, y1], got {boxes!r}") from error
         entry = entry._replace(boxes=array.reshape(-1, 4))
-    return entry._replace(label=label)
+    return entry._replace(label=label, classes=labels)
+
+
+def _is_class(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:

@@ -3,7 +3,7 @@
 from fastcam.evaluation.sources.boxes import BoxTable
 from fastcam.evaluation.sources.folder import MapFolder
 from fastcam.evaluation.sources.network import NetworkMaps
-from fastcam.evaluation.sources.segments import SegmentMaps, segment_maps
+from fastcam.evaluation.sources.segments import Refinement, SegmentMaps, segment_maps
 from fastcam.evaluation.sources.source import Failed, Loaded, Maps, Source, opened
 from fastcam.evaluation.sources.store import MapStore, MapWriter
 from fastcam.evaluation.sources.variants import SharedMaps, Variant
@@ -17,6 +17,7 @@ __all__ = [
     "MapWriter",
     "Maps",
     "NetworkMaps",
+    "Refinement",
     "SegmentMaps",
     "SharedMaps",
     "Source",

@@ -54,6 +54,7 @@ class BoxTable(Source[None, np.ndarray]):
         self.problems: list[tuple[str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self._bad: set[int] = set()
+        self._given = table.given
         self._rename(table)
         self._read(table, Places(data.ids))
         found = self._kind != _NONE
@@ -173,7 +174,8 @@ class BoxTable(Source[None, np.ndarray]):
             return f"box {', '.join(f'{edge:g}' for edge in box)} is none in {size[0]}x{size[1]} pixels"
         if not 1 <= (row.orientation or 1) <= 8:
             return f"orientation {row.orientation}, none of 1 to 8,"
-        self._listed[place] = max(self._listed[place], row.rank)
+        if not self._given:  # rows of given classes tell of no other's rank
+            self._listed[place] = max(self._listed[place], row.rank)
         if self._labels is not None and row.class_id == self._labels[place]:
             self._kind[place], self._rank[place] = _LABEL, row.rank
         elif self._kind[place] == _NONE or (self._kind[place] == _HIGHEST and row.rank == 1):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam._check import suggest
-from fastcam.data import Collection, Sample
+from fastcam.data import Collection, Sample, classes_of
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import MapSettings
@@ -19,7 +19,8 @@ from fastcam.methods.cautions import constant
 from fastcam.methods.core import Method
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
-from fastcam.models import ModelConfig, ThresholdedAvgPool2d
+from fastcam.methods.scores import Outputs, recognise
+from fastcam.models import ModelConfig, Scores, ThresholdedAvgPool2d
 from fastcam.models.digest import digest
 from fastcam.models.ranking import ranks_of
 from fastcam.pictures import Preprocess
@@ -29,8 +30,9 @@ class NetworkMaps(Source[None, np.ndarray]):
     """Maps of one method on one network.
 
     Of `config` size, mean, std and the number of classes are used; how pictures are resized is the protocol's affair.
-    `targets` is "label" for maps of the true class, "highest" for those of each picture's highest class. Raises
-    ValueError for an unknown method or option.
+    `targets` is "label" for maps of the true class, "highest" for those of each picture's highest class. Where the data
+    set has pictures of several classes, those of them that the network knows are `ranked`; `scores` tells how logits
+    become scores then, where the configuration does not. Raises ValueError for an unknown method or option.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         protocol: Protocol,
         settings: MapSettings,
         targets: Literal["label", "highest"] = "label",
+        scores: Scores | None = None,
     ) -> None:
         self.data, self.labelled, self.order = data, targets == "label", range(len(data))
         self.cam = method_of(model, protocol, settings)
@@ -53,6 +56,12 @@ class NetworkMaps(Source[None, np.ndarray]):
         self._relu = self.cam.relu and not self._whole
         self._rows_checked = False
         self._outputs = None if config is None else config.num_classes
+        self._scores = scores or (None if config is None else config.scores)
+        self._kind: Outputs | None = None  # of the outputs, once they are seen
+        known = [classes or () for classes in classes_of(data) or ()] if self.labelled else []
+        if any(len(classes) > 1 for classes in known) and self._outputs != 1:
+            every = {one for classes in known for one in classes if self._outputs is None or one < self._outputs}
+            self.ranked = tuple(sorted(every))
         self._like = next(model.parameters(), torch.empty(0))
 
     @cached_property
@@ -72,7 +81,7 @@ class NetworkMaps(Source[None, np.ndarray]):
             "size": self.preprocess.size,
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
-        }
+        } | ({"scores": self._scores, "ranked": list(self.ranked)} if self.ranked else {})
 
     @property
     def num_classes(self) -> int | None:
@@ -103,7 +112,21 @@ class NetworkMaps(Source[None, np.ndarray]):
         images, labels = self.images(loaded)
         run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
         self.check(run)
-        return self.maps(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
+        found = self.maps(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
+        if not self.ranked or found.logits is None:
+            return found
+        if self._kind is None:
+            self._kind = recognise(self._model, images, self._scores)
+        return found._replace(scores=self._ranking(found.logits, self._kind))
+
+    def _ranking(self, logits: Tensor, kind: Outputs) -> np.ndarray:
+        """What grows with the scores of the classes that are ranked, without their rounding to 0 and 1."""
+        if self.ranked[-1] >= logits.shape[1]:
+            raise ValueError(
+                f"the data set has class {self.ranked[-1]}, none of the network's {logits.shape[1]}: give its `config`"
+            )
+        values = logits.double().log_softmax(1).float() if kind == "logits" else logits
+        return values[:, list(self.ranked)].numpy()
 
     def images(self, loaded: Sequence[Loaded[np.ndarray]]) -> tuple[Tensor, Tensor | None]:
         """Put N pictures together, [N, 3, size, size], and the classes whose maps are wanted, int64 [N], or None."""

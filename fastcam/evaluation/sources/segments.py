@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from fastcam.data.names import Names
 from fastcam.data.segments import Segments, listed_names
 from fastcam.evaluation.segmentation import Histograms, confusion, count, mean, overlap
 from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source
-from fastcam.export.labels import CLASSES
+from fastcam.export.labels import CLASSES, decided
 from fastcam.export.maps import Upsampler
 from fastcam.pictures import DecodeError, Header, decode_indices, read_header
 from fastcam.refinement import Refiner, checked, refined
@@ -49,26 +50,41 @@ class Counted(NamedTuple):
     iou: np.ndarray
 
 
+class Refinement(NamedTuple):
+    """What draws maps to the edges of their pictures, if anything, and the level of the background beside a CRF's."""
+
+    refine: Refiner | None = None
+    level: float = 0.2
+
+
+UNREFINED = Refinement()
+
+
 class SegmentMaps(Source[J, Counted], Generic[J]):
     """Maps of pictures that have class PNGs: the base of the sources below.
 
     Attributes:
         segments: the class PNGs, with all names that are known.
         others: how many pictures have maps, but are not in the data set, and so are not measured.
-        refine: what draws the maps to the edges of their pictures, which the data set must have then.
+        refine: what draws the maps to the edges of their pictures, which the data set must have then: of a CRF, labels
+            at one level are left, that of the background beside the maps.
     """
 
     labelled = True
     others = 0
 
-    def __init__(self, data: Collection, segments: Segments, refine: Refiner | None) -> None:
-        self.data, self.segments, self.refine = data, segments, refine
+    def __init__(self, data: Collection, segments: Segments, refinement: Refinement) -> None:
+        self.data, self.segments = data, segments
+        self.refine, self._level = refinement
+        self.graded = self.refine != "crf"
 
     @property
     def info(self) -> Mapping[str, Any]:
         """What made the maps, and what they are compared with."""
         made = {"maps": self._made, "truth": self.segments.folder.name}
-        return made if self.refine is None else made | {"refine": self.refine}
+        if self.refine is None:
+            return made
+        return made | {"refine": self.refine} | ({"level": self._level} if self.refine == "crf" else {})
 
     def look(self, place: int, what: J) -> Labelled:
         """Maps and truth of a picture; raises ValueError or OSError if it is of no use."""
@@ -76,7 +92,9 @@ class SegmentMaps(Source[J, Counted], Generic[J]):
         if self.refine is None or not len(found.maps):
             return found
         pixels = self.data.pixels(place) if isinstance(self.data, Pictures) else self.data[place].image
-        return found._replace(maps=refined(found.maps, checked(pixels, found.maps.shape[:0:-1])))
+        pixels = checked(pixels, found.maps.shape[:0:-1])
+        draw = refined if self.refine == "pamr" else partial(decided, low=self._level, high=self._level)
+        return found._replace(maps=draw(found.maps, pixels))
 
     @property
     @abstractmethod
@@ -114,9 +132,9 @@ class RunMaps(SegmentMaps[list[Row]]):
     """
 
     def __init__(
-        self, run: str | os.PathLike[str], data: Collection, segments: Segments, refine: Refiner | None = None
+        self, run: str | os.PathLike[str], data: Collection, segments: Segments, refinement: Refinement = UNREFINED
     ) -> None:
-        super().__init__(data, segments, refine)
+        super().__init__(data, segments, refinement)
         self._table = RunTable(run)
         if not self._table.has_maps:
             raise ValueError(f"{run} has no maps: expected a run with `maps`, as of `fastcam localize --maps`")
@@ -167,6 +185,8 @@ class RunMaps(SegmentMaps[list[Row]]):
         size = (what[0].width or 0, what[0].height or 0)
         kept: dict[int, np.ndarray] = {}
         failed = what[0].status != "ok"
+        if self._table.given:  # in the order in which labels are exported: where two maps tie, the first counts
+            what = sorted(what, key=lambda row: row.class_id or 0)
         for row in what:
             if row.cam is not None and row.class_id is not None and row.class_id not in kept:
                 kept[row.class_id] = map_of(row.image_id, row.cam, row.cam_height, row.cam_width)
@@ -190,13 +210,14 @@ class SegmentFiles(SegmentMaps[Path]):
     """
 
     def __init__(
-        self, folder: Path, data: Collection, segments: Segments, suffix: str, refine: Refiner | None = None
+        self, folder: Path, data: Collection, segments: Segments, suffix: str, refinement: Refinement = UNREFINED
     ) -> None:
-        super().__init__(data, segments, refine)
-        if refine is not None and suffix == ".png":
+        super().__init__(data, segments, refinement)
+        if self.refine is not None and suffix == ".png":
             raise ValueError(f"{folder} has labels, which are not refined: `refine` maps when they are exported")
         self.folder, self._suffix = folder, suffix
-        self.graded = suffix == ".npz"
+        self._mapped = suffix == ".npz"
+        self.graded = self.graded and self._mapped
         self._names = listed_names([folder, folder.parent])
         known = Names(segments.names)
         places = {key: known.places(name) for key, name in enumerate(self._names)} if segments.names else {}
@@ -218,7 +239,7 @@ class SegmentFiles(SegmentMaps[Path]):
     def _look(self, place: int, what: Path) -> Labelled:
         """The file's maps and the class PNG."""
         truth = self._truth(place, None)
-        if self.graded:
+        if self._mapped:
             keys, maps = read_npz(what, (truth.shape[0], truth.shape[1]))
         else:
             keys, maps = _read_labels(what)
@@ -238,7 +259,7 @@ class SegmentFiles(SegmentMaps[Path]):
 
 
 def segment_maps(
-    path: str | os.PathLike[str], data: Collection, segments: Segments, refine: Refiner | None = None
+    path: str | os.PathLike[str], data: Collection, segments: Segments, refinement: Refinement = UNREFINED
 ) -> SegmentMaps[Any]:
     """What a path has: a run with maps, or its table; or a folder of .npz, or .png.
 
@@ -248,13 +269,13 @@ def segment_maps(
     """
     path = Path(path)
     if path.is_file() or (path / "boxes.parquet").is_file():
-        return RunMaps(path, data, segments, refine)
+        return RunMaps(path, data, segments, refinement)
     if not path.is_dir():
         raise FileNotFoundError(f"no run or folder of maps at {path}")
     folder = path / "cam" if (path / "cam").is_dir() else path  # of an export
     for suffix in (".npz", ".png"):
         if next(folder.rglob(f"*{suffix}"), None) is not None:
-            return SegmentFiles(folder, data, segments, suffix, refine)
+            return SegmentFiles(folder, data, segments, suffix, refinement)
     hint = ""
     if next(folder.rglob("*.npy"), None) is not None:
         hint = "; it has .npy: pickled dictionaries are not read, np.savez(path, **dictionary) makes .npz of them"

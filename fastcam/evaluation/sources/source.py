@@ -58,6 +58,7 @@ class Maps(NamedTuple):
         classes: class index of each map, where it is known.
         logits: [N, C], or None.
         ranks: place of the true class of each among the logits, 1 the highest; None where that is not known.
+        scores: float32 [N, K], what average precision ranks pictures by, of the classes `Source.ranked`; None for none.
     """
 
     loaded: Sequence[Loaded[Any]]
@@ -66,6 +67,7 @@ class Maps(NamedTuple):
     classes: Sequence[int | None] | None = None
     logits: Tensor | None = None
     ranks: Sequence[int | None] | None = None
+    scores: np.ndarray | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -95,6 +97,7 @@ class Source(ABC, Generic[J, T]):
             None for sources that know of no such pictures.
         labelled: whether the maps are of the true classes.
         graded: whether their values mean something, so that there are thresholds; boxes as maps are not.
+        ranked: the classes, ascending, whose average precision is measured; () for none.
     """
 
     data: Collection
@@ -103,6 +106,7 @@ class Source(ABC, Generic[J, T]):
     errors: Sequence[tuple[str, str]] | None = None
     labelled: bool
     graded = True
+    ranked: tuple[int, ...] = ()
 
     @property
     @abstractmethod

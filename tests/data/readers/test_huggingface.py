@@ -314,3 +314,95 @@ def test_localize(tmp_path) -> None:
     for item, file in zip(pq.read_table(tmp_path / "out/inputs.parquet").to_pylist(), [*FILES[:-1], b""], strict=True):
         place = slice(item["offset"], item["offset"] + item["length"])
         assert Path(os.fsdecode(item["path"])).read_bytes()[place] == file
+
+
+# Several classes a picture
+
+SEVERAL = [[0, 3], [], [2], [1, 2, 3], [3]]
+
+
+@pytest.mark.parametrize("kind", ["ClassLabel", "numbers", "names", "another name"])
+@pytest.mark.parametrize("parquet", [True, False])
+def test_lists_of_classes(tmp_path, kind, parquet) -> None:
+    names = {"ClassLabel": LABEL, "numbers": datasets.Value("int32"), "names": datasets.Value("string")}
+    column = "tags" if kind == "another name" else "labels"
+    values = SEVERAL if kind != "names" else [[NAMES[index] for index in one] for one in SEVERAL]
+    source = made({column: datasets.Sequence(names.get(kind, LABEL))}, label=None, **{column: values})
+    if parquet:
+        source.to_parquet(tmp_path / "train.parquet")
+    else:
+        source.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    found = data.load(tmp_path if parquet else tmp_path / "saved", format="hf")
+    assert found.classes == [tuple(one) for one in SEVERAL]
+    assert [found[index].classes for index in range(5)] == found.classes
+    assert found.class_names == (tuple("0123") if kind == "numbers" else tuple(NAMES))
+    assert found.labels == [None, None, 2, None, 3]  # which of several is the strongest, nothing tells
+
+
+def test_names_are_numbered_in_their_order(tmp_path) -> None:
+    tags = [["owl", "10"], ["9"], ["Ant", "owl"], [], ["10"]]
+    found = data.load(saved(tmp_path, {"label": [datasets.Value("string")]}, label=tags))
+    assert found.class_names == ("9", "10", "Ant", "owl")
+    assert [[found.class_names[place] for place in one] for one in found.classes] == [
+        ["10", "owl"], ["9"], ["Ant", "owl"], [], ["10"],
+    ]  # fmt: skip
+
+
+def test_objects_tell_all_classes(tmp_path) -> None:
+    bbox = datasets.Sequence(datasets.Value("float32"), 4)
+    objects = [{"bbox": boxes, "category": kinds} for boxes, kinds in zip(OF_EACH, CATEGORIES, strict=True)]
+    feature = {"objects": {"bbox": datasets.Sequence(bbox), "category": datasets.Sequence(LABEL)}}
+    found = data.load(saved(tmp_path / "a", feature, label=None, objects=objects))
+    assert found.classes == [tuple(sorted(set(kinds))) for kinds in CATEGORIES]
+    assert found.labels == [3, None, 3, 0, 2]
+    one = data.load(saved(tmp_path / "b", feature, objects=objects))  # what a label is of, objects need not be
+    assert (one.labels, one.classes) == (LABELS, None)
+    feature["labels"] = [LABEL]
+    several = data.load(
+        saved(tmp_path / "c", feature, label=None, objects=objects, labels=[[1, 2, 3], [0], [3], [0], [2]])
+    )
+    assert several.classes == [(1, 2, 3), (0,), (3,), (0,), (2,)]
+    assert several.labels == [3, 0, 3, 0, 2]
+    path = saved(tmp_path / "d", feature, label=None, objects=objects, labels=[[3], [0], [3], [0], [2]])
+    with pytest.raises(ValueError, match=r"row 0: objects of \[1, 3\], but labels \[3\]: expected them among these"):
+        data.load(path)
+
+
+def test_lists_beside_a_label(tmp_path) -> None:
+    lists = [[*{label, 3}] for label in LABELS]
+    found = data.load(saved(tmp_path / "a", {"labels": [LABEL]}, labels=lists))
+    assert (found.labels, found.classes) == (LABELS, [tuple(sorted(one)) for one in lists])
+    other = datasets.ClassLabel(names=["x", "y", "z", "w"])
+    found = data.load(saved(tmp_path / "b", {"labels": [other]}, labels=lists))
+    assert (found.labels, found.classes) == (LABELS, None)
+    path = saved(tmp_path / "c", {"labels": [LABEL]}, labels=[[1], *lists[1:]])
+    with pytest.raises(ValueError, match=r"row 0: label 0, but labels \[1\]: expected them among these"):
+        data.load(path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "message"),
+    [
+        (LABEL, [1, 1], r"expected each class in labels once, got \[1, 1\]"),
+        (LABEL, [-1], "expected classes in labels, got -1"),
+        (LABEL, [None], "expected classes in labels, got None"),
+        (LABEL, None, "expected a class as other pictures have"),
+        (datasets.Value("int64"), [3_000_000_000], "expected a class from 0 to 2147483647, got 3000000000"),
+        (datasets.Value("string"), ["owl", "owl "], "expected each class in labels once"),
+        (datasets.Value("string"), [" "], "expected names of classes, got ' '"),
+    ],
+)
+def test_wrong_lists_of_classes(tmp_path, feature, value, message) -> None:
+    values = [["owl"], ["ant", "owl"]] if getattr(feature, "dtype", "") == "string" else [[0], [1, 2]]
+    path = saved(tmp_path, {"labels": [feature]}, label=None, labels=[*values, value, *values])
+    with pytest.raises(ValueError, match=rf"row 2: {message}"):
+        data.load(path)
+    bad: list[tuple[str, str]] = []
+    assert len(data.load(path, bad=bad)) == 4
+    assert [id for id, _ in bad] == [PATHS[2]]
+
+
+def test_names_of_lists_that_look_alike(tmp_path) -> None:
+    path = saved(tmp_path, {"labels": [datasets.Value("string")]}, label=None, labels=[["owl"], ["Owl"], [], [], []])
+    with pytest.raises(ValueError, match=r"row 1: class 'Owl' looks like 'owl' in .*row 0"):
+        data.load(path)

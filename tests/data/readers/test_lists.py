@@ -63,7 +63,7 @@ def test_lists(tmp_path) -> None:
         ("a.jpg,auk", '"a.jpg,auk', "list.csv:3: expected a row of CSV"),
         ("a.jpg,auk", "b.jpg,owl", "list.csv:3: b.jpg comes twice"),
         ("a.jpg,auk", "a.jpg,auk,,,,,40,30,val,\na.jpg,auk", "list.csv:4: a.jpg comes twice"),
-        ("b.jpg,owl,5", "b.jpg,auk,5", "list.csv:4: another label or size of b.jpg than in .*list.csv:2"),
+        ("5,6,40,30,40,30", "5,6,40,30,41,30", "list.csv:4: another size of b.jpg than in .*list.csv:2"),
         ("5,6,40", "5,6,x", "list.csv:4: expected x0, y0, x1, y1, four numbers"),
         ("5,6,40", "5,6,nan", "list.csv:4: expected x0, y0, x1, y1, four numbers"),
         ("5,6,40", "5,6,", "list.csv:4: expected x0, y0, x1, y1, four numbers"),
@@ -90,3 +90,92 @@ def test_malformed_parquet(tmp_path) -> None:
         pq.write_table(pa.table({"path": column}), path)
         with pytest.raises(ValueError, match=message):
             data.load(path)
+
+
+SEVERAL = {
+    "lists of names": "path,label\na.jpg,cat;dog\nb.jpg,owl\n'c, d.jpg',[]\n",
+    "JSON": 'path,labels\na.jpg,\'[""dog"", ""cat""]\'\nb.jpg,\'[""owl""]\'\n\'c, d.jpg\',[]\n',
+    "rows": "path,label\na.jpg,cat\nb.jpg,owl\n'c, d.jpg',[]\na.jpg,dog\n",
+    "numbers": "image_id,class_ids\na.jpg,0 1\nb.jpg,2\n'c, d.jpg',[]\n",
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_lists_of_several_classes(tmp_path, kind) -> None:
+    path = listed(tmp_path, SEVERAL[kind].replace("'", '"'))
+    write(tmp_path / "classes.txt", "cat\ndog\nowl\n")
+    found = data.load(path)
+    assert found.ids == ["a.jpg", "b.jpg", "c, d.jpg"]
+    assert found.class_names == ("cat", "dog", "owl")
+    assert found.classes == [(0, 1), (2,), ()]
+    assert found.labels == [None, 2, None]  # nothing tells if cat or dog is the stronger
+
+
+def test_tables_of_several_classes(tmp_path) -> None:
+    listed(tmp_path)
+    columns = {"path": ["a.jpg", "b.jpg", "c, d.jpg"], "labels": [["cat", "dog"], ["owl"], []]}
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    found = data.load(tmp_path / "list.parquet")
+    assert (found.class_names, found.classes) == (("cat", "dog", "owl"), [(0, 1), (2,), ()])
+
+
+def test_boxes_of_several_classes(tmp_path) -> None:
+    """The label has the largest total area, and its boxes count, as in VOC and COCO."""
+    rows = "path,label,x0,y0,x1,y1\na.jpg,dog,0,0,10,10\na.jpg,cat,0,0,8,8\na.jpg,cat,1,1,9,9\nb.jpg,owl,,,,\n"
+    found = data.load(listed(tmp_path, rows))
+    assert found.classes == [(0, 1), (2,)]
+    assert found.labels == [0, 2]
+    assert found[0].boxes.tolist() == [[0, 0, 8, 8], [1, 1, 9, 9]]
+    assert found[1].boxes.shape == (0, 4)
+    # A class that is but named has no boxes; boxes of a list are of any of its classes.
+    found = data.load(listed(tmp_path, f"{rows}a.jpg,fox,,,,\n"))
+    assert (found.classes[0], found.labels) == ((0, 1, 2), [0, 3])
+    found = data.load(listed(tmp_path, rows.replace("dog", "cat;dog").replace("jpg,cat,", "jpg,dog;cat,")))
+    assert (found.classes, found.labels) == ([(0, 1), (2,)], [None, 2])
+    assert len(found[0].boxes) == 3
+    # Boxes of the weaker class are looked at, too.
+    with pytest.raises(ValueError, match=r"list\.csv:2: box 0, 0, -1, 10 ends before it begins"):
+        data.load(listed(tmp_path, rows.replace("0,0,10,10", "0,0,-1,10")))
+
+
+def test_one_class_a_picture_need_not_be_all(tmp_path) -> None:
+    found = data.load(listed(tmp_path))
+    assert found.classes is None
+    assert found[0].classes is None
+    assert data.classes_of(found) == [(1,), (0,), (1,)]
+    write(tmp_path / "list.txt", "a.jpg\n")
+    assert data.classes_of(data.load(tmp_path / "list.txt")) is None
+
+
+def test_classes_are_numbered_over_all_splits(tmp_path) -> None:
+    rows = "path,label,split\na.jpg,dog;owl,train\nb.jpg,cat,val\na.jpg,cat;dog,val\n"
+    train, val = (data.load(listed(tmp_path, rows), split) for split in ("train", "val"))
+    assert train.class_names == val.class_names == ("cat", "dog", "owl")
+    assert (train.classes, val.classes) == ([(1, 2)], [(0,), (0, 1)])
+    with pytest.raises(ValueError, match=r"a\.jpg has the list 'cat', 'dog' here"):
+        data.load(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.jpg,cat\na.jpg,cat\n", r"list\.csv:3: a\.jpg comes twice"),
+        ("a.jpg,cat;dog\na.jpg,dog;cat\n", r"list\.csv:3: a\.jpg comes twice"),
+        (
+            "a.jpg,cat;dog\na.jpg,owl\n",
+            r"list\.csv:3: a\.jpg has 'owl' here, but the list 'cat', 'dog' in .*list\.csv:2",
+        ),
+        ("a.jpg,cat;cat\n", r"list\.csv:2: expected each class once, got 'cat' 2 times"),
+        ("a.jpg,cat;dog\nb.jpg,Cat\n", r"list\.csv:3: class 'Cat' looks like 'cat' in .*list\.csv:2: write them alike"),
+        ("a.jpg,cat;dog\nb.jpg,3\n", r"list\.csv:3: expected names or numbers of classes, not both: 3 here"),
+        ("a.jpg,0 1\nb.jpg,1.5\n", r"list\.csv:3: expected a whole number as label, or names only, got 1\.5"),
+        ("a.jpg,0 9\nb.jpg,1\n", r"classes\.txt names 3 classes, but there is class 9"),
+        ("a.jpg,0 1\nb.jpg,\n", r"list\.csv:3: expected a label, got none; \[\] is a picture with none of the classes"),
+        ("a.jpg,0 2000000\n", "there is a class 2000000: expected at most"),
+    ],
+)
+def test_malformed_lists_of_several_classes(tmp_path, rows, message) -> None:
+    path = listed(tmp_path, f"path,label\n{rows}")
+    write(tmp_path / "classes.txt", "cat\ndog\nowl\n")
+    with pytest.raises(ValueError, match=message):
+        data.load(path)

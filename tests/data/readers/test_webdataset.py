@@ -1,5 +1,6 @@
 """Tar shards, good, malformed and damaged."""
 
+import json
 import os
 import pickle
 import tarfile
@@ -53,6 +54,16 @@ def test_shards(tmp_path) -> None:
         ({"a.jpg": b"", "a.json": b"[]"}, r"a\.json: expected an object"),
         ({"a.jpg": b"", "a.json": b'{"label": "cat"}'}, r"a\.json: expected `label`"),
         ({"a.jpg": b"", "a.cls": b"1", "a.json": b'{"label": 2}'}, r"a\.cls: expected a class index, that of the json"),
+        ({"a.jpg": b"", "a.json": b'{"labels": 3}'}, r"a\.json: expected `labels` to be a list of different"),
+        ({"a.jpg": b"", "a.json": b'{"labels": ["cat"]}'}, r"a\.json: expected `labels` to be a list of different"),
+        ({"a.jpg": b"", "a.json": b'{"labels": [1, -1]}'}, r"a\.json: expected `labels` to be a list of different"),
+        ({"a.jpg": b"", "a.json": b'{"labels": [[1]]}'}, r"a\.json: expected `labels` to be a list of different"),
+        ({"a.jpg": b"", "a.json": b'{"labels": [1, 2, 1]}'}, r"a\.json: expected `labels` .*, got \[1, 2, 1\]"),
+        ({"a.jpg": b"", "a.json": b'{"label": 0, "labels": [1]}'}, r"a\.json: expected label 0 among `labels`"),
+        ({"a.jpg": b"", "a.cls": b"0", "a.json": b'{"labels": [1, 2]}'}, r"a\.json: expected label 0 among `labels`"),
+        ({"a.jpg": b"", "a.cls": b"0", "a.json": b'{"labels": []}'}, r"a\.json: expected label 0 among `labels`"),
+        ({"a.jpg": b"", "a.json": b'{"labels": [1]}', "b.jpg": b""}, r"b\.jpg: expected a class"),
+        ({"a.jpg": b"", "a.json": b'{"labels": [2000000]}'}, "there is a class 2000000: expected at most"),
         ({"a.jpg": b"", "a.json": b'{"boxes": [[1, 2, 3]]}'}, r"a\.json: expected `boxes`"),
         ({"a.jpg": b"", "a.json": b'{"boxes": 7}'}, r"a\.json: expected `boxes`"),
         ({"a.jpg": b"", "a.json": b'{"boxes": [[1, 2, 0, 4]]}'}, r"a\.jpg: box 1, 2, 0, 4 ends before"),
@@ -63,6 +74,20 @@ def test_shards(tmp_path) -> None:
 def test_malformed_shards(tmp_path, members: dict[str, bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         data.load(shard(tmp_path / "x.tar", members))
+
+
+def test_several_classes(tmp_path) -> None:
+    told = [{"labels": [3, 0]}, {"labels": []}, {"labels": [2]}, {"labels": [0, 1], "label": 1}, {"label": 1}]
+    members = {f"{i}.{kind}": part for i, one in enumerate(told) for kind, part in parts(one).items()}
+    found = data.load(shard(tmp_path / "x.tar", members | {"5.jpg": jpeg(), "5.cls": b"3"}))
+    assert found.classes == [(0, 3), (), (2,), (0, 1), None, None]
+    assert found.labels == [None, None, 2, 1, 1, 3]
+    assert data.classes_of(found) == [(0, 3), (), (2,), (0, 1), (1,), (3,)]
+    assert found.class_names == ("0", "1", "2", "3")
+
+
+def parts(told: dict) -> dict[str, bytes]:
+    return {"jpg": jpeg(), "json": json.dumps(told).encode()}
 
 
 def test_damaged_shards(tmp_path) -> None:
