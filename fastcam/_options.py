@@ -24,13 +24,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastcam._check import suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+# What of a model's output are its scores, see `fastcam.models.with_output`; here, where torch is not needed.
+Output: TypeAlias = str | int | Callable[[Any], Any]
+
 _KINDS = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", NoneType: "nothing"}
 
 
@@ -200,7 +203,7 @@ def _expected(wanted: tuple[Any, ...], known: Option) -> str:
         part = {float: "numbers", int: "whole numbers"}.get(get_args(kind)[0], "names")
         count = {2: "two", 3: "three"}.get(len(get_args(kind)), "")
         return part if get_args(kind)[-1] is Ellipsis else f"{count} {part}"
-    if kind not in _KINDS:
+    if kind not in _KINDS or any(get_origin(one) is Callable for one in wanted):
         return " or ".join(getattr(one, "__name__", str(one)) for one in wanted)
     limits = [] if known.least is None else [f"of at least {known.least:g}"]
     limits += [] if known.below is None else [f"below {known.below:g}"]

@@ -251,6 +251,11 @@ def test_training_curve_draws_training_in_blue_and_test_in_red(tmp_path):
     assert red == 0
     assert blue > 150
     assert drawing.training_curve(history[:1], tmp_path / "one.svg").read_text().startswith("<?xml")
+    several = [{"epoch": n, "test_mAP": 0.5 + n / 20, "test_accuracy": 0.5} for n in range(1, 6)]
+    red, blue = colours(several)
+    assert red > 150
+    assert blue == 0
+    assert colours([e | {"train_exact_match": 0.2} for e in several])[1] > 50
     for bad in ([], [{"train_loss": 1.0}]):
         with pytest.raises(ValueError, match="`history` must be"):
             drawing.training_curve(bad, tmp_path / "no.png")

@@ -145,6 +145,24 @@ def test_smoothing_reaches_the_method(checkpoint, folder, tmp_path, drawn):
         close(drawn[-1][0][0][2].image, drawing.overlay(picture, spread(map, picture)), 9)
 
 
+def test_maps_summed_over_sizes(checkpoint, folder, tmp_path, drawn):
+    views, common = ("--scales", "0.5,1,2", "--flip"), ("explain", folder / "1.png", "--weights", checkpoint)
+    common = (*common, "--targets", 0, "--layers", "layer3", "--method", "layercam", *views, "--out")
+    assert run(*common, tmp_path / "a", "--boxes", "largest", "--threshold", 0.5).exit_code == 0
+    model, images, picture = loaded(checkpoint, folder / "1.png")
+    cam, options = fastcam.LayerCAM(model, "layer3"), {"scales": (0.5, 1, 2), "flip": True}
+    map = cam(images, targets=0, **options)[0]
+    assert map.min() > 0.01  # which is not subtracted
+    close(drawn[-1][0][0][1].image, drawing.colorize(spread(map, picture)), 9)
+    box = cam.boxes(images, 0, threshold=0.5, **options).numpy() * ([80 / SIDE, 60 / SIDE] * 2)
+    over = drawing.overlay(picture, spread(map, picture))
+    close(drawn[-1][0][0][2].image, drawing.draw_boxes(over, box, drawing.PREDICTED), 9)
+    assert run(*common, tmp_path / "b", "--stl10-blog").exit_code == 0
+    cell = drawn[-1][0][0][0]
+    assert cell.title == "map 8×8"
+    close(cell.image, drawing.colorize(cam.coarse(images, 0, **options)[0].numpy()), 2)
+
+
 def test_panel_with_boxes(checkpoint, folder, tmp_path, drawn):
     common = ("explain", folder / "1.png", "--weights", checkpoint, "--targets", "0,2", "--method", "gradcam,saliency")
     options = ("--boxes", "largest,all", "--threshold", 0.3, "--component-threshold", 0.5, "--layers", "layer3")
@@ -299,6 +317,10 @@ def test_wrong_usage(checkpoint, folder, tmp_path):
         (["--targets", "3"], "class 3 in `targets` is out of range"),
         (["--targets", "bea"], "--targets: no class 'bea'; did you mean bee"),
         (["--smooth", "blur"], "`smooth` may have aug and eigen, got 'blur'"),
+        (["--smooth", "aug", "--flip"], "two ways to use several views"),
+        (["--scales", "1,x"], "--scales must be numbers with commas, such as 0.5,1,2; got '1,x'"),
+        (["--scales", "1,1"], "`scales` must be up to 8 different numbers above 0"),
+        (["--method", "saliency", "--flip"], "`flip` needs a method that gives maps"),
         (["--boxes", "small"], "`boxes` may have largest and all, got 'small'"),
         (["--threshold", 1], "`threshold` must be at least 0 and less than 1"),
         (["--component-threshold", -1], "`component_threshold` must be at least 0"),

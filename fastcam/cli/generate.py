@@ -132,7 +132,8 @@ def _read(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
     if fixed and count == 3 and len(numbers) == 1:  # one stands for all
         numbers *= count
     if not numbers or (fixed and len(numbers) != count):
-        what = "whole numbers with commas, such as 60,120,160"
+        what = f"{'' if part is float else 'whole '}numbers with commas, such as "
+        what += "0.5,1,2" if part is float else "60,120,160"
         if fixed:
             what = f"two numbers with a comma between, such as {'0.7,0.5' if part is float else '320,640'}"
         if fixed and count == 3:

@@ -45,6 +45,11 @@ class NetworkOptions:
     )
     class_names: Path | None = option(None, "text file with one class name per line")
     num_classes: int | None = option(None, "number of classes [of names, else 1000]", least=1)
+    output: str | None = option(
+        None,
+        "what of the network's output are the scores: a name, a number, or several with dots between, such as logits, "
+        "0 or heads.kind [what needs no word]",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,7 +73,15 @@ class NetworkOptions:
 class FramedNetworkOptions(NetworkOptions):
     """The same, where the pictures are resized as the network wants it."""
 
-    resize: Literal["squash", "crop"] | None = option(None, "squash the picture, or crop its centre [squash]")
+    resize: Literal["squash", "crop"] | None = option(
+        None, "squash the picture, or crop its centre [the weights', else squash]"
+    )
+    resize_size: int | None = option(
+        None, "for crop: what the shorter side is resized to before [the weights', else size·256/224]", least=1
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = option(
+        None, "by which pictures are resized [the weights', else bilinear]"
+    )
 
 
 def say_of_labels(data: Any, config: "ModelConfig") -> None:

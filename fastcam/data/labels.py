@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,8 @@ class Told(NamedTuple):
         return names if not self.listed else f"the list {names}" if self.texts else "an empty list"
 
 
-def split(text: str) -> list[str] | None:
+@lru_cache(maxsize=1024)  # few texts are on most lines
+def split(text: str) -> tuple[str, ...] | None:
     """The classes that a cell lists; None if it is no list, but one class.
 
     ValueError for an empty cell or name, a class that comes twice, and JSON that is no list of names or of numbers.
@@ -76,7 +78,7 @@ def split(text: str) -> list[str] | None:
             raise ValueError(f"expected a name at each place, got {_shown(text)}")
         if count > 1:
             raise ValueError(f"expected each class once, got {name!a} {count} times in {_shown(text)}")
-    return found
+    return tuple(found)
 
 
 def gather(rows: Iterable[tuple[str, str, str]], problems: Problems) -> dict[str, Told]:
@@ -88,8 +90,10 @@ def gather(rows: Iterable[tuple[str, str, str]], problems: Problems) -> dict[str
         except ValueError as error:
             problems.fault(where, str(error), id)
             continue
-        row = Told(where, dict.fromkeys([text] if found is None else found, where), found is not None)
+        row = Told(where, dict.fromkeys((text,) if found is None else found, where), found is not None)
         first = told.setdefault(id, row)
+        if first is row:
+            continue
         if not (row.listed or first.listed):
             first.texts.update({text: where for text in row.texts if text not in first.texts})
         elif row.listed != first.listed or row.texts.keys() != first.texts.keys():
@@ -296,15 +300,13 @@ def _is_texts(array: np.ndarray) -> bool:
 
 def _as_called(path: Path, found: dict[str, tuple[int, ...]], ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """The same by ids, where a file leaves folders and suffixes out; ValueError if that could be several."""
-    stems: dict[str, set[str]] = {}
-    for id in ids:
-        if id not in found:
-            whole = os.path.splitext(id)[0]
-            for stem in (whole, os.path.basename(whole)):
-                stems.setdefault(stem, set()).add(id)
+    others = [id for id in ids if id not in found]
+    stems = [os.path.splitext(id)[0] for id in others]
+    paths, names = Names(stems), Names(map(os.path.basename, stems))
     known, owners = set(ids), dict[str, str]()
     for name in found:
-        meant = sorted([name] if name in known else stems.get(name, [name]))
+        places = [] if name in known else paths.exact(name) or names.exact(name)
+        meant = [others[place] for place in places] or [name]
         if len(meant) > 1:
             raise ValueError(f"{path}: {name!a} may be {' or '.join(map(ascii, meant[:3]))}: give its path")
         if (other := owners.setdefault(meant[0], name)) != name:

@@ -63,6 +63,14 @@ def load(
     copy. Others are refused by coco, voc, ilsvrc and masks, when the picture is asked for; wsol, list, webdataset and
     hf tell sizes on purpose, whatever the pictures were squashed to.
 
+    A picture's `classes` are all that is in it, where the layout tells that; its `label` is one class:
+
+    - voc, coco, and hf with classes of objects: classes of all objects, difficult ones and crowds, too; the label is
+      the class with the largest total area of boxes.
+    - list, webdataset, hf: classes of a list, or in a list's rows; the label is the only one, that which is told
+      besides, or in a list that with the largest total area of boxes, else None.
+    - Others have one class a picture, which is the label, and classes None; see `classes_of`.
+
     Args:
         source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder); or several tar shards.
         split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10

@@ -148,6 +148,10 @@ class Names:
         self.names, self._alike = list(names), alike
         self._exact = _places(self.names)
 
+    def exact(self, name: str) -> list[int]:
+        """Where a name is as it is."""
+        return self._exact.get(name, [])
+
     def places(self, name: str) -> list[int]:
         """Where a name is; if nowhere, where those are that look like it."""
         return self._exact.get(name) or self._looks.get(self._alike(name), [])

@@ -16,6 +16,7 @@ from fastcam.pictures.stream import batched, stream
 
 _BATCH = 64  # pictures
 _SHOWN = 10  # names in a printed line
+_MOST = 20  # classes whose pictures are counted in one, all of Pascal VOC's
 
 
 class Spread(NamedTuple):
@@ -95,6 +96,9 @@ class Info(NamedTuple):
             if self.classes_of_each:
                 shares = f"several in {self.several}, none in {self.classless}"
                 lines.append(("classes of each", f"{_range(self.classes_of_each)}; {shares}"))
+                often = sorted(((count, name) for name, count in self.classes if count), key=lambda one: -one[0])
+                most = ", ".join(f"{name.split(',')[0]} {count}" for count, name in often[:_MOST])
+                lines.append(("of each class", most + (", …" if len(often) > _MOST else "")))
             if empty:
                 shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
                 lines.append(("empty classes", f"{len(empty)}: {shown}"))

@@ -1,5 +1,6 @@
 """Data sets of picture files: where they are, and what the data set's own files say about them."""
 
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ class Pictures:
         self.segments = segments
         self.classes: list[tuple[int, ...] | None] | None = None
         if classes is not None:
-            self.classes = [None if found is None else tuple(sorted(set(found))) for found in classes]
+            sets = (None if found is None else set(map(operator.index, found)) for found in classes)
+            self.classes = [None if found is None else tuple(sorted(found)) for found in sets]
         self._ambiguous: Frame | None = None  # what those are taken for whose size is not enough; None until one comes
         columns: dict[str, Sequence[object] | None] = {"files": self.files, "labels": labels, "classes": self.classes}
         columns |= {"boxes": boxes, "masks": masks, "sizes": sizes}

@@ -398,21 +398,35 @@ def choose_split(split: str | None, available: list[str], source: Path) -> str:
     raise ValueError(f"{source}: {what}; it has {', '.join(available) or 'none'}")
 
 
-def class_names(folders: Iterable[Path], labels: Iterable[int]) -> tuple[str, ...]:
+def class_names(folders: Iterable[Path], labels: Iterable[int] | Mapping[int, str]) -> tuple[str, ...]:
     """Names of classes that have numbers: those in a classes.txt in one of the folders, else the numbers from 0 on.
 
-    ValueError if classes.txt has too few, or a number is none of at most `MAX_CLASSES` classes.
+    ValueError if classes.txt has too few, or a number is none of at most `MAX_CLASSES` classes; with the place that
+    labels have it at, if that is told.
     """
     count = max(labels, default=-1) + 1
+    where = f"{labels[count - 1]}: " if isinstance(labels, Mapping) and labels else ""
     if count > MAX_CLASSES:
-        raise ValueError(f"there is a class {count - 1}: expected at most {MAX_CLASSES} classes, numbered from 0")
+        raise ValueError(
+            f"{where}there is a class {count - 1}: expected at most {MAX_CLASSES} classes, numbered from 0"
+        )
     for path in (folder / "classes.txt" for folder in folders):
         if path.is_file():
             names = tuple(tidy(line) for _, line in Problems().lines(path))
             if count > len(names):
-                raise ValueError(f"{path} names {len(names)} classes, but there is class {count - 1}")
+                raise ValueError(f"{where}{path} names {len(names)} classes, but there is class {count - 1}")
             return names
     return tuple(map(str, range(count)))
+
+
+def first_places(found: Sequence[Found]) -> dict[int, str]:
+    """Where each class that pictures have is first, as their label or one of several."""
+    places: dict[int, str] = {}
+    for entry in found:
+        for index in (entry.label, *(entry.classes or ())):
+            if index is not None:
+                places.setdefault(index, entry.where)
+    return places
 
 
 def in_groups(ids: Sequence[str], owners: Sequence[str], values: np.ndarray) -> list[np.ndarray]:

@@ -87,8 +87,8 @@ def _parquet(path: Path, problems: Problems) -> Iterator[Row]:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return json.dumps(value, default=repr, ensure_ascii=False)
+    if isinstance(value, list):  # what JSON cannot have can be no class, as null
+        return json.dumps(value, default=lambda other: None, ensure_ascii=False)
     return "" if value is None or value != value else str(value)
 
 

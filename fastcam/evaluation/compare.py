@@ -23,6 +23,7 @@ from fastcam.evaluation.sources import Failed, Loaded, NetworkMaps, SharedMaps, 
 from fastcam.evaluation.table import Comparison, Entry, draw_figure, draw_maps
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import batched, stream
 
@@ -41,14 +42,14 @@ def compare(
     """Measure several methods' maps of the true classes on one network and data set.
 
     Each row is what `fastcam.evaluate` gives for that method alone, to the last bit; but pictures are read once, the
-    network runs once for all methods without "+aug" and once more, on six views, for those with it, and gradients are
-    computed once. TAP is the head alone, run again on the maps that are there; the network's weights stay as they are,
-    so that this is TAP in a network that may not have been trained with it. Methods that run the network for themselves
-    (Score-CAM, Ablation-CAM) still do. In `out` there are then compare.json, compare.md, compare.png and
-    compare_maps.png.
+    network runs once for all methods without "+aug" and once more, on six views, for those with it, and at each size
+    for those with "+ms", and gradients are computed once. TAP is the head alone, run again on the maps that are
+    there; the network's weights stay as they are, so that this is TAP in a network that may not have been trained
+    with it. Methods that run the network for themselves (Score-CAM, Ablation-CAM) still do. In `out` there are then
+    compare.json, compare.md, compare.png and compare_maps.png.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C].
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
         data: a data set with labels and boxes or masks, samples by index; or the path of one that `fastcam.data.load`
             recognises.
         out: folder for the results; None for none.
@@ -106,7 +107,8 @@ def compare(
     for evaluator in evaluators.values():
         for id, reason in problems:
             evaluator.reject(id, reason)
-    shared = SharedMaps(data, model, config, protocol, variants, settings.target_layers)
+    model = as_asked(model, settings.output, config)
+    shared = SharedMaps(data, model, config, protocol, variants, settings.target_layers, settings.scales, settings.flip)
     chosen = set(np.linspace(0, len(data) - 1, min(settings.pictures, len(data))).round().astype(int).tolist())
     shown: dict[int, tuple[Loaded[np.ndarray], dict[Variant, Tensor]]] = {}
     with (

@@ -28,7 +28,7 @@ def localizer(
 
     Returns:
         A function of network, its configuration and a data set with boxes. It gives figures in percent under the names
-        of `Result.figures`: "GT-known Loc", "MaxBoxAcc", "Top-1 Loc" and others.
+        of `Result.figures`: "GT-known Loc", "MaxBoxAcc", "Top-1 Loc" and others. Pictures without a label are left out.
     """
 
     def measure(model: nn.Module, config: ModelConfig, data: Dataset) -> dict[str, float]:
@@ -43,7 +43,11 @@ def localizer(
             return truth, evaluator.protocol.frame(sample.image, side)
 
         with quiet_methods():
-            for batch in stream(batched(range(len(data)), batch_size), read):
+            for read_ahead in stream(batched(range(len(data)), batch_size), read):
+                # A picture of no class, as there may be where others have several, has no class's map.
+                batch = [(truth, frame) for truth, frame in read_ahead if truth.label is not None]
+                if not batch:
+                    continue
                 truths, frames = [truth for truth, _ in batch], np.stack([frame for _, frame in batch])
                 run = methods.observe(
                     [cam],

@@ -49,6 +49,7 @@ from fastcam.evaluation.sources import (
 from fastcam.export.labels import chosen_level
 from fastcam.methods.cautions import quiet_methods, tell
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
 from fastcam.pictures.stream import ahead, batched, stream
 from fastcam.refinement import thread_each
@@ -96,9 +97,9 @@ def evaluate(
 
     Where the data set has pictures of several classes, a `model` is also measured as their classifier: mAP and the
     average precision of each class, by Pascal VOC's and COCO's definition (`fastcam.evaluation.average_precision`),
-    over the pictures that are measured; classes that none of these has are left out of the mean. Their scores, float32
-    for each picture and class, lie in `out` until the end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for
-    COCO's 40,504 of 80.
+    over the pictures that are measured; classes that none of these has are left out of the mean, and objects that VOC
+    marks as difficult are there like others. Their scores, float32 for each picture and class, lie in `out` until the
+    end: 0.5 MB for VOC's 5,823 pictures of 20 classes, 13 MB for COCO's 40,504 of 80.
 
     Protocol wsss measures maps as pseudo-labels of segmentation instead, against class PNGs: mIoU, precision and recall
     of all classes at 1000 levels of the background (`fastcam.evaluation.SegmentationEvaluator`), with
@@ -112,7 +113,7 @@ def evaluate(
             folder where that lies. For wsss a run of `fastcam.localize` that kept its maps, or a folder of .npz as
             `fastcam export --to wsss` writes them, or of labels as PNGs.
         boxes: a boxes.parquet of `fastcam.localize`. Its boxes are compared as they are, so there are no curves.
-        model: network from [N, 3, size, size] to logits [N, C].
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in.
         config: preprocessing and number of classes of the network. How pictures are resized is the protocol's affair.
         settings: all of them, or one by one.
         problems: what reading the data set has left out (see `fastcam.data.load`), to be listed with it.
@@ -214,7 +215,7 @@ def _localization(
     config: ModelConfig | None,
 ) -> _Task:
     """Boxes and masks by a `Protocol`."""
-    protocol = protocol_of(settings.protocol)
+    protocol = protocol_of(settings.protocol, [segmentation.NAME])
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
@@ -268,6 +269,7 @@ def _source(
 ) -> Source[Any, Any]:
     """What gives maps, by the one of `maps`, `boxes` and `model` that is given."""
     if model is not None:
+        model = as_asked(model, settings.output, config)
         if settings.targets == "label":
             data = in_classes(data, *((), None) if config is None else (config.class_names, config.num_classes))
         return NetworkMaps(data, model, config, protocol, settings, settings.targets, settings.scores)

@@ -222,8 +222,8 @@ def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
     return index
 
 
-def protocol_of(protocol: object) -> Protocol:
-    """A protocol by its name; or itself.
+def protocol_of(protocol: object, others: Sequence[str] = ()) -> Protocol:
+    """A protocol by its name; or itself. `others` are names that a caller knows besides, for the error's list.
 
     Raises:
         TypeError: it is neither.
@@ -234,8 +234,8 @@ def protocol_of(protocol: object) -> Protocol:
     if not isinstance(protocol, str):
         raise TypeError(f"`protocol` must be a name or a Protocol, got {protocol!r}")
     if protocol not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise ValueError(f"`protocol` must be one of {known}, got {protocol!r}{suggest(protocol, PROTOCOLS)}")
+        known = [*PROTOCOLS, *others]
+        raise ValueError(f"`protocol` must be one of {', '.join(known)}, got {protocol!r}{suggest(protocol, known)}")
     return PROTOCOLS[protocol]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
+from fastcam._check import distinct_scales
+from fastcam._options import Output, check, option
 
 METRICS = ("MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 ROWS = ("cam", "cam+tap", "cam+clamp", "cam+pas", "cam+tap+clamp+pas", "gradcam", "gradcam++", "layercam")
@@ -45,6 +46,12 @@ class MapSettings:
         "layers to take maps from, modules or dotted names; by default the model's last stage",
         flags="--target-layer",
     )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
+    )
     tap: bool = option(
         False, "thresholded average pooling instead of the network's global pooling, with its weights as they are"
     )
@@ -57,10 +64,20 @@ class MapSettings:
         metavar="aug,eigen",
     )
 
+    scales: tuple[float, ...] = option(
+        (),
+        "sum the maps of each picture at several sizes, such as 0.5,1,1.5,2 times that of the network's input; each "
+        "map is then divided by its maximum (`fastcam.methods.observe` has the formula)",
+    )
+    flip: bool = option(False, "sum the maps of mirror images, too, turned back")
+
     def __post_init__(self) -> None:
         if isinstance(self.smooth, list):
             object.__setattr__(self, "smooth", tuple(self.smooth))
+        object.__setattr__(self, "scales", distinct_scales(self.scales))
         check(self)
+        if "aug" in self.smooth and (self.scales or self.flip):
+            raise ValueError("aug and `scales` or `flip` are two ways to use several views: take one of them")
 
 
 @dataclass(frozen=True)
@@ -116,10 +133,10 @@ class CompareSettings(MeasureSettings):
 
     methods: tuple[str, ...] = option(
         ROWS,
-        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug], METHOD one of "
+        "rows of the table, each METHOD[+tap][+clamp][+pas][+eigen][+aug][+ms], METHOD one of "
         "`fastcam.methods.BOX_METHODS`: +tap, thresholded average pooling instead of the network's; +clamp, negative "
         "weights of CAM count as zero; +pas, thresholds relative to a percentile of the map; +eigen and +aug, smoother "
-        "maps",
+        "maps; +ms, maps summed over `scales` and mirror images",
         metavar="ROW,ROW,…",
     )
     target_layers: tuple[str, ...] | Any = option(
@@ -127,9 +144,17 @@ class CompareSettings(MeasureSettings):
         "layers to take maps from, modules or dotted names, for all methods; by default the model's last stage",
         flags="--target-layer",
     )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
+    )
     threshold: float | None = option(
         None, "threshold τ of GT-known Loc and Top-1 Loc; by default each row's own, the best one for MaxBoxAcc"
     )
+    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "sizes of the pictures in rows with +ms, 1 the network's")
+    flip: bool = option(True, "rows with +ms sum the maps of mirror images, too")
     pas_percentile: float = option(90.0, 'what τ is relative to in rows with "+pas", in [0, 100]')
     pictures: int = option(
         6, "how many pictures, evenly spread over the data set, are drawn with all maps; 0 for none", least=0
@@ -139,4 +164,7 @@ class CompareSettings(MeasureSettings):
         if isinstance(self.methods, str):
             raise TypeError(f"`methods` must be a list of names, got the string {self.methods!r}")
         object.__setattr__(self, "methods", tuple(self.methods))
+        object.__setattr__(self, "scales", distinct_scales(self.scales))
         check(self)
+        if not self.scales:
+            raise ValueError("`scales` must have at least one number: 1 is the size of the network's input")

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
 from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create, observe
 from fastcam.methods.cautions import constant, quiet_methods, tell
+from fastcam.methods.scales import ScaledRun
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess, as_rgb, find_pictures, quiet_pillow, read
 from fastcam.pictures.stream import batched, stream
 
@@ -85,8 +87,8 @@ def explain(
     method and layer.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
-            parameters, in evaluation mode, and stays as it was.
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs
+            on the device and in the dtype of its parameters, in evaluation mode, and stays as it was.
         source: picture files and folders; see `fastcam.pictures.find_pictures`.
         out: folder for the figures.
         settings: what is drawn.
@@ -111,8 +113,11 @@ def explain(
     """
     if settings.threshold is None and config is not None and config.threshold is not None:
         settings = dataclasses.replace(settings, threshold=config.threshold)
+    model = as_asked(model, settings.output, config)
     views = list(_views(model, settings))
-    of_maps = [name for name in ("panel", "num_results", "stl10_blog", "smooth") if getattr(settings, name)]
+    of_maps = [
+        name for name in ("panel", "num_results", "stl10_blog", "smooth", "scales", "flip") if getattr(settings, name)
+    ]
     if of_maps and not any(view.is_map for view in views):
         names = ", ".join(settings.methods)
         raise ValueError(f"`{of_maps[0]}` needs a method that gives maps, such as gradcam; got {names}")
@@ -255,6 +260,7 @@ class _Explainer:
         self.scores = settings.scores or (config.scores if config else None)
         self.targets = None if settings.targets is None else torch.tensor([settings.targets])
         self.aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
+        self.scales, self.flip = settings.scales, settings.flip
         self.stl10 = settings.stl10_blog
         self.like = next(model.parameters(), torch.empty(0))
         self.outputs: Outputs | None = None
@@ -304,11 +310,14 @@ class _Explainer:
         """[k, …] of one picture, its coarse maps, logits [1, C], and classes [1, k]: as asked for, else the highest."""
         top_k, coarse = self.top_k if classes is None else None, None
         if isinstance(view.method, Method):
-            run = observe([view.method], images, classes, top_k, aug_smooth=self.aug)
+            views: dict[str, Any] = {"scales": self.scales, "flip": self.flip, "aug_smooth": self.aug}
+            run = observe([view.method], images, classes, top_k, eigen_smooth=self.eigen, **views)
             result = view.method(run, eigen_smooth=self.eigen)
             if self.stl10:
                 maps = view.method.coarse(run, eigen_smooth=self.eigen)[0]
-                coarse = ops.heatmap(maps, maps.shape[1:], view.method.relu).float().cpu().numpy()
+                if not isinstance(run, ScaledRun):  # whose maps are finished
+                    maps = ops.heatmap(maps, maps.shape[1:], view.method.relu)
+                coarse = maps.float().cpu().numpy()
         else:
             result = view.method(images, classes, top_k)
         if view.method.outputs is None or view.method.targets is None:
@@ -425,7 +434,8 @@ class _Figures:
 
     def _boxes(self, explained: _Explained, map: np.ndarray) -> dict[str, np.ndarray]:
         """Boxes in pixels of the drawn picture, found in the frame as everywhere else."""
-        largest = ops.boxes(torch.from_numpy(map)[None], map.shape, self.threshold, relu=False).numpy()
+        level = torch.full((1,), self.threshold)  # of the maximum, which is 1
+        largest = ops.boxes(torch.from_numpy(map)[None], map.shape, level, relu=False).numpy()
         height, width = explained.picture.shape[:2]
         scale = np.array([width, height] * 2) / np.array(explained.geometry.original * 2)
         every = drawing.component_boxes(map, self.component_threshold)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastcam._options import check, option
+from fastcam._check import distinct_scales
+from fastcam._options import Output, check, option
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class ExplainSettings:
     targets: tuple[int, ...] | None = option(
         None, "class indices to explain; by default the highest of each picture", cli=False
     )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        cli=False,
+    )
     top_k: int = option(1, "without targets, this many classes of each picture, those of the highest scores", least=1)
     scores: Literal["softmax", "sigmoid"] | None = option(
         None,
@@ -37,6 +44,12 @@ class ExplainSettings:
         "maps",
         metavar="aug,eigen",
     )
+    scales: tuple[float, ...] = option(
+        (),
+        "sum the maps of each picture at several sizes, such as 0.5,1,1.5,2 times that of the network's input; each "
+        "map is then divided by its maximum (`fastcam.methods.observe` has the formula); for maps",
+    )
+    flip: bool = option(False, "sum the maps of the mirror image, too, turned back; for maps")
     grid: bool = option(True, "write NAME_grid.png: classes in rows, methods and layers in columns", cli=False)
     panel: bool = option(False, "write NAME_panel.png: picture, map, and map over picture with boxes")
     num_results: int = option(
@@ -83,7 +96,10 @@ class ExplainSettings:
         for name, given, known in chosen:
             if wrong := [value for value in given if value not in known]:
                 raise ValueError(f"`{name}` may have {' and '.join(known)}, got {wrong[0]!r}")
+        object.__setattr__(self, "scales", distinct_scales(self.scales))
         check(self)
+        if "aug" in self.smooth and (self.scales or self.flip):
+            raise ValueError("aug and `scales` or `flip` are two ways to use several views: take one of them")
         if not (self.grid or self.panel or self.num_results or self.stl10_blog):
             raise ValueError("there is nothing to draw: ask for `grid`, `panel`, `num_results` or `stl10_blog`")
         if self.stl10_blog and (self.fuse or "aug" in self.smooth):

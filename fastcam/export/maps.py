@@ -50,7 +50,9 @@ class Upsampler(NamedTuple):
             if info.get("method") not in methods.BOX_METHODS:
                 raise ValueError("the table does not tell whether its maps are to be clipped at zero: give `relu`")
             relu = methods.BOX_METHODS[info["method"]].relu
-        crop = Preprocess(info["size"], "crop") if info.get("resize") == "crop" else None
+        crop = None
+        if info.get("resize") == "crop":
+            crop = Preprocess(info["size"], "crop", resize_size=info.get("resize_size"))
         return cls(bool(relu), mode or info.get("mode", "bilinear"), crop, summed(info))
 
     def __call__(self, coarse: np.ndarray, size: tuple[int, int], picture: tuple[int, int] | None) -> np.ndarray:

@@ -107,7 +107,7 @@ def pooled_features(
     pictures = _Source(samples)
     preprocess = Preprocess.of(config, model)
     trunk = Trunk(model, preprocess.size, layer)
-    origin = Origin(digest_of(model), trunk.layer, trunk.pool, **asdict(preprocess))
+    origin = Origin(digest_of(model), trunk.layer, trunk.pool, **preprocess.facts())
     kept = _Kept(None if file is None else Path(file), origin, trunk.channels, overwrite)
     place = next(model.parameters(), torch.empty(0))
     found: dict[int, np.ndarray] = {}
@@ -192,6 +192,8 @@ class Origin:
     resize: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize_size: int | None = None
+    interpolation: str = "bilinear"
 
 
 class _Row(NamedTuple):

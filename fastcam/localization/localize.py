@@ -37,6 +37,7 @@ from fastcam.localization.plan import LocalizationSummary, Plan, planned
 from fastcam.localization.settings import LocalizeSettings
 from fastcam.localization.worker import Worker
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 
 ERRORS: Mapping[str, str] = {
     **pictures.ERRORS,
@@ -75,8 +76,8 @@ def localize(
     of the failing batch become rows with the error "model: …", as does a picture whose logits are not finite.
 
     Args:
-        model: network from [N, 3, size, size] to logits [N, C]. It runs on the device and in the dtype of its
-            parameters, in evaluation mode, and stays as it was.
+        model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs
+            on the device and in the dtype of its parameters, in evaluation mode, and stays as it was.
         source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
             set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
             `fastcam.pictures.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
@@ -110,6 +111,7 @@ def localize(
         RuntimeError: the network does not work, or a worker was killed again and again.
     """
     _check.whole("workers", workers, 1)
+    model = as_asked(model, settings.output, config)
     with ExitStack() as stack:
         plan, samples = stack.enter_context(planned(model, source, config, settings, out, listed=False))
         if plan.finished() is None:
@@ -147,7 +149,7 @@ def prepare(
     Raises:
         FileNotFoundError, FileExistsError, TypeError, ValueError, OSError: as `localize`.
     """
-    with planned(model, source, config, settings, out) as (plan, _):
+    with planned(as_asked(model, settings.output, config), source, config, settings, out) as (plan, _):
         return plan
 
 

@@ -73,7 +73,7 @@ class RunSettings:
         """Put all down flat, by name: the preprocessing's fields, and the options, with what was decided of them."""
         own = {name: value for name, value in vars(self).items() if name not in ("preprocess", "options")}
         before = {name: own[name] for name in ("version", "decoders", "arch", "num_classes", "weights")}
-        values = {**before, **vars(self.preprocess), **decisive(self.options), **own}
+        values = {**before, **self.preprocess.facts(), **decisive(self.options), **own}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -85,7 +85,14 @@ class RunSettings:
         """
         known = {name: values[name] for name in options(LocalizeSettings) if values.get(name) is not None}
         own: dict[str, Any] = {field.name: values.get(field.name) for field in fields(cls)}
-        own["preprocess"] = Preprocess(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
+        own["preprocess"] = Preprocess(
+            values["size"],
+            values["resize"],
+            tuple(values["mean"]),
+            tuple(values["std"]),
+            values.get("resize_size"),
+            values.get("interpolation", "bilinear"),
+        )
         own["options"] = LocalizeSettings(**known)
         own["target_layers"] = tuple(values["target_layers"])
         return cls(**own)

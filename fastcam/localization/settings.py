@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastcam._check import distinct_scales
-from fastcam._options import check, option
+from fastcam._options import Output, check, option
 
 Targets = Literal["label"] | Mapping[str, int | Sequence[int]] | None
 # Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: tight boxes beside loose
@@ -31,6 +31,13 @@ class LocalizeSettings:
         None,
         "fraction of the map's range, in [0, 1), above which a pixel belongs to the box; by default that of `config` "
         "or the checkpoint, else 0.2",
+    )
+    output: Output | None = option(
+        None,
+        "what of the network's output are the scores: a name, an index, or a function of all that it gives, see "
+        "`fastcam.models.with_output`; by default that of `config`, or what needs no word",
+        decides=False,  # it is in the digest of the network
+        cli=False,
     )
     relu: bool | None = option(None, "clip the map at zero before it is upsampled; by default as the method has it")
     mode: Literal["bilinear", "bicubic"] = option("bilinear", "upsampling of the map")

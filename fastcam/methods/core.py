@@ -6,7 +6,7 @@ everything that must be put back afterwards, is handled here once.
 
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypedDict, overload
 
 import torch
@@ -560,7 +560,7 @@ def observe_scales(
     *,
     scales: Sequence[float],
     flip: bool = False,
-    pool: nn.Module | None = None,
+    through: Callable[[Forward], Forward] | None = None,
     keep: bool = True,
 ) -> Iterator[tuple[float, Forward]]:
     """Run a network at one scale after the other for several methods: the passes of `observe` one by one.
@@ -574,7 +574,7 @@ def observe_scales(
         top_k: as there.
         scales: as there.
         flip: as there.
-        pool: a global pooling in place of the network's own, as for `with_pooling`; also to choose classes by.
+        through: what to make of each pass, such as the same with another pooling; it also chooses the classes.
         keep: whether methods share gradients.
 
     Yields:
@@ -593,7 +593,7 @@ def observe_scales(
     def run_for(images: Tensor, targets: Any, top_k: int | None, *, mirror: bool) -> Forward:
         return _run_for(methods, images, targets, top_k, False, keep, mirror)
 
-    return passes(run_for, images, targets, top_k, checked(scales, flip), flip, pool)
+    return passes(run_for, images, targets, top_k, checked(scales, flip), flip, through)
 
 
 def _run(

@@ -15,7 +15,7 @@ from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_i
 from fastcam.methods.smoothing import VIEWS, mirrored, views
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
-from fastcam.models.outputs import caller, keyword_of, output_of, per_class, read
+from fastcam.models.outputs import OutputError, caller, keyword_of, output_of, per_class, read
 
 if TYPE_CHECKING:
     from fastcam.methods.frozen import FrozenNetwork
@@ -146,8 +146,8 @@ class Forward:
         try:
             with torch.set_grad_enabled(bool(self._graph)):
                 return read(given, len(self.images), self._output)
-        except TypeError:
-            if scored:
+        except OutputError:
+            if scored or self._wanted != (None, None):
                 raise
             return self.images.new_empty(len(self.images), 0)
 

@@ -1,12 +1,12 @@
 """Maps of pictures at several sizes, and of their mirror images, summed: what weakly supervised segmentation uses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastcam._check import distinct_scales
 from fastcam.methods.forward import Forward
@@ -138,7 +138,7 @@ def passes(
     top_k: int | None,
     scales: Sequence[float],
     flip: bool,
-    pool: nn.Module | None = None,
+    through: Callable[[Forward], Forward] | None = None,
 ) -> Iterator[tuple[float, Forward]]:
     """Run pictures at one scale after the other; each pass is to be let go of before the next.
 
@@ -151,7 +151,7 @@ def passes(
         top_k: as there.
         scales: as `checked` has them.
         flip: whether mirror images run beside the pictures, in one pass.
-        pool: a global pooling in place of the network's own, as in `Forward.with_pooling`.
+        through: what to make of each pass, such as one with another pooling; it also chooses the classes.
 
     Yields:
         Scale and pass.
@@ -175,8 +175,8 @@ def passes(
                 f"{images.shape[-1]} are at the scale {scale:g}: leave that out (a network of one size, such as a "
                 f"vision transformer with fixed positions, has but mirror images, `flip`); it says: {reason}"
             ) from error
-        if pool is not None:
-            forward = forward.with_pooling(pool)
+        if through is not None:
+            forward = through(forward)
         if number == 0 and targets is None and forward.logits.shape[1]:  # else the network has no scores
             classes = forward.chosen.classes
             assert classes is not None

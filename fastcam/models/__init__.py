@@ -1,6 +1,7 @@
 """Networks: built by name, their weights and checkpoints, the layers and heads that maps are taken from."""
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
+from fastcam._options import Output
 from fastcam.models.checkpoints import (
     ModelConfig,
     Scores,
@@ -22,7 +23,7 @@ from fastcam.models.layers import (
 )
 from fastcam.models.layouts import Layouts
 from fastcam.models.networks import GlobalPoolNet, build, nin, split_arch, to_gap
-from fastcam.models.outputs import Output, run, unwrap, with_output
+from fastcam.models.outputs import run, unwrap, with_output
 from fastcam.models.preprocessing import own_preprocessing, published
 
 __all__ = [

@@ -22,8 +22,8 @@ from torch import nn
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
 from fastcam.models.networks import build, split_arch, to_gap
-from fastcam.models.outputs import unwrap
-from fastcam.models.preprocessing import HALF, Published, published, wants_half
+from fastcam.models.outputs import output_of, unwrap, with_output
+from fastcam.models.preprocessing import HALF, Interpolation, Published, check_resizing, published, wants_half
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 Scores = Literal["softmax", "sigmoid"]
@@ -49,10 +49,15 @@ class ModelConfig:
         scores: how logits become scores, as the network was trained: "softmax" for one class a picture, "sigmoid" for
             classes that are independent of each other; None where nothing tells, so that the network itself decides
             (`fastcam.methods.scores`).
+        output: what of the network's output are the scores, a name or an index: see `with_output`. None for what needs
+            no word.
+        resize_size: with "crop", what the shorter side is resized to in pixels; None is round(size·256/224).
+        interpolation: by which pictures are resized.
 
     Raises:
-        ValueError: `resize` or `scores` has another value, mean and std cannot be those of colours in [0, 1] (those for
-            0..255 are refused), or there are class names, but not one for each class.
+        ValueError: `resize`, `interpolation` or `scores` has another value, `resize_size` is less than the size, mean
+            and std cannot be those of colours in [0, 1] (those for 0..255 are refused), or there are class names, but
+            not one for each class.
     """
 
     arch: str
@@ -65,6 +70,9 @@ class ModelConfig:
     std: tuple[float, float, float] = IMAGENET_STD
     threshold: float | None = None
     scores: Scores | None = None
+    output: str | int | None = None
+    resize_size: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         texts, counts = (self.arch, *self.class_names), (self.num_classes, self.size)
@@ -78,10 +86,14 @@ class ModelConfig:
                 raise ValueError(f"{name}, got {wrong[0]!r}")
         if min(counts) < 1:
             raise ValueError(f"`num_classes` and `size` must be positive, got {min(counts)}")
-        if self.resize not in ("squash", "crop"):
-            raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
         if self.scores not in (None, "softmax", "sigmoid"):
             raise ValueError(f'`scores` must be None, "softmax" or "sigmoid", got {self.scores!r}')
+        if self.output is not None and (isinstance(self.output, bool) or not isinstance(self.output, str | int)):
+            raise ValueError(
+                f"`output` of a configuration must be a name or an index, which a file can hold, got {self.output!r}: "
+                "give a function to the method, or to `with_output`"
+            )
+        check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
         check_normalization(self.mean, self.std)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -93,14 +105,14 @@ class ModelConfig:
         """Return the configuration as one JSON object.
 
         Returns:
-            The object's text, all fields by name, but not `scores` where nothing tells of them: so the text is that of
-            earlier versions, and they read it.
+            The object's text, all fields by name, but not those of later versions where they are as by default: so
+            earlier ones read it.
 
         Raises:
             TypeError: a field holds what JSON cannot.
         """
         fields = dataclasses.asdict(self)
-        return json.dumps({name: value for name, value in fields.items() if (name, value) != ("scores", None)})
+        return json.dumps({name: fields[name] for name in fields if name not in _LATER or fields[name] != _LATER[name]})
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
@@ -127,10 +139,17 @@ class ConfigFields(Published, total=False):
     """The fields of a `ModelConfig` but `arch`, as keywords."""
 
     output_stride: int | None
-    class_names: tuple[str, ...]
-    resize: Literal["squash", "crop"]
     threshold: float | None
     scores: Scores | None
+    output: str | int | None
+
+
+# Fields that earlier versions do not know, with their defaults.
+_LATER = {
+    field.name: field.default
+    for field in dataclasses.fields(ModelConfig)
+    if field.name in ("scores", "output", "resize_size", "interpolation")
+}
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -199,7 +218,8 @@ def load_network(
             if value not in (None, getattr(config, name)):
                 raise ValueError(f"the checkpoint {path} has {name} {getattr(config, name)}, got {value}")
         model, config = load_checkpoint(path)
-        return model, dataclasses.replace(config, **given)
+        config = dataclasses.replace(config, **given)
+        return with_output(model, config.output), config
     if arch is None:
         raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
     if names := given.get("class_names"):
@@ -208,14 +228,14 @@ def load_network(
     model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)
-        return model.eval(), config
+        return with_output(model.eval(), config.output), config
     model, found = start_from(path, arch, config.num_classes, config.output_stride)
     if lacking := [name for name, _ in model.named_parameters() if name not in found]:
         raise ValueError(
             f"{path} has weights of {split_arch(arch)[0]}, and none for what {arch} has besides: {listed(lacking)}; "
             f"train these first (fastcam train --arch {arch} --weights …)"
         )
-    return model.eval(), config
+    return with_output(model.eval(), config.output), config
 
 
 def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[str] = ()) -> Published:
@@ -368,12 +388,13 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
             mean and std into 0.5 itself (`transform_input`), which `build`'s do not, these go there instead.
 
     Raises:
-        ValueError: the network has `transform_input`, and mean and std are not ImageNet's.
+        ValueError: the network has `transform_input`, and mean and std are not ImageNet's; or a function as `output`,
+            which no file can hold.
         OSError: the file cannot be written.
         RuntimeError: tensors of the network share memory, which a safetensors file cannot express.
         TypeError: a field of the configuration holds what JSON cannot.
     """
-    model = unwrap(model)
+    model, output = unwrap(model), output_of(model)
     if getattr(model, "transform_input", False):
         if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
             raise ValueError(
@@ -381,6 +402,9 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
                 f"and {config.std}; set transform_input=False if these are its own"
             )
         config = dataclasses.replace(config, mean=HALF, std=HALF)
+    if config.output is None and output is not None:
+        fields: dict[str, Any] = {"output": output}  # a function is refused there
+        config = dataclasses.replace(config, **fields)
     whole = model.state_dict()
     state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
     with replacing(path) as partial:
@@ -409,7 +433,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
         )
     model = build(config.arch, config.num_classes, config.output_stride)
     load_state(model, _read_state(path))
-    return model.eval(), config
+    return with_output(model.eval(), config.output), config
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

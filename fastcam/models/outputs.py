@@ -7,13 +7,19 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from fastcam._check import suggest
+from fastcam._options import Output
 
-Output: TypeAlias = str | int | Callable[[Any], Tensor]  # what of a model's output are the scores
+if TYPE_CHECKING:
+    from fastcam.models.checkpoints import ModelConfig
+
+
+class OutputError(TypeError, ValueError):
+    """A model gives no scores that could be found: the message says what it gives, and how to say which they are."""
 
 
 class WithOutput(nn.Module):
@@ -69,6 +75,11 @@ def with_output(model: nn.Module, output: Output | None) -> nn.Module:
     if isinstance(output, bool) or not (isinstance(output, str | int) or callable(output)):
         raise TypeError(f"`output` must be a name, an index or a function, got {type(output).__name__}")
     return WithOutput(model.network if isinstance(model, WithOutput) else model, output)
+
+
+def as_asked(model: nn.Module, output: Output | None, config: "ModelConfig | None") -> nn.Module:
+    """The model with the output that is asked for, else that of its configuration."""
+    return with_output(model, config.output if output is None and config is not None else output)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -142,7 +153,7 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
         Scores [N, C], or dense ones [N, C, H, W].
 
     Raises:
-        TypeError: what it gives holds no scores that could be found; the message says what it is, and how to say it.
+        OutputError: what it gives holds no scores that could be found.
     """
     return read(caller(model)(images), len(images))
 
@@ -159,7 +170,7 @@ def read(given: Any, count: int, output: Output | None = None) -> Tensor:
         Scores [N, C], or dense ones [N, C, H, W], as views of what was given.
 
     Raises:
-        TypeError: there are none, or several that they could be.
+        OutputError: there are none, or several that they could be.
     """
     if callable(output):
         found = output(given)
@@ -177,7 +188,7 @@ def read(given: Any, count: int, output: Output | None = None) -> Tensor:
         got = f"{describe(found)} from the function `output`"
     elif output is not None:
         got = f"{describe(found)} as {output!r}"
-    raise TypeError(
+    raise OutputError(
         f"the model must give logits [{count}, C] for {count} images, got {got}. Scores of one class may be [{count}], "
         f"dense ones [{count}, C, H, W]; `output` (--output) says which part of what a model gives they are: a name, "
         "an index, or a function of the whole"
@@ -205,19 +216,19 @@ def _found(given: Any) -> Any:
 def _part(given: Any, output: str | int) -> Any:
     """The part of a name or an index."""
     if isinstance(given, Tensor):
-        raise TypeError(
+        raise OutputError(
             f"`output` {output!r} is for a model that gives several things, this one gives {describe(given)}"
         )
     names: list[str | int] = [output]
     if isinstance(output, str) and output not in _parts(given):
-        names = [int(part) if part.isdecimal() else part for part in output.split(".")]
+        names = [int(part) if part.removeprefix("-").isdecimal() else part for part in output.split(".")]
     for name in names:
         parts = _parts(given)
         if isinstance(name, int) and name not in parts and -len(parts) <= name < len(parts):
             name = [*parts][name]
         if name not in parts:
             hint = suggest(str(name), [str(part) for part in parts]) if parts else ""
-            raise TypeError(f"`output` {output!r}: {describe(given)} has no {name!r}{hint}")
+            raise OutputError(f"`output` {output!r}: {describe(given)} has no {name!r}{hint}")
         given = parts[name]
     return given
 

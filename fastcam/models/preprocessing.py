@@ -1,6 +1,7 @@
-"""Mean and standard deviation of a network's input, as published weights want them."""
+"""How pictures become a network's input, as published weights want it."""
 
-from typing import Any, TypedDict
+from numbers import Integral
+from typing import Any, Literal, TypedDict, get_args
 
 import torchvision
 from torch import nn
@@ -14,13 +15,35 @@ from fastcam.models.outputs import unwrap
 HALF = (0.5, 0.5, 0.5)
 
 
+Resize = Literal["squash", "crop"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def check_resizing(size: int, resize: str, resize_size: int | None, interpolation: str) -> None:
+    """Refuse a way of resizing that there is not."""
+    if resize not in get_args(Resize):
+        raise ValueError(f'`resize` must be "squash" or "crop", got {resize!r}')
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f'`interpolation` must be "bilinear" or "bicubic", got {interpolation!r}')
+    if resize_size is None:
+        return
+    if resize != "crop":
+        raise ValueError(f'`resize_size` is for `resize` "crop", got {resize_size!r} for {resize!r}')
+    if isinstance(resize_size, bool) or not isinstance(resize_size, Integral) or resize_size < size:
+        raise ValueError(f"`resize_size` must be a whole number of at least the size, {size}, got {resize_size!r}")
+
+
 class Published(TypedDict, total=False):
     """Those fields of a `ModelConfig` that published weights decide."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: int
+    resize: Resize
+    resize_size: int | None
+    interpolation: Interpolation
     num_classes: int
+    class_names: tuple[str, ...]
 
 
 def published(arch: str) -> Published:

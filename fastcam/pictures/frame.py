@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastcam import ops
 from fastcam.models import ModelConfig, check_normalization, own_preprocessing
-from fastcam.models.preprocessing import Published
+from fastcam.models.preprocessing import Interpolation, Published, check_resizing
 from fastcam.pictures.containers import MAX_PIXELS, DecodeError
 from fastcam.pictures.decoding import Pixels, to_rgb
 
@@ -69,27 +69,36 @@ class Preprocess:
     Attributes:
         size: side of the square frame in pixels.
         resize: "squash": Resize((size, size)), which ignores the aspect ratio and keeps the whole picture; "crop":
-            Resize(round(size·256/224)) of the shorter side, then CenterCrop(size).
+            Resize(resize_size) of the shorter side, then CenterCrop(size).
         mean: per channel, subtracted from RGB/255.
         std: per channel, divides the difference.
+        resize_size: with "crop", at least the size; None is round(size·256/224).
+        interpolation: "bilinear", or "bicubic", which takes longer.
 
     Raises:
-        ValueError: an unknown `resize`, a size that is no positive whole number, or mean and std that cannot be those
-            of colours in 0..1, see `fastcam.models.check_normalization`.
+        ValueError: an unknown `resize` or `interpolation`, a `resize_size` that cannot be, a size that is no positive
+            whole number, or mean and std that cannot be those of colours in 0..1, see
+            `fastcam.models.check_normalization`.
     """
 
     size: int = 224
     resize: str = "squash"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize_size: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and 0 < self.size <= MAX_PIXELS**0.5):
             most = int(MAX_PIXELS**0.5)
             raise ValueError(f"`size` must be a positive whole number of pixels, at most {most}, got {self.size!r}")
-        if self.resize not in ("squash", "crop"):
-            raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}')
+        check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
         check_normalization(self.mean, self.std)
+
+    def facts(self) -> dict[str, Any]:
+        """All by name, but not what earlier versions did not know where it is as by default: for digests and files."""
+        later = {"resize_size": None, "interpolation": "bilinear"}
+        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
     @classmethod
     def of(cls, config: ModelConfig | None, model: nn.Module | None = None) -> Self:
@@ -104,7 +113,7 @@ class Preprocess:
                 own.get("size", usual.size), usual.resize, own.get("mean", usual.mean), own.get("std", usual.std)
             )
         (r, g, b), (sr, sg, sb) = config.mean, config.std
-        return cls(config.size, config.resize, (r, g, b), (sr, sg, sb))
+        return cls(config.size, config.resize, (r, g, b), (sr, sg, sb), config.resize_size, config.interpolation)
 
     def __call__(self, image: Pixels | None) -> tuple[Tensor, Geometry]:
         """Prepare one picture: float32 [3, size, size], and the geometry that leads boxes back; see `frame`."""
@@ -128,7 +137,8 @@ class Preprocess:
         image = _checked(image)
         geometry = self.geometry(size_of(image))
         left, top = geometry.offset
-        return resized(image, geometry.resized, (left, top, left + self.size, top + self.size)), geometry
+        box = left, top, left + self.size, top + self.size
+        return resized(image, geometry.resized, box, self.interpolation), geometry
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """Where the frame lies in an upright picture of (width, height) pixels.
@@ -139,7 +149,7 @@ class Preprocess:
             return Geometry(size, (self.size, self.size))
         # torchvision's arithmetic: the longer side is truncated, the offset rounded half to even.
         width, height = size
-        short, side = min(size), round(self.size * 256 / 224)
+        short, side = min(size), self.resize_size or round(self.size * 256 / 224)
         resized = int(side * width / short), int(side * height / short)
         if resized[0] * resized[1] > MAX_PIXELS:
             raise DecodeError("too_large", f"{width}x{height} becomes {resized[0]}x{resized[1]} before cropping")
@@ -179,17 +189,23 @@ def size_of(image: Pixels | None) -> tuple[int, int]:
     return width, height
 
 
-def resized(image: Pixels | None, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def resized(
+    image: Pixels | None,
+    size: tuple[int, int],
+    box: tuple[int, int, int, int] | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
     """Resize a picture, and maybe cut a part out of it: `Image.resize(size, BILINEAR).crop(box)`, to the bit.
 
     `fastcam.ops.resize` does it in a quarter of the time that Pillow takes with arrays, as OpenCV decodes them, and in
-    less than half with Pillow's own pictures.
+    less than half with Pillow's own pictures. What is bicubic Pillow does.
 
     Args:
         image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
         size: (width, height) to give the whole picture, in pixels.
         box: left, top, right and bottom of the part that is wanted; what lies beyond the picture is black. None is all
             of it.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         uint8 [height, width, 3], RGB, of the part.
@@ -202,10 +218,11 @@ def resized(image: Pixels | None, size: tuple[int, int], box: tuple[int, int, in
     left, top, right, bottom = box or (0, 0, *size)
     within = 0 <= left < right <= columns and 0 <= top < bottom <= rows
     slow = isinstance(image, Image.Image) and (image.size == size or width * height > _MOST_CONVERTED)
-    if within and not slow and (order := pillows_order()) is not None:
+    if within and not slow and interpolation == "bilinear" and (order := pillows_order()) is not None:
         pixels, crop = _lent(np.ascontiguousarray(image)), (top, left, bottom - top, right - left)
         return ops.resize(torch.from_numpy(pixels), (rows, columns), crop, order(height, width, rows, columns)).numpy()
-    whole = as_rgb(image).resize(size, Image.Resampling.BILINEAR)
+    kind = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    whole = as_rgb(image).resize(size, kind)
     return np.array(whole if box is None else whole.crop(box))
 
 

@@ -125,10 +125,11 @@ def _frame(pixels: Tensor, picture: Encoded, preprocess: Preprocess) -> Tensor |
         pixels = pixels.transpose(1, 2)
     pixels = pixels.flip(_FLIPS.get(picture.orientation, ())).contiguous()
     geometry = preprocess.geometry(picture.size)
-    whole = F.interpolate(pixels[None].float(), geometry.resized[::-1], mode="bilinear", antialias=True)[0]
+    mode = preprocess.interpolation
+    whole = F.interpolate(pixels[None].float(), geometry.resized[::-1], mode=mode, antialias=True)[0]
     left, top = geometry.offset
     frame = whole[:, top : top + preprocess.size, left : left + preprocess.size]
-    return frame.round().to(torch.uint8).permute(1, 2, 0)
+    return frame.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)  # bicubic ones overshoot
 
 
 @cache

@@ -214,7 +214,9 @@ class Thumbnails:
         relu, method = info.get("relu"), methods.BOX_METHODS.get(str(info.get("method", "cam")))
         self._relu = getattr(method, "relu", False) if relu is None else bool(relu)
         self._mode, self._summed = info.get("mode", "bilinear"), summed(info)
-        self._preprocess = Preprocess(info.get("size", 224), info.get("resize", "squash"))
+        self._preprocess = Preprocess(
+            info.get("size", 224), info.get("resize", "squash"), resize_size=info.get("resize_size")
+        )
         self.number = 0  # of pictures made until now
 
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:

@@ -43,6 +43,12 @@ def several(data: Dataset) -> int:
     return sum(classes is not None and len(classes) > 1 for classes in _known(data) or ())
 
 
+def has_none(data: Dataset) -> bool:
+    """Whether no picture has any of the classes, as far as the data set tells of that."""
+    known = _known(data)
+    return known is not None and all(classes == () for classes in known)
+
+
 def _known(data: Dataset) -> list[tuple[int, ...] | None] | None:
     """The classes of each picture, see `classes_of`, which takes data sets that do not tell of their labels, too."""
     return classes_of(cast(Collection, data))

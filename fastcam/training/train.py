@@ -29,7 +29,7 @@ from fastcam.pictures import Preprocess, quiet_pillow
 from fastcam.training import checkpoint, loading
 from fastcam.training.checkpoint import Facts, Place
 from fastcam.training.group import Group, joined
-from fastcam.training.labels import several, weights_of
+from fastcam.training.labels import has_none, several, weights_of
 from fastcam.training.loading import Key, Loader, Reader
 from fastcam.training.network import Trainee, highest_rate, means
 from fastcam.training.records import Clock, Records
@@ -39,6 +39,7 @@ from fastcam.training.settings import Settings
 # gives joins the epoch's figures.
 Callback = Callable[[nn.Module, ModelConfig, Dataset], Mapping[str, float]]
 
+_NO_POSITIVES = "no picture to test on has any of the classes, so that there is no mAP"
 _LOOK = 20  # steps between looks at a GPU's sums, which wait for it
 _FILES = ("best.safetensors", "last.safetensors", "training.png", "metrics.jsonl", "state.pt")
 # Settings that may change when a training goes on: they do not alter its course.
@@ -182,10 +183,12 @@ def _train(
     settings = dataclasses.replace(settings, class_weights=weights_of(settings, train_data))
     if group.rank == 0 and not settings.multi_label and (count := several(train_data)):
         warnings.warn(
-            f"{count} of {len(train_data)} pictures to train on have several classes, of which cross-entropy takes the "
-            'strongest alone; loss="bce" takes all',
+            f"{count} of {len(train_data)} pictures to train on have several classes: cross-entropy takes the "
+            'strongest of each alone, loss="bce" takes all',
             stacklevel=3,
         )
+    if settings.multi_label and has_none(test_data):
+        raise ValueError(_NO_POSITIVES)
     config = _config(settings, tuple(train_data.class_names))
     per_epoch = loading.count_steps(len(train_data), settings, group.world)
     _check(settings, group, per_epoch, callback)
@@ -331,7 +334,7 @@ def _test(loop: _Loop) -> dict[str, float]:
 def _mean_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     """Mean average precision over the classes that pictures have, of scores and truth [N, C]."""
     if not truth.any():
-        raise ValueError("no picture to test on has any of the classes, so that there is no mAP")
+        raise ValueError(_NO_POSITIVES)
     return float(np.nanmean(average_precision(scores, truth)))
 
 

@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, and its exit codes."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -108,6 +109,27 @@ def test_localize_with_plain_weights(folder, tmp_path):
     assert "fc.weight (expected [1000, 512], got [4, 512])" in refused(*common, "--arch", "resnet18")
     assert run(*common, "--arch", "resnet18", "--num-classes", 4).exit_code == 0
     assert rows(tmp_path / "a")[0]["class_name"] is None
+
+
+def test_scores(checkpoint, folder, tmp_path):
+    """As the checkpoint says, or as asked for; the page says which."""
+    model, config = models.load_checkpoint(checkpoint)
+    models.save_checkpoint(tmp_path / "bce.safetensors", model, dataclasses.replace(config, scores="sigmoid"))
+    common = ("localize", folder, "--top-k", 3, "--weights")
+    assert run(*common, tmp_path / "bce.safetensors", "--out", tmp_path / "a").exit_code == 0
+    assert run(*common, checkpoint, "--scores", "sigmoid", "--out", tmp_path / "b").exit_code == 0
+    assert run(*common, tmp_path / "bce.safetensors", "--scores", "softmax", "--out", tmp_path / "c").exit_code == 0
+    a, b, c = (np.reshape([row["score"] for row in rows(tmp_path / name)], (3, 3)).astype(float) for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    logits = np.log(a / (1 - a))
+    powers = np.exp(logits)
+    np.testing.assert_allclose(c, powers / powers.sum(1, keepdims=True), rtol=1e-4)
+    assert "scores: sigmoid there, softmax here" in refused(
+        *(*common, tmp_path / "bce.safetensors", "--scores", "softmax", "--out", tmp_path / "a")
+    )
+    for name, made in (("a", "sigmoid"), ("c", "softmax")):
+        assert run("report", tmp_path / name).exit_code == 0
+        assert f"probability ({made})" in (tmp_path / name / "report.html").read_text()
 
 
 def test_given_classes(checkpoint, folder, tmp_path):

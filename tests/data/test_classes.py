@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from fastcam import data as datasets
 from fastcam.data import Collection, Faults, Pictures, Sample, classes_of
@@ -98,6 +99,19 @@ def test_what_hands_pictures_on_keeps_classes(tmp_path):
     assert turned[0].classes == turned.truth(0).classes == (1, 3)
     assert data.classes == [(0, 2), (), None, (3,)]
     assert in_classes(data, NAMES) is data
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(NAMES), st.lists(st.none() | st.sets(st.integers(0, 3)), min_size=1, max_size=9))
+def test_classes_meet_by_name(tmp_path_factory, order, told):
+    """Whatever the order of a network's classes, with others among them, a picture keeps the names of its classes."""
+    ids = [f"{index}.png" for index in range(len(told))]
+    data = Pictures(tmp_path_factory.getbasetemp(), ids, classes=told, class_names=NAMES)
+    network = ("other", *order[:2], "more", *order[2:])
+    found = in_classes(data, network)
+    names = [None if classes is None else {network[place] for place in classes} for classes in found.classes]
+    assert names == [None if classes is None else {NAMES[place] for place in classes} for classes in told]
+    assert all(classes is None or list(classes) == sorted(classes) for classes in found.classes)
 
 
 class Several:

@@ -45,6 +45,7 @@ def test_several_classes_a_picture(tmp_path) -> None:
     assert (found.several, found.classless) == (2, 0)
     assert "classes         2, pictures of each: 2 to 3 (median 2.5)" in found.lines()
     assert "classes of each 1 to 2 (median 2); several in 2, none in 0" in found.lines()
+    assert "of each class   cat 3, dog 2" in found.lines()
     rows = "path,label\nx.jpg,dog;cat\ny.jpg,[]\nz.jpg,owl\n"
     write(tmp_path / "VOC2012/JPEGImages/list.csv", rows)
     shown = run("data", "info", "auto", tmp_path / "VOC2012/JPEGImages/list.csv")

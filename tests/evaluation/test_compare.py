@@ -78,12 +78,13 @@ def test_names_of_rows():
         ("guided-backprop", r"'guided-backprop': guided-backprop gives no map of a class"),
         ("saliency+clamp", r"\+clamp is for cam"),
         ("guided-gradcam+aug", r"guided-gradcam gives no map"),
-        ("cam+tapp", r"unknown \+tapp; a row is cam\[\+tap\]\[\+clamp\]\[\+pas\]\[\+eigen\]\[\+aug\]"),
+        ("cam+tapp", r"unknown \+tapp; a row is cam\[\+tap\]\[\+clamp\]\[\+pas\]\[\+eigen\]\[\+aug\]\[\+ms\]"),
         ("gradcam+++", r"unknown \+; a row is gradcam\+\+\["),
         ("gradcam++++tap", r"unknown \+; a row is gradcam\+\+\["),
         ("cam+", r"unknown \+; a row is cam\["),
         ("cam+tap+tap", r"\+tap comes twice"),
         ("gradcam+clamp", r"\+clamp is for cam"),
+        ("cam+ms+aug", r"\+aug and \+ms are two ways"),
     ],
 )
 def test_wrong_names_of_rows(name, message):
@@ -109,20 +110,27 @@ ALL = [
     "saliency+pas",
     "saliency+tap",
     "saliency+aug",
+    "cam+ms",
+    "cam+tap+clamp+pas+ms",
+    "layercam+eigen+ms",
+    "gradcam+++tap+ms",
+    "saliency+ms",
 ]
 
 
 SOME = ["gradcam", "saliency", "gradcam++", "layercam+tap+eigen", "eigencam+pas", "ablationcam+tap", "hirescam+aug"]
+SOME += ["layercam+ms", "gradcam+tap+eigen+ms"]
+VIEWS = {"scales": (0.5, 1, 2), "flip": True}
 
 
 @pytest.mark.parametrize(
     ("rows", "layers"),
-    [(ALL, None), (SOME, ["layer4.1"]), (SOME[:3], ["layer4.1", "layer4"])],
+    [(ALL, None), (SOME, ["layer4.1"]), ([*SOME[:3], "layercam+ms"], ["layer4.1", "layer4"])],
     ids=["last", "early", "two"],
 )
 def test_rows_are_those_of_each_method_alone(rows, layers, model, data, tmp_path):
     options = {"config": CONFIG, "batch_size": 3, "bootstrap": 20, "progress": False}
-    table = compare(model, data, methods=rows, target_layers=layers, protocol=SMALL, **options)
+    table = compare(model, data, methods=rows, target_layers=layers, protocol=SMALL, **VIEWS, **options)
     assert [entry.name for entry in table.entries] == rows
     for entry, row in zip(table.entries, map(Variant.parse, rows), strict=True):
         # Another pooling as a network of its own.
@@ -137,6 +145,7 @@ def test_rows_are_those_of_each_method_alone(rows, layers, model, data, tmp_path
             smooth=[name for name in ("aug", "eigen") if getattr(row, name)],
             protocol=SMALL._replace(percentile=90.0) if row.pas else SMALL,
             cases=0,
+            **(VIEWS if row.ms else {}),
             **options,
         ).metrics
         found = entry.result.to_dict()
@@ -164,6 +173,17 @@ def test_the_network_runs_once_for_all(model, data):
     for entry in table.entries:
         assert 0 < entry.own < entry.alone
         assert entry.alone == pytest.approx(entry.own + sum(table.shared[part] for part in entry.shares))
+    model.batches.clear()
+    rows = ["layercam+ms", "cam+tap+ms", "cam+ms", "cam"]
+    table = compare(model, data, methods=rows, config=CONFIG, protocol=SMALL, batch_size=4, progress=False, **VIEWS)
+    assert model.batches == [4, 1, 8, 8, 8, 3, 6, 6, 6]  # mirror images beside the pictures, at each of three sizes
+    of = ", 6 views"
+    assert [entry.shares for entry in table.entries] == [
+        (f"forward pass{of}",),
+        (f"forward pass{of}", f"TAP{of}"),
+        (f"forward pass{of}",),
+        (plain,),
+    ]
     early = compare(
         model,
         data,

@@ -172,6 +172,36 @@ def test_any_data_set_will_do(folder, whole, tmp_path):
     assert evaluated(Plain(), tmp_path).metrics["figures"] == told(whole)["figures"]
 
 
+def test_maps_summed_over_sizes(folder, tmp_path):
+    data, model = datasets.load(folder), network()
+    views = {"scales": (0.5, 1, 1.5), "flip": True}
+    source = NetworkMaps(data, model, CONFIG, PROTOCOL, MapSettings("layercam", **views))
+    loaded = [source.load(job) for job in source.jobs(range(5))]
+    batch = source.finish(loaded)
+    images, labels = source.images(loaded)
+    cam = fastcam.LayerCAM(model)
+    torch.testing.assert_close(batch.maps, cam.coarse(images, labels, **views))
+    torch.testing.assert_close(batch.logits, model(images).detach(), atol=1e-5, rtol=1e-5)
+    finished = batch.finished(PROTOCOL)
+    whole = torch.nn.functional.interpolate(
+        batch.maps.double()[:, None], PROTOCOL.size, mode=PROTOCOL.mode, align_corners=False
+    )[:, 0].clamp(min=0)
+    wanted = whole / whole.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(finished, wanted, atol=1e-5, rtol=1e-5)
+    assert wanted.amin((1, 2)).max() > 0.01  # the minimum is not subtracted
+    tap = NetworkMaps(data, model, CONFIG, PROTOCOL, MapSettings(tap=True, **views), "highest").finish(loaded)
+    classes = models.to_gap(model, "tap")(images).argmax(1)
+    assert tap.classes == classes.tolist()
+    torch.testing.assert_close(tap.maps, fastcam.CAM(model).coarse(images, classes, **views), atol=1e-5, rtol=1e-5)
+    whole = evaluated(folder, tmp_path / "network", model=model, method="layercam", save_maps="float32", **views)
+    stored = evaluated(folder, tmp_path / "stored", model=None, maps=tmp_path / "network" / "maps.parquet")
+    assert stored.metrics["figures"]["MaxBoxAcc"] == whole.metrics["figures"]["MaxBoxAcc"]
+    with pytest.raises(ValueError, match="two ways to use several views"):
+        MapSettings(smooth=("aug",), flip=True)
+    with pytest.raises(ValueError, match="`scales` must be up to 8"):
+        MapSettings(scales=(1, -1))
+
+
 def test_maps_of_the_highest_class(folder, tmp_path):
     """Labels are not looked at: their classes may be others than the network's."""
     found = evaluated(folder, tmp_path, targets="highest").metrics
@@ -240,7 +270,7 @@ def test_network_options_are_checked(folder, tmp_path):
         ({"targets": "top"}, "`targets` must be one of label, highest, got 'top'"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"part": (3, 2)}, "`part`"),
-        ({"protocol": "standart"}, "`protocol` must be one of standard, paper, .* got 'standart'"),
+        ({"protocol": "standart"}, "`protocol` must be one of standard, paper, .*, wsss, got 'standart'"),
         ({"maps": tmp_path}, "exactly one of"),
         ({"model": None}, "exactly one of"),
         ({"model": None, "maps": tmp_path, "method": "gradcam"}, "method: for maps of a `model` only"),

@@ -30,7 +30,7 @@ from fastcam.localization.engines.torchrun import meeting_point
 from fastcam.models import ModelConfig
 from tests.support.commands import refused, run as run_command
 from tests.support.distributed_run import drive, run
-from tests.support.engine_run import OPTIONS, Tiny
+from tests.support.engine_run import OPTIONS, Tiny, several
 from tests.support.processes import child_ids, children, command_line, descendants, end
 from tests.support.runs import STAGES, check_finished, marks, moment, rows_of, seeds, stage
 
@@ -207,12 +207,14 @@ def slurm(index: int, count: int, port: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def ranks(context):
-    """Start two ranks that are not killed, the second with other options, and give what becomes of them."""
+    """Start two ranks that are not killed, with options, the second with others, and give what becomes of them."""
     with ProcessPoolExecutor(2, context, max_tasks_per_child=1) as pool:
 
-        def start(folder: Path, out: Path, pause: float = 0, **options: object) -> list[Future]:
+        def start(
+            folder: Path, out: Path, pause: float = 0, both: dict | None = None, **options: object
+        ) -> list[Future]:
             port = free_port()
-            each = ((slurm(i, 2, port), options if i else {}) for i in range(2))
+            each = ((slurm(i, 2, port), (both or {}) | (options if i else {})) for i in range(2))
             arguments = str(folder), str(out), "torchrun", str(pause)
             return [pool.submit(run, *arguments, options=given, **variables) for variables, given in each]
 
@@ -436,6 +438,17 @@ def test_the_driver_of_a_ray_run_is_killed(folder, undisturbed, tmp_path, cluste
     wait_for(at_rest)
     localize(Tiny(), folder, out=tmp_path, **OPTIONS)
     check_finished(tmp_path, undisturbed)
+
+
+def test_several_classes_of_a_picture(folder, tmp_path, ranks, cluster, elsewhere):
+    options = several(folder)
+    localize(Tiny(), folder, out=tmp_path / "whole", **options)
+    assert len(rows_of(tmp_path / "whole")) > PICTURES
+    for rank in ranks(folder, tmp_path / "ranks", both=options):
+        rank.result(300)
+    elsewhere(drive, folder, tmp_path / "ray", 0, cluster.address, given=options).result(300)
+    for name in ("ranks", "ray"):
+        check_finished(tmp_path / name, tmp_path / "whole")
 
 
 def test_errors_of_tasks_are_raised(folder, tmp_path, cluster, elsewhere):

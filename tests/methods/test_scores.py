@@ -115,6 +115,33 @@ def test_what_a_single_output_is(end, kind):
     assert recognise(Net(1, end), torch.zeros(1, 3, SIDE, SIDE)) == kind
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_what_a_network_shows_cannot_be_contradicted(end):
+    """Logits become what is asked for; of what a network makes itself only that."""
+    function, kind = ENDS[end]
+    model, images = Net(3, function), torch.zeros(1, 3, SIDE, SIDE)
+    own = None if kind == "logits" else "sigmoid" if "sigmoid" in end else "softmax"
+    for scores, made in (("softmax", kind), ("sigmoid", "independent logits" if kind == "logits" else kind)):
+        if own in (None, scores):
+            assert recognise(model, images, scores) == made
+        else:
+            with pytest.raises(
+                ValueError, match=rf"`scores` {scores} do not go with Net: .* without `scores` they are"
+            ):
+                recognise(nn.DataParallel(model), images, scores)
+
+
+def test_a_single_logit_has_no_softmax():
+    images = torch.zeros(1, 3, SIDE, SIDE)
+    assert recognise(Net(1), images, "sigmoid") == "logit"
+    with pytest.raises(
+        ValueError, match="`scores` softmax do not go with Net: it has one logit, whose softmax is always"
+    ):
+        recognise(Net(1), images, "softmax")
+    with pytest.raises(ValueError, match="`scores` sigmoid do not go with Net: it ends in a LogSoftmax itself"):
+        recognise(Net(3, nn.LogSoftmax(1)), images, "sigmoid")
+
+
 def test_other_networks():
     assert recognise(Pooled(3), torch.zeros(1, 3, 8, 8)) == "logits"
     assert recognise(Pooled(1), torch.zeros(1, 3, 8, 8)) == "logit"
@@ -209,6 +236,76 @@ def test_scores_and_ranks_of_networks_that_give_probabilities(folder, tmp_path):
     np.testing.assert_allclose(np.reshape([row["score"] for row in rows], (5, 4)), want, atol=1e-5)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"boxes": "all"}])
+@pytest.mark.parametrize("layer", ["features", "features.0"])
+def test_sigmoids_of_several_logits(folder, tmp_path, options, layer):
+    """Asked for, or as the checkpoint says; ranks, boxes and maps are those of softmax."""
+    model = Net(3, bias=0.5)
+    options = options | {"method": "gradcam", "target_layers": layer, "top_k": 3, "maps": True}
+    bce = ModelConfig("net", 3, size=SIDE, scores="sigmoid")
+    logits = np.sort(outputs_of(model, folder), 1)[:, ::-1]
+    kinds = {"softmax": (softmax(logits), "logits"), "sigmoid": (sigmoid(logits), "independent logits")}
+    tables = {}
+    for name, given, made in (
+        ("plain", {}, "softmax"),
+        ("asked", {"scores": "sigmoid"}, "sigmoid"),
+        ("checkpoint", {"config": bce}, "sigmoid"),
+        ("both", {"config": bce, "scores": "softmax"}, "softmax"),
+    ):
+        want, kind = kinds[made]
+        summary, rows = localized(model, folder, tmp_path / name, **options | given)
+        firsts = [row["score"] for row in rows if row["box"] == 1]
+        np.testing.assert_allclose(np.reshape(firsts, (5, 3)), want, rtol=1e-5)
+        assert all(0 <= row["box_score"] <= row["score"] for row in rows)
+        assert summary.outputs == kind
+        tables[name] = pq.read_schema(summary.path)
+        assert json.loads(tables[name].metadata[b"fastcam"])["scores"] == made
+        assert made in tables[name].field("score").metadata[b"description"].decode()
+        plan = json.loads((tmp_path / name / "plan.json").read_text())["settings"]
+        assert plan["scores"] == (made if given else None)
+        tables[name] = [{k: v for k, v in row.items() if "score" not in k} for row in rows]
+    assert tables["plain"] == tables["asked"] == tables["checkpoint"] == tables["both"]
+
+
+def test_tables_say_how_networks_made_scores_themselves(folder, tmp_path):
+    options = {"method": "gradcam", "target_layers": "features"}
+    for name, model, made, text in (
+        ("logit", Net(1), "sigmoid", "sigmoid of the network's only logit"),
+        ("sigmoids", Net(3, nn.Sigmoid()), "network", "probabilities that the network gives itself"),
+    ):
+        summary, _ = localized(model, folder, tmp_path / name, **options)
+        schema = pq.read_schema(summary.path)
+        assert json.loads(schema.metadata[b"fastcam"])["scores"] == made
+        assert schema.field("score").metadata == {b"description": text.encode()}
+    (tmp_path / "no.png").write_text("no picture")
+    summary, rows = localized(Net(3), tmp_path / "no.png", tmp_path / "failed")
+    assert summary.outputs is rows[0]["score"] is pq.read_schema(summary.path).field("score").metadata is None
+
+
+def test_a_run_of_other_scores_is_refused(folder, tmp_path):
+    model = Net(3)
+    localized(model, folder, tmp_path / "a")
+    with pytest.raises(FileExistsError, match=r"another plan \(scores: None there, sigmoid here\)"):
+        localized(model, folder, tmp_path / "a", scores="sigmoid")
+
+
+def test_contradictions_end_a_run(folder, tmp_path):
+    for name, model, scores, message in (
+        ("a", Net(3, nn.Softmax(1)), "sigmoid", "`scores` sigmoid do not go with Net: it ends in a Softmax itself"),
+        ("b", Net(1), "softmax", "`scores` softmax do not go with Net: it has one logit"),
+        ("c", Net(3, nn.Sigmoid()), "softmax", "`scores` softmax do not go with Net: it ends in a Sigmoid itself"),
+    ):
+        options = {"method": "gradcam", "target_layers": "features", "scores": scores}
+        with pytest.raises(ValueError, match=message):
+            localized(model, folder, tmp_path / name, **options)
+        with pytest.raises(ValueError, match=message):
+            localized(model, [Sample(Image.new("RGB", (9, 9)))], tmp_path / f"{name} of samples", **options)
+
+
 @pytest.mark.parametrize("end", [nn.Sigmoid(), lambda z: z.sigmoid_()])
 def test_independent_sigmoids_stay_as_they_are(folder, tmp_path, end):
     model = Net(3, end, bias=2.0)
@@ -263,6 +360,23 @@ def test_figures_tell_probabilities(folder, tmp_path, monkeypatch):
         assert explained(sure, "b") == ["class 1\n100.0%"]
     sure.end = None
     assert explained(sure, "c") == ["class 1\n100.0%"]
+    with torch.no_grad():
+        sure.fc.weight.zero_()
+        sure.fc.bias.copy_(torch.tensor([0.0, 2.0]))
+    bce = ModelConfig("net", 2, size=SIDE, scores="sigmoid")
+    for name, config, asked, made in (
+        ("d", None, None, "softmax"),
+        ("e", bce, None, "sigmoid"),
+        ("f", bce, "softmax", "softmax"),
+        ("g", None, "sigmoid", "sigmoid"),
+    ):
+        given = {"config": config or ModelConfig("net", 2, size=SIDE), "scores": asked, "top_k": 2} | options
+        with pytest.warns(MapWarning, match="constant"):
+            fastcam.explain(sure, folder / "0.png", out=tmp_path / name, **given)
+        second = {"softmax": "11.9%", "sigmoid": "50.0%"}[made]
+        assert told[-1] == ["class 1\n88.1%", f"class 0\n{second}"]
+    with pytest.raises(ValueError, match="`scores` softmax do not go with Net: it has one logit"):
+        fastcam.explain(Net(1), folder / "0.png", out=tmp_path / "h", scores="softmax", **options)
 
 
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1), lambda z: (z.softmax(1) * 3 + z.softmax(1)) / 4])
@@ -289,6 +403,28 @@ def test_metrics_of_a_single_logit():
         logits = metrics.insertion(model, images, maps, steps=3, score="logit").scores
         torch.testing.assert_close(logits[:, -1], model(images)[:, 0])
     torch.testing.assert_close(curve.scores, 1 / (1 + (-logits).exp()))
+
+
+def test_metrics_and_score_cam_of_sigmoids():
+    """Of several logits, as of the network that ends in them; softmax is what they have else."""
+    plain, given = Net(3), Net(3, nn.Sigmoid())
+    given.load_state_dict(plain.state_dict())
+    images, maps = torch.randn(3, 3, SIDE, SIDE), torch.rand(3, SIDE, SIDE)
+    for measure in (
+        lambda net, score: metrics.insertion(net, images, maps, [0, 1, 2], steps=4, score=score).scores,
+        lambda net, score: metrics.deletion(net, images, maps, [0, 1, 2], steps=4, score=score).scores,
+        lambda net, score: metrics.road(net, images, maps, 1, fractions=[0.5], score=score).least,
+        lambda net, score: metrics.confidence_change(net, images, maps, 1, score=score).after,
+        lambda net, score: fastcam.ScoreCAM(net, "features", score=score, softmax=False).coarse(images, 1),
+    ):
+        torch.testing.assert_close(measure(plain, "sigmoid"), measure(given, "probability"))
+        torch.testing.assert_close(measure(given, "sigmoid"), measure(given, "probability"))
+        torch.testing.assert_close(measure(plain, "softmax"), measure(plain, "probability"))
+        assert not torch.allclose(measure(plain, "sigmoid"), measure(plain, "softmax"))
+        with pytest.raises(ValueError, match="`scores` softmax do not go with Net"):
+            measure(given, "softmax")
+        with pytest.raises(ValueError, match="`score` must be one of logit, probability, softmax, sigmoid, got 'bce'"):
+            measure(plain, "bce")
 
 
 def test_score_cam_takes_probabilities_as_they_are():

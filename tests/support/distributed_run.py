@@ -28,14 +28,21 @@ def run(
 
 
 def drive(
-    folder: Path, out: Path, pause: float, address: str, *, connected: bool = False, retries: int = 3
+    folder: Path,
+    out: Path,
+    pause: float,
+    address: str,
+    *,
+    connected: bool = False,
+    retries: int = 3,
+    given: dict | None = None,
 ) -> LocalizationSummary:
     """A run by Ray, from a process that may be connected to the cluster already. It stays as it was."""
     tasks._RETRIES = retries
     if connected:
         ray.init(address, logging_level="ERROR")
     try:
-        options = {"engine": "ray", "address": None if connected else address, **OPTIONS}
+        options = {"engine": "ray", "address": None if connected else address, **(given or OPTIONS)}
         return engines.localize(Tiny(pause), folder, out=out, **options)
     finally:
         assert ray.is_initialized() == connected

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ OPTIONS = {
     "threads": 1,
     "progress": False,
 }
+
+
+def several(folder: Path) -> dict:
+    """The same options, but for one to all classes of each picture below a folder, in an order drawn for each."""
+    rng = np.random.default_rng(0)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return OPTIONS | {
+        "top_k": 1,
+        "targets": {id: rng.permutation(CLASSES)[: rng.integers(1, CLASSES + 1)].tolist() for id in files},
+    }
 
 
 class Tiny(nn.Module):
@@ -52,4 +63,5 @@ if __name__ == "__main__":
     if limit:
         prepare(Tiny(), folder, out=out, **{name: OPTIONS[name] for name in OPTIONS if name != "progress"})
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), int(limit[0])))
-    localize(Tiny(float(pause)), folder, out=out, workers=int(workers), **OPTIONS)
+    options = several(Path(folder)) if "SEVERAL" in os.environ else OPTIONS
+    localize(Tiny(float(pause)), folder, out=out, workers=int(workers), **options)

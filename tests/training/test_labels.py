@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from fastcam import training
 from fastcam.data import Pictures, Sample
 from fastcam.training import Settings
-from fastcam.training.labels import several, target_of, weights_of
+from fastcam.training.labels import has_none, several, target_of, weights_of
 from tests.support.colours import TINY, Colours
 from tests.support.several import Several
 
@@ -131,6 +131,12 @@ def test_cross_entropy_tells_of_pictures_with_several_classes(tmp_path) -> None:
     data = Told((0, 1), (1,), (0, 2), (2,))
     assert several(data) == 2
     assert several(Colours(4)) == 0
+    assert [has_none(found) for found in (data, Colours(4), Told((), None), Told((), ()))] == [
+        False,
+        False,
+        False,
+        True,
+    ]
     with pytest.warns(UserWarning, match="2 of 4 pictures to train on have several classes") as caught:
         training.train((data, data), out=tmp_path, epochs=1, **TINY)
     assert caught[0].filename == __file__

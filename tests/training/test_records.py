@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from fastcam import evaluation, methods, models, ops, training
+from fastcam.data import Sample
 from fastcam.data.shapes import Shapes
 from fastcam.pictures import Preprocess
 from fastcam.training import records
@@ -111,6 +112,35 @@ def test_the_bar_tells_loss_accuracy_rate_and_time_left(tmp_path, monkeypatch) -
     assert "epoch 2/2" in text
     assert re.search(r"img/s, loss \d\.\d+, accuracy [\d.]+%, \d\d:\d\d left in all", text)
     assert "test accuracy" in text
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
+def test_the_bar_tells_what_the_loss_is_of(tmp_path, monkeypatch, loss) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    result = training.train((Colours(16), Colours(4)), out=tmp_path, epochs=1, loss=loss, **TINY | {"progress": True})
+    share, test = ("accuracy", "accuracy") if loss == "cross-entropy" else ("exact match", "mAP")
+    text, value = terminal.getvalue(), result.history[-1][f"test_{test}"]
+    assert re.search(rf"img/s, loss \d\.\d+, {share} [\d.]+%, test {test} {100 * value:.1f}%", text)
+
+
+def test_localization_leaves_out_pictures_of_no_class(tmp_path) -> None:
+    class Some(Shapes):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return sample._replace(classes=(sample.label,)) if index % 4 else Sample(sample.image, classes=())
+
+    data = Shapes("train", 8, 32), Some("val", 12, 32)
+    callback = evaluation.localizer(batch_size=1)
+    entry = training.train(data, out=tmp_path, epochs=1, loss="bce", callback=callback, **TINY | {"size": 64}).history[
+        0
+    ]
+    assert 0 <= entry["MaxBoxAcc"] <= 100
+    assert entry["MaxBoxAcc"] * 9 / 100 == pytest.approx(round(entry["MaxBoxAcc"] * 9 / 100))  # of nine pictures
 
 
 def test_the_clock_divides_time(monkeypatch) -> None:

@@ -21,7 +21,17 @@ import pyarrow.parquet as pq
 from fastcam.data.labels import unlike
 from fastcam.data.names import ordered, tidy
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side, strongest
+from fastcam.data.reading import (
+    Format,
+    Found,
+    Problems,
+    Request,
+    assemble,
+    class_names,
+    first_places,
+    is_side,
+    strongest,
+)
 from fastcam.pictures.finding import hidden
 
 _IDS = ("path", "file_name", "image_id")  # columns that can name pictures, the first one there is taken
@@ -117,8 +127,7 @@ def read(request: Request) -> Pictures:
             if entry.label is None and entry.classes is None:
                 problems.fault(entry.where, "expected a class as other pictures have", entry.id)
         names = columns.class_names if columns and columns.class_names else tuple(ordered(words))
-        told = (index for entry in found for index in (entry.label, *(entry.classes or ())) if index is not None)
-        names = names or class_names([path], told)
+        names = names or class_names([path], first_places(found))
     return assemble(request, path, found, names, slack=_SLACK, resized=True)
 
 
@@ -209,7 +218,7 @@ def _columns(schema: pa.Schema, file: Path) -> _Columns:
     label, names = choose(datasets.ClassLabel, "label"), None
     lists = [name for name, feature in features.items() if isinstance(_listed_in(feature), datasets.ClassLabel)]
     labels = next((name for name in _LISTS if _listed_in(features.get(name)) is not None), None)
-    labels = labels or (lists[0] if len(lists) == 1 and lists[0] != "objects" else None)
+    labels = labels or (lists[0] if len(lists) == 1 else None)
     each = _listed_in(features.get(labels))
     objects = _inner(features.get("objects"))
     has_objects = isinstance(objects, dict) and "bbox" in objects

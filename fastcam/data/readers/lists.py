@@ -93,7 +93,7 @@ def _labelled(entry: Found, labels: "_Labels", boxes: Sequence[_Box], problems: 
     if len(classes) == 1:
         entry = entry._replace(label=classes[0])
     kinds = [box.kind for box in boxes if box.kind is not None]
-    if len(classes) > 1 and kinds and entry.boxes is not None:
+    if len(classes) > 1 and 0 < len(kinds) == len(boxes) and entry.boxes is not None:
         every, sizes = entry.boxes, None if entry.size is None else np.array([entry.size])
         problems.boxes([entry.id] * len(every), [box.where for box in boxes], every, sizes)  # the others are left out
         label, every = strongest(kinds, every)
@@ -134,7 +134,8 @@ class _Labels:
             for text, where in one.texts.items():
                 if self.numbers[text] is None:
                     problems.fault(where, f"expected a whole number as label, or names only, got {text}", id)
-        self.names = class_names([path.parent], (value for value in self.numbers.values() if value is not None))
+        known = {index: texts[text] for text, index in self.numbers.items() if index is not None}
+        self.names = class_names([path.parent], known)
 
     def of(self, id: str) -> list[int] | None:
         """The classes of a picture, ascending; None if they are not known."""

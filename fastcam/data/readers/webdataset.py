@@ -12,7 +12,7 @@ import numpy as np
 
 from fastcam.data.names import id_problem, text_of, whole
 from fastcam.data.pictures import Packed, Pictures
-from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, is_side
+from fastcam.data.reading import Format, Found, Problems, Request, assemble, class_names, first_places, is_side
 from fastcam.pictures import SUFFIXES
 from fastcam.pictures.finding import hidden
 
@@ -56,8 +56,7 @@ def read_shards(shards: Sequence[Path], request: Request) -> Pictures:
         if entry.label is None and entry.classes is None:
             problems.fault(entry.where, "expected a class in .cls or .json as other samples have", entry.id)
     root = shards[0].parent
-    told = (index for entry in found for index in (entry.label, *(entry.classes or ())) if index is not None)
-    names = class_names([root], told)
+    names = class_names([root], first_places(found))
     return assemble(request, root, found, names if labelled else (), source=root, resized=True)
 
 

@@ -16,9 +16,10 @@ from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import MapSettings
 from fastcam.evaluation.sources.source import Loaded, Maps, Source
 from fastcam.methods.cautions import constant
-from fastcam.methods.core import Method
+from fastcam.methods.core import Method, observe_scales
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
+from fastcam.methods.scales import ScaledRun, checked
 from fastcam.methods.scores import Outputs, recognise
 from fastcam.models import ModelConfig, Scores, ThresholdedAvgPool2d
 from fastcam.models.digest import digest
@@ -50,10 +51,11 @@ class NetworkMaps(Source[None, np.ndarray]):
         self.preprocess = Preprocess.of(config, model)
         self._model, self._config, self._protocol, self._settings = model, config, protocol, settings
         self._pooled = [methods.CAM(model)] if settings.tap else []
-        self._aug, self._eigen = "aug" in settings.smooth, "eigen" in settings.smooth
+        self._aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
+        self._scales = checked(settings.scales, settings.flip)
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
         self._whole = self._aug or len(self.cam.layers) > 1
-        self._relu = self.cam.relu and not self._whole
+        self._relu = self.cam.relu and not (self._whole or self._scales)
         self._rows_checked = False
         self._outputs = None if config is None else config.num_classes
         self._scores = scores or (None if config is None else config.scores)
@@ -76,6 +78,8 @@ class NetworkMaps(Source[None, np.ndarray]):
             "clamp": self._settings.clamp,
             "relu": self._relu,
             "smooth": sorted(self._settings.smooth),
+            "scales": list(self._scales),
+            "flip": self._settings.flip,
             "targets": "label" if self.labelled else "highest",
             "crop": self._protocol.crop,
             "size": self.preprocess.size,
@@ -110,9 +114,7 @@ class NetworkMaps(Source[None, np.ndarray]):
     def finish(self, loaded: Sequence[Loaded[np.ndarray]]) -> Maps:
         """Run the network."""
         images, labels = self.images(loaded)
-        run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
-        self.check(run)
-        found = self.maps(loaded, run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run)
+        found = self.maps(loaded, self._scaled(images, labels) if self._scales else self._plain(images, labels))
         if not self.ranked or found.logits is None:
             return found
         if self._kind is None:
@@ -128,6 +130,26 @@ class NetworkMaps(Source[None, np.ndarray]):
         values = logits.double().log_softmax(1).float() if kind == "logits" else logits
         return values[:, list(self.ranked)].numpy()
 
+    def _plain(self, images: Tensor, labels: Tensor | None) -> Forward:
+        """Run the network once, with the pooling that is asked for."""
+        run = methods.observe([self.cam, *self._pooled], images, labels, aug_smooth=self._aug)
+        return self._pooled_as_asked(run)
+
+    def _pooled_as_asked(self, run: Forward) -> Forward:
+        self.check(run)
+        return run.with_pooling(ThresholdedAvgPool2d()) if self._pooled else run
+
+    def _scaled(self, images: Tensor, labels: Tensor | None) -> ScaledRun:
+        """The same at all sizes, one after the other."""
+        flip = self._settings.flip
+        total, cams = ScaledRun(images.shape[-2:], self._scales, flip), [self.cam, *self._pooled]
+        options: dict[str, Any] = {"scales": self._scales, "flip": flip, "through": self._pooled_as_asked}
+        for scale, run in observe_scales(cams, images, labels, **options):
+            total.begin(scale, run)
+            total.add(self.cam, run, self.eigen)
+            del run
+        return total
+
     def images(self, loaded: Sequence[Loaded[np.ndarray]]) -> tuple[Tensor, Tensor | None]:
         """Put N pictures together, [N, 3, size, size], and the classes whose maps are wanted, int64 [N], or None."""
         frames = torch.from_numpy(np.stack([one.content for one in loaded])).to(self._like.device)
@@ -142,17 +164,17 @@ class NetworkMaps(Source[None, np.ndarray]):
             check_rows(self.cam.model, run.images, run.logits)
             self._rows_checked = True
 
-    def maps(self, loaded: Sequence[Loaded[np.ndarray]], run: Forward) -> Maps:
+    def maps(self, loaded: Sequence[Loaded[np.ndarray]], run: Forward | ScaledRun) -> Maps:
         """Maps of a run of what `images` gave; logits and ranks where these can be compared with labels."""
         make = self.cam if self._whole else self.cam.coarse
-        maps, outputs, classes = make(run, eigen_smooth=self._eigen), run.logits[: run.count], run.chosen.classes
+        maps, outputs, classes = make(run, eigen_smooth=self.eigen), run.logits[: run.count], run.chosen.classes
         assert classes is not None  # as no target is a callable
         self._outputs = outputs.shape[1]
         logits = ranks = None
         if self.labelled and self._outputs > 1:  # a single class is always the highest, which says nothing
             logits = outputs.detach().float().cpu()
             ranks = ranks_of(logits, classes.cpu())[:, 0].tolist()
-        return Maps(loaded, maps.cpu(), self._relu, classes[:, 0].tolist(), logits, ranks)
+        return Maps(loaded, maps.cpu(), self._relu, classes[:, 0].tolist(), logits, ranks, summed=bool(self._scales))
 
 
 def method_of(model: nn.Module, protocol: Protocol, settings: MapSettings) -> Method:

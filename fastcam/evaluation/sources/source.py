@@ -14,12 +14,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from fastcam import data as datasets
+from fastcam import data as datasets, ops
 from fastcam.data import Collection, Sample
 from fastcam.data.names import Names, path_look
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Figures, Result
 from fastcam.methods.cautions import constant
+from fastcam.methods.scales import finished
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Maps(NamedTuple):
         logits: [N, C], or None.
         ranks: place of the true class of each among the logits, 1 the highest; None where that is not known.
         scores: float32 [N, K], what average precision ranks pictures by, of the classes `Source.ranked`; None for none.
+        summed: whether they are sums over several views, which are divided by their maximum alone.
     """
 
     loaded: Sequence[Loaded[Any]]
@@ -68,6 +70,7 @@ class Maps(NamedTuple):
     logits: Tensor | None = None
     ranks: Sequence[int | None] | None = None
     scores: np.ndarray | None = None
+    summed: bool = False
 
     @property
     def ids(self) -> list[str]:
@@ -83,6 +86,8 @@ class Maps(NamedTuple):
         """The maps in the frame of a protocol, [N, H, W] in [0, 1]."""
         if not isinstance(self.maps, Tensor):
             return self.maps
+        if self.summed:
+            return finished(self.maps.double(), protocol.size, protocol.mode, ops)
         return protocol.upsample(self.maps.relu() if self.relu else self.maps)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcam._files import replacing
 from fastcam.data import Collection, Sample
 from fastcam.evaluation.sources.source import Loaded, Maps, Places, Source, elsewhere
+from fastcam.methods.scales import summed
 from fastcam.runs.maps import decode_map
 from fastcam.runs.table import read_info
 
@@ -194,4 +195,4 @@ class MapStore(Source[dict[str, Any], StoredMap]):
         """The maps of pictures, with the ranks that the store has."""
         values = torch.from_numpy(np.stack([one.content.map for one in loaded]))
         ranks = [one.content.rank for one in loaded]
-        return Maps(loaded, values, self._relu, ranks=ranks if any(ranks) else None)
+        return Maps(loaded, values, self._relu, ranks=ranks if any(ranks) else None, summed=summed(self._made))

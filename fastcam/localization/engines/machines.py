@@ -28,6 +28,7 @@ from fastcam.localization.plan import LocalizationSummary, Plan, planned
 from fastcam.localization.run_settings import decide
 from fastcam.localization.settings import LocalizeSettings
 from fastcam.models import ModelConfig
+from fastcam.models.outputs import as_asked
 
 
 @accepts(LocalizeSettings)
@@ -77,6 +78,7 @@ def localize(
             come.
     """
     folder = os.path.abspath(out)
+    model = as_asked(model, settings.output, config)
 
     @contextlib.contextmanager
     def held() -> Iterator[Plan]:

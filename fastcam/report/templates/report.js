@@ -77,7 +77,8 @@
   }
 
   function verdict(card) {
-    const [place, , rank] = first(card), line = make("p", "text");
+    const [place, , rank] = card.rows.find((row) => row[0] === card.label && row[2] === 1) || first(card);
+    const line = make("p", "text");
     if (card.label !== null) {
       const right = place === card.label && rank === 1;
       const label = make("span", card.rows.length ? (right ? "hit" : "miss") : "");

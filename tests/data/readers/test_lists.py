@@ -169,9 +169,9 @@ def test_classes_are_numbered_over_all_splits(tmp_path) -> None:
         ("a.jpg,cat;dog\nb.jpg,Cat\n", r"list\.csv:3: class 'Cat' looks like 'cat' in .*list\.csv:2: write them alike"),
         ("a.jpg,cat;dog\nb.jpg,3\n", r"list\.csv:3: expected names or numbers of classes, not both: 3 here"),
         ("a.jpg,0 1\nb.jpg,1.5\n", r"list\.csv:3: expected a whole number as label, or names only, got 1\.5"),
-        ("a.jpg,0 9\nb.jpg,1\n", r"classes\.txt names 3 classes, but there is class 9"),
+        ("a.jpg,0 9\nb.jpg,1\n", r"list\.csv:2: .*classes\.txt names 3 classes, but there is class 9"),
         ("a.jpg,0 1\nb.jpg,\n", r"list\.csv:3: expected a label, got none; \[\] is a picture with none of the classes"),
-        ("a.jpg,0 2000000\n", "there is a class 2000000: expected at most"),
+        ("a.jpg,0 2000000\n", r"list\.csv:2: there is a class 2000000: expected at most"),
     ],
 )
 def test_malformed_lists_of_several_classes(tmp_path, rows, message) -> None:
@@ -179,3 +179,15 @@ def test_malformed_lists_of_several_classes(tmp_path, rows, message) -> None:
     write(tmp_path / "classes.txt", "cat\ndog\nowl\n")
     with pytest.raises(ValueError, match=message):
         data.load(path)
+
+
+@pytest.mark.parametrize("faults", [list, data.Faults])
+def test_rows_that_contradict_each_other_lose_their_picture_alone(tmp_path, faults) -> None:
+    rows = "path,label,x0,y0,x1,y1\na.jpg,cat;dog,0,0,9,9\na.jpg,owl,0,0,8,8\nb.jpg,cat,1,1,9,9\nb.jpg,dog,0,0,2,2\n"
+    bad = faults()
+    found = data.load(listed(tmp_path, rows), bad=bad)
+    assert [id for id, _ in bad] == ["a.jpg"]
+    known = {id: classes for id, classes in zip(found.ids, found.classes, strict=True) if classes is not None}
+    assert known == {"b.jpg": (0, 1)}
+    assert list(found.ids) == (["b.jpg"] if faults is list else ["a.jpg", "b.jpg"])
+    assert found.labels[-1] == 0
