@@ -3,7 +3,7 @@
 The script does what the field's do (make_cam.py of Ahn, Cho and Kwak, CVPR 2019): one picture after the other, the
 picture and its mirror image in one pass of each scale; maps clipped, brought to one size, summed, divided by their
 maximum. Its Grad-CAM differentiates the score by the layer's output, and nothing before it. fastcam gets several
-pictures at once, frozen for CAM, channels last for both. Pictures are 500 x 375, on two threads.
+pictures at once, and freezes the network. Pictures are 500 x 375, on two threads.
 
 Times are medians of calls that take turns, so that a busy machine slows all alike. What is not forward passes is what a
 call takes beyond the same passes of the same batches by the same network, for which the calls are timed in turns, too.
@@ -84,9 +84,9 @@ class Contest:
         last = torch.channels_last
         images, model = self.images.contiguous(memory_format=last), copy.deepcopy(self.model).to(memory_format=last)
         cam = METHODS[self.name](model)
-        if self.name == "cam":
-            cam.freeze(images, SCALES, flip=True)
-        run = cam.frozen or model
+        cam.freeze(images, SCALES, flip=True)
+        assert cam.frozen is not None
+        run = cam.frozen
         views = [mirrored(resized(images, scale)).contiguous(memory_format=last) for scale in SCALES]
 
         @torch.no_grad()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastcam import ops
 from fastcam._files import replacing
+from fastcam.data.segments import IGNORED, palette
 
 PREDICTED = (255, 48, 48)
 TRUTH = (64, 224, 96)
@@ -58,6 +59,31 @@ def overlay(
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"`{name}` must be a finite number of at least 0, got {weight}")
     return cv2.addWeighted(heat, map_weight, picture, image_weight, 0)
+
+
+def overlay_labels(image: Any, labels: Any) -> np.ndarray:
+    """Lay the colours of labels over a picture: Pascal VOC's, a little dark for the background, white for 255.
+
+    Args:
+        image: picture [H, W, 3] in RGB, uint8 or floating in [0, 1]; NumPy array, PIL picture or CPU tensor.
+        labels: class index at each pixel, uint8 [H, W]: 0 background, 255 to be ignored.
+
+    Returns:
+        RGB picture, uint8 [H, W, 3].
+
+    Raises:
+        TypeError: for a picture of another type, or labels that are not uint8.
+        ValueError: for another shape, values outside [0, 1], or labels of another size than the picture.
+    """
+    picture, indices = as_uint8(image), np.asarray(labels)
+    if indices.dtype != np.uint8:
+        raise TypeError(f"`labels` must be uint8, got {indices.dtype}")
+    if picture.shape[:2] != indices.shape:
+        raise ValueError(f"`labels` must have the picture's height and width {picture.shape[:2]}, got {indices.shape}")
+    colours = palette()
+    colours[IGNORED] = 255
+    share = np.where(indices == 0, 0.15, 0.65)[..., None]
+    return np.rint(picture * (1 - share) + colours[indices] * share).astype(np.uint8)
 
 
 def colorize(map: Any, colormap: int = cv2.COLORMAP_JET) -> np.ndarray:

@@ -48,6 +48,20 @@ def test_show_cam_on_a_black_picture():
     assert not black.any()
 
 
+def test_labels_lie_over_the_picture_in_their_colours():
+    picture, labels = np.full((2, 3, 3), 100, np.uint8), np.array([[0, 1, 2], [15, 255, 0]], np.uint8)
+    got = drawing.overlay_labels(picture, labels)
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 255: (255, 255, 255)}  # 15: person
+    for place, value in np.ndenumerate(labels):
+        share = 0.65 if value else 0.15
+        assert np.abs(got[place] - (100 * (1 - share) + share * np.array(known[int(value)]))).max() <= 0.5
+    assert (picture == 100).all()
+    with pytest.raises(TypeError, match="`labels` must be uint8, got int64"):
+        drawing.overlay_labels(picture, labels.astype(np.int64))
+    with pytest.raises(ValueError, match="`labels` must have the picture's height and width"):
+        drawing.overlay_labels(picture, labels.T)
+
+
 def test_boxes_are_half_open():
     drawn = drawing.draw_boxes(np.zeros((40, 50, 3), np.uint8), [10, 5, 30, 25], color=(0, 255, 0), thickness=1)
     rows, columns = np.nonzero(drawn[..., 1] == 255)

@@ -17,9 +17,9 @@ from fastcam.evaluation.settings import CompareSettings
 def compare(
     data: options.DataSet,
     out: Annotated[Path, typer.Option(help="Folder for compare.json, compare.md and the figures.")],
-    weights: options.Weights,
     network: options.NetworkOptions,
     settings: CompareSettings,
+    weights: options.Weights = None,
     arch: options.Arch = None,
     split: options.Split = None,
     format: options.Format = None,

@@ -1,7 +1,7 @@
 """`fastcam demo`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,10 +10,17 @@ from fastcam.cli.errors import plain_errors
 
 @plain_errors()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fastcam-demo"),
+    task: Annotated[
+        Literal["wsol", "wsss"],
+        typer.Option(help="wsol: one class a picture, to boxes. wsss: several, to pseudo-labels of segmentation."),
+    ] = "wsol",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results [fastcam-demo; fastcam-demo-wsss].")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
 ) -> None:
-    """Draw a data set, train on its labels alone, localize, and report how well the boxes fit."""
+    """Draw a data set, train on its labels alone, localize, and report how well boxes or pseudo-labels fit."""
     from fastcam import demo
 
-    demo.run(out, seed=seed)
+    if task == "wsss":
+        demo.wsss.run(out or Path("fastcam-demo-wsss"), seed=seed)
+    else:
+        demo.run(out or Path("fastcam-demo"), seed=seed)

@@ -88,15 +88,16 @@ def evaluate(
 
     begin = time.perf_counter()
     model = config = None
-    if weights is not None:
+    loads = weights is not None or (arch or "").startswith("hf:")  # a folder that has its own
+    if loads:
         model, config = network.load(weights, arch)
         model = model.to(device or options.default_device())
     elif arch or network.given:
-        raise ValueError("--arch, --size, --mean, --std, --class-names and --num-classes are for --weights")
+        raise ValueError("--arch, --size, --mean, --std, --class-names, --num-classes and --output are for --weights")
     problems: list[tuple[str, str]] = []
     settings = replace(flags.of(settings, merge or []), truth=truth)
     bad = problems if settings.skip_bad else None
-    loaded = datasets.load(data, split, format, images, truth_only=weights is None, bad=bad)
+    loaded = datasets.load(data, split, format, images, truth_only=not loads, bad=bad)
     options.say_of_passed(getattr(loaded, "ignored", {}), pictures=True)
     if config is not None and settings.targets == "label":
         options.say_of_labels(loaded, config)

@@ -16,9 +16,9 @@ from fastcam.explanation.settings import ExplainSettings
 def explain(
     paths: options.Paths,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")],
-    weights: options.Weights,
     network: options.FramedNetworkOptions,
     settings: Annotated[dict[str, Any], ExplainSettings],
+    weights: options.Weights = None,
     arch: options.Arch = None,
     targets: Annotated[
         str | None, typer.Option(help="Classes by index or name, commas between [the highest of each picture].")

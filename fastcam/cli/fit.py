@@ -16,9 +16,9 @@ from fastcam.fitting.settings import FitSettings
 def fit(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set: class folders, a list, CUB-200-2011, …")],
     out: Annotated[Path, typer.Option(help="Folder for model.safetensors, fit.json and features.parquet.")],
-    weights: options.Weights,
     network: options.FramedNetworkOptions,
     settings: FitSettings,
+    weights: options.Weights = None,
     arch: options.Arch = None,
     positives: Annotated[
         Path | None,

@@ -45,10 +45,10 @@ def localize(
         list[Path], typer.Argument(metavar="PATH", help="Pictures and folders of them; or a data set, with --format.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for boxes.parquet and what goes with it.")],
-    weights: options.Weights,
     network: options.FramedNetworkOptions,
     settings: LocalizeSettings,
     engine: EngineOptions,
+    weights: options.Weights = None,
     arch: options.Arch = None,
     targets: Annotated[
         str | None,

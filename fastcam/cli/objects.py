@@ -18,9 +18,9 @@ def objects(
         Path, typer.Argument(metavar="DATA", help="Scenes with objects: COCO JSON, mask files or WSOL metadata.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for objects.csv and a figure of each class of scenes.")],
-    weights: options.Weights,
     network: options.FramedNetworkOptions,
     settings: Annotated[dict[str, Any], ObjectsSettings],
+    weights: options.Weights = None,
     arch: options.Arch = None,
     scenes: Annotated[
         Path | None,

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")]
 Weights = Annotated[
-    Path, typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch.")
+    Path | None,
+    typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch [those of hf:PATH]."),
 ]
 Arch = Annotated[
-    str | None, typer.Option(help="Name of the network, torchvision's or timm/…; a checkpoint knows its own.")
+    str | None,
+    typer.Option(
+        help="Network: a name of torchvision's, timm:NAME, or hf:PATH, a folder of Hugging Face's; a checkpoint knows "
+        "its own."
+    ),
 ]
 DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set: WSOL metadata, CUB-200-2011, COCO JSON, …")]
 Split = Annotated[str | None, typer.Option(help="train, val or test [all, or the only one].")]
@@ -59,7 +64,7 @@ class NetworkOptions:
         """Whether anything is."""
         return any(value is not None for value in vars(self).values())
 
-    def load(self, weights: Path, arch: str | None) -> "tuple[nn.Module, ModelConfig]":
+    def load(self, weights: Path | None, arch: str | None) -> "tuple[nn.Module, ModelConfig]":
         """Build the network."""
         from fastcam import models
 

@@ -1,6 +1,7 @@
 """`fastcam train`."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,13 @@ def train(
             metavar="METHOD", help="Measure boxes each epoch, of maps by cam, gradcam, …: MaxBoxAcc and others."
         ),
     ] = None,
+    pseudo_boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="--localization: measure with these boxes of the pictures to test on, too, where true ones are not "
+            "known: pseudo-MaxBoxAcc for --best-by. boxes.parquet, CSV of image_id,x0,y0,x1,y1, COCO JSON, …"
+        ),
+    ] = None,
 ) -> None:
     """Train a network on labelled pictures, from scratch or from weights; under torchrun on several machines.
 
@@ -57,14 +65,16 @@ def train(
     values |= settings
     if out is None:
         chosen = Settings.of(preset, values)
-        out = Path("fastcam-train", f"{Path(chosen.data or 'data').resolve().name}-{chosen.arch.replace('/', '-')}")
+        out = Path("fastcam-train", f"{Path(chosen.data or 'data').resolve().name}-{re.sub('[/:]+', '-', chosen.arch)}")
     from fastcam import training
 
     callback = None
+    if pseudo_boxes is not None and localization is None:
+        raise ValueError("--pseudo-boxes are for maps: tell their method by --localization, such as cam")
     if localization is not None:
         from fastcam import evaluation
 
-        callback = evaluation.localizer(localization)
+        callback = evaluation.localizer(localization, pseudo_boxes=pseudo_boxes)
     result = training.train(
         values.pop("data", None),
         preset,

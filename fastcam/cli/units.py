@@ -16,10 +16,10 @@ from fastcam.discovery.settings import UnitsSettings
 def units(
     data: options.DataSet,
     out: Annotated[Path, typer.Option(help="Folder for figures, page and table of each class.")],
-    weights: options.Weights,
     classes: Annotated[str, typer.Option("--class", help="Classes by index or name, commas between.")],
     network: options.FramedNetworkOptions,
     settings: Annotated[dict[str, Any], UnitsSettings],
+    weights: options.Weights = None,
     arch: options.Arch = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed pictures, and name them.")] = False,
     split: options.Split = None,

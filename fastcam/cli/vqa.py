@@ -37,11 +37,11 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fastca
 def fit(
     source: Source,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    weights: options.Weights,
     network: options.FramedNetworkOptions,
     settings: VQASettings,
     annotations: Annotations = None,
     images: Images = None,
+    weights: options.Weights = None,
     arch: options.Arch = None,
     features: Features = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier model.")] = False,

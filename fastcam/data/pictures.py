@@ -160,7 +160,7 @@ class Pictures:
             ValueError: a box lies outside, or sizes do not fit.
             IndexError: there is none of that index.
         """
-        return self._sample(index, None, self._header(index) if header is None else header)
+        return self._sample(index, None, self.header(index) if header is None else header)
 
     def pixels(self, index: int) -> Pixels:
         """Read one picture alone, whatever is known of it.
@@ -190,7 +190,7 @@ class Pictures:
         Raises:
             DecodeError, ValueError, IndexError: as `truth`.
         """
-        header = self._header(index) if header is None else header
+        header = self.header(index) if header is None else header
         boxes, size = _at(self.boxes, index), _at(self.sizes, index)
         frame = self._frame(index, header)
         if frame == "neither":
@@ -257,7 +257,19 @@ class Pictures:
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)
 
-    def _header(self, index: int) -> Header:
+    def header(self, index: int) -> Header:
+        """Read a picture's size and orientation.
+
+        Args:
+            index: its place in `ids`.
+
+        Returns:
+            Those of its file; where that cannot be read, the data set's size, if it has one.
+
+        Raises:
+            DecodeError: neither is known; the message names the file.
+            IndexError: there is none of that index.
+        """
         try:
             return self._read(index, read_header)
         except DecodeError:

@@ -139,7 +139,7 @@ class Scenes(Pictures):
             ValueError: an object lies outside, or sizes do not fit.
             IndexError: there is none of that index.
         """
-        header = self._header(index)
+        header = self.header(index)
         _, whole = self.located(index, header)  # refuses what lies outside
         turned = self._frame(index, header) == "stored"
         swapped = turned and header.orientation >= 5

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -29,9 +30,10 @@ from fastcam.evaluation.evaluator import Evaluator
 from fastcam.evaluation.outputs import write_metrics, write_outputs, write_segmentation
 from fastcam.evaluation.progress import Progress, Span
 from fastcam.evaluation.protocols import Protocol, protocol_of, threshold_index
+from fastcam.evaluation.pseudo import PseudoBoxed
 from fastcam.evaluation.result import BOX_DELTAS, Result
 from fastcam.evaluation.segmentation import REFERENCE, SegmentationEvaluator
-from fastcam.evaluation.settings import EvaluateSettings, MapSettings
+from fastcam.evaluation.settings import METRICS, EvaluateSettings, MapSettings
 from fastcam.evaluation.sources import (
     BoxTable,
     Failed,
@@ -47,7 +49,7 @@ from fastcam.evaluation.sources import (
     segment_maps,
 )
 from fastcam.export.labels import chosen_level
-from fastcam.methods.cautions import quiet_methods, tell
+from fastcam.methods.cautions import MapWarning, quiet_methods, tell
 from fastcam.models import ModelConfig
 from fastcam.models.outputs import as_asked
 from fastcam.pictures import quiet_pillow
@@ -155,11 +157,16 @@ def evaluate(
     if (out / "metrics.json").exists() and not settings.overwrite:
         raise FileExistsError(f"{out / 'metrics.json'} exists already: choose another folder, or `overwrite` it")
     problems = list(problems)
-    listed = problems if settings.skip_bad else None
+    data = opened(data, problems if settings.skip_bad else None, truth_only=model is None)
     if segmented and maps is not None:
-        task = _segmentation(opened(data, listed, truth_only=True), settings, maps)
+        task = _segmentation(data, settings, maps)
     else:
-        task = _localization(data, listed, settings, maps, boxes, model, config)
+        pseudo = None
+        if settings.threshold_from is not None and not _has_thresholds(Path(settings.threshold_from)):
+            given_maps = {"maps": maps, "model": model, "config": config, "progress": progress}
+            pseudo = _by_pseudo_boxes(data, out / "pseudo-boxes", settings, boxes, **given_maps)
+            settings = dataclasses.replace(settings, threshold_from=out / "pseudo-boxes" / "metrics.json")
+        task = _localization(data, settings, maps, boxes, model, config, pseudo)
     source = task.source
     ids = hashlib.blake2b("\n".join(source.data.ids).encode()).hexdigest()[:16]
     run: dict[str, Any] = {
@@ -206,22 +213,21 @@ class _Task(NamedTuple):
 
 
 def _localization(
-    data: Any,
-    problems: list[tuple[str, str]] | None,
+    data: Collection,
     settings: EvaluateSettings,
     maps: str | os.PathLike[str] | None,
     boxes: str | os.PathLike[str] | None,
     model: nn.Module | None,
     config: ModelConfig | None,
+    pseudo: dict[str, Any] | None,
 ) -> _Task:
-    """Boxes and masks by a `Protocol`."""
+    """Boxes and masks by a `Protocol`; `pseudo` tells of the pseudo-boxes that chose the threshold, if some did."""
     protocol = protocol_of(settings.protocol, [segmentation.NAME])
     if not 0 <= protocol.percentile <= 100:
         raise ValueError(f"`percentile` of the protocol must be in [0, 100], got {protocol.percentile!r}")
     chosen = None if settings.threshold_from is None else _read_thresholds(Path(settings.threshold_from), protocol)
     threshold = _threshold(settings, None if chosen is None else chosen["MaxBoxAcc"])
-    opened_data = opened(data, problems, truth_only=model is None)
-    source = _source(opened_data, protocol, settings, maps, boxes, model, config)
+    source = _source(data, protocol, settings, maps, boxes, model, config)
     evaluator = partial(
         Evaluator,
         protocol,
@@ -232,7 +238,7 @@ def _localization(
         seed=settings.seed,
         skip_bad=settings.skip_bad,
     )
-    write = partial(_write, source=source, settings=settings, threshold=threshold, chosen=chosen)
+    write = partial(_write, source=source, settings=settings, threshold=threshold, chosen=chosen, pseudo=pseudo)
     return _Task(source, evaluator, _add, write)
 
 
@@ -288,6 +294,52 @@ def _threshold(settings: EvaluateSettings, chosen: float | None) -> float | None
     if chosen is not None and settings.threshold is not None:
         raise ValueError("`threshold` and `threshold_from` are two thresholds: give one")
     return settings.threshold if chosen is None else chosen
+
+
+def _has_thresholds(path: Path) -> bool:
+    """Whether a file is to be read as metrics.json, not as pseudo-boxes."""
+    if path.suffix != ".json" or not path.is_file():
+        return not path.exists()  # which reading it tells
+    try:
+        stored = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        return True
+    return not (isinstance(stored, dict) and "annotations" in stored)  # as COCO has it
+
+
+def _by_pseudo_boxes(
+    data: Collection, out: Path, settings: EvaluateSettings, boxes: Any, **given: Any
+) -> dict[str, Any]:
+    """Evaluate the same maps with pseudo-boxes for true ones, so that `out` has the best thresholds for these."""
+    if boxes is not None:
+        raise ValueError("boxes are measured as they are: there is no threshold that pseudo-boxes could choose")
+    if settings.part is not None or settings.merge:
+        raise ValueError(
+            "pseudo-boxes choose one threshold by all pictures, not by a part: evaluate with the pseudo-boxes as the "
+            "data set first, and give all parts that metrics.json"
+        )
+    _threshold(settings, 0.0)
+    pseudo = PseudoBoxed(data, settings.threshold_from or "", protocol_of(settings.protocol))
+    wanted = dataclasses.replace(
+        settings,
+        metrics=[name for name in METRICS if name == "MaxBoxAcc" or (name in settings.metrics and name != "PxAP")],
+        threshold_from=None,
+        bootstrap=0,
+        cases=0,
+        save_maps=None,
+        resume=False,
+        overwrite=True,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)  # the figures by true boxes warn of the same maps
+        metrics = evaluate(pseudo, out=out, settings=wanted, **given).metrics
+    assert metrics is not None
+    return {
+        "file": str(pseudo.path),
+        "pictures": metrics["counts"]["with boxes"],
+        "bad": len(metrics["bad"]),
+        "MaxBoxAcc": metrics["figures"]["MaxBoxAcc"],
+    }
 
 
 def _span(total: int, part: tuple[int, int] | None, batch_size: int) -> Span:
@@ -403,6 +455,7 @@ def _write(
     settings: EvaluateSettings,
     threshold: float | None,
     chosen: dict[str, float] | None,
+    pseudo: dict[str, Any] | None,
 ) -> tuple[EvaluationSummary, list[str | None]]:
     """Write all files, metrics.json last; gives also what misleads in the maps."""
     result = done.evaluator.result()
@@ -417,6 +470,10 @@ def _write(
     if chosen is not None and (share := _at_thresholds(result, chosen)) is not None:
         metrics["BoxAccV2"] = share
         table.append(f"{'BoxAccV2':<14}{share:7.2f}  at the thresholds of {settings.threshold_from}")
+    if pseudo is not None:
+        metrics["pseudo_boxes"] = pseudo
+        there = f"pseudo-boxes of {pseudo['pictures']} pictures, where MaxBoxAcc is {pseudo['MaxBoxAcc']:.2f}"
+        table.append(f"τ = {result.threshold:g} is the best for {there}")
     write_outputs(out, source, result, figures, threshold, records, settings.cases, settings.batch_size)
     done.write_maps(out / "maps.parquet")
     write_metrics(out / "metrics.json", metrics)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastcam import drawing, ops, report
 from fastcam.data import Sample
-from fastcam.data.segments import IGNORED, palette
+from fastcam.data.segments import IGNORED
 from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.evaluation.sources import Loaded, SegmentMaps, Source
@@ -182,7 +182,7 @@ def draw_segments(
             predicted = labels_at(found.maps, found.values, threshold)
             row.append(Cell(picture, f"{kind}: {_short(id)}\nmIoU {iou[member]:.1f}"))
             row += [
-                Cell(_coloured(picture, labels), f"{what}: {_called(source, labels)}")
+                Cell(drawing.overlay_labels(picture, labels), f"{what}: {_called(source, labels)}")
                 for what, labels in (("pseudo-label", predicted), ("truth", found.truth))
             ]
     at = f" at τ = {threshold:g}" if graded else ""
@@ -196,14 +196,6 @@ def _picture_of(source: Source[Any, Any], place: int, shape: tuple[int, ...]) ->
         return resized(source.data[place].image, (width, height))
     except (DecodeError, OSError, ValueError, TypeError):  # maps can be measured where the pictures are not
         return np.full((height, width, 3), 128, np.uint8)
-
-
-def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A picture under the colours of its labels, white where they are to be ignored."""
-    colours = palette()
-    colours[IGNORED] = 255
-    share = np.where(labels == 0, 0.15, 0.65)[..., None]
-    return np.rint(picture * (1 - share) + colours[labels] * share).astype(np.uint8)
 
 
 def _called(source: SegmentMaps[Any], labels: np.ndarray) -> str:

@@ -104,7 +104,11 @@ class EvaluateSettings(MapSettings, MeasureSettings):
         cli=False,
     )
     threshold_from: str | os.PathLike[str] | None = option(
-        None, "take the best threshold that metrics.json of another split has"
+        None,
+        "take the best threshold that metrics.json of another split has; or the best one for pseudo-boxes of the same "
+        "pictures, which need no one's marks: boxes.parquet of a run, or a data set with these for boxes, as a CSV of "
+        "image_id,x0,y0,x1,y1, COCO's JSON or WSOL metadata. Maps are made twice then, and `out`/pseudo-boxes has the "
+        "figures with pseudo-boxes",
     )
     refine: Literal["pamr", "crf"] | None = option(
         None,

@@ -173,9 +173,10 @@ def export(
         refine: for png, npy, labels and wsss: draw the maps to the edges of their pictures, in the pictures' own size,
             before they are resized or become labels: "pamr", pixel-adaptive mask refinement (`fastcam.ops.refine`).
             Levels are then those of the refined maps, which are not stretched to [0, 1] again. The run's own maps stay
-            as they are. It costs a picture of 500x375 about 25 ms of one processor. For labels also "crf", a dense CRF
-            (of pydensecrf2, `pip install "fastcam[crf]"`) over the maps and the background's score, which `cuts` or
-            `alpha` tell; it takes a second a picture, and only one processor.
+            as they are. A picture of 500x375 with two classes takes about 80 ms of one processor; as many pictures are
+            refined at once as there are processors, at most 8. For labels also "crf", a dense CRF (of pydensecrf2,
+            `pip install "fastcam[crf]"`) over the maps and the background's score, which `cuts` or `alpha` tell; it
+            takes about five times as long.
         images: for `refine`: folder that the run's ids are relative to; by default pictures are where they were when
             the run began. A picture that is not found, or has another size than in the run, is left out.
         overwrite: replace what has been exported there before; by default that is an error.
@@ -225,6 +226,8 @@ def export(
     examples: list[tuple[str, str]] = []
     notes: list[str] = []
     info = table.info | {"format": format, "exported_by": __version__}
+    if refine is not None or ("refine" in info and chosen.maps):  # which tells how the run found its boxes
+        info["refine"] = refine
     finish: Finish | None = kept.Upsampler.of(info).__call__ if chosen.maps else None  # as such mypy knows it
     ready: Iterable[_Ready] = map(_Ready, table.pictures(chosen.maps, progress))
     if refine is not None and finish is not None:
@@ -234,7 +237,7 @@ def export(
             draw = partial(labels.decided, low=low, high=high, alpha=alpha)
         prepare = partial(_refined, finish=finish, draw=draw, pictures=RunPictures(table, folder))
         ready = chain.from_iterable(stream(batched(ready, 1), prepare, prefetch=count_threads()))
-        info, finish = info | {"refine": refine}, kept.resized
+        finish = kept.resized
     job = Job(path, table, info, options, notes, finish)
     with chosen.write(job) as add, quiet_pillow(), nullcontext() if refine is None else thread_each():
         for picture, reason in ready:
@@ -247,10 +250,10 @@ def export(
                 found += add(picture)
                 pictures += 1
                 turned += picture.orientation > 1
-            except LeftOut as reason:
+            except LeftOut as left:
                 left_out += 1
                 if len(examples) < _EXAMPLES:
-                    examples.append((picture.id, str(reason)))
+                    examples.append((picture.id, str(left)))
     if turned and chosen.stored:
         notes.append(
             f"{turned} pictures are turned by EXIF and are here as they are shown; readers that do not turn them, as "

@@ -261,7 +261,7 @@ def read_listing(path: Path, group: int | None = None) -> Iterator[FileInput]:
                     row["key"],
                     Path(os.fsdecode(row["path"])),
                     None if row["offset"] is None else (row["offset"], row["length"]),
-                    None if row["targets"] is None else tuple(row["targets"]),
+                    None if row.get("targets") is None else tuple(row["targets"]),  # earlier versions had one at most
                     None if row["truth"] is None else tuple(row["truth"]),
                     None if row["extent"] is None else (row["extent"][0], row["extent"][1]),
                     FileState(row["size"], row["time"], row["content"]),

@@ -62,7 +62,8 @@ def localize(
 
     One row per picture, class and box, in the order of the input, with the columns of `fastcam.runs.schema.Row`: boxes
     are half-open float pixels of the upright original, scores are probabilities: the softmax of the network's logits,
-    the sigmoid of a single one, or what the network gives if these are probabilities. A picture that cannot be read
+    or as `scores` or the checkpoint says the sigmoid of each, which a single one always has, or what the network gives
+    if these are probabilities; the metadata of the table's column score say which. A picture that cannot be read
     becomes one row with the reason, and the run goes on. It streams: pictures are decoded in threads ahead of the
     network, at most three batches of them are held, and memory does not grow with their number, but for samples' ids.
 

@@ -591,7 +591,7 @@ def _changed(old: Plan, files: Files, content: bool) -> str:
         }
         if differ := [kind for kind, changed in kinds.items() if changed]:
             return f"{' and '.join(differ)} of {here.key}"
-    return "pictures"
+    return "an earlier version of fastcam, which had fewer settings"
 
 
 @contextlib.contextmanager

@@ -53,8 +53,8 @@ class LocalizeSettings:
         None,
         "draw each full-size map to the edges of the picture, as the network sees it, before boxes are found in it: "
         "pamr, pixel-adaptive mask refinement (`fastcam.ops.refine`). `threshold` is a fraction of the refined map's "
-        "range then. Kept maps stay as they are, exports and evaluations refine them again. It takes about 8 ms of one "
-        "processor for a picture of 224x224",
+        "range then. Kept maps stay as they are, exports and evaluations refine them again. A picture of 224x224 takes "
+        "about 22 ms of one processor",
     )
     backend: Literal["fused", "reference"] = option("fused", "own kernels, or plain PyTorch")
     top_k: int = option(1, "boxes for this many classes of each picture, those of the highest scores", least=1)
@@ -104,10 +104,10 @@ class LocalizeSettings:
     )
     compile: Literal["freeze", "auto", "default", "reduce-overhead", "max-autotune"] | None = option(
         None,
-        "how the network is made faster: freeze, for networks of float32 on a CPU and methods without gradients, takes "
-        "about a second in each process and changes numbers by rounding only; auto does so where the number of "
-        "pictures repays that, which it measures; the others are modes of `torch.compile`, for the method cam, "
-        "of which reduce-overhead also replays CUDA graphs. What cannot be frozen runs as it is written, and the "
+        "how the network is made faster: freeze, for networks of float32 on a CPU and methods that take no backward "
+        "pass, takes about a second in each process and changes numbers by rounding only; auto does so where the "
+        "number of pictures repays that, which it measures; the others are modes of `torch.compile`, for the method "
+        "cam, of which reduce-overhead also replays CUDA graphs. What cannot be frozen runs as it is written, and the "
         "summary says why [as it is written]",
     )
     decoder: str | None = option(

@@ -16,9 +16,11 @@ from fastcam._check import one_of
 from fastcam.methods.cautions import MapWarning, saturated, single
 from fastcam.methods.forward import IMAGES, Forward, ReshapeTransform
 from fastcam.methods.frozen import FreezeError, FrozenNetwork
+from fastcam.methods.running import check_images
 from fastcam.methods.scales import ScaledRun, by_maximum, checked, finished, passes, size_at
 from fastcam.methods.smoothing import merge_views, projection
 from fastcam.models import Output, default_target_layer, resolve_layers, unwrap, with_output
+from fastcam.models.outputs import output_of
 
 _BACKENDS = {"fused": "fastcam.ops", "reference": "fastcam.reference"}
 
@@ -289,7 +291,9 @@ class Method:
             maps = self._heatmap(terms, pixels, forward)
             if percentile < 100 or (scaled and not isinstance(threshold, Tensor)):
                 fractions = torch.as_tensor(threshold, dtype=torch.float32, device=maps.device)
-                highest = _percentile(maps, percentile)
+                if not ((fractions >= 0) & (fractions <= 1)).all():
+                    raise ValueError(f"`threshold` must be in [0, 1], relative to the map's maximum, got {threshold!r}")
+                highest = _percentile(maps, percentile) if percentile < 100 else maps.amax((-2, -1))
                 threshold = highest.reshape(*highest.shape, *[1] * fractions.dim()) * fractions
             return self.ops.boxes(maps, pixels, threshold, relu=False, **options)
         (term,) = terms
@@ -311,16 +315,23 @@ class Method:
             flip: as in a call.
 
         Raises:
-            FreezeError: the method takes gradients, which a frozen network has none of; or the network is not one of
-                float32 on a CPU, or none that can be frozen. The message says why, and calls go on as before.
+            FreezeError: the method takes gradients, which a frozen network has none of, and they are not known in
+                closed form, as those of a last stage that is pooled and goes to one linear layer are; or the network
+                is not one of float32 on a CPU, or none that can be frozen. The message says why, and calls go on as
+                before.
         """
-        if self._needs_gradients:
-            raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
         wanted = sorted(checked(scales, flip) or (1,), reverse=True)  # the largest, which takes most time, first
         sizes = [size_at(images.shape[-2:], scale) for scale in wanted]
         count = len(images) * (2 if flip else 1)
         largest = images.new_empty(1, images.shape[1], *sizes[0]).expand(count, -1, -1, -1)
-        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes)
+        direct = self._needs_gradients and self._knows_gradients(largest)
+        if self._needs_gradients and not direct:
+            raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
+        self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes, direct)
+
+    def _knows_gradients(self, images: Tensor) -> bool:
+        """Whether the maps of classes take no backward pass in this network, whatever the pictures of this shape."""
+        return False
 
     def uses_gradients(self, run: Forward) -> bool:
         """Whether the maps of a run take a backward pass.
@@ -378,6 +389,8 @@ class Method:
         """A run as this method sees it."""
         if run.model is not unwrap(self.model):
             raise ValueError(f"the run is one of another model than that of {type(self).__name__}")
+        if run.output != output_of(self.model):
+            raise ValueError(f"the run is one of another `output` than that of {type(self).__name__}")
         return run.at(self._watched, [self.reshape_transform] * len(self._watched))
 
     def sums(self, run: Forward, eigen_smooth: bool = False) -> list[Tensor]:
@@ -516,6 +529,8 @@ def observe(
     pictures at scale 1 (without that, at the first of the scales), and are the same for all views. One size is run
     after the other, and its activations are let go of before the next, so that memory is that of the largest:
     what the run holds are the maps of these methods. `scales=(1,)` is the clipped map divided by its maximum.
+    Views are summed as they are. After a mean over positions gradients are as small as positions are many, so that
+    small sizes weigh more in Grad-CAM's sum than in CAM's: of one view the two are the same, of several they are not.
 
     Source: Ahn, Cho and Kwak, Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations, CVPR
     2019, as in make_cam.py of its code, at scales 1, 0.5, 1.5 and 2. That sums the maps at a quarter of the picture's
@@ -614,6 +629,8 @@ def _run(
         return _run_for(methods, images, targets, top_k, aug_smooth, keep)
     if aug_smooth:
         raise ValueError("`aug_smooth` and `scales` or `flip` are two ways to use several views: take one of them")
+    for method in methods:
+        check_images(unwrap(method.model), images)
     run = ScaledRun(images.shape[-2:], wanted, flip)
     for scale, forward in observe_scales(methods, images, targets, top_k, scales=wanted, flip=flip, keep=keep):
         run.begin(scale, forward)
@@ -636,6 +653,8 @@ def _run_for(
     models = {id(unwrap(method.model)): method.model for method in methods}
     if len(models) != 1:
         raise ValueError(f"`methods` must be one or several of one model, got {len(methods)} of {len(models)} models")
+    if len(outputs := {repr(output_of(method.model)) for method in methods}) != 1:
+        raise ValueError(f"`methods` of one run must have one `output`, got {' and '.join(sorted(outputs))}")
     (model,) = models.values()
     layers: dict[str, nn.Module] = {}
     reshape: dict[str, ReshapeTransform | None] = {}
@@ -645,6 +664,9 @@ def _run_for(
         reshape |= dict.fromkeys(method._watched, method.reshape_transform)
         if method._needs_gradients:
             graph |= method._watched
+    frozen = methods[0].frozen if len(methods) == 1 else None
+    if frozen is not None and frozen.direct and frozen.takes(layers, images):
+        graph = {}
     examine = len(images) > 1 and not all(method._examined for method in methods)
     # Outside of inference mode, whose tensors may not enter a graph.
     with torch.inference_mode(False), torch.no_grad():
@@ -660,7 +682,7 @@ def _run_for(
             mirror=mirror,
             keep=keep,
             examine=examine,
-            frozen=methods[0].frozen if len(methods) == 1 else None,
+            frozen=frozen,
             scored=any(method._needs_scores for method in methods),
         )
     if forward.batch_statistics:

@@ -28,6 +28,7 @@ IMAGES = ""  # among target layers: the images themselves, by the name of the ne
 _PLAIN = {"AddmmBackward0", "MmBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
 _PLAIN |= {"SqueezeBackward0", "SqueezeBackward1", "SqueezeBackward2", "UnsqueezeBackward0", "CloneBackward0"}
 _PLAIN |= {"ToCopyBackward0", "AliasBackward0", "PermuteBackward0", "TransposeBackward0", "AccumulateGrad"}
+_STRIDED = {"AsStridedBackward0", "AsStridedBackward1"}
 _POOLINGS = {
     "gap": {"MeanBackward1", "AdaptiveAvgPool2DBackward0", "AvgPool2DBackward0", "SumBackward1", "DivBackward0"},
     "gmp": {"AdaptiveMaxPool2DBackward0", "MaxPool2DWithIndicesBackward0", "AmaxBackward0", "MaxBackward0"},
@@ -65,6 +66,7 @@ class Forward:
 
     Attributes:
         model: the network itself, outside of wrappers.
+        output: what of its output are the scores, see `fastcam.models.with_output`.
         images: [N, 3, H, W]; with `augment` the six views of each, view by view, and so for all that follows; with
             `mirror` the two.
         count: number of pictures, without their views.
@@ -116,7 +118,7 @@ class Forward:
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
             scored: whether the network must give scores.
         """
-        self.model, self._output = unwrap(model), output_of(model)
+        self.model, self.output = unwrap(model), output_of(model)
         check_images(self.model, images)
         self.count, self.augmented = len(images), augment
         images = images.detach()
@@ -145,7 +147,7 @@ class Forward:
         """The scores in what the network gave, [N, C] or [N, C, H, W]."""
         try:
             with torch.set_grad_enabled(bool(self._graph)):
-                return read(given, len(self.images), self._output)
+                return read(given, len(self.images), self.output)
         except OutputError:
             if scored or self._wanted != (None, None):
                 raise
@@ -309,15 +311,18 @@ class Forward:
                 stack.callback(self._modules[name].register_forward_hook(pool).remove)
                 stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
             call = caller(self.model)
-            yield lambda images: read(call(images), len(images), self._output)
+            yield lambda images: read(call(images), len(images), self.output)
 
-    def has_plain_path(self, layer: int, head: Head) -> bool:
+    def has_plain_path(self, layer: int, head: Head, strided: bool = False) -> bool:
         """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
 
-        The gradient of a logit is then known from the head's weight.
+        The gradient of a logit is then known from the head's weight. With `strided` other views may lie between, as
+        pooling makes them with channels last: what they show is right where the head's numbers are.
         """
+        if self._frozen is not None:
+            return self._frozen.direct
         output = self._outputs[self._layers[layer]]
-        allowed = _PLAIN | _POOLINGS[head.pool]
+        allowed = _PLAIN | _POOLINGS[head.pool] | (_STRIDED if strided else set())
         return output.requires_grad and _leads_by(allowed, self._logits.grad_fn, output, {}) is True
 
     def gradients(self) -> Iterator[list[Tensor]]:

@@ -60,8 +60,11 @@ class FrozenNetwork:
         images: [N, 3, H, W], of the shape, dtype and device of those that will come; their values do not matter.
         sizes: (height, width) of others that will come. One graph serves all sizes at which its numbers are those of
             the network, so that the weights are kept once; another is made where they are not.
+        direct: whether nothing but a pooling and a linear layer lies between the target layer and the scores, as a
+            graph of gradients has shown: such a graph is not kept.
 
     Attributes:
+        direct: as it was given.
         seconds: that freezing took.
 
     Raises:
@@ -75,6 +78,7 @@ class FrozenNetwork:
         layers: Mapping[str, nn.Module],
         images: Tensor,
         sizes: Iterable[tuple[int, int]] = (),
+        direct: bool = False,
     ) -> None:
         began = time.perf_counter()
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
@@ -82,7 +86,7 @@ class FrozenNetwork:
             got = f"{str(dtype).removeprefix('torch.')} on {images.device}"
             raise FreezeError(f"that is for networks of float32 on a CPU with oneDNN, this one runs in {got}")
         self.model, self._output = unwrap(model), output_of(model)
-        self._layers = dict(layers)
+        self._layers, self.direct = dict(layers), direct
         self._frozen: dict[torch.Size, tuple[_Frozen, Layouts]] = {}
         shapes = (images.shape[1:], *(torch.Size((images.shape[1], *size)) for size in sizes))
         with torch.inference_mode(False), torch.no_grad():

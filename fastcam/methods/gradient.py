@@ -11,6 +11,7 @@ from fastcam._check import one_of
 from fastcam.methods.core import CoarseMap, Method, MethodOptions, TargetLayers, WeightedSum
 from fastcam.methods.forward import Forward
 from fastcam.methods.smoothing import projection
+from fastcam.models import Head
 from fastcam.reference import nonzero, ratio_base
 
 
@@ -43,6 +44,13 @@ class GradientMethod(Method):
         with torch.no_grad():
             return self._closed_form(self._seen(run)) is None
 
+    def _knows_gradients(self, images: Tensor) -> bool:
+        few = torch.randn(2, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
+        with torch.inference_mode(False), torch.no_grad():
+            reshape = [self.reshape_transform] * len(self.layers)
+            run = Forward(self.model, self.layers, few, None, None, graph=list(self.layers), reshape=reshape)
+            return self._closed_head(run, strided=True) is not None
+
     def _layer_maps(self, forward: Forward) -> Sequence[CoarseMap]:
         closed = self._closed_form(forward)
         if closed is not None:
@@ -59,13 +67,17 @@ class GradientMethod(Method):
         """The coarse map [N, h, w]."""
         return self.ops.gradient_map(features, gradients, self._weighting, self.eps)
 
+    def _closed_head(self, forward: Forward, strided: bool = False) -> Head | None:
+        """The head that gives the gradient of a class; None where none does."""
+        head = forward.head(0) if len(self.layers) == 1 and forward.targets.classes is not None else None
+        if head is None or head.relu or not (head.pool == "gap" or self._any_pooling):
+            return None
+        return head if forward.has_plain_path(0, head, strided) else None
+
     def _closed_form(self, forward: Forward) -> WeightedSum | None:
         """The map without a backward pass, where a head gives the gradient; None where it does not."""
-        classes = forward.targets.classes
-        head = forward.head(0) if len(self.layers) == 1 and classes is not None else None
-        if head is None or classes is None or head.relu or not (head.pool == "gap" or self._any_pooling):
-            return None
-        if not forward.has_plain_path(0, head):
+        classes, head = forward.targets.classes, self._closed_head(forward)
+        if head is None or classes is None:
             return None
         (features,) = forward.features
         positions = features.shape[-2] * features.shape[-1]

@@ -127,8 +127,8 @@ class ScaledRun:
 def _summed(parts: Sequence[Tensor], ops: ModuleType) -> Tensor:
     """Maps of several sizes brought to that of the largest, summed, and divided by their maximum."""
     size = tuple(max(part.shape[axis] for part in parts) for axis in (-2, -1))
-    resized = (part if part.shape[-2:] == size else ops.heatmap(part, size, False, None) for part in parts)
-    return by_maximum(sum(resized, torch.zeros((), dtype=parts[0].dtype, device=parts[0].device)))
+    alike = (part if part.shape[-2:] == size else ops.heatmap(part, size, False, None) for part in parts)
+    return by_maximum(sum(alike, torch.zeros((), dtype=parts[0].dtype, device=parts[0].device)))
 
 
 def passes(

@@ -21,6 +21,7 @@ from torch import nn
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
+from fastcam.models.hub import build_hf_like, canonical, config_text, count_numbers, folder_of, load_hf
 from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.outputs import output_of, unwrap, with_output
 from fastcam.models.preprocessing import HALF, Interpolation, Published, check_resizing, published, wants_half
@@ -28,6 +29,7 @@ from fastcam.models.states import SavedWeights, find_state, load_state, plain, r
 
 Scores = Literal["softmax", "sigmoid"]
 _METADATA_KEY = "fastcam"
+_HF_KEY = "fastcam_hf"  # the configuration of a Hugging Face network, as JSON
 _NAMES = ("model.safetensors", "best.safetensors")  # of a folder's checkpoint, as `fit` and `train` have it
 
 
@@ -93,6 +95,7 @@ class ModelConfig:
                 f"`output` of a configuration must be a name or an index, which a file can hold, got {self.output!r}: "
                 "give a function to the method, or to `with_output`"
             )
+        object.__setattr__(self, "arch", canonical(self.arch))
         check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
         check_normalization(self.mean, self.std)
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -188,7 +191,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_network(
-    path: str | os.PathLike[str], arch: str | None = None, **given: Unpack[ConfigFields]
+    path: str | os.PathLike[str] | None, arch: str | None = None, **given: Unpack[ConfigFields]
 ) -> tuple[nn.Module, ModelConfig]:
     """Build the network of a file of weights, with the configuration by which pictures are prepared for it.
 
@@ -197,7 +200,7 @@ def load_network(
     they are not given, a warning names them.
 
     Args:
-        path: as for `load_weights`.
+        path: as for `load_weights`; None for hf:PATH, whose folder has weights of its own.
         arch: name of the network, for `build`; a checkpoint's own by default. For "resnet50-tap" and its like, weights
             of "resnet50" will do, where all of them are kept.
         **given: fields of the configuration, in place of the checkpoint's or of the defaults.
@@ -211,6 +214,13 @@ def load_network(
             for `build` and `load_weights`.
         ImportError: a network of timm's, which is not installed.
     """
+    folder, arch = folder_of(arch), None if arch is None else canonical(arch)
+    if names := given.get("class_names"):
+        given.setdefault("num_classes", len(names))
+    if folder is not None and arch is not None and (path is None or Path(path) == folder):
+        return _load_folder(folder, arch, given)
+    if path is None:
+        raise ValueError("a file of weights must be given (--weights); only hf:PATH has them in its folder")
     path = _file(path)
     config = read_config(path)
     if config is not None:
@@ -222,9 +232,7 @@ def load_network(
         return with_output(model, config.output), config
     if arch is None:
         raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
-    if names := given.get("class_names"):
-        given.setdefault("num_classes", len(names))
-    config = ModelConfig(arch, **{"num_classes": 1000} | preprocessing_of(path, arch, given) | given)
+    config = ModelConfig(arch, **{"num_classes": 1000} | _as_given(preprocessing_of(path, arch, given), given))
     model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)
@@ -238,6 +246,28 @@ def load_network(
     return with_output(model.eval(), config.output), config
 
 
+def _load_folder(folder: Path, arch: str, given: ConfigFields) -> tuple[nn.Module, ModelConfig]:
+    """The network of a Hugging Face folder with its own weights."""
+    fields = published(arch)
+    if given.get("num_classes", fields["num_classes"]) != fields["num_classes"]:
+        raise ValueError(
+            f"{folder} has weights for {fields['num_classes']} classes, got {given['num_classes']}: fastcam train and "
+            "fastcam fit make a network for others of it"
+        )
+    config = ModelConfig(arch, **_as_given(fields, given))
+    return with_output(load_hf(folder), config.output), config
+
+
+def _as_given(fields: Published, given: ConfigFields) -> dict[str, Any]:
+    """What published weights want, and what is given in its place, without what then has no sense any more."""
+    found: dict[str, Any] = {**fields, **given}
+    if "resize_size" not in given and ("size" in given or "resize" in given):
+        found.pop("resize_size", None)
+    if "class_names" not in given and len(found.get("class_names", ())) != found.get("num_classes"):
+        found.pop("class_names", None)
+    return found
+
+
 def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[str] = ()) -> Published:
     """Look up what the weights of a file were trained with.
 
@@ -248,7 +278,7 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
 
     Returns:
         Fields of `ModelConfig`: "mean" and "std" of a checkpoint; for plain weights `preprocessing.published`, with a
-        warning if its mean and std are not ImageNet's nor given.
+        warning if its mean and std are not ImageNet's, or its resizing is not the default, and they are not given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -258,13 +288,25 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
     if config is not None:
         return {"mean": config.mean, "std": config.std}
     fields = published(arch)
-    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if folder_of(arch) is not None:
+        return fields
     wants = {"mean": fields.get("mean", IMAGENET_MEAN), "std": fields.get("std", IMAGENET_STD)}
-    if odd := [name for name in usual if name not in given and wants[name] != usual[name]]:
-        wanted = " and ".join(f"{name} {','.join(f'{value:g}' for value in wants[name])}" for name in odd)
+    odd = [
+        f"{name} {','.join(f'{value:g}' for value in wants[name])}"
+        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        if name not in given and wants[name] != usual
+    ]
+    how = "--mean, --std"
+    if "resize" not in given and fields.get("resize", "squash") != "squash":
+        odd.append(f"pictures cropped from a shorter side of {fields.get('resize_size')} pixels")
+        how += ", --resize squash"
+    if "interpolation" not in given and fields.get("interpolation", "bilinear") != "bilinear":
+        odd.append(f"interpolation {fields['interpolation']}")
+        how += ", --interpolation bilinear"
+    if odd:
         warnings.warn(
-            f"{path}: {wanted}, as the published weights of {arch} want; if these are others, give mean and std "
-            "(--mean, --std)",
+            f"{path}: {' and '.join(odd)}, as the published weights of {arch} want; if these are others, give mean and "
+            f"std ({how})",
             stacklevel=3,
         )
     return fields
@@ -318,6 +360,10 @@ def start_from(
         FileNotFoundError: there is no such file.
         ValueError: unknown network, a checkpoint of another one, or weights that do not fit.
     """
+    folder, arch = folder_of(arch), canonical(arch)
+    if folder is not None and Path(path) == folder:
+        model = build(arch, num_classes, output_stride)
+        return model, _taken_over(model, load_hf(folder))
     path = _file(path)
     saved, (base, pool, extra) = read_config(path), split_arch(arch)
     if saved is not None and saved.arch not in (arch, base):
@@ -337,11 +383,16 @@ def start_from(
         pairs = zip(source.named_parameters(), whole.parameters(), strict=False)
         kept = takewhile(lambda pair: torch.equal(pair[0][1], pair[1]), pairs)
         given = frozenset(name for (name, _), _ in kept)
+    return model, given & _taken_over(model, source)
+
+
+def _taken_over(model: nn.Module, source: nn.Module) -> frozenset[str]:
+    """Give a network what fits of another one's weights; the names of what did."""
     own = model.state_dict()
     fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
     own.update(fitting)  # in place, since it knows the versions of its names
     model.load_state_dict(own)
-    return model, given & fitting.keys()
+    return frozenset(fitting)
 
 
 def _fits(model: nn.Module, state: SavedWeights) -> bool:
@@ -407,8 +458,11 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
         config = dataclasses.replace(config, **fields)
     whole = model.state_dict()
     state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
+    metadata = {_METADATA_KEY: config.to_json()}
+    if (text := config_text(model)) is not None:
+        metadata[_HF_KEY] = text
     with replacing(path) as partial:
-        partial.write_bytes(safetensors.torch.save(state, metadata={_METADATA_KEY: config.to_json()}))
+        partial.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfig]:
@@ -431,9 +485,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
             f"{path} is not a fastcam checkpoint (a safetensors file with the metadata key "
             f"{_METADATA_KEY!r}); plain weights need the name of their architecture: build(), load_weights()"
         )
-    model = build(config.arch, config.num_classes, config.output_stride)
+    text = _metadata(path).get(_HF_KEY)
+    if text is None:
+        model = build(config.arch, config.num_classes, config.output_stride)
+    else:
+        model = build_hf_like(text, config.num_classes, count_numbers(path))
     load_state(model, _read_state(path))
     return with_output(model.eval(), config.output), config
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
 """Layers that maps are taken from: their names, the usual one of each family, and the shape of what they give."""
 
 import math
+import re
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -11,13 +12,27 @@ from fastcam.models.outputs import unwrap
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
 _LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
 
+# Of Hugging Face's networks the last layer whose name ends so, by the first of these that any does: the last stage of
+# convolutions, or the convolution after it; the last normalisation where the mean over all tokens follows; the first
+# normalisation of the last block where a class token does, or attention that pools.
+_HUGGING_FACE = [
+    re.compile(pattern)
+    for pattern in (
+        r"\bencoder\.stages\.\d+$",
+        r"\b(conv_1x1_exp|conv_1x1|top_activation)$",
+        r"\bswin(v2)?\.layernorm$|\bpvt_v2\.encoder\.layers\.\d+\.layer_norm$",
+        r"\.\d+\.(layernorm_before|norm1|layer_norm1|layer_norm_1)$",
+    )
+]
+
 
 def default_target_layer(model: nn.Module) -> str:
     """Name the layer whose map is the network's last: where CAM and Grad-CAM usually look.
 
-    Known are the families of torchvision, those of `fastcam.models`, and others that name their stages alike, as most
-    of timm's do. A last stage that ends in max pooling (AlexNet, VGG) is taken before it, as in the Grad-CAM paper;
-    of a vision transformer it is the first normalisation of the last block, after which only the class token counts.
+    Known are the families of torchvision, those of `fastcam.models`, most of Hugging Face's, and others that name their
+    stages alike, as most of timm's do. A last stage that ends in max pooling (AlexNet, VGG) is taken before it, as in
+    the Grad-CAM paper; of a vision transformer it is the first normalisation of the last block, after which only the
+    class token counts.
 
     Args:
         model: the network, bare or inside DataParallel or `torch.compile`.
@@ -29,6 +44,11 @@ def default_target_layer(model: nn.Module) -> str:
         ValueError: the network is of no known family; candidate names are listed.
     """
     model = unwrap(model)
+    if any(hasattr(module, "base_model_prefix") for module in model.modules()):
+        names = [name for name, _ in model.named_modules()]
+        found = [[name for name in names if pattern.search(name)] for pattern in _HUGGING_FACE]
+        if any(found):
+            return next(filter(None, found))[-1]
     children = dict(model.named_children())
     encoder = [name for name, _ in model.named_modules() if name.startswith("encoder.layers.encoder_layer_")]
     if "conv_proj" in children and encoder:  # torchvision's VisionTransformer

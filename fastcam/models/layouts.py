@@ -72,8 +72,9 @@ class Layouts:
     Matrices of attention, with a side as long as the tokens or positions around them, are no maps.
 
     Tokens [N, L, K] are a map where the network is known to keep them row by row and L is what was seen in this pass:
-    the number of patches, after `num_prefix_tokens` others in timm's vision transformers and one in torchvision's; or
-    the number of positions of the surrounding block in timm's networks that give [N, h, w, K], such as Swin.
+    the number of patches, after `num_prefix_tokens` others in timm's vision transformers, one in torchvision's, and as
+    many as they have in Hugging Face's (class, distillation and register tokens), whose stages may have fewer; or the
+    number of positions of the surrounding block in timm's networks that give [N, h, w, K], such as Swin.
 
     Args:
         model: the network, outside of wrappers.
@@ -84,6 +85,7 @@ class Layouts:
         self._model = model
         self._paths = {name: _path(model, name) for name in names}
         self._grids: dict[nn.Module, Grid] = {}  # of patch embeddings
+        self._stages: dict[nn.Module, set[Grid]] = {}  # the same of Hugging Face's, of several stages
         self._shapes: dict[nn.Module, list[torch.Size]] = {}  # of what goes in and out
         self._found: dict[str, Transform | None] = {}
 
@@ -107,10 +109,21 @@ class Layouts:
 
             return note_grid
 
+        def stage_of(tower: nn.Module) -> Callable[..., None]:
+            def note_stage(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+                self._stages[tower].add((output.shape[2], output.shape[3]))
+
+            return note_stage
+
         hooks: dict[tuple[nn.Module, nn.Module | None], Callable[..., None]] = {}
         for path in self._paths.values():
             hooks |= {(module, None): note for module in path[1:]}
-            if patches := _embedding(path)[0]:
+            if tower := _tower(path):
+                self._stages[tower] = set()
+                parts = tower.named_modules()
+                stages = [part for name, part in parts if isinstance(part, nn.Conv2d) and "patch_embedding" in name]
+                hooks |= {(part, tower): stage_of(tower) for part in stages}
+            elif patches := _embedding(path)[0]:
                 convolutions = (part for part in patches.modules() if isinstance(part, nn.Conv2d))
                 hooks |= {(part, patches): grid_of(patches) for part in convolutions}
         with contextlib.ExitStack() as stack:
@@ -157,7 +170,10 @@ class Layouts:
         """`vit_reshape` with grid and prefix for tokens [N, L, K], if one of each makes L of what was seen."""
         patches, prefix = _embedding(path)
         grids: set[Grid] = set()
-        if patches is not None:
+        if (tower := _tower(path)) is not None:
+            grids, prefix = self._stages.get(tower, set()), _count_tokens(tower)
+            grids = {grid for stage in grids for grid in _halved(stage)} if _merges(tower) else grids
+        elif patches is not None:
             grids = {self._grids[patches]} if patches in self._grids else grids
         elif _keeps_rows(path):
             around = (_grids(self._shapes.get(block, []), size) for block in reversed(_around(path)))
@@ -289,6 +305,35 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
         if isinstance(patches, nn.Module) and isinstance(token, Tensor):  # torchvision's
             return patches, 1
     return None, 0
+
+
+def _tower(path: list[nn.Module]) -> nn.Module | None:
+    """The outermost network of Hugging Face's around a layer."""
+    return next((module for module in path if hasattr(module, "base_model_prefix")), None)
+
+
+def _count_tokens(tower: nn.Module) -> int:
+    """How many tokens of its own a network of Hugging Face's puts before the patches."""
+    count = 0
+    for name, parameter in tower.named_parameters():
+        last = name.rpartition(".")[2]
+        if last in ("cls_token", "distillation_token", "register_tokens"):
+            count += parameter.shape[1]
+        count += last == "class_embedding"
+    return count
+
+
+def _merges(tower: nn.Module) -> bool:
+    """Whether it makes four tokens one between its stages, without a convolution, as Swin does."""
+    return any(type(module).__name__.endswith("PatchMerging") for module in tower.modules())
+
+
+def _halved(grid: Grid) -> Iterator[Grid]:
+    """A grid, and those that patch merging makes of it."""
+    yield grid
+    while grid != (1, 1):
+        grid = -(-grid[0] // 2), -(-grid[1] // 2)
+        yield grid
 
 
 def _declares_last(module: nn.Module) -> bool:

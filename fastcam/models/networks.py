@@ -12,6 +12,7 @@ from torchvision.models import VGG, AlexNet, DenseNet, GoogLeNet, MNASNet, Mobil
 
 from fastcam._check import one_of, suggest
 from fastcam.models.heads import Pool, ThresholdedAvgPool2d
+from fastcam.models.hub import build_hf, build_timm, canonical, folder_of
 from fastcam.models.outputs import unwrap
 
 # Names beside torchvision's: a network, a pooling, and for "alexnet*" two more convolutions, as in the CAM paper.
@@ -27,7 +28,9 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
     Args:
         arch: name of a torchvision network, such as "resnet18"; one of those with "-gap", "-gmp" or "-tap" behind it
             for `to_gap`'s ("vgg16-gap", "resnet50-tap"; "alexnet*-gap" has two more convolutions of 512 channels);
-            "nin"; or, where timm is installed, "timm/" and a name of timm's, with or without the tag of its weights.
+            "nin"; where timm is installed, "timm:" (or "timm/") and a name of timm's, with or without the tag of its
+            weights; or, where transformers is, "hf:" and a local folder with the config.json of a Hugging Face network
+            that classifies pictures.
         num_classes: number of logits.
         output_stride: input pixels per position of the last stage's map, 8, 16 or 32, for ResNets (ResNeXt and
             Wide ResNet included). Below 32 the last stages keep their resolution: stride 1, no dilation, same
@@ -38,11 +41,15 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
 
     Raises:
         ValueError: unknown name (similar names are listed), or an output stride that the network cannot have.
-        ImportError: a name of timm's, and timm is not installed.
+        FileNotFoundError: hf:PATH, and no config.json is there.
+        ImportError: a name of timm's or Hugging Face's, and timm or transformers is not installed.
     """
     base, pool, extra = split_arch(arch)
+    arch = canonical(arch)
     if arch.startswith("timm/"):
-        model = _timm(arch.removeprefix("timm/"), num_classes)
+        model = build_timm(arch.removeprefix("timm/"), num_classes)
+    elif (folder := folder_of(arch)) is not None:
+        model = build_hf(folder, num_classes).train()
     elif arch == "nin":
         model = nin(num_classes)
     else:
@@ -79,19 +86,6 @@ def _torchvision(arch: str, num_classes: int) -> nn.Module:
         raise ValueError(f"unknown architecture {arch!r}{suggest(arch, known)}")
     options = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options)
-
-
-def _timm(name: str, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise ImportError(f"the network {name!r} is timm's, which is not installed: pip install timm") from None
-    base, dot, tag = name.partition(".")
-    if base not in timm.list_models():
-        raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
-    if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
-        raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def _set_output_stride(model: nn.Module, output_stride: int) -> None:

@@ -1,13 +1,14 @@
 """How pictures become a network's input, as published weights want it."""
 
 from numbers import Integral
-from typing import Any, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 import torchvision
 from torch import nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3
 from torchvision.models.efficientnet import FusedMBConv
 
+from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, timm_fields
 from fastcam.models.networks import split_arch
 from fastcam.models.outputs import unwrap
 
@@ -54,46 +55,27 @@ def published(arch: str) -> Published:
 
     Returns:
         Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights; of timm's
-        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size" and
-        "num_classes". Nothing for names of which no weights are published. GoogLeNet's and Inception v3's are 0.5,
-        since torchvision's constructor gives their weights to networks that turn ImageNet's into these themselves
-        (`transform_input`), and `build` to networks that do not.
+        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size", "resize",
+        "resize_size", "interpolation" and "num_classes"; of hf:PATH what its config.json and preprocessor_config.json
+        have, with "class_names", too. Nothing for names of which no weights are published. GoogLeNet's and Inception
+        v3's are 0.5, since torchvision's constructor gives their weights to networks that turn ImageNet's into these
+        themselves (`transform_input`), and `build` to networks that do not.
+
+    Raises:
+        FileNotFoundError: hf:PATH, and no config.json is there.
+        ValueError: it cannot be understood, or pictures would have to be scaled otherwise than to [0, 1].
     """
+    arch = canonical(arch)
     if arch.startswith("timm/"):
-        return _timm(arch.removeprefix("timm/"))
+        return timm_fields(arch.removeprefix("timm/"))
+    if (folder := folder_of(arch)) is not None:
+        return hf_fields(folder)
     if split_arch(arch)[1] or arch not in torchvision.models.list_models(module=torchvision.models):
         return {}
     if arch in ("googlenet", "inception_v3"):
         return {"mean": HALF, "std": HALF}
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
-
-
-def _timm(name: str) -> Published:
-    try:
-        from timm.models import get_pretrained_cfg
-    except ImportError:
-        return {}  # `build` raises
-    try:
-        config = get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that there is not: `build` raises
-        config = None
-    return {} if config is None else _fields(config.to_dict())
-
-
-def _fields(config: dict[str, Any]) -> Published:
-    """Those of timm's `pretrained_cfg` that are fields of a configuration."""
-    fields: Published = {}
-    if len(config.get("mean") or ()) == 3:
-        fields["mean"] = tuple(config["mean"])
-    if len(config.get("std") or ()) == 3:
-        fields["std"] = tuple(config["std"])
-    channels, *sides = config.get("input_size") or (0,)
-    if channels == 3 and len(set(sides)) == 1:
-        fields["size"] = sides[0]
-    if config.get("num_classes"):
-        fields["num_classes"] = config["num_classes"]
-    return fields
 
 
 def own_preprocessing(model: nn.Module) -> Published:
@@ -107,7 +89,7 @@ def own_preprocessing(model: nn.Module) -> Published:
         others.
     """
     config = getattr(unwrap(model), "pretrained_cfg", None)
-    fields = _fields(config) if isinstance(config, dict) else Published()
+    fields = fields_of_timm(config) if isinstance(config, dict) else Published()
     fields.pop("num_classes", None)
     return fields
 

@@ -40,8 +40,14 @@ class Settings:
     test_split: str | None = option(
         None, "split to test on; by default val, for which test stands in, or all of `test_data`"
     )
-    arch: str = option("resnet18", "network that `fastcam.models.build` knows: torchvision's, or with -gap, -gmp, -tap")
-    weights: str | None = option(None, "file of weights to start from, see `fastcam.models.start_from` [random]")
+    arch: str = option(
+        "resnet18",
+        "network that `fastcam.models.build` knows: torchvision's, or with -gap, -gmp, -tap; timm:NAME; hf:PATH",
+    )
+    weights: str | None = option(
+        None,
+        "file of weights to start from, see `fastcam.models.start_from`; for hf:PATH also the folder PATH [random]",
+    )
     output_stride: int | None = option(None, "16 or 8 for a finer map, ResNets only")
     freeze: Literal["none", "features"] = option(
         "none",

@@ -120,7 +120,7 @@ def train(
         progress: show progress bars where standard error is a terminal.
         callback: called in the first process after each test with the tested network, its configuration and the data
             to test on; the figures that it gives join the epoch's, and `best_by` may name one. For localization:
-            `fastcam.evaluation.localizer`.
+            `fastcam.evaluation.localizer`. If it has a method `check`, that is called with the data to test on first.
         **values: fields of `Settings` in place of those in `settings`.
 
     Returns:
@@ -192,6 +192,8 @@ def _train(
     config = _config(settings, tuple(train_data.class_names))
     per_epoch = loading.count_steps(len(train_data), settings, group.world)
     _check(settings, group, per_epoch, callback)
+    if callback is not None and (check := getattr(callback, "check", None)) is not None:
+        check(test_data)
     total = settings.steps or settings.epochs * per_epoch
     epochs = math.ceil(total / per_epoch)
 
@@ -389,7 +391,8 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     if earlier is not None:
         mean, std = earlier.mean, earlier.std
     elif settings.weights is not None:
-        known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], given)
+        own = [*given, "resize", "interpolation"]  # pictures are resized as the settings have it
+        known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], own)
         mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
     else:
         return settings

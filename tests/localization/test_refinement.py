@@ -128,6 +128,8 @@ def test_the_command_refines_what_it_exports(model, folder, tmp_path, monkeypatc
     out = tmp_path / "run"
     assert command("localize", folder, "--out", out, "--refine", "pamr", *options).exit_code == 0
     assert json.loads((out / "labels/fastcam-export.json").read_text())["refine"] == "pamr"
+    assert command("export", out, "--to", "labels", "--out", tmp_path / "plain").exit_code == 0
+    assert json.loads((tmp_path / "plain/fastcam-export.json").read_text())["refine"] is None
     assert command("export", out, "--to", "labels", "--out", tmp_path / "again", "--refine", "pamr").exit_code == 0
     written = sorted((out / "labels").glob("*.png"))
     assert len(written) == 5

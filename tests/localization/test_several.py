@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -223,7 +224,7 @@ def test_classes_that_are_none(folder, tmp_path):
 
 
 def test_classes_of_samples(folder, tmp_path):
-    pictures = [Image.open(folder / id) for id in IDS[:4]]
+    pictures = [np.array(Image.open(folder / id)) for id in IDS[:4]]
     known = [(1, (0, 1)), (2, None), (None, (0, 2)), (None, ())]
     samples = [Sample(image, label, classes=classes) for image, (label, classes) in zip(pictures, known, strict=True)]
     rows = rows_of([*samples, Sample(pictures[0])], tmp_path, targets="label")
@@ -378,3 +379,15 @@ def test_settings_know_what_is_meant():
     assert ENGINE["top_k"] == 2
     with pytest.raises(ValueError, match="`scores` must be one of None, softmax, sigmoid, got 'logit'"):
         LocalizeSettings(scores="logit")
+
+
+def test_a_run_of_a_version_with_one_class_is_refused(folder, tmp_path):
+    """Its list has a column for one class, and its plan no scores."""
+    plan = prepare(Finder(), folder, out=tmp_path, config=CONFIG, threads=1)
+    known = json.loads(plan.files.plan.read_text())
+    del known["settings"]["scores"]
+    plan.files.plan.write_text(json.dumps(known | {"digest": "0" * 32}))
+    listed = pq.read_table(plan.inputs).to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**row, "target": row.pop("targets")} for row in listed]), plan.inputs)
+    with pytest.raises(FileExistsError, match=r"made by another plan \(an earlier version of fastcam, which had fewer"):
+        prepare(Finder(), folder, out=tmp_path, config=CONFIG, threads=1)

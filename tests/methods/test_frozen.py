@@ -146,7 +146,23 @@ def test_one_graph_serves_the_sizes_of_all_views(monkeypatch):
         torch.testing.assert_close(cam(images, 1, **views), maps, rtol=0, atol=1e-4)
     cam(images, 1)
     with pytest.raises(FreezeError, match="GradCAM takes gradients"):
-        methods.GradCAM(model).freeze(images, **views)
+        methods.GradCAM(model, "layer3").freeze(images, **views)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "gradcam++", "eigengradcam"])
+def test_gradients_in_closed_form_need_no_graph(method, monkeypatch):
+    torch.manual_seed(0)
+    model = trained(models.resnet18(num_classes=5))
+    cam, images, views = methods.create(method, model), torch.randn(2, 3, 64, 48), {"scales": (1, 2), "flip": True}
+    plain, called, summed = cam(images, [1, 2]), cam(images, lambda logits: logits[1] - logits[2]), cam(images, **views)
+    cam.freeze(images, **views)
+    torch.testing.assert_close(cam(images, lambda logits: logits[1] - logits[2]), called, rtol=0, atol=1e-3)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)  # nothing else runs
+        torch.testing.assert_close(cam(images, [1, 2]), plain, rtol=0, atol=1e-3)
+        torch.testing.assert_close(cam(images, **views), summed, rtol=0, atol=1e-3)
+        assert not cam.uses_gradients(methods.observe([cam], images, 1))
+    assert cam.cautions == []
 
 
 class Sized(Odd):
@@ -214,4 +230,4 @@ def test_what_cannot_be_frozen_says_why(make, dtype, reason):
 
 def test_a_method_with_gradients_is_not_frozen():
     with pytest.raises(FreezeError, match="GradCAM takes gradients, which a frozen network does not have"):
-        methods.GradCAM(models.resnet18()).freeze(torch.zeros(1, 3, 64, 64))
+        methods.GradCAM(models.resnet18(), "layer3").freeze(torch.zeros(1, 3, 64, 64))

@@ -266,3 +266,12 @@ def test_frozen(made, images):
     assert cam.frozen is not None
     torch.testing.assert_close(cam(images[:2]), plain[:2])
     assert cam.outputs.shape == (2, 4 if isinstance(made(images, images), dict) else 8)
+
+
+def test_one_run_has_one_output(images):
+    model = Net(lambda logits, maps: (logits, logits.flip(1)))
+    first, second = (fastcam.CAM(model, "layer4", output=index) for index in (0, 1))
+    with pytest.raises(ValueError, match="`methods` of one run must have one `output`, got 0 and 1"):
+        methods.observe([first, second], images)
+    with pytest.raises(ValueError, match="the run is one of another `output` than that of CAM"):
+        second(methods.observe([first], images))

@@ -1,5 +1,8 @@
 """Maps of several sizes and of mirror images, against a script that makes them picture by picture."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -308,6 +311,11 @@ def test_scales_are_distinct_numbers(model, images, scales):
 
 
 def test_what_does_not_go_with_views(model, images):
+    for threshold in (1.5, [0.2, -0.1]):
+        with pytest.raises(ValueError, match="`threshold` must be in"):
+            fastcam.CAM(model).boxes(images, 1, threshold=threshold, flip=True)
+    with pytest.raises(TypeError, match="`images` must be a tensor"):
+        fastcam.CAM(model)([1, 2], 1, flip=True)
     with pytest.raises(ValueError, match="`aug_smooth` and `scales`"):
         fastcam.CAM(model)(images, 1, scales=(1, 2), aug_smooth=True)
     with pytest.raises(ValueError, match="grad-cam"):
@@ -323,3 +331,28 @@ def test_a_single_position_is_told_of(images):
     with pytest.warns(MapWarning, match="1x1"):
         found = fastcam.CAM(model)(images[..., :32, :32], 1, scales=(1,))
     assert not found.any()
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_activations_are_let_go_of_before_the_next_size(method, shared):
+    """When a pass begins, nothing that an earlier one computed in the network is alive, but the maps."""
+    torch.manual_seed(0)
+    model = fastcam.models.build("resnet18", num_classes=4).eval()
+    images, alive, inside = torch.randn(2, 3, 48, 48), [], []
+
+    def begin(module, given):
+        gc.collect()
+        alive.append(sum(one() is not None for one in inside))
+
+    model.register_forward_pre_hook(begin)
+    for module in model.modules():
+        if not [*module.children()]:
+            module.register_forward_hook(lambda module, given, output: inside.append(weakref.ref(output)))
+    cam = METHODS[method](model, None if shared else "layer3") if method == "gradcam" else METHODS[method](model)
+    if shared:
+        observe([cam, fastcam.LayerCAM(model, "layer2")], images, 1, scales=(0.5, 1, 1.5, 2), flip=True)
+    else:
+        cam(images, 1, scales=(0.5, 1, 1.5, 2), flip=True)
+    assert len(inside) > 100
+    assert alive == [0, 0, 0, 0]

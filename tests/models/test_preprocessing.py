@@ -268,7 +268,8 @@ class TestTimm:
 
     def test_published_is_what_the_tag_says(self):
         fields = published("timm/vit_tiny_patch16_224.augreg_in21k")
-        assert fields == {"mean": HALF, "std": HALF, "size": 224, "num_classes": 21843}
+        resized = {"size": 224, "resize": "crop", "resize_size": 248, "interpolation": "bicubic"}
+        assert fields == {"mean": HALF, "std": HALF, "num_classes": 21843, **resized}
         assert published("timm/vit_tiny_patch16_384")["size"] == 384
         assert published("timm/resnet18.a1_in1k")["mean"] == IMAGENET_MEAN
         assert published("timm/vit_tiny_patch16_224.foo") == published("timm/foo") == {}
@@ -278,7 +279,13 @@ class TestTimm:
         torch.save({"model": timm.create_model(name, num_classes=3).state_dict()}, tmp_path / "w.pt")
         with pytest.warns(UserWarning, match=r"mean 0\.5,0\.5,0\.5 .*published weights of timm/vit_tiny"):
             _, config = load_network(tmp_path / "w.pt", f"timm/{name}", num_classes=3)
-        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF)
+        cropped = {"resize": "crop", "resize_size": 248, "interpolation": "bicubic"}
+        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF, **cropped)
+        with pytest.warns(UserWarning, match="interpolation bicubic"):
+            _, config = load_network(
+                tmp_path / "w.pt", f"timm:{name}", num_classes=3, mean=HALF, std=HALF, resize="squash"
+            )
+        assert config == ModelConfig(f"timm/{name}", 3, mean=HALF, std=HALF, interpolation="bicubic")
 
     def test_a_training_starts_from_the_classes_of_the_tag(self, timm, tmp_path):
         name = "vit_tiny_patch16_224.augreg_in21k"

@@ -94,6 +94,12 @@ class BoxTable(Source[None, np.ndarray]):
         """None: the run itself has warned of its maps."""
         return []
 
+    def found(self, place: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+        """The box of a picture, float64 [1, 4], and the (width, height) that it refers to; None if it has none."""
+        box, (width, height) = self._boxes[place], self._sizes[place].astype(int).tolist()
+        usable = place not in self._bad and self._kind[place] in (_HIGHEST, _LABEL) and (box[:2] < box[2:]).all()
+        return (box[None], (width, height)) if usable else None
+
     def jobs(self, positions: Sequence[int]) -> Iterator[tuple[int, None]]:
         """Places."""
         return ((self.order[position], None) for position in positions)

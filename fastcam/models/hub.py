@@ -1,0 +1,331 @@
+"""Networks of timm and of Hugging Face: by name or from a folder, with what their own configurations say of pictures.
+
+Nothing here reaches a network, and no code of a folder is run: JSON and safetensors are all that is read of it.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+from torch import nn
+
+from fastcam._check import listed, suggest
+
+if TYPE_CHECKING:
+    from fastcam.models.preprocessing import Published
+
+_MOST_JSON = 16 * 2**20  # bytes of a configuration
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
+
+
+def canonical(arch: str) -> str:
+    """The name of a network as configurations have it: timm:NAME is timm/NAME."""
+    return f"timm/{arch.removeprefix('timm:')}" if arch.startswith("timm:") else arch
+
+
+def folder_of(arch: str | None) -> Path | None:
+    """The folder that hf:PATH names; None for other names."""
+    return Path(arch.removeprefix("hf:")) if arch is not None and arch.startswith("hf:") else None
+
+
+# ---- timm ------------------------------------------------------------------------------------------------------------
+
+
+def build_timm(name: str, num_classes: int) -> nn.Module:
+    """Build a network of timm with random weights."""
+    try:
+        import timm
+    except ImportError:
+        raise ImportError(
+            f"the network {name!r} is timm's, which is not installed: pip install timm (or fastcam[timm])"
+        ) from None
+    base, dot, tag = name.partition(".")
+    if base not in timm.list_models():
+        raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
+    if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
+        raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
+    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def timm_fields(name: str) -> "Published":
+    """What the weights of a network of timm, those of its tag or its default ones, are made for."""
+    try:
+        from timm.models import get_pretrained_cfg
+    except ImportError:
+        return {}  # `build_timm` raises
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that there is not: `build_timm` raises
+        config = None
+    return {} if config is None else fields_of_timm(config.to_dict())
+
+
+def fields_of_timm(config: Mapping[str, Any]) -> "Published":
+    """Those fields of timm's `pretrained_cfg` that a configuration has, too."""
+    fields: Published = {}
+    if len(config.get("mean") or ()) == 3:
+        fields["mean"] = tuple(config["mean"])
+    if len(config.get("std") or ()) == 3:
+        fields["std"] = tuple(config["std"])
+    channels, *sides = config.get("input_size") or (0,)
+    if channels == 3 and len(set(sides)) == 1:
+        fields["size"] = size = sides[0]
+        share, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
+        scaled = int(size / share)
+        if mode == "squash" and scaled == size:
+            fields["resize"] = "squash"
+        else:
+            if mode != "center":
+                _note(f"crop_mode {mode!r} of timm's is taken for the centre of a shorter side of {scaled} pixels")
+            fields["resize"], fields["resize_size"] = "crop", scaled
+    _interpolate(fields, config.get("interpolation"))
+    if config.get("num_classes"):
+        fields["num_classes"] = config["num_classes"]
+    return fields
+
+
+# ---- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
+    """Build the network of a folder's config.json with random weights; `num_classes` None is its own number.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: it is of no network that classifies pictures and that transformers has.
+        ImportError: transformers is not installed.
+    """
+    return _built(_config(folder, num_classes))
+
+
+def build_hf_like(text: str, num_classes: int, numbers: int) -> nn.Module:
+    """Build the network of a configuration that `config_text` gave, for a checkpoint that holds so many numbers."""
+    transformers = _transformers()
+    try:
+        values = json.loads(text)
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        config.num_labels = num_classes
+    except Exception as error:  # transformers checks values in many ways
+        raise ValueError(f"the configuration of a Hugging Face network in a checkpoint: {_first(error)}") from None
+    _check_size(config, numbers, "the checkpoint")
+    return _built(config)
+
+
+def config_text(model: nn.Module) -> str | None:
+    """A Hugging Face network's configuration as JSON, without its classes; None for other networks."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_diff_dict") or not hasattr(model, "base_model_prefix"):
+        return None
+    left_out = {"id2label", "label2id", "num_labels", "_name_or_path", "dtype", "torch_dtype"}
+    values = {name: value for name, value in config.to_diff_dict().items() if name not in left_out}
+    return json.dumps(values | {"model_type": config.model_type}, default=str, sort_keys=True)
+
+
+def load_hf(folder: Path) -> nn.Module:
+    """The network of a folder with its weights, float32, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: config.json or the weights are not there.
+        ValueError: its weights are not the network's, or are no safetensors; as `build_hf`.
+        ImportError: transformers is not installed.
+    """
+    numbers, config = _numbers(folder), _config(folder)
+    _check_size(config, numbers, str(folder))
+    try:
+        model, found = _classifiers().from_pretrained(
+            str(folder),
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="float32",
+        )
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder}: its weights cannot be loaded: {_first(error)}") from None
+    for what in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if wrong := [str(one) for one in found.get(what) or ()]:
+            raise ValueError(f"{folder}: its weights do not fit {type(model).__name__}: {what} {listed(wrong)}")
+    return model.eval()
+
+
+def hf_fields(folder: Path) -> "Published":
+    """What a folder's configurations, config.json and preprocessor_config.json, say of classes and pictures."""
+    config = _json(folder / "config.json")
+    names = config.get("id2label")
+    fields: Published = {}
+    if isinstance(names, dict) and names:
+        listed = [str(names.get(str(index), "")) for index in range(len(names))]
+        fields["num_classes"] = len(names)
+        if all(listed) and listed != [f"LABEL_{index}" for index in range(len(names))]:
+            fields["class_names"] = tuple(listed)
+    elif isinstance(config.get("num_labels"), int):
+        fields["num_classes"] = config["num_labels"]
+    else:
+        fields["num_classes"] = 2  # transformers' own default
+    path = folder / "preprocessor_config.json"
+    return fields | (_of_processor(_json(path)) if path.is_file() else _usual(config))
+
+
+def _usual(config: Mapping[str, Any]) -> "Published":
+    """Without a processor's configuration: the size that the network is for."""
+    size = config.get("image_size")
+    return {"size": size} if isinstance(size, int) else {}
+
+
+def _of_processor(config: Mapping[str, Any]) -> "Published":
+    fields: Published = {}
+    for name, key in (("mean", "image_mean"), ("std", "image_std")):
+        values = config.get(key)
+        values = [values] * 3 if isinstance(values, int | float) else values
+        if config.get("do_normalize", True) and isinstance(values, list) and len(values) == 3:
+            fields[name] = tuple(map(float, values))  # type: ignore[literal-required]
+    if not config.get("do_normalize", True):
+        fields["mean"], fields["std"] = (0.0,) * 3, (1.0,) * 3
+    scale = config.get("rescale_factor", 1 / 255)
+    if config.get("do_rescale", True) and abs(float(scale) * 255 - 1) > 1e-3:
+        raise ValueError(f"its preprocessor_config.json scales pixels by {scale}; pictures are scaled by 1/255 here")
+    _interpolate(fields, _RESAMPLING.get(config.get("resample", 2), config.get("resample")))
+    size, cropped = config.get("size"), config.get("crop_size") if config.get("do_center_crop") else None
+    whole, side = _side(size), _side(cropped)
+    shortest = isinstance(size, dict) and "shortest_edge" in size
+    share = config.get("crop_pct")
+    if isinstance(share, int | float) and shortest and whole is not None:  # ConvNeXT's: of the shorter side
+        if whole >= 384:
+            fields["size"], fields["resize"] = whole, "squash"
+        else:
+            fields["size"], fields["resize"], fields["resize_size"] = whole, "crop", int(whole / share)
+    elif side is not None and whole is not None and whole >= side:
+        if not shortest and whole > side:
+            _note(f"pictures squashed to {whole} x {whole} and cropped get a shorter side of {whole} pixels instead")
+        if whole == side and not shortest:
+            fields["size"], fields["resize"] = side, "squash"
+        else:
+            fields["size"], fields["resize"], fields["resize_size"] = side, "crop", whole
+    elif whole is not None:
+        fields["size"] = whole
+        fields["resize"] = "crop" if shortest else "squash"
+        if shortest:
+            _note(f"pictures whose shorter side is {whole} pixels, uncropped, are cropped to a square here")
+            fields["resize_size"] = whole
+    return fields
+
+
+def _side(size: Any) -> int | None:
+    """The side of a square, as a processor writes it."""
+    if isinstance(size, dict):
+        sides = {size[name] for name in ("shortest_edge", "height", "width") if isinstance(size.get(name), int)}
+        return sides.pop() if len(sides) == 1 else None
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
+
+
+def _interpolate(fields: "Published", kind: Any) -> None:
+    if kind == "bilinear" or kind == "bicubic":
+        fields["interpolation"] = kind
+    elif kind:
+        fields["interpolation"] = "bicubic"
+        _note(f"interpolation {kind!r} is not there: pictures are resized bicubically")
+
+
+def _note(text: str) -> None:
+    warnings.warn(f"preprocessing of the published weights: {text}", stacklevel=2)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(
+            "Hugging Face networks need transformers, which is not installed: pip install transformers (or fastcam[hf])"
+        ) from None
+    return transformers
+
+
+def _config(folder: Path, num_classes: int | None = None) -> Any:
+    """The configuration of a network that classifies pictures."""
+    _json(folder / "config.json")
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers checks values in many ways
+        raise ValueError(
+            f"{folder / 'config.json'} is of no network that transformers has, and no code is run: {_first(error)}"
+        ) from None
+    if type(config) not in transformers.AutoModelForImageClassification._model_mapping:
+        raise ValueError(
+            f"{folder / 'config.json'} is of {config.model_type}, for which transformers has no classifier of pictures"
+        )
+    if num_classes is not None and num_classes != config.num_labels:
+        config.num_labels = num_classes
+    return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: hf:PATH is a folder with config.json and model.safetensors")
+    if path.stat().st_size > _MOST_JSON:
+        raise ValueError(f"{path} is no configuration: it has {path.stat().st_size} bytes")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _built(config: Any) -> nn.Module:
+    return _classifiers().from_config(config, trust_remote_code=False).float()
+
+
+def _classifiers() -> Any:
+    return _transformers().AutoModelForImageClassification
+
+
+def _check_size(config: Any, numbers: int, where: str) -> None:
+    """Refuse a network of more parameters than there are, before it takes memory."""
+    depths = getattr(config, "depths", 0)
+    layers = [getattr(config, "num_hidden_layers", 0), sum(depths) if isinstance(depths, list | tuple) else depths]
+    if any(isinstance(count, int) and count > numbers for count in layers):
+        raise ValueError(f"{where} has weights of {numbers} numbers, its configuration asks for {max(layers)} layers")
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in _built(config).parameters())
+    if wanted > numbers:
+        raise ValueError(
+            f"{where} has weights of {numbers} numbers, its configuration {wanted}: is its classifier not among them?"
+        )
+
+
+def _numbers(folder: Path) -> int:
+    """How many numbers a folder's weights have, by the headers of its files."""
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if not (folder / names[0]).is_file() and index.is_file():
+        files = _json(index).get("weight_map")
+        names = sorted({str(one) for one in files.values()}) if isinstance(files, dict) else []
+        if wrong := [name for name in names if Path(name).name != name]:
+            raise ValueError(f"{index}: {wrong[0]!r} is no file of the folder")
+    total = 0
+    for path in map(folder.joinpath, names):
+        if not path.is_file():
+            raise FileNotFoundError(f"there are no weights {path}: a Hugging Face folder has them as safetensors")
+        total += count_numbers(path)
+    return total
+
+
+def count_numbers(path: Path) -> int:
+    """How many numbers a file of safetensors has, by its header."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no file of safetensors: {error}") from None
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
