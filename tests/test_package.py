@@ -13,7 +13,7 @@ import pytest
 import fastcam
 
 PACKAGE = Path(fastcam.__file__).parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/applications.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/applications.md", "docs/pseudo_labels.md")
 # Each module may import those to its right or below.
 LAYERS = [
     ["__main__"],

@@ -18,8 +18,9 @@ from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
-from fastcam.methods import ATTRIBUTIONS, METHODS, Attribution, GuidedGradCAM, Method, create, observe
+from fastcam.methods import ATTRIBUTIONS, BOX_METHODS, Attribution, GuidedGradCAM, Method, create, observe
 from fastcam.methods.cautions import constant, quiet_methods, tell
+from fastcam.methods.core import MethodOptions
 from fastcam.methods.scales import ScaledRun
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
@@ -40,6 +41,13 @@ _TITLES = {
     "eigengradcam": "Eigen-Grad-CAM",
     "scorecam": "Score-CAM",
     "ablationcam": "Ablation-CAM",
+    "finercam": "Finer-CAM",
+    "shapleycam": "ShapleyCAM",
+    "refinecam": "RefineCAM",
+    "rollout": "attention rollout",
+    "legrad": "LeGrad",
+    "attention-relevance": "attention relevance",
+    "fullgrad": "FullGrad",
     "saliency": "saliency",
     "guided-backprop": "guided backprop",
     "guided-gradcam": "Guided Grad-CAM",
@@ -211,6 +219,9 @@ class _View(NamedTuple):
 
 def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
     groups: list[list[str] | None] = [None]
+    options: MethodOptions = {"relu": settings.relu, "mode": settings.mode, "backend": settings.backend}
+    if settings.fuse:
+        options["fuse"] = settings.fuse
     if settings.layers:
         groups = [list(settings.layers)] if settings.fuse else [[layer] for layer in settings.layers]
     for name in dict.fromkeys(settings.methods):
@@ -218,17 +229,13 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
         if name in ATTRIBUTIONS and name != "guided-gradcam":
             yield _View(title, (), create(name, model))
             continue
-        for group in groups:
-            if name in METHODS:
-                method = METHODS[name](
-                    model,
-                    group,
-                    fuse=settings.fuse or "mean",
-                    relu=settings.relu,
-                    mode=settings.mode,
-                    backend=settings.backend,
-                )
-                yield _View(title, tuple(method.layers), method)
+        for group in [None] if name == "fullgrad" else groups:  # which has no target layers
+            if name not in ATTRIBUTIONS:
+                method = BOX_METHODS[name](model, group, **options)
+                layers = list(method.layers)
+                if len(layers) > 2 and not method.several:  # all blocks of a vision transformer
+                    layers[1:-1] = ["…"]
+                yield _View(title, tuple(layers), method)
             else:
                 yield _View(title, tuple(group or ()), create(name, model, target_layers=group))
 

@@ -14,7 +14,7 @@ class ExplainSettings:
 
     methods: tuple[str, ...] = option(
         ("gradcam",),
-        "one or several methods, keys of `fastcam.methods.METHODS` or `ATTRIBUTIONS`: gradcam, layercam, "
+        "one or several methods, keys of `fastcam.methods.BOX_METHODS` or `ATTRIBUTIONS`: gradcam, layercam, "
         "guided-backprop, …",
         flags="--method",
     )

@@ -120,7 +120,7 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
         known = ", ".join(methods.BOX_METHODS)
         raise ValueError(f"`method` {options.method} gives no maps that boxes are made of; these do: {known}")
     cam = make_method(model, options, options.target_layers)  # for its checks, and for the names of the layers
-    if options.maps and len(cam.layers) > 1:
+    if options.maps and cam.several:
         raise ValueError(f"`maps` are one target layer's, got {', '.join(cam.layers)}")
     preprocess = Preprocess.of(config, model)
     like = next(model.parameters(), torch.empty(0))

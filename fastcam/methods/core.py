@@ -49,7 +49,7 @@ class MethodOptions(TypedDict, total=False):
     order: Literal["fastcam", "grad-cam"]
     mode: Literal["bilinear", "bicubic"]
     backend: Literal["fused", "reference"]
-    fuse: Literal["mean", "max"]
+    fuse: Literal["mean", "max", "product"]
     reshape_transform: ReshapeTransform | None
     output: Output | None
 
@@ -79,7 +79,7 @@ class Method:
             package: min-max with eps 1e-7 at low resolution, upsampling, mean over layers, min-max.
         mode: "bilinear" or "bicubic" upsampling.
         backend: "fused" for the compiled kernels, "reference" for their plain PyTorch twins.
-        fuse: how the maps of several layers become one, by their "mean" or "max"; normalised again.
+        fuse: how the maps of several layers become one, by their "mean", "max" or "product"; normalised again.
         reshape_transform: turns the layer's output (and its gradient) into [N, K, h, w], where N is the number of
             images, for layers with tokens or another layout. None is enough for maps, [N, K, h, w] or [N, h, w, K],
             and for the transformers of torchvision and timm: what a layer gives is recognised by the shapes of each
@@ -103,6 +103,7 @@ class Method:
 
     relu: bool = True
     _needs_gradients: ClassVar[bool] = False
+    _together: ClassVar[bool] = False  # whether all target layers make one map
     _needs_scores: ClassVar[bool] = True
 
     def __init__(
@@ -114,7 +115,7 @@ class Method:
         order: Literal["fastcam", "grad-cam"] = "fastcam",
         mode: Literal["bilinear", "bicubic"] = "bilinear",
         backend: Literal["fused", "reference"] = "fused",
-        fuse: Literal["mean", "max"] = "mean",
+        fuse: Literal["mean", "max", "product"] = "mean",
         reshape_transform: ReshapeTransform | None = None,
         output: Output | None = None,
     ) -> None:
@@ -123,7 +124,7 @@ class Method:
         one_of("order", order, ("fastcam", "grad-cam"))
         one_of("mode", mode, ("bilinear", "bicubic"))
         one_of("backend", backend, _BACKENDS)
-        one_of("fuse", fuse, ("mean", "max"))
+        one_of("fuse", fuse, ("mean", "max", "product"))
         self.model = with_output(model, output)
         self.layers = self._resolved(target_layers)
         self.relu = type(self).relu if relu is None else relu
@@ -147,9 +148,24 @@ class Method:
         return layers
 
     @property
+    def several(self) -> bool:
+        """Whether there are several maps, one of each target layer, which are fused."""
+        return len(self.layers) > 1 and not self._together
+
+    @property
     def _watched(self) -> dict[str, nn.Module]:
         """What a run has to observe for this method."""
         return self.layers
+
+    @property
+    def _differentiated(self) -> dict[str, nn.Module]:
+        """Those that need a graph."""
+        return self._watched if self._needs_gradients else {}
+
+    @property
+    def _attention(self) -> dict[str, nn.Module] | None:
+        """Those whose matrices of attention are kept; None where attention may be a fused operation."""
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +244,7 @@ class Method:
         Raises:
             TypeError, ValueError: as in a call; there are several target layers, so no common resolution.
         """
-        if len(self.layers) > 1:
+        if self.several:
             raise ValueError(f"a coarse map is one target layer's, got {', '.join(self.layers)}")
         run = self._observed(images, targets, top_k, False, eigen_smooth, scales, flip)
         (term,) = self._terms(run, eigen_smooth)
@@ -324,8 +340,9 @@ class Method:
         sizes = [size_at(images.shape[-2:], scale) for scale in wanted]
         count = len(images) * (2 if flip else 1)
         largest = images.new_empty(1, images.shape[1], *sizes[0]).expand(count, -1, -1, -1)
-        direct = self._needs_gradients and self._knows_gradients(largest)
-        if self._needs_gradients and not direct:
+        needed = self._needs_gradients or bool(self._differentiated)
+        direct = needed and self._knows_gradients(largest)
+        if needed and not direct:
             raise FreezeError(f"{type(self).__name__} takes gradients, which a frozen network does not have")
         self.frozen = FrozenNetwork(self.model, self.layers, largest, sizes, direct)
 
@@ -459,11 +476,16 @@ class Method:
                 low = coarse.relu() if self.relu else coarse
                 low = low - low.amin((-2, -1), keepdim=True)
                 low = low / (1e-7 + low.amax((-2, -1), keepdim=True))
-                maps.append(self.ops.heatmap(low, size, False, None, self.mode))
+                # In a product, each as the package would give it alone.
+                alone: Literal["after"] | None = "after" if self.fuse == "product" else None
+                maps.append(self.ops.heatmap(low, size, False, alone, self.mode))
         fused = maps[0]
         if len(maps) > 1:
             stacked = torch.stack(maps)
-            fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
+            if self.fuse == "product":
+                fused = stacked.prod(0)
+            else:
+                fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
         if scaled:
             fused = by_maximum(fused)
         elif len(maps) > 1 or self.order == "grad-cam":
@@ -659,11 +681,13 @@ def _run_for(
     layers: dict[str, nn.Module] = {}
     reshape: dict[str, ReshapeTransform | None] = {}
     graph: dict[str, nn.Module] = {}  # of those that need gradients
+    attention: dict[str, nn.Module] | None = None
     for method in methods:
         layers |= method._watched
         reshape |= dict.fromkeys(method._watched, method.reshape_transform)
-        if method._needs_gradients:
-            graph |= method._watched
+        graph |= method._differentiated
+        if method._attention is not None:
+            attention = (attention or {}) | method._attention
     frozen = methods[0].frozen if len(methods) == 1 else None
     if frozen is not None and frozen.direct and frozen.takes(layers, images):
         graph = {}
@@ -683,6 +707,7 @@ def _run_for(
             keep=keep,
             examine=examine,
             frozen=frozen,
+            attention=attention,
             scored=any(method._needs_scores for method in methods),
         )
     if forward.batch_statistics:

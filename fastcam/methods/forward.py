@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam.methods.matrices import KeepAttention
 from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_images, evaluation_mode
 from fastcam.methods.smoothing import VIEWS, mirrored, views
 from fastcam.methods.targets import Targets, resolve_targets
@@ -34,6 +36,23 @@ _POOLINGS = {
     "gmp": {"AdaptiveMaxPool2DBackward0", "MaxPool2DWithIndicesBackward0", "AmaxBackward0", "MaxBackward0"},
     "tap": {"SumBackward1", "DivBackward0", "WhereBackward0"},
 }
+
+
+_ATTENTION = "the attention in "
+
+
+def attention_in(layer: str) -> str:
+    """The name, among what a run observes, of the matrix of attention in a layer."""
+    return _ATTENTION + layer
+
+
+def no_gradient(place: str) -> ValueError:
+    """The error that a target does not depend on a place in the network."""
+    return ValueError(
+        f"the target does not depend on {place}: no gradient reaches it. What the network computes outside of "
+        "autograd (in NumPy, in torch.inference_mode, in whole or quantised numbers) passes none; EigenCAM and "
+        "ScoreCAM need none"
+    )
 
 
 class LastLinear(NamedTuple):
@@ -99,6 +118,7 @@ class Forward:
         keep: bool = False,
         examine: bool = False,
         frozen: "FrozenNetwork | None" = None,
+        attention: Mapping[str, nn.Module] | None = None,
         scored: bool = True,
     ) -> None:
         """Run the model on the images; for targets and top_k see `fastcam.methods.Method.__call__`.
@@ -116,6 +136,8 @@ class Forward:
             keep: whether gradients are kept once they are computed, for other methods to use.
             examine: whether to look for what makes pictures depend on each other.
             frozen: the same network, frozen: it runs instead, where it takes such a pass.
+            attention: those target layers whose matrices of attention are kept, with a graph where the layers have one;
+                none where attention is only to be computed step by step; None leaves it as it is.
             scored: whether the network must give scores.
         """
         self.model, self.output = unwrap(model), output_of(model)
@@ -124,7 +146,8 @@ class Forward:
         images = images.detach()
         self.images = images = views(images) if augment else mirrored(images) if mirror else images
         self._repeats = VIEWS if augment else 2 if mirror else 1
-        self._modules, self._wanted, self._keep, self._graph = layers, (targets, top_k), keep, list(graph)
+        self._modules, self._wanted, self._keep, self._attention = layers, (targets, top_k), keep, attention
+        self._graph = list(graph)
         self._frozen = None if graph or frozen is None or not frozen.takes(layers, images) else frozen
         statistics = WatchBatchStatistics() if examine else None
         named = [name for name in layers if name != IMAGES]
@@ -133,14 +156,15 @@ class Forward:
             self._outputs, given, linear = self._frozen(images)
         else:
             with self.layouts.watch(), statistics or contextlib.nullcontext():
-                self._outputs, given, linear = _run_once(self.model, layers, images, graph)
+                self._outputs, given, linear = _run_once(self.model, layers, images, graph, attention)
                 given = self._read(given, scored)
+        self._graph = [name for name in self._outputs if name.removeprefix(_ATTENTION) in graph]
         self.last = _recomputed(*linear) if linear else None
         self.batch_statistics = statistics is not None and statistics.seen
         self._pooling: OtherPooling | None = None
         self._thresholds = _thresholds(self.model)
         self._take_scores(given)
-        self._all = list(self._outputs), reshape
+        self._all = list(layers), reshape
         self._take_layers(*self._all)
 
     def _read(self, given: Any, scored: bool) -> Tensor:
@@ -159,6 +183,7 @@ class Forward:
         with torch.set_grad_enabled(given.requires_grad):
             self._logits = per_class(given)
         self.logits = self._logits.detach()
+        self._other: Callable[[Tensor, int], Tensor] | None = None
         self.chosen = resolve_targets(*self._wanted, self.logits[: self.count])
         self.targets: Targets = self.chosen.repeated(self._repeats)
         self._heads: dict[tuple[str, ReshapeTransform | None], Head | None] = {}
@@ -216,7 +241,7 @@ class Forward:
         for name in layers:
             if name not in self._outputs:
                 raise ValueError(
-                    f"the run observed {', '.join(self._outputs)}, but not the target layer {name!r}: pass its method "
+                    f"the run observed {', '.join(self._all[0])}, but not the target layer {name!r}: pass its method "
                     "to `observe`"
                 )
         view = copy.copy(self)
@@ -301,17 +326,26 @@ class Forward:
             stack.enter_context(evaluation_mode(self.model))
             for module, hook in (replacements or {}).items():
                 stack.callback(module.register_forward_hook(hook).remove)
-            if self._pooling is not None:
-                name, _, pooled, linear = self._pooling
-                given: list[Tensor] = []
-
-                def pool(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
-                    given[:] = [pooled(output)]
-
-                stack.callback(self._modules[name].register_forward_hook(pool).remove)
-                stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
+            stack.enter_context(self._pooled_otherwise())
             call = caller(self.model)
             yield lambda images: read(call(images), len(images), self.output)
+
+    @contextlib.contextmanager
+    def _pooled_otherwise(self) -> Iterator[None]:
+        """While entered, the network has the pooling of `with_pooling`."""
+        if self._pooling is None:
+            yield
+            return
+        name, _, pooled, linear = self._pooling
+        given: list[Tensor] = []
+
+        def pool(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+            given[:] = [pooled(output)]
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._modules[name].register_forward_hook(pool).remove)
+            stack.callback(linear.register_forward_pre_hook(lambda module, args: tuple(given)).remove)
+            yield
 
     def has_plain_path(self, layer: int, head: Head, strided: bool = False) -> bool:
         """Whether the graph has nothing but the head's pooling and linear layer between a target layer and the logits.
@@ -331,18 +365,159 @@ class Forward:
         Where the network stops all gradients on their way to a layer (a frozen trunk in `torch.no_grad`, `detach`, a
         checkpoint that takes none), it runs once more without that. ValueError: a score does not depend on a layer.
         """
+        for found in self.plain_gradients(self._layers):
+            yield [self._spatial(index, gradient) for index, gradient in enumerate(found)]
+
+    def plain_gradients(self, names: Sequence[str]) -> Iterator[list[Tensor]]:
+        """As `gradients`, of the outputs of some layers as they are, or of what `attention_in` names."""
         for rank in range(self.targets.ranks):
             found = self._gradient(rank)
-            if not found.keys() >= set(self._layers):
+            if not found.keys() >= set(names):
                 found = self._with_whole_graph()._gradient(rank)
+            for name in names:
+                if name not in found:
+                    raise no_gradient(name if name.startswith(_ATTENTION) else f"the layer {name!r}")
+            yield [found[name] for name in names]
+
+    def attention(self, layers: Iterable[str]) -> list[Tensor]:
+        """The matrices of attention [N, heads, L, L] in these layers, with their graph where they have one.
+
+        ValueError: that of a layer was not kept.
+        """
+        for name in layers:
+            if attention_in(name) not in self._outputs:
+                raise ValueError(f"the run did not keep the attention in {name}: pass its method to `observe`")
+        return [self._outputs[attention_in(name)] for name in layers]
+
+    def as_map(self, layer: int, values: Tensor) -> Tensor:
+        """One value for each token of a target layer, [N, L], as the layer's map [N, h, w]."""
+        return self._spatial(layer, values[..., None], len(self.images))[:, 0]
+
+    def read_out(self, tokens: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
+        """The scores, as in `given`, that the network would have if the last of its blocks gave these tokens.
+
+        Everything around the blocks runs once more, with a graph from the tokens on; the blocks themselves do not.
+        """
+
+        def passed(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            return next(iter((*args, *kwargs.values())))
+
+        def replaced(*args: object, **kwargs: object) -> Tensor:
+            torch.set_grad_enabled(True)
+            return tokens.clone()  # what follows may work on it in place
+
+        copies = _outside_inference(self.model)
+        with torch.no_grad(), evaluation_mode(self.model), contextlib.ExitStack() as stack:
+            for block in blocks[:-1]:
+                stack.enter_context(mock.patch.object(block, "forward", passed))
+            stack.enter_context(mock.patch.object(blocks[-1], "forward", replaced))
+            images = self.images.clone()  # a network may work on its input in place
+            return read(_called(self.model, images, copies), len(images), self.output)
+
+    def explaining(self, score: Callable[[Tensor, int], Tensor]) -> Self:
+        """The same run, where `gradients` are those of another score.
+
+        It is a function of `given` and the rank, and sums over the pictures, as `Targets.score`.
+        """
+        view = copy.copy(self)
+        view._other, view._kept, view._shared = score, {}, _Shared(self._shared.proved)
+        return view
+
+    @property
+    def explains_logits(self) -> bool:
+        """Whether what is explained are logits of classes as they are."""
+        return self._other is None and self.targets.classes is not None
+
+    def _score(self, rank: int) -> Tensor:
+        return (self._other or self.targets.score)(self.given, rank)
+
+    def second_order(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """For each rank and layer the gradient G, and the Hessian of the score times the activations, [N, K, h, w]."""
+        for rank in range(self.targets.ranks):
+            found = self._products(rank)
+            if len(found) < len(self._layers):
+                found = self._with_whole_graph().at(self._layers, self.reshape)._products(rank)
             for name in self._layers:
                 if name not in found:
-                    raise ValueError(
-                        f"the target does not depend on the layer {name!r}: no gradient reaches it. What the network "
-                        "computes outside of autograd (in NumPy, in torch.inference_mode, in whole or quantised "
-                        "numbers) passes none; EigenCAM and ScoreCAM need none"
+                    raise no_gradient(f"the layer {name!r}")
+            yield [
+                (self._spatial(index, found[name][0]), self._spatial(index, found[name][1]))
+                for index, name in enumerate(self._layers)
+            ]
+
+    def _products(self, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Gradient, and Hessian times activations, of one rank at the layers that the gradient reaches."""
+        with torch.enable_grad():
+            score = self._score(rank)
+            if not score.requires_grad:
+                return {}
+            gradients = torch.autograd.grad(score, self.raw, create_graph=True, allow_unused=True)
+            found = {}
+            for name, output, gradient in zip(self._layers, self.raw, gradients, strict=True):
+                if gradient is None:
+                    continue
+                second = None
+                if gradient.requires_grad:
+                    (second,) = torch.autograd.grad(
+                        gradient, output, output.detach(), retain_graph=True, allow_unused=True
                     )
-            yield [self._spatial(index, found[name]) for index, name in enumerate(self._layers)]
+                found[name] = gradient.detach(), torch.zeros_like(gradient) if second is None else second.detach()
+        return found
+
+    def through_all(self, layers: Collection[nn.Module]) -> Iterator[tuple[Tensor, list[tuple[nn.Module, Tensor]]]]:
+        """The gradients of all scores through the whole network, which runs once more.
+
+        Yields:
+            For each rank the gradient in the images, and those at the maps [N, K, h, w] that layers give, one for each
+            use of a layer that the score depends on.
+
+        Raises:
+            ValueError: the score does not depend on the images.
+        """
+        images, outputs, given = self._traced(layers)
+        for rank in range(self.targets.ranks):
+            found = self._from(images, outputs, given, rank)
+            if found is None:
+                with KeepGradients():
+                    images, outputs, given = self._traced(layers)
+                found = self._from(images, outputs, given, rank)
+            if found is None:
+                raise no_gradient("the images")
+            yield found
+
+    def _traced(self, layers: Collection[nn.Module]) -> tuple[Tensor, list[tuple[nn.Module, Tensor]], Tensor]:
+        """Images as a leaf, the maps of layers, and scores, with a graph."""
+        outputs: list[tuple[nn.Module, Tensor]] = []
+
+        def keep(module: nn.Module, args: tuple[object, ...], output: object) -> Tensor | None:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                return None
+            outputs.append((module, output))
+            return output.clone()  # what follows may work on it in place
+
+        copies = _outside_inference(self.model)
+        with torch.no_grad(), evaluation_mode(self.model), self._pooled_otherwise(), contextlib.ExitStack() as stack:
+            for layer in layers:
+                stack.callback(layer.register_forward_hook(keep).remove)
+            images = self.images.clone().requires_grad_()
+            torch.set_grad_enabled(True)
+            given = read(_called(self.model, images.clone(), copies), len(images), self.output)
+        return images, outputs, given
+
+    def _from(
+        self, images: Tensor, outputs: list[tuple[nn.Module, Tensor]], given: Tensor, rank: int
+    ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]] | None:
+        with torch.enable_grad():
+            score = self.targets.score(given, rank)
+            if not score.requires_grad:
+                return None
+            leaves = [images, *(output for _, output in outputs if output.requires_grad)]
+            of_images, *found = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
+        if of_images is None:
+            return None
+        modules = [module for module, output in outputs if output.requires_grad]
+        pairs = zip(modules, found, strict=True)
+        return of_images, [(module, gradient) for module, gradient in pairs if gradient is not None]
 
     def differentiate(self) -> None:
         """Compute and keep the gradients that methods of this run will ask for, so that none of them has to."""
@@ -361,7 +536,7 @@ class Forward:
         """The gradients of one rank at all layers that they reach, as the layers give their output."""
         last = rank + 1 == self.targets.ranks
         with torch.enable_grad():
-            score = self.targets.score(self.given, rank)
+            score = self._score(rank)
             if not score.requires_grad:
                 return {}
             leaves = [self._outputs[name] for name in self._graph]
@@ -378,13 +553,16 @@ class Forward:
         """The same run again, where nothing in the network stops gradients; made once for all views of this one."""
         if self._shared.whole is None:
             view = copy.copy(self)
-            view._graph = list(self._modules)
             with torch.inference_mode(False), torch.no_grad(), KeepGradients():
-                view._outputs, given, linear = _run_once(self.model, self._modules, self.images, view._graph)
+                view._outputs, given, linear = _run_once(
+                    self.model, self._modules, self.images, self._modules, self._attention
+                )
+                view._graph = list(view._outputs)
                 given = view._read(given, True)
             view.last = _recomputed(*linear) if linear else None
             view._pooling, view._thresholds = None, _thresholds(self.model)
             view._take_scores(given)
+            view._other = self._other
             view._take_layers(*self._all)
             self._shared.whole = view if self._pooling is None else view.with_pooling(self._pooling.pool)
         return self._shared.whole
@@ -426,12 +604,17 @@ def _thresholds(module: nn.Module) -> set[float]:
 
 
 def _run_once(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, graph: Collection[str]
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: Tensor,
+    graph: Collection[str],
+    attention: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, Tensor], Any, tuple[nn.Linear, Tensor] | None]:
     """Run the model once; give the layers' outputs, all that it gives, and the last linear layer with its input.
 
     The output of the first layer with a graph becomes a leaf: what comes before has no graph, what comes after has one,
     whatever the parameters require and the caller's grad mode is. With the images among the layers, those are the leaf.
+    Matrices of attention are among the outputs, by `attention_in`.
     """
     outputs: dict[str, Tensor] = {}
     linears: list[tuple[nn.Linear, Tensor]] = []
@@ -465,21 +648,48 @@ def _run_once(
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_hook(see_linear).remove)
-        # What was made inside inference mode may not enter a graph, a copy may.
-        state = itertools.chain(model.named_parameters(), model.named_buffers())
-        copies = {name: tensor.clone() for name, tensor in state if tensor.is_inference()} if graph else {}
+        copies = _outside_inference(model) if graph else {}
         images = images.clone()  # a network may work on its input in place
         if IMAGES in layers:
             outputs[IMAGES] = images.requires_grad_()
             torch.set_grad_enabled(True)
             images = images.clone()
-        keyword = keyword_of(model)
-        args, keywords = ((images,), {}) if keyword is None else ((), {keyword: images})
-        given = torch.func.functional_call(model, copies, args, keywords) if copies else model(*args, **keywords)
+        matrices = None if attention is None else stack.enter_context(KeepAttention(attention, graph))
+        given = _called(model, images, copies)
     for name in layers:
         if name not in outputs:
             raise ValueError(f"the forward pass did not go through the target layer {name!r}")
-    return {name: outputs[name] for name in layers}, given, linears[0] if linears else None
+    found = {name: outputs[name] for name in layers}
+    for name, several in matrices.found.items() if matrices else ():
+        found[attention_in(name)] = _one_matrix(name, several, found[name], len(images))
+    return found, given, linears[0] if linears else None
+
+
+def _called(model: nn.Module, images: Tensor, copies: dict[str, Tensor]) -> Any:
+    """All that a model gives for images, with these in the place of its parameters and buffers of the same names."""
+    keyword = keyword_of(model)
+    args, keywords = ((images,), {}) if keyword is None else ((), {keyword: images})
+    return torch.func.functional_call(model, copies, args, keywords) if copies else model(*args, **keywords)
+
+
+def _outside_inference(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters and buffers that were made inside inference mode and may not enter a graph."""
+    state = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {name: tensor.clone() for name, tensor in state if tensor.is_inference()}
+
+
+def _one_matrix(name: str, matrices: Sequence[Tensor], output: Tensor, count: int) -> Tensor:
+    """The one matrix [N, heads, L, L] of attention among all tokens [N, L, K] that a layer gives; or ValueError."""
+    got = ", ".join(str(list(matrix.shape)) for matrix in matrices) or "none"
+    length = output.shape[1] if output.dim() == 3 else 0
+    if len(matrices) == 1 and (len(matrices[0]), *matrices[0].shape[2:]) == (count, length, length):
+        return matrices[0]
+    raise ValueError(
+        f"the layer {name!r} must be a block with one attention among all tokens, as in a vision transformer: a matrix "
+        f"[{count}, heads, L, L] for tokens [{count}, L, K], got {got} for {list(output.shape)}. Attention in windows "
+        "or of pooled tokens (Swin, PVT) has no such matrix, and that of other libraries' kernels is not seen; "
+        "GradCAM and LayerCAM need none"
+    )
 
 
 def _recomputed(linear: nn.Linear, given: Tensor) -> LastLinear | None:

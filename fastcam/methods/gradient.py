@@ -69,7 +69,7 @@ class GradientMethod(Method):
 
     def _closed_head(self, forward: Forward, strided: bool = False) -> Head | None:
         """The head that gives the gradient of a class; None where none does."""
-        head = forward.head(0) if len(self.layers) == 1 and forward.targets.classes is not None else None
+        head = forward.head(0) if len(self.layers) == 1 and forward.explains_logits else None
         if head is None or head.relu or not (head.pool == "gap" or self._any_pooling):
             return None
         return head if forward.has_plain_path(0, head, strided) else None

@@ -16,6 +16,8 @@ from fastcam.models.checkpoints import (
 )
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
+    attention_blocks,
+    default_stages,
     default_target_layer,
     resolve_layers,
     swin_reshape,
@@ -36,8 +38,10 @@ __all__ = [
     "Output",
     "Scores",
     "ThresholdedAvgPool2d",
+    "attention_blocks",
     "build",
     "check_normalization",
+    "default_stages",
     "default_target_layer",
     "find_head",
     "load_checkpoint",

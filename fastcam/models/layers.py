@@ -1,8 +1,9 @@
 """Layers that maps are taken from: their names, the usual one of each family, and the shape of what they give."""
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from fastcam.models.outputs import unwrap
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
 _LAST_STAGES = ("permute", "layer4", "features", "trunk_output", "conv5", "layers", "inception5b", "Mixed_7c", "stages")
 
+_ATTENTIONS = ("attn", "attention", "self_attn", "self_attention")
 # Of Hugging Face's networks the last layer whose name ends so, by the first of these that any does: the last stage of
 # convolutions, or the convolution after it; the last normalisation where the mean over all tokens follows; the first
 # normalisation of the last block where a class token does, or attention that pools.
@@ -72,6 +74,105 @@ def default_target_layer(model: nn.Module) -> str:
         inner.pop()
         name = f"{name.split('.')[0]}.{inner[-1][0]}"
     return name
+
+
+def default_stages(model: nn.Module, count: int = 3) -> list[str]:
+    """Name the layers that end the last stages of a network: the last map of each resolution.
+
+    Those are the layers before each one that has a stride or a pooling, and `default_target_layer`; in a vision
+    transformer, whose tokens keep their number, that layer and the same one of the blocks before.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+        count: at most so many.
+
+    Returns:
+        Dotted names of `unwrap(model).named_modules()`, first to last.
+
+    Raises:
+        ValueError: the network is of no known family, as in `default_target_layer`.
+    """
+    model = unwrap(model)
+    last = default_target_layer(model)
+    with contextlib.suppress(ValueError):
+        blocks = attention_blocks(model)
+        if last.startswith(f"{blocks[-1]}."):
+            return [block + last.removeprefix(blocks[-1]) for block in blocks[-count:]]
+    holder = last.rpartition(".")[0]
+    ends: list[str] = []
+    before, reached = "", False
+    for name, shrinks in _in_order(model.get_submodule(holder), f"{holder}." if holder else ""):
+        if reached and not f"{name}.".startswith(f"{last}."):
+            break
+        reached |= f"{name}.".startswith(f"{last}.")
+        if shrinks and before:
+            ends.append(before)
+        before = name
+    return [*ends, last][-count:]
+
+
+def _in_order(module: nn.Module, prefix: str) -> Iterator[tuple[str, bool]]:
+    """The layers of a network by name, and whether each makes maps smaller; sequences of stages are taken apart."""
+    for name, child in module.named_children():
+        if name.lower().startswith("aux"):  # a head beside the way, which runs in training only
+            continue
+        if isinstance(child, nn.Sequential) and sum(map(_shrinks, child)) > 1:
+            yield from _in_order(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _shrinks(child)
+
+
+def _shrinks(module: nn.Module) -> bool:
+    """Whether a module has a stride, or merges patches."""
+    for part in module.modules():
+        stride = getattr(part, "stride", 1)
+        if isinstance(part, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and stride not in (1, (1, 1)):
+            return True
+        if type(part).__name__.startswith("PatchMerging"):
+            return True
+    return False
+
+
+def attention_blocks(model: nn.Module) -> list[str]:
+    """Name the blocks of a vision transformer, first to last: each has one attention, and hands tokens to the next.
+
+    They are found as the children of the one container whose every child has one attention: a module whose type is
+    called so (`MultiheadAttention`, timm's `Attention`, Hugging Face's `ViTAttention`, …), or that is itself.
+
+    Args:
+        model: the network, bare or inside DataParallel or `torch.compile`.
+
+    Returns:
+        Dotted names of `unwrap(model).named_modules()`.
+
+    Raises:
+        ValueError: there is no such container, or there are several, as in networks of stages with windows (Swin).
+    """
+    model = unwrap(model)
+    chains = [
+        [f"{name}.{child}".removeprefix(".") for child, _ in module.named_children()]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Sequential | nn.ModuleList)
+        and len(module)
+        and all(_attentions(child) == 1 for child in module)
+    ]
+    inner = [chain for chain in chains if not any(other[0].startswith(f"{chain[0]}.") for other in chains)]
+    if len(inner) != 1:
+        found = ", ".join(f"{chain[0]} … {chain[-1]}" for chain in inner) or "none"
+        raise ValueError(
+            f"{type(model).__name__} must have one row of blocks with attention among all tokens, as vision "
+            f"transformers do, got {found}. Pass its blocks as `target_layers`; for networks of stages or of windows "
+            "GradCAM and LayerCAM are the methods"
+        )
+    return inner[0]
+
+
+def _attentions(module: nn.Module) -> int:
+    """How many modules of attention there are in one; those within another do not count."""
+    return sum(
+        1 if name in _ATTENTIONS or "attention" in type(child).__name__.lower() else _attentions(child)
+        for name, child in module.named_children()
+    )
 
 
 def resolve_layers(model: nn.Module, target_layers: str | nn.Module | Iterable[str | nn.Module]) -> list[nn.Module]:

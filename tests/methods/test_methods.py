@@ -126,7 +126,7 @@ def test_empty_batch(name, layer, model, images):
     assert cam.outputs.shape == (0, 6)
     assert cam.boxes(images[:0]).shape == (0, 4)
     assert cam.coarse(images[:0], 3).shape[0] == 0
-    if name != "cam":
+    if name not in ("cam", "finercam"):
         assert cam(images[:0], lambda row: row[1]).shape == (0, 20, 28)
 
 

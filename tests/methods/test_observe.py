@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fastcam import methods
-from fastcam.methods import CAM, METHODS, EigenCAM, GradCAM, LayerCAM, observe
+from fastcam.methods import ATTENTION_METHODS, CAM, METHODS, EigenCAM, FinerCAM, GradCAM, LayerCAM, observe
 from fastcam.methods.smoothing import merge_views, views
 from fastcam.models import ThresholdedAvgPool2d, to_gap
 
@@ -62,7 +62,7 @@ TARGETS = [{}, {"targets": [4, 0, 2]}, {"top_k": 2}, {"targets": lambda row: row
 def test_all_methods_of_one_run_are_those_alone(layer, targets, model, images):
     cams = all_methods(model, layer)
     if callable(targets.get("targets")):
-        cams = [cam for cam in cams if not isinstance(cam, CAM)]
+        cams = [cam for cam in cams if not isinstance(cam, CAM | FinerCAM)]
     run = observe(cams, images, **targets)
     for cam, eigen in itertools.product(cams, (False, True)):
         options = {"eigen_smooth": eigen}
@@ -93,7 +93,8 @@ def test_six_views_run_once(layer, model, images):
 
 
 def test_one_forward_pass_and_one_backward_pass_for_each_rank(model, images):
-    names = [name for name in METHODS if name not in ("cam", "scorecam", "ablationcam")]
+    others = ("cam", "scorecam", "ablationcam", "finercam", "shapleycam")  # the last two have scores of their own
+    names = [name for name in METHODS if name not in others]
     cams = [methods.create(name, model, target_layers="stage1") for name in names]
     run = observe(cams, images, top_k=2)
     run.differentiate()
@@ -164,7 +165,7 @@ def test_another_pooling_is_another_network(layer, targets, model, images):
     assert torch.equal(tap.logits, other.eval()(images).detach())
     assert not torch.equal(tap.logits, run.logits)
     for cam, their, eigen in ((c, t, e) for c, t in zip(cams, theirs, strict=True) for e in (False, True)):
-        if isinstance(cam, CAM) and callable(targets.get("targets")):
+        if isinstance(cam, CAM | FinerCAM) and callable(targets.get("targets")):
             continue
         want = their.coarse(images, **targets, eigen_smooth=eigen)
         assert torch.equal(cam.coarse(tap, eigen_smooth=eigen), want), type(cam)
@@ -273,7 +274,7 @@ def test_a_graph_changes_no_bit(network, name):
                 assert torch.equal(run.logits, alone[1])
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "cam"])
+@pytest.mark.parametrize("name", [name for name in METHODS | ATTENTION_METHODS if name != "cam"])
 def test_vision_transformer(name):
     vit = torchvision.models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
     nn.init.normal_(vit.heads.head.weight)

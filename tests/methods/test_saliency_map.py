@@ -7,7 +7,17 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from fastcam import methods
-from fastcam.methods import BOX_METHODS, CAM, METHODS, GradCAM, LayerCAM, Saliency, SaliencyMap, observe
+from fastcam.methods import (
+    ATTENTION_METHODS,
+    BOX_METHODS,
+    CAM,
+    METHODS,
+    GradCAM,
+    LayerCAM,
+    Saliency,
+    SaliencyMap,
+    observe,
+)
 from fastcam.methods.frozen import FreezeError
 from fastcam.methods.smoothing import blurred, merge_views, views
 from fastcam.models import ThresholdedAvgPool2d
@@ -169,7 +179,7 @@ def test_wrong_options(model, images):
 
 
 def test_its_place_among_the_methods(model):
-    assert set(BOX_METHODS) == {*METHODS, "saliency"}
+    assert set(BOX_METHODS) == {*METHODS, *ATTENTION_METHODS, "fullgrad", "saliency"}
     assert isinstance(methods.create("saliency", model), Saliency)  # the raw values
 
 

@@ -54,7 +54,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         self._aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
         self._scales = checked(settings.scales, settings.flip)
         # Maps of several views or layers have no common coarse map: they are made at the picture's size.
-        self._whole = self._aug or len(self.cam.layers) > 1
+        self._whole = self._aug or self.cam.several
         self._relu = self.cam.relu and not (self._whole or self._scales)
         self._rows_checked = False
         self._outputs = None if config is None else config.num_classes
