@@ -321,7 +321,8 @@ def test_a_refined_value_is_a_mean_of_its_map(seed, height, width, channels, ite
     maps[:, 2] = 1 - maps[:, :2].sum(1)
     images = torch.randint(0, 256, (1, channels, height, width), generator=generator, dtype=torch.uint8)
     found = ops.refine(maps, images, (1, 3, 9), iterations)
-    assert_close(found.sum(1), torch.ones(1, height, width), 2e-6)
+    rounding = iterations * 24 * 2**-24  # of the 24 weights of a pixel, whose sum is 1 up to that in each iteration
+    assert_close(found.sum(1), torch.ones(1, height, width), 2e-6 + rounding)
     assert (found.amax((2, 3)) <= maps.amax((2, 3)) + 1e-6).all()
     assert (found.amin((2, 3)) >= maps.amin((2, 3)) - 1e-6).all()
 
