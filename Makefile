@@ -1,5 +1,5 @@
 # Shortcuts for development; CONTRIBUTING.md explains them.
-.PHONY: build test lint format bench
+.PHONY: build test lint format bench wheel
 
 build:
 	python setup.py build_ext --inplace
@@ -20,3 +20,10 @@ format:
 
 bench:
 	python -m fastcam bench
+
+# A wheel for PyPI, of this machine's C library (Debian 12: glibc 2.34), without torch's own libraries.
+wheel:
+	rm -rf build/wheel dist
+	FASTCAM_EXTENSION=1 pip wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' --plat manylinux_2_34_x86_64 --wheel-dir dist build/wheel/fastcam-*.whl
+	twine check --strict dist/*

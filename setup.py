@@ -1,4 +1,4 @@
-"""Builds the extension: CPU sources always, CUDA sources when torch has CUDA and a compiler of its major version."""
+"""Builds two libraries: one for CPUs, and one for GPUs where there is an nvcc of torch's CUDA version."""
 
 import os
 import platform
@@ -63,8 +63,24 @@ def headers(root: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "cuda_runtime.h").is_file()), None)
 
 
-def extension():
-    """The one extension module, with or without CUDA."""
+def compiler() -> str | None:
+    """The C++ compiler that torch's builder takes, if there is one."""
+    return shutil.which(os.environ.get("CXX", "c++").partition(" ")[0])
+
+
+def extensions():
+    """The libraries: `_C`, operators and kernels for CPUs; with CUDA `_C_cuda`, the kernels for GPUs. Or none."""
+    wanted = os.environ.get("FASTCAM_EXTENSION", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"FASTCAM_EXTENSION must be 0 (build no library) or 1 (build, or fail), got {wanted!r}")
+    missing = "FASTCAM_EXTENSION=0" if wanted == "0" else None if compiler() else "there is no C++ compiler (g++)"
+    if missing and wanted == "1":
+        raise SystemExit(f"FASTCAM_EXTENSION=1, but {missing}: install one, or name it by CXX")
+    if missing:
+        print(
+            f"fastcam: NO library is built, since {missing}: it works without, but slower", file=sys.stderr, flush=True
+        )
+        return {}
     try:
         import torch
     except ImportError as error:
@@ -81,7 +97,11 @@ def extension():
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # reads CUDA_HOME
 
     print(f"fastcam: building for {'CPU and CUDA' if cuda_home else 'CPU only'} ({reason})", flush=True)
-    sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
+
+    def library(kind, name: str, *patterns: str):
+        sources = [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+        return kind(f"fastcam.{name}", sources, extra_compile_args=flags, py_limited_api=True)
+
     shared_flags = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
     flags = {
         "cxx": [
@@ -94,25 +114,24 @@ def extension():
             *shared_flags,
         ]
     }
+    modules = [library(CppExtension, "_C", "csrc/*.cpp", "csrc/cpu/*.cpp")]
     if cuda_home:
-        sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
         # -lineinfo changes no instruction; profilers and sanitizers name lines by it.
         flags["nvcc"] = ["-O3", "-fmad=false", "-lineinfo", "-DUSE_CUDA", "--expt-relaxed-constexpr", *shared_flags]
-    module = (CUDAExtension if cuda_home else CppExtension)(
-        "fastcam._C",
-        [str(s.relative_to(ROOT)) for s in sources],
-        extra_compile_args=flags,
-        py_limited_api=True,
-    )
-    if cuda_home and (folder := headers(Path(cuda_home))) != Path(cuda_home, "include"):
-        module.include_dirs.append(str(folder))
-        module.library_dirs.append(str(folder.parent / "lib"))
-    if cuda_home:  # the static runtime: pip's CUDA lacks the link name of the shared one
-        module.libraries = [lib for lib in module.libraries if lib != "cudart"] + ["cudart_static", "dl", "rt"]
-    return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}
+        cuda = library(CUDAExtension, "_C_cuda", "csrc/cuda/*.cu")
+        if (folder := headers(Path(cuda_home))) != Path(cuda_home, "include"):
+            cuda.include_dirs.append(str(folder))
+            cuda.library_dirs.append(str(folder.parent / "lib"))
+        # The static runtime: pip's CUDA lacks the link name of the shared one.
+        cuda.libraries = [name for name in cuda.libraries if name != "cudart"] + ["cudart_static", "dl", "rt"]
+        modules.append(cuda)
+    for module in modules:  # neither is imported, so that neither needs Python
+        module.libraries = [name for name in module.libraries if name != "torch_python"]
+    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
 
 
 if __name__ == "__main__":
     from setuptools import setup
 
-    setup(options={"bdist_wheel": {"py_limited_api": "cp311"}}, **extension())
+    built = extensions()
+    setup(options={"bdist_wheel": {"py_limited_api": "cp311"}} if built else {}, **built)

@@ -1,26 +1,26 @@
 """The operators: activations to class maps, heatmaps and boxes, in fused C++ and CUDA kernels.
 
-This module loads the extension and is the only user of ``torch.ops.fastcam``. Each function validates its arguments,
-documents them, and calls one operator; below it stand what ``torch.compile`` has to know of the operator's result, and
-its gradient if it has one. The arithmetic from the coarse map onward is specified operation by operation
-(``csrc/exact.h``), so that results do not depend on the batch size, the position in the batch, the number of threads,
-the instruction set or the device; :mod:`fastcam.reference` has the plain PyTorch and OpenCV twin of every function.
+This module is the only user of ``torch.ops.fastcam``, which :mod:`fastcam._operators` loads. Each function validates
+its arguments, documents them, and calls one operator; below it stand what ``torch.compile`` has to know of the
+operator's result, and its gradient if it has one. The arithmetic from the coarse map onward is specified
+operation by operation (``csrc/exact.h``), so that results do not depend on the batch size, the position in the batch,
+the number of threads, the instruction set or the device; :mod:`fastcam.reference` has the plain PyTorch and OpenCV twin
+of every function, which stands in for kernels that are missing, but for those bits.
 
 A coarse map that is constant, or holds NaN or infinity after ReLU, carries no location: it gives a zero map and a zero
 box on every device (a GPU kernel cannot raise without stopping the stream).
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam import _operators
 from fastcam._check import one_of
 
 Weighting = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam"]
@@ -38,41 +38,32 @@ _MOST_DILATIONS, _MOST_REACH, _MOST_CHANNELS = 8, 2**10, 4  # of refinement, as 
 _ALPHA_EPS, _RATIO_EPS = 1e-6, 1e-7  # defaults of eps for "gradcam++" and "xgradcam"
 
 
-def _load_extension() -> Path:
-    if (simd := os.environ.get("FASTCAM_SIMD", "")) not in ("", "portable", "avx2", "avx512"):
-        raise ImportError(f"FASTCAM_SIMD must be portable, avx2 or avx512, or not be set, got {simd!r}")
-    found = sorted(Path(__file__).parent.glob("_C*.so"))
-    if not found:
-        raise ImportError(
-            "fastcam's extension is not built: run `pip install .` in its checkout, "
-            "or `python setup.py build_ext --inplace` to use the checkout itself"
-        )
-    try:
-        torch.ops.load_library(str(found[0]))
-    except OSError as error:
-        raise ImportError(
-            f"{found[0]} does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): "
-            f"{error.__cause__ or error}. "
-            "A library built with CUDA needs a CUDA build of torch, and fastcam needs torch 2.11 or newer: "
-            "reinstall fastcam in this environment"
-        ) from error
-    return found[0]
-
-
-_LIBRARY = _load_extension()
+_LOADED = _operators.load()
 _ops = torch.ops.fastcam
 
 
-def build_info() -> dict[str, str | bool]:
+def build_info() -> dict[str, str | bool | None]:
     """What was built and what of it runs here.
 
     Returns:
-        ``library`` (path), ``cpu_simd`` ("avx512", "avx2" or "portable": the instruction set that runs; the environment
-        variable ``FASTCAM_SIMD`` chooses a lower one), ``cuda_built`` and ``cuda_reason`` (the compiler that built the
-        CUDA kernels, or why they were left out).
+        ``library`` (path; None where :mod:`fastcam.reference` stands in for the kernels), ``cpu_simd`` ("avx512",
+        "avx2" or "portable": the instruction set that runs, of which the environment variable ``FASTCAM_SIMD`` chooses
+        a lower one; "none" without the library), ``cuda_library`` (path; None where the kernels for GPUs are not
+        loaded), ``cuda_built``, and ``cuda_reason`` (the compiler that built them, or why they are not there).
     """
+    library, cuda, why = _LOADED
+    found: dict[str, str | bool | None] = {"library": None if library is None else str(library)}
+    if library is None:
+        return {**found, "cpu_simd": "none", "cuda_library": None, "cuda_built": False, "cuda_reason": why["library"]}
     kind, reason = _ops.build().split(": ", 1)
-    return {"library": str(_LIBRARY), "cpu_simd": _ops.simd(), "cuda_built": kind == "cuda", "cuda_reason": reason}
+    unused = f"{reason}; not loaded: {why['cuda']}" if kind == "cuda" and cuda is None else reason
+    return {
+        **found,
+        "cpu_simd": _ops.simd(),
+        "cuda_library": None if cuda is None else str(cuda),
+        "cuda_built": kind == "cuda",
+        "cuda_reason": unused,
+    }
 
 
 # ---- validation ------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def gradient_map(features: Tensor, gradients: Tensor, weighting: str = "gradcam"
     elif weighting == "gradcam++":
         activation_sum = a.sum((2, 3), keepdim=True)
         alpha = g**2 / nonzero(2 * g**2 + activation_sum * g**3 + (1e-6 if eps is None else eps))
-        weights = torch.where(g > 0, alpha * g, 0).sum((2, 3))
+        weights = torch.where(g <= 0, 0, alpha * g).sum((2, 3))  # NaN stays
     else:
         raise ValueError(f"unknown weighting {weighting!r}")
     return (weights[:, :, None, None] * a).sum(1)
@@ -124,7 +124,7 @@ def boxes(
     if isinstance(threshold, Tensor):  # absolute levels of the upsampled map
         values = heatmap(flat, size, relu, None, mode) if flat.numel() else flat.new_zeros(0, *size)
         values = torch.where(_usable(flat.relu() if relu else flat)[:, None, None], values, torch.nan)
-        levels = threshold.float().reshape(len(flat), -1)
+        levels = threshold.float().reshape(len(flat), threshold.shape[-1] if threshold.dim() > len(lead) else 1)
         shape = (*threshold.shape, 4)
     else:
         values = heatmap(flat, size, relu, "after", mode)
@@ -242,6 +242,7 @@ def refine(
     deviation = neighbours(images, itself=True).std(2, keepdim=True)
     unlike = (neighbours(images) - images[:, :, None]).abs() / (1e-8 + 0.1 * deviation)
     affinity = (-unlike.mean(1, keepdim=True)).softmax(2)
+    affinity = affinity.nan_to_num(1 / affinity.shape[2])  # beside pixels of the image that are not finite
     refined = maps.float()
     for _ in range(iterations):
         refined = (neighbours(refined) * affinity).sum(2)

@@ -1,8 +1,10 @@
 """Fixtures that several test modules share."""
 
 import contextlib
+import importlib
 import os
 import re
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ with contextlib.suppress(ImportError):  # only some tests need it
     settings.register_profile("fastcam", **calm)
     settings.load_profile("fastcam")
 
+KERNELS = pytest.StashKey[bool]()  # whether there are any
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -33,6 +36,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and not busy and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # processes with several threads each share the processors
         option.numprocesses, option.dist = min(8, len(os.sched_getaffinity(0))), "loadfile"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without kernels the package says so once, which is no error here; what only they promise is skipped, visibly."""
+    with warnings.catch_warnings(action="ignore"):
+        config.stash[KERNELS] = importlib.import_module("fastcam.ops").build_info()["library"] is not None
+    if not config.stash[KERNELS]:
+        config.addinivalue_line("filterwarnings", "ignore:fastcam runs without:RuntimeWarning")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kernels") and not item.config.stash[KERNELS]:
+        pytest.skip("needs the compiled kernels: their bits, instruction sets or memory")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ def setup(monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     spec.loader.exec_module(module)
-    for name in ("CUDA_HOME", "CUDA_PATH", "FORCE_CUDA"):
+    for name in ("CUDA_HOME", "CUDA_PATH", "FORCE_CUDA", "FASTCAM_EXTENSION", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(sys, "path", [])
@@ -109,3 +109,22 @@ def test_a_wrapper_on_the_path_is_named(setup, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}/ccache:/usr/bin:/bin")
     said = setup.find_cuda("13.0")[1]
     assert f"{real} (of {tmp_path}/ccache/nvcc) has an nvcc that tells no version" in said
+
+
+def test_without_a_compiler_nothing_is_built_and_that_is_said(setup, monkeypatch, capsys):
+    assert setup.compiler() is None
+    assert setup.extensions() == {}
+    assert "NO library is built, since there is no C++ compiler" in capsys.readouterr().err
+    monkeypatch.setenv("FASTCAM_EXTENSION", "1")
+    with pytest.raises(SystemExit, match=r"FASTCAM_EXTENSION=1, but there is no C\+\+ compiler"):
+        setup.extensions()
+
+
+def test_no_library_where_none_is_wanted(setup, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setenv("FASTCAM_EXTENSION", "0")
+    assert setup.extensions() == {}
+    assert "NO library is built, since FASTCAM_EXTENSION=0" in capsys.readouterr().err
+    monkeypatch.setenv("FASTCAM_EXTENSION", "no")
+    with pytest.raises(SystemExit, match=r"FASTCAM_EXTENSION must be 0 .* or 1 .*, got 'no'"):
+        setup.extensions()

@@ -98,6 +98,7 @@ def upsampled(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
     return fma(v0[:, None], rows[y0], v1[:, None] * rows[y1])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("coarse", [(7, 7), (14, 14), (1, 9), (5, 1), (3, 11), (16, 16)])
 @pytest.mark.parametrize("size", [(224, 224), (31, 65), (7, 7), (5, 3), (100, 129)])
 @pytest.mark.parametrize("relu", [False, True])
@@ -320,7 +321,8 @@ def test_a_refined_value_is_a_mean_of_its_map(seed, height, width, channels, ite
     maps[:, 2] = 1 - maps[:, :2].sum(1)
     images = torch.randint(0, 256, (1, channels, height, width), generator=generator, dtype=torch.uint8)
     found = ops.refine(maps, images, (1, 3, 9), iterations)
-    assert_close(found.sum(1), torch.ones(1, height, width), 2e-6)
+    rounding = iterations * 24 * 2**-24  # of the 24 weights of a pixel, whose sum is 1 up to that in each iteration
+    assert_close(found.sum(1), torch.ones(1, height, width), 2e-6 + rounding)
     assert (found.amax((2, 3)) <= maps.amax((2, 3)) + 1e-6).all()
     assert (found.amin((2, 3)) >= maps.amin((2, 3)) - 1e-6).all()
 
@@ -390,6 +392,7 @@ def digest() -> str:
     return total.hexdigest()
 
 
+@pytest.mark.kernels
 def test_every_instruction_set_gives_the_same_bits():
     found = {}
     for name in ("portable", "avx2", "avx512"):
@@ -409,6 +412,7 @@ def test_every_instruction_set_gives_the_same_bits():
     assert len(set(found.values())) == 1, found
 
 
+@pytest.mark.kernels
 def test_threads_batch_and_position_do_not_matter(device):
     features, weights = torch.randn(9, 24, 7, 7, device=device), torch.randn(9, 24, device=device)
     gradients = torch.randn_like(features)

@@ -48,6 +48,7 @@ def test_a_part_is_that_of_the_whole(height, width, rows, columns, first, data):
     assert torch.equal(ops.resize(picture, (rows, columns), crop, first), expected)
 
 
+@pytest.mark.kernels
 def test_parts_of_sizes_that_would_not_fit_into_memory():
     picture = noise(3, 4)
     for first in ("rows", "columns"):
