@@ -215,10 +215,10 @@ def load_network(
         ImportError: a network of timm's, which is not installed.
     """
     folder, arch = folder_of(arch), None if arch is None else canonical(arch)
-    if names := given.get("class_names"):
-        given.setdefault("num_classes", len(names))
+    names = given.get("class_names")
+    counted: ConfigFields = {"num_classes": len(names), **given} if names else given
     if folder is not None and arch is not None and (path is None or Path(path) == folder):
-        return _load_folder(folder, arch, given)
+        return _load_folder(folder, arch, counted)
     if path is None:
         raise ValueError("a file of weights must be given (--weights); only hf:PATH has them in its folder")
     path = _file(path)
@@ -232,7 +232,7 @@ def load_network(
         return with_output(model, config.output), config
     if arch is None:
         raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
-    config = ModelConfig(arch, **{"num_classes": 1000} | _as_given(preprocessing_of(path, arch, given), given))
+    config = ModelConfig(arch, **{"num_classes": 1000} | _as_given(preprocessing_of(path, arch, counted), counted))
     model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from fastcam import drawing, models
 from fastcam.cropping import crop
@@ -20,7 +21,7 @@ from fastcam.data import Pictures, Sample
 from fastcam.evaluation import evaluate
 from fastcam.export import export
 from fastcam.localization import LocalizeSettings, localize, network, prepare
-from fastcam.methods import BOX_METHODS
+from fastcam.methods import ATTENTION_METHODS, BOX_METHODS
 from fastcam.models import ModelConfig
 from fastcam.report import write_report
 from tests.support.engine_run import OPTIONS as ENGINE, Tiny as Pausing, several
@@ -127,8 +128,12 @@ def test_each_class_has_a_row_with_its_object(folder, tmp_path, targets):
 @pytest.mark.parametrize("method", BOX_METHODS)
 def test_rows_are_those_of_top_k_where_these_are_given(folder, tmp_path, method):
     """In any order: all columns, maps too, of the largest box and of all; and a part of them is a part of the rows."""
-    options = {"model": Random(), "method": method, "maps": method != "saliency", "batch_size": 2, "threshold": 0.3}
-    options |= {} if method == "saliency" else {"target_layers": "more" if method == "cam" else "features.0"}
+    options = {"model": Random(), "method": method, "batch_size": 2, "threshold": 0.3}
+    if method in ATTENTION_METHODS:
+        options["model"] = model = VisionTransformer(SIDE, 8, 2, 2, 16, 32, num_classes=COUNT).eval()
+        nn.init.normal_(model.heads.head.weight)  # which is zero
+    elif method not in ("saliency", "fullgrad"):
+        options |= {"target_layers": "more" if method == "cam" else "features.0", "maps": True}
     for boxes in ("largest", "all"):
         highest = rows_of(folder, tmp_path / f"top {boxes}", top_k=3, boxes=boxes, **options)
         found: dict[str, list[int]] = {}

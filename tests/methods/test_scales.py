@@ -5,13 +5,14 @@ import weakref
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 import fastcam
-from fastcam.methods import BOX_METHODS, METHODS, MapWarning, observe
+from fastcam.methods import ATTENTION_METHODS, BOX_METHODS, METHODS, MapWarning, observe
 from fastcam.methods.scales import ScaledRun, by_maximum, resized
 
 SCALES = (0.5, 1, 1.5, 2)
@@ -144,10 +145,14 @@ def test_pictures_are_resized_as_pillow_does():
 def test_every_method_takes_views(images, name):
     torch.manual_seed(0)
     model = fastcam.models.build("resnet18", num_classes=4).eval()
+    if name in ATTENTION_METHODS:  # and one that takes any size in whole patches
+        options = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "dynamic_img_size": True}
+        model = timm.models.VisionTransformer(64, num_classes=4, **options).eval()
+        images = torch.randn(3, 3, 48, 64)
     few = {"top_channels": 4} if name in ("scorecam", "ablationcam") else {}
     cam = BOX_METHODS[name](model, **few)
     found = cam(images, [0, 1, 2], scales=(0.5, 1), flip=True)
-    assert found.shape == (3, 49, 65)
+    assert found.shape == (3, *images.shape[2:])
     assert found.amin() >= 0
     assert torch.equal(found.amax((1, 2)), torch.ones(3))
     alone = torch.cat([cam(images[i : i + 1], [i], scales=(0.5, 1), flip=True) for i in range(3)])

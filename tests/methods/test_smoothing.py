@@ -174,7 +174,7 @@ def test_layers_fuse_by_mean_or_maximum(resnet, images):
         low, high = want.amin((1, 2), keepdim=True), want.amax((1, 2), keepdim=True)
         got = GradCAM(resnet, ["layer2", "layer3", "layer4"], fuse=fuse)(images, 1)
         torch.testing.assert_close(got, (want - low) / (high - low), rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="`fuse` must be one of mean, max, got 'min'"):
+    with pytest.raises(ValueError, match="`fuse` must be one of mean, max, product, got 'min'"):
         GradCAM(resnet, fuse="min")
 
 
