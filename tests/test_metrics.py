@@ -295,7 +295,7 @@ def test_wrong_use():
         (ValueError, '"zero", "blur" or a tensor', lambda: deletion(model, images, maps, baseline="black")),
         (ValueError, "`baseline` must broadcast", lambda: deletion(model, images, maps, baseline=torch.zeros(2, 1, 1))),
         (ValueError, "`steps` must be", lambda: deletion(model, images, maps, steps=0)),
-        (ValueError, '"probability" or "logit"', lambda: deletion(model, images, maps, steps=4, score="softmax")),
+        (ValueError, "`score` must be one of", lambda: deletion(model, images, maps, steps=4, score="odds")),
         (ValueError, "`batch_size`", lambda: deletion(model, images, maps, batch_size=0)),
         (ValueError, "`fractions`", lambda: road(model, images, maps, fractions=[0.5, 1])),
         (ValueError, "`fractions`", lambda: road(model, images, maps, fractions=[])),

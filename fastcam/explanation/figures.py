@@ -18,7 +18,7 @@ from fastcam._files import file_names
 from fastcam._options import accepts
 from fastcam.drawing import Cell
 from fastcam.explanation.settings import ExplainSettings
-from fastcam.methods import ATTRIBUTIONS, BOX_METHODS, Attribution, GuidedGradCAM, Method, create, observe
+from fastcam.methods import ATTRIBUTIONS, Attribution, GuidedGradCAM, Method, create, observe
 from fastcam.methods.cautions import constant, quiet_methods, tell
 from fastcam.methods.core import MethodOptions
 from fastcam.methods.scales import ScaledRun
@@ -231,7 +231,8 @@ def _views(model: nn.Module, settings: ExplainSettings) -> Iterator[_View]:
             continue
         for group in [None] if name == "fullgrad" else groups:  # which has no target layers
             if name not in ATTRIBUTIONS:
-                method = BOX_METHODS[name](model, group, **options)
+                method = create(name, model, target_layers=group, **options)
+                assert isinstance(method, Method)
                 layers = list(method.layers)
                 if len(layers) > 2 and not method.several:  # all blocks of a vision transformer
                     layers[1:-1] = ["…"]
