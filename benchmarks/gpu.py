@@ -102,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("benchmarks.gpu: no GPU that torch can use", file=sys.stderr)
         return 2
-    if not ops.build_info()["cuda_built"]:
-        print(f"benchmarks.gpu: built without CUDA kernels ({ops.build_info()['cuda_reason']})", file=sys.stderr)
+    if not ops.build_info()["cuda_library"]:
+        print(f"benchmarks.gpu: no CUDA kernels are loaded ({ops.build_info()['cuda_reason']})", file=sys.stderr)
         return 2
     if options.kernels:
         kernels(min(1024, options.most_images))

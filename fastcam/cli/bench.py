@@ -32,7 +32,7 @@ def bench(
 
     keep_memory()
     table = cpu.table(None if threads == "all" else int(threads), images, seconds, quick)
-    if torch.cuda.is_available() and ops.build_info()["cuda_built"]:
+    if torch.cuda.is_available() and ops.build_info()["cuda_library"]:
         table = chain(table, [""], gpu.table(gpu.works(), quick))
     lines = []
     for line in table:
