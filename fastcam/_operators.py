@@ -2,7 +2,8 @@
 
 `_C` has the list of operators and the kernels for CPUs, and loads beside every torch; `_C_cuda` has the kernels for
 GPUs, and needs a torch with CUDA of its major version. Without the first, `fastcam.reference` gives every result,
-slowly; without the second, it gives those of tensors on a GPU. Which it is a RuntimeWarning says, once.
+slowly, and a RuntimeWarning says so, once. Without the second, it gives those of tensors on a GPU; the warning comes
+where there is a GPU, or where the library fails to load.
 """
 
 import multiprocessing
@@ -57,12 +58,12 @@ def load(folder: Path = Path(__file__).parent) -> Loaded:
         _warn(f"fastcam runs without its kernels ({why['library']}): all is correct, but slower; {_HOW}")
         return Loaded(None, None, why)
     why |= _cuda_is_not_for(torch.version.cuda) if cuda.exists() else {"cuda": "they were not built"}
-    if "cuda" not in why:
-        why |= _failure("cuda", cuda)
-        if "cuda" in why:
-            _warn(f"fastcam runs without its kernels for GPUs ({why['cuda']}); {_HOW}")
+    failed = {} if "cuda" in why else _failure("cuda", cuda)
+    why |= failed
     if "cuda" in why:
         _stand_in("CUDA")
+        if failed or torch.cuda.device_count():  # without a GPU nobody misses what was not meant for this torch
+            _warn(f"fastcam runs without its kernels for GPUs ({why['cuda']}); {_HOW}")
     return Loaded(library, None if "cuda" in why else cuda, why)
 
 
