@@ -21,10 +21,27 @@ from torch import nn
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
-from fastcam.models.hub import build_hf_like, canonical, config_text, count_numbers, folder_of, load_hf
+from fastcam.models.hub import (
+    build_hf_like,
+    canonical,
+    config_text,
+    count_numbers,
+    folder_of,
+    has_processor,
+    load_hf,
+    take_rgb,
+)
 from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.outputs import output_of, unwrap, with_output
-from fastcam.models.preprocessing import HALF, Interpolation, Published, check_resizing, published, wants_half
+from fastcam.models.preprocessing import (
+    HALF,
+    Interpolation,
+    Published,
+    check_resizing,
+    published,
+    published_file,
+    wants_half,
+)
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 Scores = Literal["softmax", "sigmoid"]
@@ -197,7 +214,8 @@ def load_network(
 
     A checkpoint of fastcam knows its configuration. Plain weights are prepared for as the published weights of the
     architecture are (see `fastcam.models.preprocessing.published`); where that is not ImageNet's mean and std, and
-    they are not given, a warning names them.
+    they are not given, a warning names them. A file that torchvision has published is recognised by its content, and
+    brings all that its `transforms` do, such as a crop of 224 pixels from a shorter side of 232; a warning says so.
 
     Args:
         path: as for `load_weights`; None for hf:PATH, whose folder has weights of its own.
@@ -236,6 +254,8 @@ def load_network(
     model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)
+        if folder is not None:
+            take_rgb(model, folder)
         return with_output(model.eval(), config.output), config
     model, found = start_from(path, arch, config.num_classes, config.output_stride)
     if lacking := [name for name, _ in model.named_parameters() if name not in found]:
@@ -254,8 +274,24 @@ def _load_folder(folder: Path, arch: str, given: ConfigFields) -> tuple[nn.Modul
             f"{folder} has weights for {fields['num_classes']} classes, got {given['num_classes']}: fastcam train and "
             "fastcam fit make a network for others of it"
         )
+    _note_usual(folder, fields, given)
     config = ModelConfig(arch, **_as_given(fields, given))
     return with_output(load_hf(folder), config.output), config
+
+
+def _note_usual(folder: Path, fields: Published, given: Collection[str]) -> None:
+    """Warn where a Hugging Face folder does not say how pictures become its network's input."""
+    side = fields.get("size", ModelConfig.size)
+    taken = {"size": f"squashed to {side} x {side} pixels"} if not {"size", "resize"} & {*given} else {}
+    for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        if name not in given:
+            taken[name] = f"with ImageNet's {name}, {','.join(map(str, usual))}"
+    if taken and not has_processor(folder):
+        warnings.warn(
+            f"{folder} has no preprocessor_config.json, which would say how pictures become its network's input: they "
+            f"are {', '.join(taken.values())} (else give {', '.join(f'--{name}' for name in taken)})",
+            stacklevel=4,
+        )
 
 
 def _as_given(fields: Published, given: ConfigFields) -> dict[str, Any]:
@@ -277,8 +313,9 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
         given: names of fields that shall be others in any case.
 
     Returns:
-        Fields of `ModelConfig`: "mean" and "std" of a checkpoint; for plain weights `preprocessing.published`, with a
-        warning if its mean and std are not ImageNet's, or its resizing is not the default, and they are not given.
+        Fields of `ModelConfig`: "mean" and "std" of a checkpoint; for a file that torchvision has published
+        `preprocessing.published_file`, for other plain weights `preprocessing.published`, with a warning if mean and
+        std are not ImageNet's, or the resizing is not the default, and they are not given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -287,26 +324,38 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
     config = read_config(path)
     if config is not None:
         return {"mean": config.mean, "std": config.std}
-    fields = published(arch)
-    if folder_of(arch) is not None:
+    if (folder := folder_of(arch)) is not None:
+        fields = published(arch)
+        _note_usual(folder, fields, given)
         return fields
+    known = published_file(_file(path), arch)
+    fields = published(arch) if known is None else known[1]
     wants = {"mean": fields.get("mean", IMAGENET_MEAN), "std": fields.get("std", IMAGENET_STD)}
     odd = [
         f"{name} {','.join(f'{value:g}' for value in wants[name])}"
         for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
         if name not in given and wants[name] != usual
     ]
-    how = "--mean, --std"
+    how = ["--mean, --std"] if known is None or odd else []
+    if known is not None and "size" not in given and fields["size"] != ModelConfig.size:
+        odd.append(f"size {fields['size']}")
+        how.append("--size")
     if "resize" not in given and fields.get("resize", "squash") != "squash":
         odd.append(f"pictures cropped from a shorter side of {fields.get('resize_size')} pixels")
-        how += ", --resize squash"
+        how.append("--resize squash")
     if "interpolation" not in given and fields.get("interpolation", "bilinear") != "bilinear":
         odd.append(f"interpolation {fields['interpolation']}")
-        how += ", --interpolation bilinear"
-    if odd:
+        how.append("--interpolation bilinear")
+    if odd and known is not None:
+        warnings.warn(
+            f"{path}: {' and '.join(odd)}, as torchvision's transforms of these weights, {known[0]}, have it; else "
+            f"give {', '.join(how)}",
+            stacklevel=3,
+        )
+    elif odd:
         warnings.warn(
             f"{path}: {' and '.join(odd)}, as the published weights of {arch} want; if these are others, give mean and "
-            f"std ({how})",
+            f"std ({', '.join(how)})",
             stacklevel=3,
         )
     return fields
@@ -374,6 +423,8 @@ def start_from(
     source = build(arch, classes)
     if pool is None or _fits(source, state):
         _load_start(source, state)
+        if folder is not None and saved is None:
+            take_rgb(source, folder)
         given = frozenset(name for name, _ in source.named_parameters())
     else:
         whole = build(base, classes)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastcam.models.preprocessing import Published
 
 _MOST_JSON = 16 * 2**20  # bytes of a configuration
+_PROCESSOR = "preprocessor_config.json"
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 
 
@@ -151,7 +152,17 @@ def load_hf(folder: Path) -> nn.Module:
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         if wrong := [str(one) for one in found.get(what) or ()]:
             raise ValueError(f"{folder}: its weights do not fit {type(model).__name__}: {what} {listed(wrong)}")
+    take_rgb(model, folder)
     return model.eval()
+
+
+def take_rgb(model: nn.Module, folder: Path) -> None:
+    """Let a network whose processor gives it blue, green and red (MobileViT's) take red, green and blue instead."""
+    if not has_processor(folder) or not _processor(folder).get("do_flip_channel_order"):
+        return
+    first = next(part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3)
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
 
 
 def hf_fields(folder: Path) -> "Published":
@@ -168,28 +179,62 @@ def hf_fields(folder: Path) -> "Published":
         fields["num_classes"] = config["num_labels"]
     else:
         fields["num_classes"] = 2  # transformers' own default
-    path = folder / "preprocessor_config.json"
-    return fields | (_of_processor(_json(path)) if path.is_file() else _usual(config))
+    if not has_processor(folder):
+        return fields | _usual(config)
+    return _usual(config) | fields | _of_processor(_processor(folder))
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether a folder says how pictures become its network's input."""
+    return (folder / _PROCESSOR).is_file()
+
+
+def hf_size(model: nn.Module) -> "Published":
+    """The size that a network of Hugging Face's is for."""
+    config: Any = getattr(model, "config", None)
+    return _usual(config.to_dict()) if hasattr(config, "to_dict") else {}
 
 
 def _usual(config: Mapping[str, Any]) -> "Published":
     """Without a processor's configuration: the size that the network is for."""
-    size = config.get("image_size")
+    within = config.get("vision_config")
+    size = (within if isinstance(within, dict) else config).get("image_size")
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
     return {"size": size} if isinstance(size, int) else {}
 
 
+def _processor(folder: Path) -> dict[str, Any]:
+    """All settings of a folder's processor, with those that transformers gives to a processor of its kind."""
+    path = folder / _PROCESSOR
+    _json(path)
+    _config(folder)  # what is no network is refused as such
+    processors = _transformers().AutoImageProcessor
+    try:
+        return processors.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict()
+    except Exception as error:  # transformers checks values in many ways
+        raise ValueError(f"{path} is of no processor that transformers has: {_first(error)}") from None
+
+
 def _of_processor(config: Mapping[str, Any]) -> "Published":
-    fields: Published = {}
+    fields: Published = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    scale = config.get("rescale_factor") if config.get("do_rescale") else 1
+    if not isinstance(scale, int | float) or abs(scale * 255 - 1) > 1e-3 or config.get("rescale_offset"):
+        less = " and takes 1 off" if config.get("rescale_offset") else ""
+        raise ValueError(f"its {_PROCESSOR} scales pixels by {scale}{less}; pictures are scaled by 1/255 here")
     for name, key in (("mean", "image_mean"), ("std", "image_std")):
-        values = config.get(key)
-        values = [values] * 3 if isinstance(values, int | float) else values
-        if config.get("do_normalize", True) and isinstance(values, list) and len(values) == 3:
+        if config.get("do_normalize"):
+            values = config.get(key)
+            values = [values] * 3 if isinstance(values, int | float) else values
+            if not isinstance(values, list | tuple) or len(values) != 3:
+                raise ValueError(f"its {_PROCESSOR} must have three numbers as {key}, got {values!r}")
             fields[name] = tuple(map(float, values))  # type: ignore[literal-required]
-    if not config.get("do_normalize", True):
-        fields["mean"], fields["std"] = (0.0,) * 3, (1.0,) * 3
-    scale = config.get("rescale_factor", 1 / 255)
-    if config.get("do_rescale", True) and abs(float(scale) * 255 - 1) > 1e-3:
-        raise ValueError(f"its preprocessor_config.json scales pixels by {scale}; pictures are scaled by 1/255 here")
+    if config.get("include_top") and config.get("do_normalize"):  # EfficientNet's, which divides twice
+        r, g, b = fields["std"]
+        fields["std"] = r * r, g * g, b * b
+    if not config.get("do_resize"):
+        _note("pictures are not resized by its processor; they become squares here")
+        return fields
     _interpolate(fields, _RESAMPLING.get(config.get("resample", 2), config.get("resample")))
     size, cropped = config.get("size"), config.get("crop_size") if config.get("do_center_crop") else None
     whole, side = _side(size), _side(cropped)
@@ -213,6 +258,8 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
         if shortest:
             _note(f"pictures whose shorter side is {whole} pixels, uncropped, are cropped to a square here")
             fields["resize_size"] = whole
+    else:
+        _note(f"pictures of size {size} are not there: they become squares here")
     return fields
 
 
@@ -227,7 +274,7 @@ def _side(size: Any) -> int | None:
 def _interpolate(fields: "Published", kind: Any) -> None:
     if kind == "bilinear" or kind == "bicubic":
         fields["interpolation"] = kind
-    elif kind:
+    elif kind is not None:
         fields["interpolation"] = "bicubic"
         _note(f"interpolation {kind!r} is not there: pictures are resized bicubically")
 
