@@ -551,7 +551,9 @@ def build_clip(text: str, shapes: Mapping[str, Sequence[int]], numbers: int) -> 
         config = json.loads(text)
         classes, width = shapes["text_features"]
     except (ValueError, KeyError, RecursionError) as error:
-        raise ValueError(f"the checkpoint of a network of pictures and text is incomplete: {error}") from None
+        raise ValueError(f"the checkpoint of a network of pictures and text is incomplete: {error!r}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"the checkpoint's configuration of an image tower must be an object, got {config!r}")
     tower: nn.Module
     if "model_type" in config:
         pooled = shapes.get("tower.visual_projection.weight")
