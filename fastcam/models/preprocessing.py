@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3
 from torchvision.models.efficientnet import FusedMBConv
 
+from fastcam.models.clip import open_clip_fields
 from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, hf_size, timm_fields
 from fastcam.models.networks import split_arch
 from fastcam.models.outputs import unwrap
@@ -59,12 +60,12 @@ def published(arch: str) -> Published:
 
     Returns:
         Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights (a file of them
-        brings more: `published_file`); of timm's
-        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size", "resize",
-        "resize_size", "interpolation" and "num_classes"; of hf:PATH what its config.json and preprocessor_config.json
-        have, with "class_names", too. Nothing for names of which no weights are published. GoogLeNet's and Inception
-        v3's are 0.5, since torchvision's constructor gives their weights to networks that turn ImageNet's into these
-        themselves (`transform_input`), and `build` to networks that do not.
+        brings more: `published_file`); of timm's networks what their `pretrained_cfg` has (that of the tag, or of the
+        default one), with "size", "resize", "resize_size", "interpolation" and "num_classes"; of hf:PATH what its
+        config.json and preprocessor_config.json have, with "class_names", too; of open_clip's networks what the tag in
+        their name says, or the first tag, or the preprocess_cfg of a folder. Nothing for names of which no weights are
+        published. GoogLeNet's and Inception v3's are 0.5, since torchvision's constructor gives their weights to
+        networks that turn ImageNet's into these themselves (`transform_input`), and `build` to networks that do not.
 
     Raises:
         FileNotFoundError: hf:PATH, and no config.json is there.
@@ -72,6 +73,8 @@ def published(arch: str) -> Published:
         ImportError: hf:PATH with a preprocessor_config.json, and transformers is not installed.
     """
     arch = canonical(arch)
+    if arch.startswith("open_clip:"):
+        return open_clip_fields(arch)
     if arch.startswith("timm/"):
         return timm_fields(arch.removeprefix("timm/"))
     if (folder := folder_of(arch)) is not None:
