@@ -12,9 +12,9 @@ from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
     from fastcam.evaluation.average_precision import average_precision
-    from fastcam.evaluation.compare import compare
+    from fastcam.evaluation.compare import Comparison, compare
     from fastcam.evaluation.epochs import localizer
-    from fastcam.evaluation.evaluate import evaluate
+    from fastcam.evaluation.evaluate import EvaluationSummary, evaluate
     from fastcam.evaluation.evaluator import Evaluator
     from fastcam.evaluation.overlap import (
         BestBox,
@@ -37,6 +37,8 @@ _HOMES = {
     "PROTOCOLS": "protocols",
     "BestBox": "overlap",
     "BestThreshold": "overlap",
+    "Comparison": "compare",
+    "EvaluationSummary": "evaluate",
     "Evaluator": "evaluator",
     "Protocol": "protocols",
     "Result": "result",
@@ -59,6 +61,8 @@ __all__ = [
     "PROTOCOLS",
     "BestBox",
     "BestThreshold",
+    "Comparison",
+    "EvaluationSummary",
     "Evaluator",
     "Protocol",
     "Result",

@@ -77,7 +77,7 @@ class LocalizeSettings:
     batch_size: int = option(32, "pictures per forward pass", least=1)
     overlays: int = option(
         0,
-        "for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture with the "
+        "for this many of the first pictures, write ``out/overlays/*.jpg``: picture, map, and map over picture with the "
         "box of the first class, which of given ones is the sample's label (and its true boxes in green)",
         least=0,
     )

@@ -1,0 +1,86 @@
+"""The site's reference: every public name and every command, with nothing that autodoc or a link could not resolve."""
+
+import importlib
+import inspect
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
+
+import typer  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
+
+import fastcam  # noqa: E402
+from fastcam.cli import app as command_line  # noqa: E402
+
+DOCS = Path(__file__).parents[2] / "docs"
+PUBLIC = sorted({name for name in dir(fastcam) if not name.startswith("_")} - {"bench", "cli", "demo"})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The reference alone, read and not written."""
+    out = tmp_path_factory.mktemp("site")
+    settings = {"root_doc": "reference/index", "include_patterns": ["reference/*"], "exclude_patterns": []}
+    warnings = io.StringIO()
+    app = Sphinx(DOCS, DOCS, out, out, "dummy", settings, status=None, warning=warnings, freshenv=True)
+    app.build()
+    return app, warnings.getvalue()
+
+
+def public_names():
+    for name in PUBLIC:
+        thing = getattr(fastcam, name)
+        if not inspect.ismodule(thing):
+            continue
+        yield thing.__name__
+        own = (key for key, value in vars(thing).items() if getattr(value, "__module__", None) == thing.__name__)
+        for public in getattr(thing, "__all__", own):
+            if not public.startswith("_"):
+                yield f"{thing.__name__}.{public}"
+
+
+def test_every_public_name_is_in_the_reference(site):
+    documented = set(site[0].env.domains["py"].data["objects"])
+    assert {"fastcam.ops.boxes", "fastcam.evaluation.METRICS", "fastcam.data.matching"} <= {*public_names()}
+    assert not sorted({*public_names()} - documented)
+
+
+def test_public_methods_of_classes_are_in_the_reference(site):
+    documented = set(site[0].env.domains["py"].data["objects"])
+    for name in public_names():
+        module, _, last = name.rpartition(".")
+        item = getattr(importlib.import_module(module), last) if module != "fastcam" else None
+        if inspect.isclass(item) and item.__module__.startswith("fastcam"):
+            own = {key for key, member in vars(item).items() if inspect.isfunction(member) and not key.startswith("_")}
+            own = {key for key in own if vars(item)[key].__doc__}
+            assert not sorted({f"{name}.{key}" for key in own} - documented)
+
+
+def test_the_first_page_lists_all_that_the_package_gives_by_itself(site):
+    listed = set(re.findall(r"~fastcam\.(\w+)", (DOCS / "reference" / "index.md").read_text(encoding="utf-8")))
+    assert listed == {name for name in fastcam.__all__ if not inspect.ismodule(getattr(fastcam, name))} - {"__version__"}
+
+
+def test_every_option_of_every_command_is_in_the_reference(site):
+    tree = site[0].env.get_doctree("reference/commands")
+    sections = {section["names"][0]: section.astext() for section in tree.findall() if section.tagname == "section"}
+
+    def check(command, path):
+        for name, one in getattr(command, "commands", {}).items():
+            check(one, f"{path} {name}")
+        if not hasattr(command, "commands"):
+            shown = command.get_help(command.make_context(path, [], resilient_parsing=True))
+            options = set(re.findall(r"^ +(-[\w-]+)", shown, re.MULTILINE))
+            assert options
+            assert all(option in sections[path] for option in options), path
+
+    check(typer.main.get_command(command_line), "fastcam")
+
+
+def test_nothing_in_docstrings_is_unresolved(site):
+    outside = re.compile(r"concepts/|design|tutorials/|howto/|performance")  # pages that are not read here
+    assert not [line for line in site[1].splitlines() if line.strip() and not outside.search(line)]
