@@ -12,7 +12,7 @@ from fastcam._lazy import lazy
 
 if TYPE_CHECKING:
     from fastcam.evaluation.average_precision import average_precision
-    from fastcam.evaluation.compare import Comparison, compare
+    from fastcam.evaluation.compare import compare
     from fastcam.evaluation.epochs import localizer
     from fastcam.evaluation.evaluate import EvaluationSummary, evaluate
     from fastcam.evaluation.evaluator import Evaluator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastcam.evaluation.result import Result
     from fastcam.evaluation.segmentation import SegmentationEvaluator, SegmentationResult
     from fastcam.evaluation.settings import METRICS
+    from fastcam.evaluation.table import Comparison
     from fastcam.evaluation.tally import Scores
 
 # Imported when they are first used: the command line reads the options of `settings` without waiting for torch.
@@ -37,7 +38,7 @@ _HOMES = {
     "PROTOCOLS": "protocols",
     "BestBox": "overlap",
     "BestThreshold": "overlap",
-    "Comparison": "compare",
+    "Comparison": "table",
     "EvaluationSummary": "evaluate",
     "Evaluator": "evaluator",
     "Protocol": "protocols",

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
 
-import typer  # noqa: E402
-from sphinx.application import Sphinx  # noqa: E402
+import typer
+from sphinx.application import Sphinx
 
-import fastcam  # noqa: E402
-from fastcam.cli import app as command_line  # noqa: E402
+import fastcam
+from fastcam.cli import app as command_line
 
 DOCS = Path(__file__).parents[2] / "docs"
 PUBLIC = sorted({name for name in dir(fastcam) if not name.startswith("_")} - {"bench", "cli", "demo"})
@@ -62,7 +62,9 @@ def test_public_methods_of_classes_are_in_the_reference(site):
 
 def test_the_first_page_lists_all_that_the_package_gives_by_itself(site):
     listed = set(re.findall(r"~fastcam\.(\w+)", (DOCS / "reference" / "index.md").read_text(encoding="utf-8")))
-    assert listed == {name for name in fastcam.__all__ if not inspect.ismodule(getattr(fastcam, name))} - {"__version__"}
+    assert listed == {name for name in fastcam.__all__ if not inspect.ismodule(getattr(fastcam, name))} - {
+        "__version__"
+    }
 
 
 def test_every_option_of_every_command_is_in_the_reference(site):
