@@ -3,8 +3,12 @@
 Fonts, scripts and formulas come with the pages, so that they work offline and from the disk.
 """
 
+import re
 import sys
 from pathlib import Path
+
+from pygments.lexers.shell import BashSessionLexer
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
@@ -65,7 +69,7 @@ html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["fastcam.css"]
 html_show_search_summary = False  # would be fetched, which browsers refuse where pages come from the disk
-pygments_style = "friendly"
+pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "github-dark"
 
 # What is copied from consoles are the commands.
@@ -77,3 +81,14 @@ copybutton_line_continuation_character = "\\"
 
 linkcheck_anchors = False  # of pages that scripts make
 linkcheck_timeout = 20
+
+
+class Console(BashSessionLexer):
+    """Only `$ ` begins a command: what commands print has % and #."""
+
+    _ps1rgx = re.compile(r"^(\$ )(.*\n?)")
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.add_lexer("console", Console)
