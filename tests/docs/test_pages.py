@@ -37,6 +37,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"] * README
 GOES_ON = re.compile(r"<!-- goes on from: (\S+) -->")
 FENCE = re.compile(r"^ *(```+|~~~+)(.*)$", re.MULTILINE)
 NO_CODE = ("text", "toml", "json", "csv", "yaml", "html", "bibtex", "cpp")  # shown, not run
+PLAIN = re.compile(r"""fastcam (?P<words>[^|&;<>$`*#]*)( \|\| echo "(?P<otherwise>[^"]*)")?""")
 SKIPPED = re.compile(r"<!--+\s*skip:? *(next|start)(?P<reason>.*?)--+>")
 LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 DECIMALS = re.compile(r"\d+\.\d+(e[-+]\d+)?")
@@ -48,12 +49,16 @@ def _shell(block: str) -> str:
     """What a block of commands prints, on both streams; one that fails ends it, and raises."""
     # A process of its own takes seconds to load torch, so that plain commands of fastcam run in this one.
     lines = [line for line in re.sub(r"\\\n\s*", " ", block).splitlines() if line.strip()]
-    if all(line.startswith("fastcam ") and not re.search(r"[|&;<>$`*#]", line) for line in lines):
+    plain = [PLAIN.fullmatch(line) for line in lines]
+    if all(plain):
         printed = ""
-        for line in lines:
-            result = run(*shlex.split(line)[1:])
+        for found in filter(None, plain):
+            result = run(*shlex.split(found["words"]))
             printed += result.output
-            assert result.exit_code == 0, f"$ {line}\nended with exit code {result.exit_code}:\n{printed}"
+            if result.exit_code and found["otherwise"]:
+                printed += found["otherwise"].replace("$?", str(result.exit_code)) + "\n"
+            else:
+                assert result.exit_code == 0, f"$ {found[0]}\nended with exit code {result.exit_code}:\n{printed}"
         return printed
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block],
