@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcam._check import Scale
+from fastcam._check import Scale, scale_of
 from fastcam._files import replacing
 from fastcam.data import Dataset, Pictures, Sample, read_for
 from fastcam.fitting.trunk import Trunk
@@ -386,6 +386,7 @@ def _origin(told: Any) -> Origin:
     if (form := fields.pop("format")) != _FORMAT:
         raise ValueError(f"it has format {form}, this version reads {_FORMAT}")
     fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
+    fields["scale"] = scale_of(fields.get("scale"))
     origin = Origin(**fields)
     if origin.pool not in _POOLS:
         raise ValueError(f"its pool is {origin.pool!r}")

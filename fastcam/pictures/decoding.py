@@ -509,7 +509,10 @@ def _stored(data: bytes) -> _Found | None:
     if (kind == "PPM" and most in (0, 255)) or (kind == "JPEG2000" and image.mode != "I;16"):
         return None
     image.load()  # for its checks
-    if kind == "PPM" or len(image.getbands()) > 1:
+    if kind == "PPM" and most < 255:  # which Pillow stretches to 255
+        values, who = np.rint(np.asarray(image) * (most / 255)).astype(np.uint8), "pillow"
+        values = values[..., None] if values.ndim == 2 else values
+    elif kind == "PPM" or len(image.getbands()) > 1:
         values, who = _unchanged(data), "opencv"
         values = values[..., [0, 3]] if values.shape[2] == 4 and image.mode == "LA" else values
     else:

@@ -148,7 +148,7 @@ class Reading:
                 )
         else:
             low, high = self.scale
-            if full[1] <= 255 < high:
+            if values.dtype.kind != "f" and full[1] <= 255 < high:
                 raise DecodeError(
                     "unsupported",
                     f"samples up to {full[1]:g}, which are nearly black where {high:g} is white, as `scale` states",
