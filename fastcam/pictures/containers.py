@@ -167,8 +167,9 @@ def pixmap_maximum(data: bytes) -> int:
     """The value that is white in a portable grey- or pixmap, by its header; 0 for other kinds of them."""
     if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):
         return 0
-    words = re.match(rb"P\d(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d{1,5})\s", data[:4096])
-    return 0 if words is None else int(words[1])
+    # Each blank or comment by itself: of several ways to take a run of blanks a failure would try all.
+    words = re.match(rb"P\d" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s", data[:4096])
+    return 0 if words is None or len(words[3]) > 5 else int(words[3])
 
 
 def jpeg2000_bits(data: bytes) -> int:

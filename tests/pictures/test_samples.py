@@ -262,6 +262,13 @@ class TestPixmaps:
         with pytest.raises(DecodeError, match="no fixed range"):
             read(data)
 
+    def test_headers_that_could_take_for_ever(self):
+        for filler in (b" " * 4000, b"# x\n" * 900, b"1 " * 2000, b"#" * 4000):
+            with pytest.raises(DecodeError):
+                values(b"P5" + filler + b"x" + b"\n" * 9, 1, "dtype")
+            with pytest.raises(DecodeError):
+                values(b"P5\n3 3 4095" + filler + b"x", 1, "dtype")
+
     def test_what_begins_alike_is_none(self):
         for data in (b"P6", b"P7\n", b"P5x 3", b"P9 1 1 255 "):
             with pytest.raises(DecodeError):
