@@ -23,11 +23,13 @@ version = release = __version__
 extensions = [
     "myst_nb",  # MyST's Markdown, and notebooks, which it runs
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "equations",
     "local_links",
-    "mathml",
+    "reference",
 ]
 exclude_patterns = ["_extensions", "conf.py", "figures"]
 nitpicky = True
@@ -52,11 +54,16 @@ autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
+autosummary_generate = False
+python_maximum_signature_line_length = 88
+default_role = "py:obj"  # of single backticks in docstrings; reference.py says what becomes a link
+smartquotes = False  # would make dashes of options
 
 # Pages
 html_theme = "furo"
 html_title = f"fastcam {version}"
-html_math_renderer = "mathml"
+html_math_renderer = "equations"
 html_show_sphinx = False
 html_copy_source = False
 html_static_path = ["_static"]
