@@ -9,7 +9,8 @@ names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
 labels     several classes a picture, as tables and arrays tell them; `tables` reads rows of CSV and Parquet
 overview   what `fastcam data info` shows
-shapes     the drawn data set, and drawn_voc one in Pascal VOC's layout; `catdog` makes class folders of dogs-vs-cats
+shapes     the drawn data set; drawn_wsol writes it as class folders with metadata, drawn_voc one in Pascal VOC's layout
+catdog     makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching
