@@ -174,7 +174,8 @@ print(f"best box in the centre: {best.accuracy:.1f} % of the boxes at IoU 0.5")
 # zero, `+ms` sums maps of several sizes and mirror images.
 
 # %% language="bash"
-# fastcam compare fruit --split test --weights model --methods cam,cam+clamp,gradcam,gradcam++,layercam,cam+ms --out table
+# fastcam compare fruit --split test --weights model --out table \
+#     --methods cam,cam+clamp,gradcam,gradcam++,layercam,cam+ms
 
 # %%
 from IPython.display import Markdown
