@@ -179,7 +179,7 @@ def _train(
     if group.rank == 0 and snapshot is None and not overwrite:
         for path in (out / "last.safetensors", out / "state.pt"):
             if path.exists():
-                raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
+                raise FileExistsError(f"{path} exists already: `resume` or `overwrite` it, or choose another folder")
     train_data, test_data = _datasets(data, settings)
     settings = dataclasses.replace(settings, class_weights=weights_of(settings, train_data))
     if group.rank == 0 and not settings.multi_label and (count := several(train_data)):
