@@ -1,4 +1,4 @@
-"""Data sets: sequences of `Sample`s in an order that never changes.
+"""Data sets: sequences of samples in an order that never changes.
 
 loading    `load`, and the table of formats
 readers/   a module for each layout; `reading` is what they share

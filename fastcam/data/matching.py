@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """The classes of a network that labels are named like: to the letter, else alike (`fastcam.data.names.look`).
+    """The classes of a network that labels are named like: to the letter, else alike (``fastcam.data.names.look``).
 
     `names` are of the labels, in the order of their numbers, `classes` of the network's classes. None if a name is not
     there, or there are no names, or not each but once. ValueError if only some of the names are there, and at other
