@@ -741,9 +741,12 @@ def test_names_that_are_none(made, tmp_path):
         ("open_clip:ViT-B-32.opanai", "open_clip has no weights 'opanai' of 'ViT-B-32'"),
         (
             "open_clip:ViT-B-32.laion2b_s34b_b79k",
-            r"a file of weights must be given \(--weights\) for open_clip:ViT-B-32",
+            r"a file of weights must be given \(--weights\)",
         ),
-        ("open_clip:roberta-ViT-B-32", "roberta-base of Hugging Face's, which open_clip would download"),
+        (
+            "open_clip:roberta-ViT-B-32.laion2b_s12b_b32k",
+            "roberta-base of Hugging Face's, which open_clip would download",
+        ),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             load_network(None, arch, **texts)
