@@ -267,7 +267,8 @@ def load_network(
             if value not in (None, getattr(config, name)):
                 raise ValueError(f"the checkpoint {path} has {name} {getattr(config, name)}, got {value}")
         for name in ("prompts", "class_names"):
-            if (texts := given.get(name)) and (config.prompts or name == "prompts") and texts != getattr(config, name):
+            texts = tuple(given.get(name) or ())
+            if texts and (config.prompts or name == "prompts") and texts != getattr(config, name):
                 raise ValueError(
                     f"the checkpoint {path} has the embeddings of its own texts, {name} {getattr(config, name)}, got "
                     f"{texts}: for others give the network that it was made of (--arch, --weights)"
