@@ -7,7 +7,8 @@ from typing import Any, TypeVar, overload
 
 from fastcam.data.names import Names, by_number, whole
 from fastcam.data.pictures import Pictures
-from fastcam.data.sample import Collection, Sample
+from fastcam.data.sample import Collection, Sample, read_for
+from fastcam.pictures import Reading
 
 T = TypeVar("T")
 
@@ -129,6 +130,10 @@ class _Renumbered:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
+
+    def read_as(self, reading: Reading) -> "_Renumbered":
+        """As that of the data set itself."""
+        return _Renumbered(read_for(self._data, reading), self._places, self.class_names)
 
     def __len__(self) -> int:
         return len(self._data)

@@ -37,7 +37,7 @@ def folder_of(arch: str | None) -> Path | None:
 # ---- timm ------------------------------------------------------------------------------------------------------------
 
 
-def build_timm(name: str, num_classes: int) -> nn.Module:
+def build_timm(name: str, num_classes: int, channels: int = 3) -> nn.Module:
     """Build a network of timm with random weights."""
     timm = timm_library(f"the network {name!r}")
     base, dot, tag = name.partition(".")
@@ -45,7 +45,8 @@ def build_timm(name: str, num_classes: int) -> nn.Module:
         raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
     if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
         raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+    options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
 
 
 def timm_library(what: str) -> Any:
@@ -97,7 +98,7 @@ def fields_of_timm(config: Mapping[str, Any]) -> "Published":
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
-def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
+def build_hf(folder: Path, num_classes: int | None = None, channels: int = 3) -> nn.Module:
     """Build the network of a folder's config.json with random weights; `num_classes` None is its own number.
 
     Raises:
@@ -105,7 +106,12 @@ def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
         ValueError: it is of no network that classifies pictures and that transformers has.
         ImportError: transformers is not installed.
     """
-    return _built(_config(folder, num_classes))
+    config = _config(folder, num_classes)
+    if channels != getattr(config, "num_channels", 3):
+        if not hasattr(config, "num_channels"):
+            raise ValueError(f"{folder}: a network of {config.model_type} has no option for {channels} channels")
+        config.num_channels = channels
+    return _built(config)
 
 
 def build_hf_like(text: str, num_classes: int, numbers: int) -> nn.Module:
@@ -200,9 +206,10 @@ def take_rgb(model: nn.Module, folder: Path) -> None:
     """Let a network whose processor gives it blue, green and red (MobileViT's) take red, green and blue instead."""
     if not has_processor(folder) or not _processor(folder).get("do_flip_channel_order"):
         return
-    layer = next(part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3)
-    with torch.no_grad():
-        layer.weight.copy_(layer.weight.flip(1))
+    layer = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if layer is not None and layer.in_channels == 3:
+        with torch.no_grad():
+            layer.weight.copy_(layer.weight.flip(1))
 
 
 def hf_fields(folder: Path) -> "Published":
@@ -219,10 +226,12 @@ def hf_fields(folder: Path) -> "Published":
         fields["num_classes"] = config["num_labels"]
     else:
         fields["num_classes"] = 2  # transformers' own default
+    if isinstance(config.get("num_channels"), int) and config["num_channels"] != 3:
+        fields["channels"] = config["num_channels"]
     if not has_processor(folder):
         return fields | _usual(config)
     _config(folder)  # what is no network is refused as such
-    return _usual(config) | fields | _of_processor(_processor(folder))
+    return _usual(config) | fields | _of_processor(_processor(folder), fields.get("channels") or 3)
 
 
 def has_processor(folder: Path) -> bool:
@@ -271,8 +280,8 @@ def _processor(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is of no processor that transformers has: {first(error)}") from None
 
 
-def _of_processor(config: Mapping[str, Any]) -> "Published":
-    fields: Published = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+def _of_processor(config: Mapping[str, Any], channels: int = 3) -> "Published":
+    fields: Published = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
     scale = config.get("rescale_factor") if config.get("do_rescale") else 1
     if not isinstance(scale, int | float) or abs(scale * 255 - 1) > 1e-3 or config.get("rescale_offset"):
         less = " and takes 1 off" if config.get("rescale_offset") else ""
@@ -280,13 +289,12 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
     for name, key in (("mean", "image_mean"), ("std", "image_std")):
         if config.get("do_normalize"):
             values = config.get(key)
-            values = [values] * 3 if isinstance(values, int | float) else values
-            if not isinstance(values, list | tuple) or len(values) != 3:
-                raise ValueError(f"its {_PROCESSOR} must have three numbers as {key}, got {values!r}")
+            values = [values] * channels if isinstance(values, int | float) else values
+            if not isinstance(values, list | tuple) or len(values) != channels:
+                raise ValueError(f"its {_PROCESSOR} must have numbers for {channels} channels as {key}, got {values!r}")
             fields[name] = tuple(map(float, values))  # type: ignore[literal-required]
     if config.get("include_top") and config.get("do_normalize"):  # EfficientNet's, which divides twice
-        r, g, b = fields["std"]
-        fields["std"] = r * r, g * g, b * b
+        fields["std"] = tuple(value * value for value in fields["std"])
     if not config.get("do_resize"):
         note("pictures are not resized by its processor; they become squares here")
         return fields
