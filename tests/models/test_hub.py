@@ -170,7 +170,10 @@ def own_code(folder):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}" * 9), "is no file of safetensors"),
         (lambda folder: write(folder / "preprocessor_config.json", rescale_factor=1), "scales pixels by 1"),
         (lambda folder: write(folder / "preprocessor_config.json", do_rescale=False), "scales pixels by 1;"),
-        (lambda folder: write(folder / "preprocessor_config.json", image_mean=[0.5] * 4), "numbers for 3 channels as image_m"),
+        (
+            lambda folder: write(folder / "preprocessor_config.json", image_mean=[0.5] * 4),
+            "numbers for 3 channels as image_m",
+        ),
         (lambda folder: write(folder / "preprocessor_config.json", image_processor_type="None"), "of no processor"),
     ],
 )
