@@ -1,4 +1,4 @@
-"""Data sets: sequences of `Sample`s in an order that never changes.
+"""Data sets: sequences of samples in an order that never changes.
 
 loading    `load`, and the table of formats
 readers/   a module for each layout; `reading` is what they share
@@ -9,7 +9,8 @@ names      class names, ids and texts as others write them
 matching   where labels meet a network's classes
 labels     several classes a picture, as tables and arrays tell them; `tables` reads rows of CSV and Parquet
 overview   what `fastcam data info` shows
-shapes     the drawn data set, and drawn_voc one in Pascal VOC's layout; `catdog` makes class folders of dogs-vs-cats
+shapes     the drawn data set; drawn_wsol writes it as class folders with metadata, drawn_voc one in Pascal VOC's layout
+catdog     makes class folders of dogs-vs-cats
 """
 
 from fastcam.data import matching
@@ -18,7 +19,7 @@ from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Faults
-from fastcam.data.sample import Collection, Dataset, Sample, classes_of
+from fastcam.data.sample import Collection, Dataset, Sample, classes_of, read_for
 from fastcam.data.scenes import Scenes
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "load_scenes",
     "matching",
+    "read_for",
     "read_labels",
     "splits",
 ]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastcam.data.names import ordered
 from fastcam.data.segments import IGNORED, palette
-from fastcam.data.shapes import CLASS_NAMES, SPLITS, add_object, background, check_whole, place
+from fastcam.data.shapes import CLASS_NAMES, SPLITS, add_object, background, box_of, check_whole, place
 
 NAMES = tuple(ordered(CLASS_NAMES))  # as readers number them
 _VALUES = [NAMES.index(name) + 1 for name in CLASS_NAMES]  # of each of `shapes`' classes in class PNGs
@@ -118,8 +118,8 @@ def _annotation(stem: str, size: int, objects: list[tuple[int, np.ndarray]]) -> 
         ET.SubElement(item, "name").text = NAMES[value - 1]
         ET.SubElement(item, "difficult").text = "0"
         box = ET.SubElement(item, "bndbox")
-        x, y = np.flatnonzero(visible.any(0)), np.flatnonzero(visible.any(1))
-        for name, corner in zip(("xmin", "ymin", "xmax", "ymax"), (x[0], y[0], x[-1], y[-1]), strict=True):
-            ET.SubElement(box, name).text = str(corner + 1)
+        x0, y0, x1, y1 = box_of(visible)
+        for name, corner in zip(("xmin", "ymin", "xmax", "ymax"), (x0 + 1, y0 + 1, x1, y1), strict=True):
+            ET.SubElement(box, name).text = str(corner)
     ET.indent(root)
     return root

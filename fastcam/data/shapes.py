@@ -137,9 +137,14 @@ class Shapes:
     def _draw(self, index: int) -> Sample:
         label = self.labels[index]
         image, mask = draw(label, self.size, np.random.default_rng((self.seed, SPLITS.index(self.split), index)))
-        x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        box = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1]], np.float32)
+        box = np.array([box_of(mask)], np.float32)
         return Sample(image, label, box, mask, (self.size, self.size), self.ids[index])
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box of a mask, bool [H, W], that is not empty: xyxy in pixels, half-open."""
+    x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
 
 
 def check_whole(**values: tuple[int, int]) -> None:
