@@ -196,8 +196,9 @@ for place, figure in zip(axes, ("MaxBoxAcc", "MaxBoxAccV2"), strict=True):
 plt.show()
 
 # %% [markdown]
-# At a network's last stage CAM, Grad-CAM and their kin are nearly the same map; more than any of them, maps of a
-# larger picture (`+ms`) gain, since they are finer. The maps, with boxes at each row's best τ:
+# At a network's last stage CAM, Grad-CAM and their kin are nearly the same map, and their order here says nothing. Maps
+# of a larger picture (`+ms`) are finer and gain most; with 90 pictures even these intervals overlap. The maps, with
+# boxes at each row's best τ:
 
 # %%
 display(Image.open("table/compare_maps.png"))

@@ -295,8 +295,9 @@ def load_network(
         for name, value in ({"arch": arch} | given).items():
             if name in own and value not in (None, own[name]):
                 raise ValueError(f"the checkpoint {path} has {name} {own[name]}, got {value}")
-        for name in ("prompts", "class_names"):
-            if (texts := given.get(name)) and (config.prompts or name == "prompts") and texts != getattr(config, name):
+        for name, wanted in (("prompts", given.get("prompts")), ("class_names", given.get("class_names"))):
+            texts = tuple(wanted or ())
+            if texts and (config.prompts or name == "prompts") and texts != getattr(config, name):
                 raise ValueError(
                     f"the checkpoint {path} has the embeddings of its own texts, {name} {getattr(config, name)}, got "
                     f"{texts}: for others give the network that it was made of (--arch, --weights)"

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from unittest import SkipTest
 
@@ -53,7 +54,11 @@ def _shell(block: str) -> str:
     if all(plain):
         printed = ""
         for found in filter(None, plain):
-            result = run(*shlex.split(found["words"]))
+            with warnings.catch_warnings():
+                warnings.resetwarnings()  # as on a command line: shown, and no errors
+                for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                    warnings.simplefilter("ignore", unseen)
+                result = run(*shlex.split(found["words"]))
             printed += result.output
             if result.exit_code and found["otherwise"]:
                 printed += found["otherwise"].replace("$?", str(result.exit_code)) + "\n"
