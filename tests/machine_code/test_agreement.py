@@ -9,6 +9,8 @@ from tests.machine_code.disassembly import Line
 from tests.machine_code.simulator import CUDA, Finding, Simulator
 from tests.support.agreement import Case, cases
 
+pytestmark = pytest.mark.kernels  # the CPU's bits
+
 
 def lines_with(file: str, pattern: str) -> set[Line]:
     """The lines of a source that a pattern is found in."""

@@ -13,7 +13,7 @@ from tests.machine_code.simulator import CUDA, Simulator
 from tests.machine_code.test_agreement import intended
 from tests.support.agreement import same
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.kernels]
 
 
 def altered(function: Function, pattern: str, replacement: str) -> Iterator[Function]:

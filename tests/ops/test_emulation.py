@@ -26,6 +26,7 @@ from tests.support.operands import (
     shapes,
 )
 
+pytestmark = pytest.mark.kernels  # the CPU's bits
 SIZES = [(40, 65), (33, 31), (7, 64), (1, 70), (70, 1)]
 
 
