@@ -1,5 +1,5 @@
 # Shortcuts for development; CONTRIBUTING.md explains them.
-.PHONY: build test lint format bench wheel
+.PHONY: build test lint format bench wheel docs linkcheck
 
 build:
 	python setup.py build_ext --inplace
@@ -20,6 +20,13 @@ format:
 
 bench:
 	python -m fastcam bench
+
+# The documentation site, build/docs/index.html; warnings, links that lead nowhere among them, are errors.
+docs:
+	sphinx-build -n -W --keep-going -b html docs build/docs
+
+linkcheck:
+	sphinx-build -b linkcheck docs build/linkcheck
 
 # A wheel for PyPI, of this machine's C library (Debian 12: glibc 2.34), without torch's own libraries.
 wheel:

@@ -13,7 +13,7 @@ import pytest
 import fastcam
 
 PACKAGE = Path(fastcam.__file__).parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/applications.md", "docs/pseudo_labels.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 # Each module may import those to its right or below.
 LAYERS = [
     ["__main__"],
@@ -81,7 +81,8 @@ def test_a_verb_is_a_function_whatever_was_imported_before():
 def names_in_texts() -> dict[str, set[str]]:
     """Dotted names of the package in what users read and in all texts of the source, and where they stand."""
     root = PACKAGE.parent
-    texts = {path: path.read_text(encoding="utf-8") for path in map(root.joinpath, DOCUMENTS) if path.is_file()}
+    pages = [*map(root.joinpath, DOCUMENTS), *(root / "docs").rglob("*.md"), *(root / "docs/tutorials").glob("*.py")]
+    texts = {path: path.read_text(encoding="utf-8") for path in pages if path.is_file()}
     for path in PACKAGE.rglob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         constants = (node.value for node in nodes if isinstance(node, ast.Constant))
@@ -202,8 +203,8 @@ def test_only_two_modules_touch_the_extension():
 
 def test_tests_mirror_the_package_and_share_helpers_in_support_only():
     tests = Path(__file__).parent
-    # Not of the package are machine_code, a simulator with its tests beside it, and the scripts of the folder examples.
-    others = {(), ("machine_code",), ("examples",)}
+    # Not of the package are machine_code, a simulator with its tests beside it, and the folders examples and docs.
+    others = {(), ("machine_code",), ("examples",), ("docs",)}
     folders = {path.parent.relative_to(tests).parts for path in tests.rglob("test_*.py")} - others
     for folder in folders:
         place = PACKAGE.joinpath(*folder)

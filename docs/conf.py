@@ -1,0 +1,72 @@
+"""The documentation site: `make docs` builds it into build/docs, with warnings as errors.
+
+Fonts, scripts and formulas come with the pages, so that they work offline and from the disk.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
+
+from fastcam._version import __version__  # noqa: E402
+
+project = "fastcam"
+author = "The fastcam developers"
+copyright = f"%Y, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_nb",  # MyST's Markdown, and notebooks, which it runs
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "local_links",
+    "mathml",
+]
+exclude_patterns = ["_extensions", "conf.py", "figures"]
+nitpicky = True
+
+# Markdown
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_heading_anchors = 3  # headings that links may lead to, by the rule of GitHub
+
+# Tutorials are scripts of jupytext: cells between lines of `# %%`. They run in folders of their own.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"  # what did not change does not run again
+nb_execution_cache_path = str(HERE.parent / "build/notebooks")
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+# Reference
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+# Pages
+html_theme = "furo"
+html_title = f"fastcam {version}"
+html_math_renderer = "mathml"
+html_show_sphinx = False
+html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["fastcam.css"]
+html_show_search_summary = False  # would be fetched, which browsers refuse where pages come from the disk
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+# What is copied from consoles are the commands.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+copybutton_remove_prompts = True
+copybutton_line_continuation_character = "\\"
+
+linkcheck_anchors = False  # of pages that scripts make
+linkcheck_timeout = 20
