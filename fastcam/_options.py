@@ -50,6 +50,7 @@ class Option:
             the name.
         metavar: what stands for the value on the command line.
         cli: whether the command line has it.
+        commas: whether commas in texts of the command line part them.
     """
 
     help: str
@@ -59,6 +60,7 @@ class Option:
     flags: str | None = None
     metavar: str | None = None
     cli: bool = True
+    commas: bool = True
 
 
 def option(
@@ -71,9 +73,10 @@ def option(
     flags: str | None = None,
     metavar: str | None = None,
     cli: bool = True,
+    commas: bool = True,
 ) -> T:
     """Declare a field of a dataclass of options, see `Option`."""
-    known = Option(help, least, below, decides, flags, metavar, cli)
+    known = Option(help, least, below, decides, flags, metavar, cli, commas)
     return dataclasses.field(default=default, metadata={"option": known})
 
 

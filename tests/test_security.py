@@ -155,6 +155,11 @@ READERS = {
         (tmp / "model.safetensors").write_bytes(pickle.dumps(bomb)),
         models.load_network(None, f"hf:{tmp}"),
     ),
+    "the weights of an open_clip folder": lambda tmp, bomb: (
+        (tmp / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}'),
+        torch.save(bomb, tmp / "open_clip_pytorch_model.bin"),
+        models.load_network(None, f"open_clip:{tmp}", class_names=("a",)),
+    ),
     "weights to start from": lambda tmp, bomb: (
         torch.save(bomb, tmp / "c.pt"),
         models.start_from(tmp / "c.pt", "squeezenet1_1", 3),
@@ -272,7 +277,8 @@ def test_no_module_can_run_what_is_in_a_file(path):
         if name in told:
             key, value = told[name]
             assert ast.literal_eval(words[key]) is value, f"{name} without {key}={value}"
-        if name.endswith((".from_pretrained", ".from_config")):  # transformers', which could run code of a folder
+        # transformers', which could run code of a folder
+        if name.endswith((".from_pretrained", ".from_config", ".HFTokenizer")):
             assert ast.literal_eval(words["trust_remote_code"]) is False
         else:
             assert "trust_remote_code" not in words

@@ -88,12 +88,13 @@ def evaluate(
 
     begin = time.perf_counter()
     model = config = None
-    loads = weights is not None or (arch or "").startswith("hf:")  # a folder that has its own
+    loads = weights is not None or (arch or "").startswith(("hf:", "open_clip:"))  # folders have their own
     if loads:
         model, config = network.load(weights, arch)
         model = model.to(device or options.default_device())
     elif arch or network.given:
-        raise ValueError("--arch, --size, --mean, --std, --class-names, --num-classes and --output are for --weights")
+        options_of = "--arch, --size, --mean, --std, --class-names, --num-classes, --prompts and --output"
+        raise ValueError(f"{options_of} are for --weights")
     problems: list[tuple[str, str]] = []
     settings = replace(flags.of(settings, merge or []), truth=truth)
     bad = problems if settings.skip_bad else None

@@ -26,12 +26,13 @@ def generated(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     records = {name: one.annotation for name, one in signature.parameters.items() if _record(one.annotation)}
     kinds = {name: _kinds(_record(annotation)) for name, annotation in records.items()}
+    known = {name: _options.options(_record(annotation)) for name, annotation in records.items()}
 
     def run(context: typer.Context, **values: Any) -> None:
         for name, annotation in records.items():
             taken = {field: values.pop(field) for field in kinds[name]}
             given = {
-                field: _read(field, kinds[name][field], taken[field])
+                field: _read(field, kinds[name][field], taken[field], known[name][field].commas)
                 for field in kinds[name]
                 if getattr(context.get_parameter_source(field), "name", "") == "COMMANDLINE"
             }
@@ -115,11 +116,13 @@ def _default(name: str, kind: Any, default: Any) -> Any:
     return None if get_origin(kind) is tuple else default
 
 
-def _read(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
+def _read(name: str, kinds: tuple[Any, ...], value: Any, commas: bool) -> Any:
     """The value of a field from what the command line gives: several options, and commas, make a tuple."""
     kind = kinds[0]
     if get_origin(kind) is not tuple:
         return value.value if isinstance(value, StrEnum) else value
+    if not commas:
+        return tuple(value)
     parts = [part.strip() for text in value for part in text.split(",") if part.strip()]
     part, count = get_args(kind)[0], len(get_args(kind))
     if part is str or get_origin(part) is Literal:

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch [those of hf:PATH]."),
+    typer.Option(
+        help="Checkpoint of `fastcam train`, or weights (.safetensors, .pt) for --arch [those of a folder that --arch "
+        "names]."
+    ),
 ]
 Arch = Annotated[
     str | None,
     typer.Option(
-        help="Network: a name of torchvision's, timm:NAME, or hf:PATH, a folder of Hugging Face's; a checkpoint knows "
-        "its own."
+        help="Network: a name of torchvision's, timm:NAME, hf:PATH, a folder of Hugging Face's, or open_clip:NAME or "
+        "open_clip:PATH, which classify by --prompts, as CLIP's in hf:PATH do; a checkpoint knows its own."
     ),
 ]
 DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set: WSOL metadata, CUB-200-2011, COCO JSON, …")]
@@ -50,6 +53,13 @@ class NetworkOptions:
     )
     class_names: Path | None = option(None, "text file with one class name per line")
     num_classes: int | None = option(None, "number of classes [of names, else 1000]", least=1)
+    prompts: tuple[str, ...] | None = option(
+        None,
+        "for networks of pictures and text: a text with {} where the name of each class stands; of several, one option "
+        "each, the embeddings are averaged ['a photo of a {}']",
+        commas=False,
+        metavar="TEXT",
+    )
     output: str | None = option(
         None,
         "what of the network's output are the scores: a name, a number, or several with dots between, such as logits, "

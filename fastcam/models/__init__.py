@@ -14,6 +14,7 @@ from fastcam.models.checkpoints import (
     save_checkpoint,
     start_from,
 )
+from fastcam.models.clip import ClipNet, clip, text_features
 from fastcam.models.heads import Head, ThresholdedAvgPool2d, find_head
 from fastcam.models.layers import (
     attention_blocks,
@@ -31,6 +32,7 @@ from fastcam.models.preprocessing import own_preprocessing, published
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "ClipNet",
     "GlobalPoolNet",
     "Head",
     "Layouts",
@@ -41,6 +43,7 @@ __all__ = [
     "attention_blocks",
     "build",
     "check_normalization",
+    "clip",
     "default_stages",
     "default_target_layer",
     "find_head",
@@ -60,6 +63,7 @@ __all__ = [
     "start_from",
     "suggest",
     "swin_reshape",
+    "text_features",
     "to_gap",
     "unwrap",
     "vit_reshape",

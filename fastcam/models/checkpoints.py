@@ -21,7 +21,26 @@ from torch import nn
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
 from fastcam._files import replacing
-from fastcam.models.hub import build_hf_like, canonical, config_text, count_numbers, folder_of, load_hf
+from fastcam.models.clip import (
+    PROMPTS,
+    build_clip,
+    check_prompts,
+    clip,
+    compares_texts,
+    load_two_towers,
+    text_features,
+    tower_text,
+)
+from fastcam.models.hub import (
+    build_hf_like,
+    canonical,
+    config_text,
+    count_numbers,
+    folder_of,
+    load_hf,
+    shapes_in,
+    text_fields,
+)
 from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.outputs import output_of, unwrap, with_output
 from fastcam.models.preprocessing import HALF, Interpolation, Published, check_resizing, published, wants_half
@@ -30,6 +49,7 @@ from fastcam.models.states import SavedWeights, find_state, load_state, plain, r
 Scores = Literal["softmax", "sigmoid"]
 _METADATA_KEY = "fastcam"
 _HF_KEY = "fastcam_hf"  # the configuration of a Hugging Face network, as JSON
+_TOWER_KEY = "fastcam_tower"  # that of the image tower of a network of pictures and text
 _NAMES = ("model.safetensors", "best.safetensors")  # of a folder's checkpoint, as `fit` and `train` have it
 
 
@@ -55,6 +75,8 @@ class ModelConfig:
             no word.
         resize_size: with "crop", what the shorter side is resized to in pixels; None is round(size·256/224).
         interpolation: by which pictures are resized.
+        prompts: of a network that compares pictures with texts, in which texts its classes' names stood, with {} for
+            the name; empty for others.
 
     Raises:
         ValueError: `resize`, `interpolation` or `scores` has another value, `resize_size` is less than the size, mean
@@ -75,6 +97,7 @@ class ModelConfig:
     output: str | int | None = None
     resize_size: int | None = None
     interpolation: Interpolation = "bilinear"
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         texts, counts = (self.arch, *self.class_names), (self.num_classes, self.size)
@@ -96,6 +119,8 @@ class ModelConfig:
                 "give a function to the method, or to `with_output`"
             )
         object.__setattr__(self, "arch", canonical(self.arch))
+        if self.prompts:
+            check_prompts(self.prompts)
         check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
         check_normalization(self.mean, self.std)
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -145,13 +170,14 @@ class ConfigFields(Published, total=False):
     threshold: float | None
     scores: Scores | None
     output: str | int | None
+    prompts: tuple[str, ...]
 
 
 # Fields that earlier versions do not know, with their defaults.
 _LATER = {
     field.name: field.default
     for field in dataclasses.fields(ModelConfig)
-    if field.name in ("scores", "output", "resize_size", "interpolation")
+    if field.name in ("scores", "output", "resize_size", "interpolation", "prompts")
 }
 
 
@@ -199,10 +225,16 @@ def load_network(
     architecture are (see `fastcam.models.preprocessing.published`); where that is not ImageNet's mean and std, and
     they are not given, a warning names them.
 
+    Networks that compare pictures with texts, open_clip:NAME and hf:PATH of CLIP, SigLIP and the like, become
+    classifiers of `class_names`, each of which stands in the `prompts` (one by default, "a photo of a {}"). Their texts
+    are embedded here, once, on the CPU; a checkpoint of such a network has them, and needs no text tower.
+
     Args:
-        path: as for `load_weights`; None for hf:PATH, whose folder has weights of its own.
+        path: as for `load_weights`; None for hf:PATH and open_clip:FOLDER, whose folders have weights of their own.
         arch: name of the network, for `build`; a checkpoint's own by default. For "resnet50-tap" and its like, weights
-            of "resnet50" will do, where all of them are kept.
+            of "resnet50" will do, where all of them are kept. Or open_clip:NAME with a name of open_clip's, to which
+            the tag of its weights may be added, which decides how pictures are prepared (open_clip:ViT-H-14.dfn5b); or
+            open_clip:FOLDER with the folder of an open_clip_config.json and weights beside.
         **given: fields of the configuration, in place of the checkpoint's or of the defaults.
 
     Returns:
@@ -210,23 +242,36 @@ def load_network(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no name of the network, or another network or number of classes than the checkpoint's; otherwise as
-            for `build` and `load_weights`.
-        ImportError: a network of timm's, which is not installed.
+        ValueError: no name of the network, or another network, number of classes, or texts than the checkpoint's; no
+            class names for a network of pictures and text, or prompts for another; otherwise as for `build` and
+            `load_weights`.
+        ImportError: a network of timm's, Hugging Face's or open_clip's, and that is not installed.
     """
     folder, arch = folder_of(arch), None if arch is None else canonical(arch)
     names = given.get("class_names")
     counted: ConfigFields = {"num_classes": len(names), **given} if names else given
+    config = None if path is None or Path(path) == folder else read_config(path)
+    if arch is not None and config is None and compares_texts(arch):
+        return _load_clip(None if path is None or Path(path) == folder else _file(path), arch, counted)
+    if given.get("prompts") and config is None:
+        raise ValueError(
+            f"`prompts` (--prompts) are for networks of pictures and text, such as open_clip:NAME, got {arch}"
+        )
     if folder is not None and arch is not None and (path is None or Path(path) == folder):
         return _load_folder(folder, arch, counted)
     if path is None:
         raise ValueError("a file of weights must be given (--weights); only hf:PATH has them in its folder")
     path = _file(path)
-    config = read_config(path)
     if config is not None:
         for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
             if value not in (None, getattr(config, name)):
                 raise ValueError(f"the checkpoint {path} has {name} {getattr(config, name)}, got {value}")
+        for name in ("prompts", "class_names"):
+            if (texts := given.get(name)) and (config.prompts or name == "prompts") and texts != getattr(config, name):
+                raise ValueError(
+                    f"the checkpoint {path} has the embeddings of its own texts, {name} {getattr(config, name)}, got "
+                    f"{texts}: for others give the network that it was made of (--arch, --weights)"
+                )
         model, config = load_checkpoint(path)
         config = dataclasses.replace(config, **given)
         return with_output(model, config.output), config
@@ -244,6 +289,27 @@ def load_network(
             f"train these first (fastcam train --arch {arch} --weights …)"
         )
     return with_output(model.eval(), config.output), config
+
+
+def _load_clip(path: Path | None, arch: str, given: ConfigFields) -> tuple[nn.Module, ModelConfig]:
+    """A network of pictures and text as a classifier of the given texts."""
+    names = given.get("class_names")
+    if not names:
+        raise ValueError(
+            f"{arch} compares pictures with texts, so that it needs the names of classes: --class-names, a file with "
+            "one a line (`class_names`), and --prompts in which they stand"
+        )
+    prompts = tuple(given.get("prompts") or PROMPTS)
+    check_prompts(prompts)
+    folder = folder_of(arch)
+    fields = published(arch) if folder is None else text_fields(folder)
+    config = ModelConfig(arch, **{**_as_given(fields, given), "prompts": prompts})
+    towers = load_two_towers(arch, path, _read_state)
+    net = clip(towers.model, text_features(towers.model, towers.tokenizer, names, prompts))
+    net.about = towers.about
+    if config.scores is None and getattr(towers.model, "logit_bias", None) is not None:
+        config = dataclasses.replace(config, scores="sigmoid")  # SigLIP's
+    return with_output(net.eval(), config.output), config
 
 
 def _load_folder(folder: Path, arch: str, given: ConfigFields) -> tuple[nn.Module, ModelConfig]:
@@ -433,14 +499,15 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
 
     Args:
         path: the file to write.
-        model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives, bare or wrapped
-            (DataParallel, `torch.compile`); the file has the names of the bare one.
+        model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives, or `clip` of an
+            image tower of open_clip's or Hugging Face's, bare or wrapped (DataParallel, `torch.compile`); the file has
+            the names of the bare one.
         config: how to build and use it; goes as JSON to the metadata key "fastcam". Where the network turns ImageNet's
             mean and std into 0.5 itself (`transform_input`), which `build`'s do not, these go there instead.
 
     Raises:
         ValueError: the network has `transform_input`, and mean and std are not ImageNet's; or a function as `output`,
-            which no file can hold.
+            which no file can hold; or `clip`'s image tower is of no library that can build it again.
         OSError: the file cannot be written.
         RuntimeError: tensors of the network share memory, which a safetensors file cannot express.
         TypeError: a field of the configuration holds what JSON cannot.
@@ -458,9 +525,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
         config = dataclasses.replace(config, **fields)
     whole = model.state_dict()
     state = {plain(key): value.detach().cpu().contiguous() for key, value in whole.items()}
-    metadata = {_METADATA_KEY: config.to_json()}
-    if (text := config_text(model)) is not None:
-        metadata[_HF_KEY] = text
+    found = {_HF_KEY: config_text(model), _TOWER_KEY: tower_text(model, config.arch)}
+    metadata = {_METADATA_KEY: config.to_json(), **{key: text for key, text in found.items() if text is not None}}
     with replacing(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
@@ -485,11 +551,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
             f"{path} is not a fastcam checkpoint (a safetensors file with the metadata key "
             f"{_METADATA_KEY!r}); plain weights need the name of their architecture: build(), load_weights()"
         )
-    text = _metadata(path).get(_HF_KEY)
-    if text is None:
-        model = build(config.arch, config.num_classes, config.output_stride)
-    else:
+    metadata = _metadata(path)
+    if (text := metadata.get(_TOWER_KEY)) is not None:
+        model: nn.Module = build_clip(text, shapes_in(path), count_numbers(path))
+    elif (text := metadata.get(_HF_KEY)) is not None:
         model = build_hf_like(text, config.num_classes, count_numbers(path))
+    else:
+        model = build(config.arch, config.num_classes, config.output_stride)
     load_state(model, _read_state(path))
     return with_output(model.eval(), config.output), config
 

@@ -38,18 +38,22 @@ def folder_of(arch: str | None) -> Path | None:
 
 def build_timm(name: str, num_classes: int) -> nn.Module:
     """Build a network of timm with random weights."""
-    try:
-        import timm
-    except ImportError:
-        raise ImportError(
-            f"the network {name!r} is timm's, which is not installed: pip install timm (or fastcam[timm])"
-        ) from None
+    timm = timm_library(f"the network {name!r}")
     base, dot, tag = name.partition(".")
     if base not in timm.list_models():
         raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
     if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
         raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
     return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def timm_library(what: str) -> Any:
+    """The library, which something is of; ImportError if it is not installed."""
+    try:
+        import timm
+    except ImportError:
+        raise ImportError(f"{what} is timm's, which is not installed: pip install timm (or fastcam[timm])") from None
+    return timm
 
 
 def timm_fields(name: str) -> "Published":
@@ -81,9 +85,9 @@ def fields_of_timm(config: Mapping[str, Any]) -> "Published":
             fields["resize"] = "squash"
         else:
             if mode != "center":
-                _note(f"crop_mode {mode!r} of timm's is taken for the centre of a shorter side of {scaled} pixels")
+                note(f"crop_mode {mode!r} of timm's is taken for the centre of a shorter side of {scaled} pixels")
             fields["resize"], fields["resize_size"] = "crop", scaled
-    _interpolate(fields, config.get("interpolation"))
+    interpolate(fields, config.get("interpolation"))
     if config.get("num_classes"):
         fields["num_classes"] = config["num_classes"]
     return fields
@@ -105,13 +109,13 @@ def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
 
 def build_hf_like(text: str, num_classes: int, numbers: int) -> nn.Module:
     """Build the network of a configuration that `config_text` gave, for a checkpoint that holds so many numbers."""
-    transformers = _transformers()
+    transformers = transformers_library()
     try:
         values = json.loads(text)
         config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
         config.num_labels = num_classes
     except Exception as error:  # transformers checks values in many ways
-        raise ValueError(f"the configuration of a Hugging Face network in a checkpoint: {_first(error)}") from None
+        raise ValueError(f"the configuration of a Hugging Face network in a checkpoint: {first(error)}") from None
     _check_size(config, numbers, "the checkpoint")
     return _built(config)
 
@@ -126,18 +130,53 @@ def config_text(model: nn.Module) -> str | None:
     return json.dumps(values | {"model_type": config.model_type}, default=str, sort_keys=True)
 
 
-def load_hf(folder: Path) -> nn.Module:
-    """The network of a folder with its weights, float32, in evaluation mode.
+def has_texts(folder: Path) -> bool:
+    """Whether a folder's network compares pictures and texts: one with two towers, and not made for classes."""
+    if not (path := folder / "config.json").is_file():
+        return False  # whoever loads it says so
+    config = read_json(path)
+    kinds = config.get("architectures") or []
+    towers = [config.get("vision_config"), config.get("text_config")]
+    return all(isinstance(tower, dict) for tower in towers) and not any("ForImage" in str(kind) for kind in kinds)
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of a folder; ValueError: there is none that needs no code and no network."""
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise ValueError(f"there is no tokenizer in {folder}: tokenizer.json and tokenizer_config.json, to embed texts")
+    try:
+        return transformers_library().AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of its libraries, in many ways
+        raise ValueError(f"{folder}: its tokenizer cannot be loaded: {first(error)}") from None
+
+
+def build_tower_like(values: dict[str, Any], numbers: int) -> nn.Module:
+    """Build the image tower of a configuration that `config_text` gave, for a checkpoint that holds so many numbers."""
+    transformers = transformers_library()
+    try:
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        if not (hasattr(config, "patch_size") or hasattr(config, "image_size")):
+            raise ValueError(f"{config.model_type} is none of pictures")
+    except Exception as error:  # transformers checks values in many ways
+        raise ValueError(f"the configuration of a Hugging Face network in a checkpoint: {first(error)}") from None
+    _check_size(config, numbers, "the checkpoint", texts=True)
+    return _built(config, texts=True)
+
+
+def load_hf(folder: Path, *, texts: bool = False) -> nn.Module:
+    """The network of a folder with its weights, float32, in evaluation mode; with `texts` one of pictures and text.
 
     Raises:
         FileNotFoundError: config.json or the weights are not there.
         ValueError: its weights are not the network's, or are no safetensors; as `build_hf`.
         ImportError: transformers is not installed.
     """
-    numbers, config = _numbers(folder), _config(folder)
-    _check_size(config, numbers, str(folder))
+    numbers, config = _numbers(folder), _config(folder, texts=texts)
+    _check_size(config, numbers, str(folder), texts=texts)
     try:
-        model, found = _classifiers().from_pretrained(
+        model, found = _networks(texts).from_pretrained(
             str(folder),
             config=config,
             use_safetensors=True,
@@ -147,7 +186,7 @@ def load_hf(folder: Path) -> nn.Module:
             dtype="float32",
         )
     except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{folder}: its weights cannot be loaded: {_first(error)}") from None
+        raise ValueError(f"{folder}: its weights cannot be loaded: {first(error)}") from None
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         if wrong := [str(one) for one in found.get(what) or ()]:
             raise ValueError(f"{folder}: its weights do not fit {type(model).__name__}: {what} {listed(wrong)}")
@@ -156,7 +195,7 @@ def load_hf(folder: Path) -> nn.Module:
 
 def hf_fields(folder: Path) -> "Published":
     """What a folder's configurations, config.json and preprocessor_config.json, say of classes and pictures."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     names = config.get("id2label")
     fields: Published = {}
     if isinstance(names, dict) and names:
@@ -168,8 +207,31 @@ def hf_fields(folder: Path) -> "Published":
         fields["num_classes"] = config["num_labels"]
     else:
         fields["num_classes"] = 2  # transformers' own default
-    path = folder / "preprocessor_config.json"
-    return fields | (_of_processor(_json(path)) if path.is_file() else _usual(config))
+    processor = _processor(folder)
+    return fields | (_usual(config) if processor is None else _of_processor(processor))
+
+
+def _processor(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of the preparation of pictures, which later versions have beside that of texts."""
+    if (path := folder / "preprocessor_config.json").is_file():
+        return read_json(path)
+    if (path := folder / "processor_config.json").is_file():
+        found = read_json(path).get("image_processor")
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def text_fields(folder: Path) -> "Published":
+    """What a folder's configurations say of pictures for a network that compares them with texts.
+
+    ValueError: they say nothing, and nothing tells what the network was trained with.
+    """
+    processor = _processor(folder)
+    if processor is None:
+        raise ValueError(
+            f"there is no preprocessor_config.json in {folder}, and nothing else says how pictures are prepared for it"
+        )
+    return _of_processor(processor)
 
 
 def _usual(config: Mapping[str, Any]) -> "Published":
@@ -190,10 +252,12 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
     scale = config.get("rescale_factor", 1 / 255)
     if config.get("do_rescale", True) and abs(float(scale) * 255 - 1) > 1e-3:
         raise ValueError(f"its preprocessor_config.json scales pixels by {scale}; pictures are scaled by 1/255 here")
-    _interpolate(fields, _RESAMPLING.get(config.get("resample", 2), config.get("resample")))
+    interpolate(fields, _RESAMPLING.get(config.get("resample", 2), config.get("resample")))
     size, cropped = config.get("size"), config.get("crop_size") if config.get("do_center_crop") else None
     whole, side = _side(size), _side(cropped)
-    shortest = isinstance(size, dict) and "shortest_edge" in size
+    # A number is a square's side, but for CLIP's processors.
+    kind = f"{config.get('image_processor_type')} {config.get('feature_extractor_type')}"
+    shortest = "shortest_edge" in size if isinstance(size, dict) else "CLIP" in kind
     share = config.get("crop_pct")
     if isinstance(share, int | float) and shortest and whole is not None:  # ConvNeXT's: of the shorter side
         if whole >= 384:
@@ -202,7 +266,7 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
             fields["size"], fields["resize"], fields["resize_size"] = whole, "crop", int(whole / share)
     elif side is not None and whole is not None and whole >= side:
         if not shortest and whole > side:
-            _note(f"pictures squashed to {whole} x {whole} and cropped get a shorter side of {whole} pixels instead")
+            note(f"pictures squashed to {whole} x {whole} and cropped get a shorter side of {whole} pixels instead")
         if whole == side and not shortest:
             fields["size"], fields["resize"] = side, "squash"
         else:
@@ -211,7 +275,7 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
         fields["size"] = whole
         fields["resize"] = "crop" if shortest else "squash"
         if shortest:
-            _note(f"pictures whose shorter side is {whole} pixels, uncropped, are cropped to a square here")
+            note(f"pictures whose shorter side is {whole} pixels, uncropped, are cropped to a square here")
             fields["resize_size"] = whole
     return fields
 
@@ -224,19 +288,22 @@ def _side(size: Any) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
-def _interpolate(fields: "Published", kind: Any) -> None:
+def interpolate(fields: "Published", kind: Any) -> None:
+    """Add an interpolation, or the nearest one that there is."""
     if kind == "bilinear" or kind == "bicubic":
         fields["interpolation"] = kind
     elif kind:
         fields["interpolation"] = "bicubic"
-        _note(f"interpolation {kind!r} is not there: pictures are resized bicubically")
+        note(f"interpolation {kind!r} is not there: pictures are resized bicubically")
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Warn of what is not as the weights want it."""
     warnings.warn(f"preprocessing of the published weights: {text}", stacklevel=2)
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
+    """The library; ImportError if it is not installed."""
     try:
         import transformers
     except ImportError:
@@ -246,16 +313,23 @@ def _transformers() -> Any:
     return transformers
 
 
-def _config(folder: Path, num_classes: int | None = None) -> Any:
-    """The configuration of a network that classifies pictures."""
-    _json(folder / "config.json")
-    transformers = _transformers()
+def _config(folder: Path, num_classes: int | None = None, *, texts: bool = False) -> Any:
+    """The configuration of a network that classifies pictures, or with `texts` compares them with texts."""
+    read_json(folder / "config.json")
+    transformers = transformers_library()
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks values in many ways
         raise ValueError(
-            f"{folder / 'config.json'} is of no network that transformers has, and no code is run: {_first(error)}"
+            f"{folder / 'config.json'} is of no network that transformers has, and no code is run: {first(error)}"
         ) from None
+    if texts:
+        kind = transformers.AutoModel._model_mapping.get(type(config), None)
+        if not (hasattr(kind, "get_text_features") and hasattr(kind, "get_image_features")):
+            raise ValueError(
+                f"{folder / 'config.json'} is of {config.model_type}, which does not compare pictures with texts"
+            )
+        return config
     if type(config) not in transformers.AutoModelForImageClassification._model_mapping:
         raise ValueError(
             f"{folder / 'config.json'} is of {config.model_type}, for which transformers has no classifier of pictures"
@@ -265,7 +339,8 @@ def _config(folder: Path, num_classes: int | None = None) -> Any:
     return config
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of configuration; FileNotFoundError, or ValueError: it holds something else."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: hf:PATH is a folder with config.json and model.safetensors")
     if path.stat().st_size > _MOST_JSON:
@@ -279,22 +354,26 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _built(config: Any) -> nn.Module:
-    return _classifiers().from_config(config, trust_remote_code=False).float()
+def _built(config: Any, *, texts: bool = False) -> nn.Module:
+    return _networks(texts).from_config(config, trust_remote_code=False).float()
 
 
-def _classifiers() -> Any:
-    return _transformers().AutoModelForImageClassification
+def _networks(texts: bool) -> Any:
+    """Those that classify pictures, or all."""
+    library = transformers_library()
+    return library.AutoModel if texts else library.AutoModelForImageClassification
 
 
-def _check_size(config: Any, numbers: int, where: str) -> None:
+def _check_size(config: Any, numbers: int, where: str, *, texts: bool = False) -> None:
     """Refuse a network of more parameters than there are, before it takes memory."""
-    depths = getattr(config, "depths", 0)
-    layers = [getattr(config, "num_hidden_layers", 0), sum(depths) if isinstance(depths, list | tuple) else depths]
+    layers = []
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        depths = getattr(part, "depths", 0)
+        layers += [getattr(part, "num_hidden_layers", 0), sum(depths) if isinstance(depths, list | tuple) else depths]
     if any(isinstance(count, int) and count > numbers for count in layers):
         raise ValueError(f"{where} has weights of {numbers} numbers, its configuration asks for {max(layers)} layers")
     with torch.device("meta"):
-        wanted = sum(parameter.numel() for parameter in _built(config).parameters())
+        wanted = sum(parameter.numel() for parameter in _built(config, texts=texts).parameters())
     if wanted > numbers:
         raise ValueError(
             f"{where} has weights of {numbers} numbers, its configuration {wanted}: is its classifier not among them?"
@@ -306,7 +385,7 @@ def _numbers(folder: Path) -> int:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if not (folder / names[0]).is_file() and index.is_file():
-        files = _json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         names = sorted({str(one) for one in files.values()}) if isinstance(files, dict) else []
         if wrong := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{index}: {wrong[0]!r} is no file of the folder")
@@ -320,12 +399,18 @@ def _numbers(folder: Path) -> int:
 
 def count_numbers(path: Path) -> int:
     """How many numbers a file of safetensors has, by its header."""
+    return sum(math.prod(shape) for shape in shapes_in(path).values())
+
+
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shapes of a file of safetensors by name, by its header."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (not a dict)
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no file of safetensors: {error}") from None
 
 
-def _first(error: Exception) -> str:
+def first(error: Exception) -> str:
+    """The first line of what an error says."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from fastcam._check import listed, suggest
+from fastcam.models.clip import ClipNet
 from fastcam.models.outputs import unwrap
 
 # The last stage with a spatial map, by the attribute that holds it in torchvision's and timm's networks.
@@ -46,12 +47,19 @@ def default_target_layer(model: nn.Module) -> str:
         ValueError: the network is of no known family; candidate names are listed.
     """
     model = unwrap(model)
+    if isinstance(model, ClipNet):
+        return f"tower.{default_target_layer(model.tower)}"
     if any(hasattr(module, "base_model_prefix") for module in model.modules()):
         names = [name for name, _ in model.named_modules()]
         found = [[name for name in names if pattern.search(name)] for pattern in _HUGGING_FACE]
         if any(found):
             return next(filter(None, found))[-1]
     children = dict(model.named_children())
+    if "trunk" in children and "head" in children:  # open_clip's, around a network of timm's
+        return f"trunk.{default_target_layer(children['trunk'])}"
+    resblocks = getattr(children.get("transformer"), "resblocks", None)
+    if isinstance(resblocks, nn.Sequential | nn.ModuleList) and "conv1" in children:  # open_clip's VisionTransformer
+        return f"transformer.resblocks.{len(resblocks) - 1}.ln_1"
     encoder = [name for name, _ in model.named_modules() if name.startswith("encoder.layers.encoder_layer_")]
     if "conv_proj" in children and encoder:  # torchvision's VisionTransformer
         return f"{'.'.join(encoder[-1].split('.')[:3])}.ln_1"

@@ -304,6 +304,9 @@ def _embedding(path: list[nn.Module]) -> tuple[nn.Module | None, int]:
         patches, token = getattr(module, "conv_proj", None), getattr(module, "class_token", None)
         if isinstance(patches, nn.Module) and isinstance(token, Tensor):  # torchvision's
             return patches, 1
+        patches, token = getattr(module, "conv1", None), getattr(module, "class_embedding", None)
+        if isinstance(patches, nn.Module) and isinstance(token, Tensor):  # open_clip's
+            return patches, 1
     return None, 0
 
 

@@ -46,6 +46,10 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
     """
     base, pool, extra = split_arch(arch)
     arch = canonical(arch)
+    if arch.startswith("open_clip:"):
+        raise ValueError(
+            f"{arch} compares pictures with texts: `load_network` makes a classifier of given texts of it, or `clip`"
+        )
     if arch.startswith("timm/"):
         model = build_timm(arch.removeprefix("timm/"), num_classes)
     elif (folder := folder_of(arch)) is not None:

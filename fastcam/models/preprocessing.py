@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3
 from torchvision.models.efficientnet import FusedMBConv
 
+from fastcam.models.clip import open_clip_fields
 from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, timm_fields
 from fastcam.models.networks import split_arch
 from fastcam.models.outputs import unwrap
@@ -57,8 +58,9 @@ def published(arch: str) -> Published:
         Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights; of timm's
         networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size", "resize",
         "resize_size", "interpolation" and "num_classes"; of hf:PATH what its config.json and preprocessor_config.json
-        have, with "class_names", too. Nothing for names of which no weights are published. GoogLeNet's and Inception
-        v3's are 0.5, since torchvision's constructor gives their weights to networks that turn ImageNet's into these
+        have, with "class_names", too; of open_clip's networks what the tag in their name says, or the first tag, or the
+        preprocess_cfg of a folder. Nothing for names of which no weights are published. GoogLeNet's and Inception v3's
+        are 0.5, since torchvision's constructor gives their weights to networks that turn ImageNet's into these
         themselves (`transform_input`), and `build` to networks that do not.
 
     Raises:
@@ -66,6 +68,8 @@ def published(arch: str) -> Published:
         ValueError: it cannot be understood, or pictures would have to be scaled otherwise than to [0, 1].
     """
     arch = canonical(arch)
+    if arch.startswith("open_clip:"):
+        return open_clip_fields(arch)
     if arch.startswith("timm/"):
         return timm_fields(arch.removeprefix("timm/"))
     if (folder := folder_of(arch)) is not None:
