@@ -3,8 +3,12 @@
 Fonts, scripts and formulas come with the pages, so that they work offline and from the disk.
 """
 
+import re
 import sys
 from pathlib import Path
+
+from pygments.lexers.shell import BashSessionLexer
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
@@ -19,11 +23,13 @@ version = release = __version__
 extensions = [
     "myst_nb",  # MyST's Markdown, and notebooks, which it runs
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "equations",
     "local_links",
-    "mathml",
+    "reference",
 ]
 exclude_patterns = ["_extensions", "conf.py", "figures"]
 nitpicky = True
@@ -48,17 +54,22 @@ autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
+autosummary_generate = False
+python_maximum_signature_line_length = 88
+default_role = "py:obj"  # of single backticks in docstrings; reference.py says what becomes a link
+smartquotes = False  # would make dashes of options
 
 # Pages
 html_theme = "furo"
 html_title = f"fastcam {version}"
-html_math_renderer = "mathml"
+html_math_renderer = "equations"
 html_show_sphinx = False
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["fastcam.css"]
 html_show_search_summary = False  # would be fetched, which browsers refuse where pages come from the disk
-pygments_style = "friendly"
+pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "github-dark"
 
 # What is copied from consoles are the commands.
@@ -70,3 +81,14 @@ copybutton_line_continuation_character = "\\"
 
 linkcheck_anchors = False  # of pages that scripts make
 linkcheck_timeout = 20
+
+
+class Console(BashSessionLexer):
+    """Only `$ ` begins a command: what commands print has % and #."""
+
+    _ps1rgx = re.compile(r"^(\$ )(.*\n?)")
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.add_lexer("console", Console)

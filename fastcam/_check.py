@@ -4,6 +4,11 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from typing import Literal
+
+# How samples of a picture become 0..1: by the range of their type, by each picture's own, or from and to these values;
+# None is for samples of 8 bits, and of 16 what 8 bits keep of them.
+Scale = Literal["dtype", "minmax"] | tuple[float, float] | None
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -11,6 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Pixels in 0..1 deviate by at most 0.5; 1 leaves them as they are, and Caffe's networks want them times 255.
 _LEAST_STD, _MOST_STD = 0.001, 2.0
 _MOST_SCALES, _LARGEST_SCALE = 8, 8.0  # the field has 3 to 5 scales up to 2.5
+_MOST_CHANNELS = 1024  # imaging spectrometers have some hundreds
 
 
 def whole(name: str, value: object, least: int) -> None:
@@ -51,22 +57,66 @@ def listed(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
-def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse what cannot be the mean and standard deviation of colours in 0..1.
+def check_channels(channels: object) -> None:
+    """Refuse what is no number of channels, 1 to 1024; None is one that is not stated."""
+    if channels is None:
+        return
+    if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= _MOST_CHANNELS:
+        raise ValueError(f"`channels` must be a whole number from 1 to {_MOST_CHANNELS}, got {channels!r}")
+
+
+def scale_of(value: object) -> Scale:
+    """A scaling as it is written: "dtype", "minmax", a number for 0 to it, or two, as numbers or text ("0,4095")."""
+    if value is None or value == "dtype" or value == "minmax":
+        return value
+    try:
+        given = value.split(",") if isinstance(value, str) else value
+        numbers = [float(one) for one in given] if isinstance(given, list | tuple) else [float(given)]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        numbers = []
+    low, high = [0.0, *numbers] if len(numbers) == 1 else numbers if len(numbers) == 2 else (0.0, 0.0)
+    if isinstance(value, bool) or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            '`scale` must be "dtype", "minmax", the value that becomes 1, such as 4095 for 12 bits, or those that '
+            f"become 0 and 1, such as -1000,400; got {value!r}"
+        )
+    return low, high
+
+
+def for_channels(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or deviation for so many channels; ValueError if there is another number of them.
+
+    What is the same for all serves any number; of ImageNet's, the default, those of other than colours get the mean.
+    """
+    values = tuple(values)
+    if values and len(values) != channels:
+        if len(set(values)) == 1:
+            return values[:1] * channels
+        if values in (IMAGENET_MEAN, IMAGENET_STD):
+            return (round(sum(values) / 3, 4),) * channels
+        many = "one number" if channels == 1 else f"one number or {'three' if channels == 3 else channels}"
+        raise ValueError(f"`{name}` must be {many}, one per channel, got {values!r}")
+    return values
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float], channels: int = 3) -> None:
+    """Refuse what cannot be the mean and standard deviation of channels in 0..1.
 
     Args:
-        mean: of R, G and B.
-        std: of R, G and B. Legal are 1, which leaves the pixels as they are, and 1/255, which gives them as 0..255.
+        mean: of each channel: R, G and B.
+        std: of each. Legal are 1, which leaves the pixels as they are, and 1/255, which gives them as 0..255.
+        channels: how many there are.
 
     Raises:
-        ValueError: they are not three finite numbers each, a mean is not in 0..1, a deviation is not positive, or it is
-            so large or small that the network would see one grey or values of thousands: they are for colours in
+        ValueError: they are not so many finite numbers each, a mean is not in 0..1, a deviation is not positive, or it
+            is so large or small that the network would see one grey or values of thousands: they are for colours in
             0..255, or were divided by 255 twice.
     """
     for name, values in (("mean", mean), ("std", std)):
         kind = "finite numbers" if name == "mean" else "positive numbers"
-        if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-            raise ValueError(f"`{name}` must be three {kind}, one per channel, got {values!r}")
+        if len(values) != channels or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            many = {1: "one", 3: "three"}.get(channels, str(channels))
+            raise ValueError(f"`{name}` must be {many} {kind}, one per channel, got {values!r}")
     if not 0 <= min(mean) <= max(mean) <= 1:
         hint = ", which is for colours in 0..255: divide mean and std by 255" if max(mean) > 1 else ""
         raise ValueError(f"`mean` must be in 0..1, as the colours are, got {tuple(mean)!r}{hint}")

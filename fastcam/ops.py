@@ -1,6 +1,6 @@
 """The operators: activations to class maps, heatmaps and boxes, in fused C++ and CUDA kernels.
 
-This module is the only user of ``torch.ops.fastcam``, which :mod:`fastcam._operators` loads. Each function validates
+This module is the only user of ``torch.ops.fastcam``, which ``fastcam._operators`` loads. Each function validates
 its arguments, documents them, and calls one operator; below it stand what ``torch.compile`` has to know of the
 operator's result, and its gradient if it has one. The arithmetic from the coarse map onward is specified
 operation by operation (``csrc/exact.h``), so that results do not depend on the batch size, the position in the batch,
@@ -729,8 +729,8 @@ def refine(
     """Maps drawn to the edges of their images: pixel-adaptive mask refinement (PAMR).
 
     In each iteration a pixel becomes the mean of its neighbours, eight at each dilation, weighted by how alike they are
-    in the image: softmax over neighbours j of −mean over channels of |I_i − I_j| / (0.1 σ_i + 1e-8), where σ_i is the
-    deviation of the pixel and its neighbours, the pixel counted once for each dilation. Beyond the border lies the
+    in the image: softmax over neighbours j of −mean over channels of ``|I_i − I_j| / (0.1 σ_i + 1e-8)``, where σ_i is
+    the deviation of the pixel and its neighbours, the pixel counted once for each dilation. Beyond the border lies the
     pixel at the border. No neighbours are stored: beside the result it takes the memory of about two of its size.
 
     Args:

@@ -34,7 +34,7 @@ from fastcam.evaluation.sources.segments import read_npz
 from fastcam.export import export
 from fastcam.fitting import read_features
 from fastcam.fitting.concepts import mentioned
-from fastcam.pictures import DecodeError, decode, find_pictures, read_part
+from fastcam.pictures import DecodeError, Reading, decode, find_pictures, read, read_part
 from fastcam.report import write_report
 from fastcam.training import Settings, checkpoint
 from fastcam.training.group import Group
@@ -176,6 +176,18 @@ READERS = {
         (tmp / "w.csv").write_bytes(pickle.dumps(bomb)),
         weights_of(Settings(class_weights=str(tmp / "w.csv")), Several(2)),
     ),
+    **{
+        f"a picture of several bands, {name}": lambda tmp, bomb, start=start: read(
+            start + pickle.dumps(bomb), reading=Reading(5, "dtype")
+        )
+        for name, start in {
+            "TIFF": b"II*\0\x08\0\0\0",
+            "BigTIFF": b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0",
+            "PPM": b"P5 3 3 4095\n",
+            "AVIF": b"\0\0\0\x1cftypavif",
+            "JPEG 2000": b"\xff\x4f\xff\x51",
+        }.items()
+    },
     "a class PNG": lambda tmp, bomb: (
         (tmp / "a.png").write_bytes(pickle.dumps(bomb)),
         Segments(tmp).read("a.jpg"),

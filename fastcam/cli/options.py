@@ -45,11 +45,24 @@ class NetworkOptions:
     """What of a network's configuration the command line says, in place of what its weights say."""
 
     size: int | None = option(None, "side of the network's square input in pixels [224, or timm's]", least=1)
-    mean: tuple[float, float, float] | None = option(
-        None, "mean of RGB in 0..1: one or a,b,c [the weights', else ImageNet's]"
+    mean: tuple[float, ...] | None = option(
+        None, "mean of RGB in 0..1: one or a,b,c, one for each channel [the weights', else ImageNet's]"
     )
-    std: tuple[float, float, float] | None = option(
+    std: tuple[float, ...] | None = option(
         None, "standard deviation of RGB: one or a,b,c [the weights', else ImageNet's]"
+    )
+    channels: int | None = option(
+        None,
+        "of the network's input: 1 for grey pictures, 3 for colours, others for channels as they are stored [the "
+        "weights', by their first convolution]",
+        least=1,
+    )
+    scale: str | None = option(
+        None,
+        "how samples of more than 8 bits become 0..1: dtype, by the range of their type; minmax, by that of each "
+        "picture; the value that becomes 1, such as 4095, or those that become 0 and 1, such as -1000,400 [the "
+        "checkpoint's, else what 8 bits keep of 16]",
+        metavar="dtype|minmax|NUMBERS",
     )
     class_names: Path | None = option(None, "text file with one class name per line")
     num_classes: int | None = option(None, "number of classes [of names, else 1000]", least=1)

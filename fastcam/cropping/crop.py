@@ -22,7 +22,8 @@ from fastcam.data.names import id_problem
 from fastcam.data.pictures import Packed
 from fastcam.data.places import listed_places
 from fastcam.export.files import LeftOut, check_free, new_folder
-from fastcam.pictures import DecodeError, Header, as_rgb, quiet_pillow, read, read_part
+from fastcam.pictures import PLAIN, DecodeError, Header, Reading, as_rgb, quiet_pillow, read, read_part
+from fastcam.pictures.samples import shown_reading
 from fastcam.pictures.stream import batched, stream
 from fastcam.report.truth import Classes, Truth
 from fastcam.runs.schema import EDGES
@@ -78,7 +79,8 @@ def crop(
 ) -> Cropped:
     """Cut boxes out of the pictures of a run, and write them as class folders, which `fastcam.data.load` reads again.
 
-    `out`/CLASS/NAME.png has the pixels of the box as they are, of the upright picture, never enlarged; NAME is the
+    `out`/CLASS/NAME.png has the pixels of the box as they are, of the upright picture, never enlarged; of a run whose
+    network takes samples by a stated scaling or other channels, it has 8 bits of these as they are shown. NAME is the
     picture's, with a number where another crop of the class has it. Classes are the labels of `data`, where it has
     some, else what the run found; classes.txt keeps their order. Of several data sets there is a folder for each:
     `out`/train/CLASS/NAME.png. crops.csv has a row for each crop, with its place in the picture in whole pixels,
@@ -118,7 +120,8 @@ def crop(
     parts = [_Part()] if data is None else _parts(table, data, places)
     if settings.boxes == "truth" and not any(part.truth.boxes for part in parts):
         raise ValueError(f"true boxes need a data set that has them, {'none is given' if data is None else 'got none'}")
-    cutter = _Cutter(settings, parts, places, None if images is None else Path(images))
+    reading = shown_reading(table.info)
+    cutter = _Cutter(settings, parts, places, None if images is None else Path(images), reading)
     names, count = dict(table.classes()), table.info.get("num_classes")
     if table.given:
         cutter.meet(names, count if isinstance(count, int) else None)
@@ -236,8 +239,10 @@ class _Cutter:
         parts: Sequence[_Part],
         places: Mapping[str, Path | Packed],
         root: Path | None,
+        reading: Reading = PLAIN,
     ) -> None:
         self._settings, self._parts, self._places, self._root = settings, parts, places, root
+        self._reading = reading
         self._labels: dict[str, Mapping[int, int | None]] = {}  # of parts, the label of each class of the table
         self.labelled = any(part.truth.labels for part in parts)
         told = places or root or any(part.truth.files or not isinstance(part.data, Pictures | None) for part in parts)
@@ -284,7 +289,8 @@ class _Cutter:
         file = self._root / id if self._root is not None else part.truth.files.get(id) or self._places.get(id)
         if file is None:
             raise _NoCrop("missing: nothing tells where it is")
-        decoded = read(file if isinstance(file, Path) else read_part(file.path, file.offset, file.size))
+        source = file if isinstance(file, Path) else read_part(file.path, file.offset, file.size)
+        decoded = read(source, reading=self._reading)
         return decoded.image, Header(decoded.image.size, decoded.orientation)
 
     def _found(self, cut: _Cut, picture: FoundPicture) -> list[_Box]:

@@ -1,4 +1,4 @@
-"""Data sets: sequences of `Sample`s in an order that never changes.
+"""Data sets: sequences of samples in an order that never changes.
 
 loading    `load`, and the table of formats
 readers/   a module for each layout; `reading` is what they share
@@ -19,7 +19,7 @@ from fastcam.data.loading import load, load_scenes, splits
 from fastcam.data.overview import Info, info
 from fastcam.data.pictures import Pictures
 from fastcam.data.reading import Faults
-from fastcam.data.sample import Collection, Dataset, Sample, classes_of
+from fastcam.data.sample import Collection, Dataset, Sample, classes_of, read_for
 from fastcam.data.scenes import Scenes
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "load_scenes",
     "matching",
+    "read_for",
     "read_labels",
     "splits",
 ]

@@ -26,6 +26,8 @@ from fastcam.data.readers import (
 from fastcam.data.reading import Faults, Format, Problems, Request, choose_split
 from fastcam.data.sample import Collection
 from fastcam.data.scenes import Scenes
+from fastcam.pictures import SUFFIXES
+from fastcam.pictures.finding import hidden
 
 FORMATS: dict[str, Format] = {  # in the order in which they are tried; the last ones fit much
     "wsol": wsol.FORMAT,
@@ -217,6 +219,11 @@ def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path
     if format is None:
         format = next((name for name, known in FORMATS.items() if known.fits(path)), None)
         if format is None:
+            if picture := _loose_picture(path):
+                raise ValueError(
+                    f"{path} has pictures, but no labels: put each into a folder of its class, as "
+                    f"{path / 'CLASS' / picture}, or give them as a CSV with columns path and label"
+                )
             known = "; ".join(f"{name}: {known.layout}" for name, known in FORMATS.items())
             raise ValueError(f"{path} has none of the known layouts ({known})")
     elif format == "catdog" and all((path / "train" / name).is_dir() for name in ("dog", "cat")):
@@ -224,3 +231,11 @@ def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path
     elif not FORMATS[format].fits(path):
         raise ValueError(f"{path} does not look like {format}: {FORMATS[format].layout}")
     return path, format
+
+
+def _loose_picture(path: Path) -> str | None:
+    """The name of a picture that lies in a folder itself, the first by name, if there is one."""
+    if not path.is_dir():
+        return None
+    names = (entry.name for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and not hidden(entry.name))
+    return min(names, default=None)

@@ -7,13 +7,14 @@ from typing import Any, TypeVar, overload
 
 from fastcam.data.names import Names, by_number, whole
 from fastcam.data.pictures import Pictures
-from fastcam.data.sample import Collection, Sample
+from fastcam.data.sample import Collection, Sample, read_for
+from fastcam.pictures import Reading
 
 T = TypeVar("T")
 
 
 def by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """The classes of a network that labels are named like: to the letter, else alike (`fastcam.data.names.look`).
+    """The classes of a network that labels are named like: to the letter, else alike (``fastcam.data.names.look``).
 
     `names` are of the labels, in the order of their numbers, `classes` of the network's classes. None if a name is not
     there, or there are no names, or not each but once. ValueError if only some of the names are there, and at other
@@ -129,6 +130,10 @@ class _Renumbered:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
+
+    def read_as(self, reading: Reading) -> "_Renumbered":
+        """As that of the data set itself."""
+        return _Renumbered(read_for(self._data, reading), self._places, self.class_names)
 
     def __len__(self) -> int:
         return len(self._data)

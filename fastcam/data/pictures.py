@@ -3,6 +3,7 @@
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -15,7 +16,19 @@ from fastcam.data.names import id_problem
 from fastcam.data.sample import Sample
 from fastcam.data.segments import Segments
 from fastcam.data.turning import Frame, Size, frame_of, turn_boxes, turn_mask
-from fastcam.pictures import DecodeError, Header, Pixels, decode_mask, read, read_header, read_part
+from fastcam.pictures import (
+    PLAIN,
+    Decoded,
+    DecodeError,
+    Header,
+    Pixels,
+    Reading,
+    Samples,
+    decode_mask,
+    read,
+    read_header,
+    read_part,
+)
 
 T = TypeVar("T")
 
@@ -80,6 +93,9 @@ class Pictures:
             picture is refused when it is asked for.
         segments: the folder of their class PNGs, the truth of segmentation; None if there is none.
 
+    Attributes:
+        reading: how the files are read: the plain one, RGB of 8 bits, or what `read_as` was given.
+
     Raises:
         ValueError: an id comes twice or is no relative path (see `id_problem`), a list is of another length, or classes
             are negative or lack the label.
@@ -106,6 +122,7 @@ class Pictures:
         self.labels, self.boxes, self.masks, self.sizes = labels, boxes, masks, sizes
         self.class_names, self.ignored, self.resized = class_names, ignored, resized
         self.segments = segments
+        self.reading = PLAIN
         self.classes: list[tuple[int, ...] | None] | None = None
         if classes is not None:
             sets = (None if found is None else set(map(operator.index, found)) for found in classes)
@@ -133,15 +150,15 @@ class Pictures:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture: a PIL picture, upright RGB, with all that is known.
+        """Read one picture: a PIL picture, upright RGB, with all that is known; `Samples` if `reading` is not plain.
 
         Raises:
             DecodeError: it, or its mask, cannot be read; the message names the file.
             ValueError: a box lies outside, or sizes do not fit.
             IndexError: there is none of that index.
         """
-        found = self._read(index, read)
-        image = found.image
+        found = self._read(index, self._decoded)
+        image = found.pixels if isinstance(found.pixels, Samples) else found.image
         return self._sample(index, image, Header(image.size, found.orientation))
 
     def truth(self, index: int, header: Header | None = None) -> Sample:
@@ -169,13 +186,29 @@ class Pictures:
             index: its place in `ids`.
 
         Returns:
-            The upright picture, PIL or uint8 [H, W, 3], RGB.
+            The upright picture, PIL or uint8 [H, W, 3], RGB; its `Samples` if `reading` is not plain.
 
         Raises:
             DecodeError: it cannot be read; the message names the file.
             IndexError: there is none of that index.
         """
-        return self._read(index, read).pixels
+        return self._read(index, self._decoded).pixels
+
+    def _decoded(self, source: Path | bytes) -> Decoded[Pixels]:
+        return read(source, reading=self.reading)
+
+    def read_as(self, reading: Reading) -> Self:
+        """Have the files read as a network takes them.
+
+        Args:
+            reading: that of its `fastcam.pictures.Preprocess`.
+
+        Returns:
+            The same pictures with all that is known of them.
+        """
+        found = copy(self)
+        found.reading = reading
+        return found
 
     def located(self, index: int, header: Header | None = None) -> tuple[np.ndarray | None, Size]:
         """The boxes of one picture, without its mask.
@@ -216,7 +249,7 @@ class Pictures:
         Returns:
             The same pictures, of which no sizes, boxes and masks are looked at.
         """
-        return type(self)(
+        labelled = type(self)(
             self.root,
             self.ids,
             self.files,
@@ -225,6 +258,7 @@ class Pictures:
             class_names=self.class_names,
             ignored=self.ignored,
         )
+        return labelled.read_as(self.reading)
 
     def subset(self, indices: Iterable[int]) -> Self:
         """Choose some of the pictures.
@@ -239,7 +273,7 @@ class Pictures:
             IndexError: there is none of an index.
         """
         places = list(indices)
-        return type(self)(
+        chosen = type(self)(
             self.root,
             [self.ids[place] for place in places],
             [self.files[place] for place in places],
@@ -253,6 +287,7 @@ class Pictures:
             resized=self.resized,
             segments=self.segments,
         )
+        return chosen.read_as(self.reading)
 
     def _read(self, index: int, read: Callable[[Path | bytes], T]) -> T:
         return _named(self.files[index], read)

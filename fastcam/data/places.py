@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from fastcam.data.names import id_problem
 from fastcam.data.pictures import Packed
 from fastcam.pictures import Pixels, read, read_part
+from fastcam.pictures.samples import shown_reading
 from fastcam.runs.table import RunTable
 
 
@@ -40,7 +41,7 @@ class RunPictures:
     def __init__(self, table: RunTable, images: Path | None = None) -> None:
         if images is not None and not images.is_dir():
             raise FileNotFoundError(f"no folder of pictures at {images}")
-        self._root = images
+        self._root, self._reading = images, shown_reading(table.info)
         self._places = {} if images is not None or table.superseded else listed_places(table)
         if images is None and not self._places:
             raise ValueError(f"nothing tells where the pictures of {table.path} are: name their folder by `images`")
@@ -52,5 +53,5 @@ class RunPictures:
         file = self._places.get(id) if self._root is None else self._root / id
         if file is None:
             raise ValueError("nothing tells where its picture is")
-        decoded = read(file if isinstance(file, Path) else read_part(file.path, file.offset, file.size))
-        return decoded.pixels
+        source = file if isinstance(file, Path) else read_part(file.path, file.offset, file.size)
+        return read(source, reading=self._reading).pixels

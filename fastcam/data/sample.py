@@ -1,11 +1,11 @@
 """What every data set gives: samples by index."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastcam.pictures import Pixels
+from fastcam.pictures import Pixels, Reading
 
 
 class Sample(NamedTuple):
@@ -13,7 +13,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image: uint8 [H, W, 3] RGB array, or a PIL image of any mode that `fastcam.pictures.as_rgb` takes, as it stands:
-            its EXIF orientation is not looked at. None where only the truth was asked for.
+            its EXIF orientation is not looked at. For networks of other channels, or with a stated scaling, also arrays
+            [H, W] and [H, W, C] of any real numbers. None where only the truth was asked for.
         label: class index; where a data set has several a picture, the one that its layout has for the strongest, or
             None where nothing tells which that is.
         boxes: float32 [B, 4], true boxes, xyxy, as the data set's own files give them (WSOL metadata and ILSVRC: the
@@ -77,6 +78,11 @@ class Collection(Dataset, Protocol):
             All else that is known.
         """
         ...
+
+
+def read_for(data: Any, reading: Reading) -> Any:
+    """A data set whose files are read as a network takes them; others, which give objects, stay as they are."""
+    return data.read_as(reading) if not reading.plain and hasattr(data, "read_as") else data
 
 
 def classes_of(data: Collection) -> list[tuple[int, ...] | None] | None:

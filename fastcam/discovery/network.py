@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam._check import listed
-from fastcam.data import Collection
+from fastcam.data import Collection, read_for
 from fastcam.methods import CAM, observe
 from fastcam.methods.forward import Forward
 from fastcam.methods.running import check_rows
@@ -25,8 +25,8 @@ class Ready(NamedTuple, Generic[T]):
 
     Attributes:
         place: where it stands in the data set.
-        image: as the data set has it.
-        frame: uint8 [size, size, 3], RGB.
+        image: as the data set has it; where the network takes other than RGB of 8 bits, as it takes it.
+        frame: [size, size, C], see `fastcam.pictures.Preprocess.frame`.
         geometry: from the frame to the picture.
         known: what else was asked for.
     """
@@ -66,20 +66,23 @@ class Network:
 
         What is wrong with one, a DecodeError or ValueError, stands in its place.
         """
+        reading = self.preprocess.reading
+        pictures = read_for(data, reading)
 
         def prepare(index: int) -> Ready[T] | Failed:
             try:
-                sample = data[index]
-                frame, geometry = self.preprocess.frame(sample.image)
-                assert sample.image is not None
-                return Ready(index, sample.image, frame, geometry, also(index, geometry))
+                image = pictures[index].image
+                image = image if reading.plain else self.preprocess.taken(image)
+                frame, geometry = self.preprocess.frame(image)
+                assert image is not None
+                return Ready(index, image, frame, geometry, also(index, geometry))
             except (DecodeError, ValueError) as error:
                 return Failed(data.ids[index], str(error))
 
         return stream(batched(indices, size), prepare, prefetch=1)
 
     def images(self, ready: Sequence[Ready[Any]]) -> Tensor:
-        """Input of the network, [N, 3, size, size]."""
+        """Input of the network, [N, C, size, size]."""
         frames = torch.from_numpy(np.stack([picture.frame for picture in ready]))
         return self.preprocess.normalize(frames.to(self.like.device)).to(self.like.dtype)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastcam.evaluation.average_precision import average_precision
     from fastcam.evaluation.compare import compare
     from fastcam.evaluation.epochs import localizer
-    from fastcam.evaluation.evaluate import evaluate
+    from fastcam.evaluation.evaluate import EvaluationSummary, evaluate
     from fastcam.evaluation.evaluator import Evaluator
     from fastcam.evaluation.overlap import (
         BestBox,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastcam.evaluation.result import Result
     from fastcam.evaluation.segmentation import SegmentationEvaluator, SegmentationResult
     from fastcam.evaluation.settings import METRICS
+    from fastcam.evaluation.table import Comparison
     from fastcam.evaluation.tally import Scores
 
 # Imported when they are first used: the command line reads the options of `settings` without waiting for torch.
@@ -37,6 +38,8 @@ _HOMES = {
     "PROTOCOLS": "protocols",
     "BestBox": "overlap",
     "BestThreshold": "overlap",
+    "Comparison": "table",
+    "EvaluationSummary": "evaluate",
     "Evaluator": "evaluator",
     "Protocol": "protocols",
     "Result": "result",
@@ -59,6 +62,8 @@ __all__ = [
     "PROTOCOLS",
     "BestBox",
     "BestThreshold",
+    "Comparison",
+    "EvaluationSummary",
     "Evaluator",
     "Protocol",
     "Result",

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastcam import methods
 from fastcam._check import listed
-from fastcam.data import Dataset, Sample
+from fastcam.data import Dataset, Sample, read_for
 from fastcam.evaluation.evaluator import Evaluator
 from fastcam.evaluation.pseudo import PseudoBoxed
 from fastcam.evaluation.settings import MapSettings
@@ -88,15 +88,15 @@ class Localizer:
         guessed = Evaluator(metrics=["MaxBoxAcc"], bootstrap=0)
         cam = method_of(model, given.protocol, MapSettings(self._method))
         preprocess, device = Preprocess.of(config), next(model.parameters()).device
-        side = preprocess.size, preprocess.size
+        side, pictures = (preprocess.size, preprocess.size), read_for(data, preprocess.reading)
 
         def read(index: int) -> tuple[Sample, Sample | None, np.ndarray]:
-            sample = data[index]
+            sample = pictures[index]
             truth = sample._replace(image=None, id=sample.id or str(index))
             guess = None
             if pseudo is not None and truth.label is not None:
                 guess = pseudo.truth(index)._replace(id=truth.id, label=truth.label)
-            return truth, guess, given.protocol.frame(sample.image, side)
+            return truth, guess, given.protocol.frame(preprocess.taken(sample.image), side)
 
         boxed = False
         with quiet_methods():

@@ -15,7 +15,7 @@ from fastcam.drawing import Cell
 from fastcam.evaluation.protocols import Protocol, columns
 from fastcam.evaluation.sources import Loaded, SegmentMaps, Source
 from fastcam.export.labels import labels_at
-from fastcam.pictures import DecodeError
+from fastcam.pictures import DecodeError, as_rgb
 from fastcam.pictures.frame import resized
 from fastcam.pictures.stream import batched
 
@@ -118,7 +118,7 @@ def _case(
         words.append(data.class_names[label].split(",")[0] if label < len(data.class_names) else f"class {label}")
     height, width = protocol.size
     try:
-        picture = protocol.frame(data[place].image)
+        picture = protocol.frame(as_rgb(data[place].image))
     except (DecodeError, OSError):  # maps can be measured where the pictures themselves are not
         picture = np.full((height, width, 3), 128, np.uint8)
     shown, boxes = map.float().numpy() if source.graded else None, boxes_at(protocol, map, threshold)
@@ -193,7 +193,7 @@ def _picture_of(source: Source[Any, Any], place: int, shape: tuple[int, ...]) ->
     """The picture in its frame, uint8 [H, W, 3], grey if it cannot be read."""
     height, width = shape
     try:
-        return resized(source.data[place].image, (width, height))
+        return resized(as_rgb(source.data[place].image), (width, height))
     except (DecodeError, OSError, ValueError, TypeError):  # maps can be measured where the pictures are not
         return np.full((height, width, 3), 128, np.uint8)
 

@@ -122,7 +122,8 @@ class Protocol(NamedTuple):
         """Show a picture as it is measured: whole and squashed, or the centre of that.
 
         Args:
-            image: upright, PIL or RGB of uint8 [H, W, 3]; None, which a sample without its picture has, is refused.
+            image: upright, PIL or RGB of uint8 [H, W, 3], or `Samples`, which keep channels and dtype; None, which a
+                sample without its picture has, is refused.
             size: (height, width) to give the frame, in pixels; by default that of the maps.
 
         Returns:

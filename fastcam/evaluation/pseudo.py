@@ -14,16 +14,16 @@ pictures.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from fastcam import data as datasets
-from fastcam.data import Collection, Pictures, Sample
+from fastcam.data import Collection, Pictures, Sample, read_for
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.sources.boxes import BoxTable
 from fastcam.evaluation.sources.source import Places
-from fastcam.pictures import Header
+from fastcam.pictures import Header, Reading
 from fastcam.pictures.frame import size_of
 from fastcam.runs.table import open_parquet
 
@@ -67,6 +67,12 @@ class PseudoBoxed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
+
+    def read_as(self, reading: Reading) -> Self:
+        """The same with the pictures read as a network takes them."""
+        found = object.__new__(type(self))
+        vars(found).update(vars(self), _data=read_for(self._data, reading))
+        return found
 
     def __getitem__(self, index: int) -> Sample:
         boxes, size = self._box(index)

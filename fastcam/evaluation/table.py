@@ -16,6 +16,7 @@ from fastcam.evaluation.gallery import boxes_at
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.sources import Loaded
+from fastcam.pictures import as_rgb
 
 _FIGURES = ("Top-1 Cls", "Top-1 Loc", "GT-known Loc", "MaxBoxAcc", "MaxBoxAccV2", "PxAP")
 _DRAWN = {"Top-1 Loc": "tab:red", "GT-known Loc": "tab:blue", "MaxBoxAccV2": "tab:green", "PxAP": "tab:purple"}
@@ -214,7 +215,7 @@ def draw_maps(
     rows: list[list[Cell]] = []
     for one, maps in pictures:
         protocol, (boxes, size) = comparison.protocol, (one.truth.boxes, one.truth.size)
-        picture = protocol.frame(data[one.place].image)
+        picture = protocol.frame(as_rgb(data[one.place].image))
         truth = () if boxes is None or size is None else protocol.frame_boxes(boxes, size)
         cells = [Cell(drawing.draw_boxes(picture, truth, drawing.TRUTH), "" if rows else "picture")]
         for entry, map in zip(comparison.entries, maps, strict=True):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,18 @@ from fastcam.methods.scales import ScaledRun
 from fastcam.methods.scores import Outputs, check_names, probabilities, recognise
 from fastcam.models import ModelConfig
 from fastcam.models.outputs import as_asked
-from fastcam.pictures import DecodeError, Geometry, Pixels, Preprocess, as_rgb, find_pictures, quiet_pillow, read
+from fastcam.pictures import (
+    DecodeError,
+    Geometry,
+    Pixels,
+    Preprocess,
+    Reading,
+    Samples,
+    as_rgb,
+    find_pictures,
+    quiet_pillow,
+    read,
+)
 from fastcam.pictures.stream import batched, stream
 
 _LONGER_SIDE = 512  # of a picture in a figure, in pixels
@@ -150,7 +162,8 @@ def explain(
         quiet_methods(),
         tqdm(total=len(sheets), unit="picture", disable=None if progress else True) as bar,
     ):
-        for ((sheet, pixels),) in stream(batched(sheets, 1), _read, prefetch=1):
+        read_one = partial(_read, reading=network.preprocess.reading)
+        for ((sheet, pixels),) in stream(batched(sheets, 1), read_one, prefetch=1):
             bar.update()
             try:
                 if isinstance(pixels, DecodeError):
@@ -190,9 +203,9 @@ def _files(sheets: Sequence[_Sheet], out: str | os.PathLike[str], settings: Expl
             yield from drawing.result_paths(out, sheet.number)
 
 
-def _read(sheet: _Sheet) -> tuple[_Sheet, Pixels | DecodeError]:
+def _read(sheet: _Sheet, reading: Reading) -> tuple[_Sheet, Pixels | DecodeError]:
     try:
-        return sheet, read(sheet.path).pixels
+        return sheet, read(sheet.path, reading=reading).pixels
     except DecodeError as error:
         return sheet, error
 
@@ -245,7 +258,7 @@ class _Explained(NamedTuple):
     """One picture, and what the network says about it."""
 
     picture: np.ndarray  # uint8 [h, w, 3]
-    frame: np.ndarray  # uint8 [H, W, 3], what the network sees
+    frame: np.ndarray  # uint8 [H, W, 3], what the network sees, as people see it
     geometry: Geometry
     classes: list[str]  # name and probability of each
     found: list[tuple[_View, str, np.ndarray]]  # view, title of its layers, [k, H, W] or [k, 3, H, W] over the frame
@@ -297,6 +310,8 @@ class _Explainer:
             sizes = {layer: "×".join(map(str, grid)) for cam in view.maps for layer, grid in cam.grids.items()}
             layers = "\n".join(f"{layer} {sizes.get(layer, '')}".strip() for layer in view.layers)
             values = result.float().cpu().numpy()
+            if not view.is_map and values.ndim == 4 and values.shape[1] != 3:  # shown as such pictures are
+                values = values[:, :3] if values.shape[1] > 3 else np.repeat(values[:, :1], 3, 1)
             if not view.is_map and values.ndim == 3:  # saliency: a few high values would leave the rest black
                 top = np.quantile(values, 0.99, axis=(1, 2), keepdims=True)
                 values = np.clip(values / np.where(top > 0, top, 1), 0, 1)
@@ -310,6 +325,7 @@ class _Explainer:
         texts = [f"{self._name(c)}\n{chances[c]:.1%}" for c in ([] if classes is None else classes[0].tolist())]
         small = as_rgb(image).copy()
         small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
+        frame = frame if self.preprocess.reading.plain else np.array(Samples(frame).shown)
         return _Explained(np.array(small), frame, geometry, texts, found, every)
 
     def _run(

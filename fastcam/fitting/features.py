@@ -22,8 +22,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from fastcam._check import Scale, scale_of
 from fastcam._files import replacing
-from fastcam.data import Dataset, Pictures, Sample
+from fastcam.data import Dataset, Pictures, Sample, read_for
 from fastcam.fitting.trunk import Trunk
 from fastcam.models import ModelConfig
 from fastcam.models.digest import digest as digest_of
@@ -104,9 +105,9 @@ def pooled_features(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}")
-    pictures = _Source(samples)
     preprocess = Preprocess.of(config, model)
-    trunk = Trunk(model, preprocess.size, layer)
+    pictures = _Source(read_for(samples, preprocess.reading))
+    trunk = Trunk(model, preprocess.size, layer, preprocess.channels)
     origin = Origin(digest_of(model), trunk.layer, trunk.pool, **preprocess.facts())
     kept = _Kept(None if file is None else Path(file), origin, trunk.channels, overwrite)
     place = next(model.parameters(), torch.empty(0))
@@ -190,10 +191,12 @@ class Origin:
     pool: Pool | None
     size: int
     resize: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resize_size: int | None = None
     interpolation: str = "bilinear"
+    channels: int = 3
+    scale: Scale = None
 
 
 class _Row(NamedTuple):
@@ -383,6 +386,7 @@ def _origin(told: Any) -> Origin:
     if (form := fields.pop("format")) != _FORMAT:
         raise ValueError(f"it has format {form}, this version reads {_FORMAT}")
     fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
+    fields["scale"] = scale_of(fields.get("scale"))
     origin = Origin(**fields)
     if origin.pool not in _POOLS:
         raise ValueError(f"its pool is {origin.pool!r}")

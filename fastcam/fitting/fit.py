@@ -15,7 +15,7 @@ from fastcam import data as datasets, models
 from fastcam._check import listed
 from fastcam._files import replacing
 from fastcam._options import accepts
-from fastcam.data import Collection, Pictures, Sample
+from fastcam.data import Collection, Pictures, Sample, read_for
 from fastcam.data.loading import FORMATS
 from fastcam.fitting.concepts import chosen, mentioned, mined
 from fastcam.fitting.features import Features, pooled_features
@@ -23,7 +23,7 @@ from fastcam.fitting.heads import Accuracy, Fitted, check_classes, cross_validat
 from fastcam.fitting.settings import FitSettings
 from fastcam.fitting.trunk import Trunk
 from fastcam.models import ModelConfig
-from fastcam.pictures import Preprocess, find_pictures
+from fastcam.pictures import Preprocess, Reading, find_pictures
 
 
 class FitResult(NamedTuple):
@@ -132,7 +132,8 @@ def fit(
     if settings.features_only:
         found = featured(task.data)
         return FitResult(None, file, found, None, config, None, None, None, tuple(bad), ignored)
-    trunk = Trunk(model, Preprocess.of(config, model).size)
+    preprocess = Preprocess.of(config, model)
+    trunk = Trunk(model, preprocess.size, channels=preprocess.channels)
     assert trunk.linear is not None  # as no layer was named
     _check_arch(model, config, trunk.linear, len(task.classes))
     features = featured(task.data)
@@ -304,6 +305,9 @@ class _Part:
         classes = getattr(data, "classes", None)
         self.classes = None if classes is None else [classes[place] for place in places]
 
+    def read_as(self, reading: Reading) -> "_Part":
+        return _Part(read_for(self._data, reading), self._places)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -337,7 +341,8 @@ def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
 def _check_arch(model: nn.Module, config: ModelConfig, linear: str, classes: int) -> None:
     """Refuse a network that cannot be read back from a checkpoint, before the work is done."""
     own = {name: tuple(value.shape) for name, value in models.unwrap(model).state_dict().items()}
-    built = models.build(config.arch, classes, config.output_stride).state_dict()
+    channels = Preprocess.of(config, model).channels
+    built = models.build(config.arch, classes, config.output_stride, channels).state_dict()
     head = {f"{linear}.weight", f"{linear}.bias"}
     if {name: shape for name, shape in own.items() if name not in head} != {
         name: tuple(value.shape) for name, value in built.items() if name not in head

@@ -18,6 +18,7 @@ class Trunk:
         model: the network, on its device.
         size: side of its input in pixels.
         layer: dotted name of the layer whose output, or the pooling of it, is wanted; None is the last one with maps.
+        channels: of its input.
 
     Attributes:
         layer: its name.
@@ -31,12 +32,12 @@ class Trunk:
             layer; or it gives neither maps nor vectors.
     """
 
-    def __init__(self, model: nn.Module, size: int, layer: str | None = None) -> None:
+    def __init__(self, model: nn.Module, size: int, layer: str | None = None, channels: int = 3) -> None:
         self._model = unwrap(model)
         self._like = next(model.parameters(), torch.empty(0))
         self.layer = layer or default_target_layer(model)
         (self._module,) = resolve_layers(model, self.layer)
-        noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
         images = noise.to(self._like.device, self._like.dtype)
         self.pool: Pool | None = None
         self.linear: str | None = None

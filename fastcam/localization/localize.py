@@ -80,7 +80,7 @@ def localize(
         model: network from [N, 3, size, size] to logits [N, C], or to what `output` finds scores in. It runs
             on the device and in the dtype of its parameters, in evaluation mode, and stays as it was.
         source: a picture file or folder, any iterable of them (a set is sorted), a `fastcam.data.Pictures`, or any data
-            set: what gives `Sample`s by iteration or by index. Folders are searched with all folders below; see
+            set: what gives each `Sample` by iteration or by index. Folders are searched with all folders below; see
             `fastcam.pictures.find_pictures` for the image_id. In a data set it is the sample's id, or else its index;
             it must be a relative path without "..", and come but once.
         out: folder for the results; it may be one of the source's, since what runs and exports write is no input. A

@@ -44,7 +44,7 @@ class Prepared:
     Attributes:
         index: its place among all inputs.
         key: its id.
-        frame: uint8 [size, size, 3], RGB; or a JPEG that the network's GPU is to decode.
+        frame: [size, size, C], see `fastcam.pictures.Preprocess.frame`; or a JPEG that the network's GPU is to decode.
         geometry: from the frame to the picture.
         orientation: as it was stored, see `fastcam.pictures.Decoded`.
         decoder: who decoded it.
@@ -132,7 +132,9 @@ class Inference:
         try:
             with self._precision():
                 options = self.settings.options
-                self.cam.freeze(self.like.new_empty(size, 3, side, side), options.scales, options.flip)
+                self.cam.freeze(
+                    self.like.new_empty(size, self.preprocess.channels, side, side), options.scales, options.flip
+                )
         except FreezeError as error:
             self.how = f"as it is written: it was not frozen, since {error}"
         else:
@@ -181,7 +183,7 @@ class Inference:
     def _sound(self) -> bool:
         """Whether the network works on a black picture; then a failure is the batch's, not the set-up's."""
         side = self.preprocess.size
-        black = Prepared(0, "", np.zeros((side, side, 3), np.uint8), Geometry((side, side), (side, side)), targets=(0,))
+        black = Prepared(0, "", self.preprocess.blank(1)[0], Geometry((side, side), (side, side)), targets=(0,))
         try:
             self._localize([black], self.smallest_batch)
         except (RuntimeError, ValueError):
@@ -221,8 +223,7 @@ class Inference:
         return replace(picture, frame=frame, geometry=geometry, decoder=found.decoder)
 
     def _localize(self, batch: Sequence[Prepared | Row], size: int) -> list[Row]:
-        options, side, top_k = self.settings.options, self.preprocess.size, self.settings.top_k
-        frames = np.zeros((size, side, side, 3), np.uint8)
+        options, top_k, frames = self.settings.options, self.settings.top_k, self.preprocess.blank(size)
         given = [picture.targets or (0,) if isinstance(picture, Prepared) else (0,) for picture in batch]
         given += [(0,)] * (size - len(batch))
         most = max(map(len, given))
@@ -312,7 +313,7 @@ class Inference:
         return observed(self.cam, images, chosen, top_k, self.settings.options.scales, self.settings.options.flip)
 
     def _refined(self, run: "Pass", pixels: Tensor) -> "Pass":
-        """The same with its full-size maps refined by the frames, uint8 [N, H, W, 3], and brought to [0, 1] again."""
+        """The same with its full-size maps refined by the frames, [N, H, W, C], and brought to [0, 1] again."""
         ops, size = self.cam.ops, pixels.shape[1:3]
         maps = ops.refine(run.maps(), pixels.permute(0, 3, 1, 2))
         return run._replace(

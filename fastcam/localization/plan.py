@@ -60,7 +60,7 @@ class LocalizationSummary(NamedTuple):
     network: str | None = None
 
     def warned(self) -> Self:
-        """Itself, once who called its caller has been warned of the cautions by `fastcam.methods.MapWarning`s."""
+        """Itself, once who called its caller has been warned of the cautions, each a `fastcam.methods.MapWarning`."""
         tell(self.cautions, stacklevel=4)  # between the two is what takes the options one by one
         return self
 

@@ -22,6 +22,7 @@ from fastcam.models.digest import digest
 from fastcam.pictures import Preprocess, choose_decoder, gpu
 
 _MANY = 64  # pictures: of fewer all take hardly longer than freezing
+_MOST_REFINED = 4  # channels that `ops.refine` takes
 _FEW, _TURNS = 8, 3  # pictures of a measured pass, and passes, of which the fastest counts
 
 
@@ -92,6 +93,8 @@ class RunSettings:
             tuple(values["std"]),
             values.get("resize_size"),
             values.get("interpolation", "bilinear"),
+            values.get("channels", 3),
+            values.get("scale"),
         )
         own["options"] = LocalizeSettings(**known)
         own["target_layers"] = tuple(values["target_layers"])
@@ -125,7 +128,14 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
     preprocess = Preprocess.of(config, model)
     like = next(model.parameters(), torch.empty(0))
     if options.scales or options.flip:
-        _try_sizes(cam, like, preprocess.size, options)
+        _try_sizes(cam, like, preprocess, options)
+    if options.decoder == "nvjpeg" and not preprocess.reading.plain:
+        wanted = f"{preprocess.channels} channels" + ("" if preprocess.scale is None else " with a stated scaling")
+        raise ValueError(f'`decoder` "nvjpeg" makes RGB of 8 bits, the network takes {wanted}: choose another')
+    if options.refine is not None and preprocess.channels > _MOST_REFINED:
+        raise ValueError(
+            f"`refine` goes by pictures of at most {_MOST_REFINED} channels, the network takes {preprocess.channels}"
+        )
     if options.decoder == "nvjpeg":
         gpu.check(like.device)
         decoder = "nvjpeg"
@@ -152,9 +162,9 @@ def decide(model: nn.Module, config: ModelConfig | None, options: LocalizeSettin
     )
 
 
-def _try_sizes(cam: methods.Method, like: Tensor, side: int, options: LocalizeSettings) -> None:
+def _try_sizes(cam: methods.Method, like: Tensor, preprocess: Preprocess, options: LocalizeSettings) -> None:
     """Run a black picture at all scales; ValueError if the network does not take one, or its maps are not summed."""
-    black = like.new_zeros(1, 3, side, side)
+    black = like.new_zeros(1, preprocess.channels, preprocess.size, preprocess.size)
     for _ in observe_scales([cam], black, scales=options.scales, flip=options.flip):
         pass
 
@@ -183,7 +193,8 @@ def choose_network(
         return None, f"as it is written: {many} pictures are too few to freeze it"
     cam = make_method(model, settings.options, settings.target_layers)
     like, side = next(model.parameters(), torch.empty(0)), settings.preprocess.size
-    images = torch.randn(max(1, min(_FEW, settings.batch_size) // views), 3, side, side).to(like)
+    shape = settings.preprocess.channels, side, side
+    images = torch.randn(max(1, min(_FEW, settings.batch_size) // views), *shape).to(like)
     images = images.contiguous(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)

@@ -77,8 +77,8 @@ class LocalizeSettings:
     batch_size: int = option(32, "pictures per forward pass", least=1)
     overlays: int = option(
         0,
-        "for this many of the first pictures, write `out`/overlays/*.jpg: picture, map, and map over picture with the "
-        "box of the first class, which of given ones is the sample's label (and its true boxes in green)",
+        "for this many of the first pictures, write ``out/overlays/*.jpg``: picture, map, and map over picture with "
+        "the box of the first class, which of given ones is the sample's label (and its true boxes in green)",
         least=0,
     )
     maps: bool = option(False, "keep the maps, float16 at the target layer's resolution, in the table's column cam")

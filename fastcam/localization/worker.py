@@ -9,14 +9,24 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 from torch import nn
 
 from fastcam.localization.inputs import FileInput, Input
 from fastcam.localization.network import Drawn, Inference, Prepared, failed
 from fastcam.localization.plan import Mark, Plan
 from fastcam.methods.cautions import quiet_methods
-from fastcam.pictures import Decoded, DecodeError, Encoded, as_rgb, decode, quiet_pillow, read, read_encoded, read_part
+from fastcam.pictures import (
+    Decoded,
+    DecodeError,
+    Encoded,
+    Pixels,
+    as_rgb,
+    decode,
+    quiet_pillow,
+    read,
+    read_encoded,
+    read_part,
+)
 from fastcam.pictures.stream import batched, stream
 from fastcam.runs.schema import Row
 
@@ -132,7 +142,7 @@ class Worker:
         settings, preprocess = self.plan.settings, self.inference.preprocess
         orientation = decoder = None
         try:
-            image: Image.Image | np.ndarray | Encoded | None
+            image: Pixels | Encoded | None
             if isinstance(entry, FileInput):
                 found = self._read(entry)
                 image, orientation, decoder = found.pixels, found.orientation, found.decoder
@@ -143,6 +153,8 @@ class Worker:
             if image is None:
                 raise TypeError("a picture must be a PIL image or a uint8 array [H, W, 3], got NoneType")
             frame: np.ndarray | Encoded
+            if not (preprocess.reading.plain or isinstance(image, Encoded)):
+                image = preprocess.taken(image)  # once, for the thumbnail, too
             if isinstance(image, Encoded):  # the network's side goes on with it
                 frame, geometry = image, preprocess.geometry(image.size)
             else:
@@ -164,15 +176,15 @@ class Worker:
 
     def _read(self, entry: FileInput) -> Decoded:
         source = entry.path if entry.part is None else read_part(entry.path, *entry.part)
-        decoder = self.plan.settings.decoder
-        found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder)
+        decoder, reading = self.plan.settings.decoder, self.inference.preprocess.reading
+        found = read_encoded(source) if decoder == "nvjpeg" else read(source, decoder, reading)
         status = os.stat(entry.path)  # afterwards, so that no change goes unseen
         if (status.st_size, status.st_mtime_ns) != entry.state[:2]:
             raise DecodeError("unreadable", "changed since the plan was made")
         return found
 
 
-def _thumbnail(image: Image.Image | np.ndarray | Encoded) -> np.ndarray | None:
+def _thumbnail(image: Pixels | Encoded) -> np.ndarray | None:
     if isinstance(image, Encoded):
         try:
             image = decode(image.data)

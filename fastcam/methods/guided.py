@@ -94,7 +94,7 @@ class Attribution:
 class Saliency(Attribution):
     """Backprop saliency: the largest gradient of each pixel over its colours.
 
-    max over channels of |∂S_c/∂x|, [N, H, W].
+    max over channels of ``|∂S_c/∂x|``, [N, H, W].
 
     Source: Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks: Visualising Image Classification
     Models and Saliency Maps, ICLR workshop 2014, section 3.1.
@@ -112,8 +112,8 @@ class Saliency(Attribution):
 class SaliencyMap(Method):
     """Backprop saliency as a map to find boxes in: the baseline that CAM is measured against.
 
-    max over channels of |∂S_c/∂x|, smoothed by a Gaussian with σ = 0.02·max(H, W); then min-max, and the box around the
-    largest component above 20 % of the range, as for every map. Saliency alone is single bright pixels, of which no
+    max over channels of ``|∂S_c/∂x|``, smoothed by a Gaussian with σ = 0.02·max(H, W); then min-max, and the box around
+    the largest component above 20 % of the range, as for every map. Saliency alone is single bright pixels, of which no
     component covers an object. It takes one backward pass for each class, through the whole network, all of whose
     activations stay in memory until then: batches may have to be smaller than with other methods.
 

@@ -174,11 +174,11 @@ class ScoreCAM(PerturbationMethod):
 class AblationCAM(PerturbationMethod):
     """Ablation-CAM: channels weighted by how much the score drops without them.
 
-    w_k = (S_c − S_c without A_k)/|S_c|; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. The paper divides
-    by S_c, which would turn the map round where the logit is negative; a score that is next to nothing beside the drops
-    divides nothing. No gradients: one forward pass for each channel, packed over pictures. After a global pooling and
-    one linear layer the drop is W[c, k] times the pooled channel, and a single forward pass is enough. Channels that
-    are zero are left out. Where no drop exceeds rounding, the map is zero instead of noise.
+    ``w_k = (S_c − S_c without A_k)/|S_c|``; Σ_k w_k·A_k, then ReLU. "Without" sets the channel to zero. The paper
+    divides by S_c, which would turn the map round where the logit is negative; a score that is next to nothing beside
+    the drops divides nothing. No gradients: one forward pass for each channel, packed over pictures. After a global
+    pooling and one linear layer the drop is W[c, k] times the pooled channel, and a single forward pass is enough.
+    Channels that are zero are left out. Where no drop exceeds rounding, the map is zero instead of noise.
 
     Source: Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
     Localization, WACV 2020, equations 2 and 3.

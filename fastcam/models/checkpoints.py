@@ -17,9 +17,18 @@ from typing import Any, BinaryIO, Literal, Unpack
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, listed
+from fastcam._check import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Scale,
+    check_channels,
+    check_normalization,
+    for_channels,
+    listed,
+    scale_of,
+)
 from fastcam._files import replacing
 from fastcam.models.clip import (
     PROMPTS,
@@ -43,7 +52,16 @@ from fastcam.models.hub import (
 )
 from fastcam.models.networks import build, split_arch, to_gap
 from fastcam.models.outputs import output_of, unwrap, with_output
-from fastcam.models.preprocessing import HALF, Interpolation, Published, check_resizing, published, wants_half
+from fastcam.models.preprocessing import (
+    HALF,
+    Interpolation,
+    Published,
+    channels_of,
+    check_resizing,
+    first_convolution,
+    published,
+    wants_half,
+)
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
 
 Scores = Literal["softmax", "sigmoid"]
@@ -64,8 +82,8 @@ class ModelConfig:
         class_names: empty, or one name for each class.
         size: side of the square input in pixels.
         resize: "squash" resizes to size x size, "crop" the shorter side and cuts out the centre.
-        mean: subtracted from each of R, G, B in [0, 1]; ImageNet's by default, whatever the network: `load_network`
-            takes what published weights want.
+        mean: subtracted from each of R, G, B in [0, 1], or of other channels; one number serves all. ImageNet's by
+            default, whatever the network: `load_network` takes what published weights want.
         std: divides each of R, G, B after the subtraction.
         threshold: fraction of the map's range, in [0, 1], above which a box is drawn; None if none was chosen.
         scores: how logits become scores, as the network was trained: "softmax" for one class a picture, "sigmoid" for
@@ -75,6 +93,10 @@ class ModelConfig:
             no word.
         resize_size: with "crop", what the shorter side is resized to in pixels; None is round(size·256/224).
         interpolation: by which pictures are resized.
+        channels: of the network's input: 1 for grey pictures, 3 for colours, others for channels as they are stored,
+            see `fastcam.pictures.Reading`. None is 3, or what the first convolution of a given network takes.
+        scale: how samples of more than 8 bits become 0..1: "dtype", "minmax", the value that becomes 1, or those that
+            become 0 and 1, see there; None takes of 16 bits what 8 keep.
         prompts: of a network that compares pictures with texts, in which texts its classes' names stood, with {} for
             the name; empty for others.
 
@@ -90,13 +112,15 @@ class ModelConfig:
     class_names: tuple[str, ...] = ()
     size: int = 224
     resize: Literal["squash", "crop"] = "squash"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     threshold: float | None = None
     scores: Scores | None = None
     output: str | int | None = None
     resize_size: int | None = None
     interpolation: Interpolation = "bilinear"
+    channels: int | None = None
+    scale: Scale = None
     prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +146,11 @@ class ModelConfig:
         if self.prompts:
             check_prompts(self.prompts)
         check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
-        check_normalization(self.mean, self.std)
+        check_channels(self.channels)
+        object.__setattr__(self, "scale", scale_of(self.scale))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, for_channels(name, getattr(self, name), self.channels or 3))
+        check_normalization(self.mean, self.std, self.channels or 3)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"`class_names` must have one name for each of the {self.num_classes} classes, "
@@ -177,7 +205,7 @@ class ConfigFields(Published, total=False):
 _LATER = {
     field.name: field.default
     for field in dataclasses.fields(ModelConfig)
-    if field.name in ("scores", "output", "resize_size", "interpolation", "prompts")
+    if field.name in ("scores", "output", "resize_size", "interpolation", "prompts", "channels", "scale")
 }
 
 
@@ -263,11 +291,13 @@ def load_network(
         raise ValueError("a file of weights must be given (--weights); only hf:PATH has them in its folder")
     path = _file(path)
     if config is not None:
-        for name, value in (("arch", arch), ("num_classes", given.get("num_classes"))):
-            if value not in (None, getattr(config, name)):
-                raise ValueError(f"the checkpoint {path} has {name} {getattr(config, name)}, got {value}")
-        for name in ("prompts", "class_names"):
-            if (texts := given.get(name)) and (config.prompts or name == "prompts") and texts != getattr(config, name):
+        own = {"arch": config.arch, "num_classes": config.num_classes, "channels": config.channels or 3}
+        for name, value in ({"arch": arch} | given).items():
+            if name in own and value not in (None, own[name]):
+                raise ValueError(f"the checkpoint {path} has {name} {own[name]}, got {value}")
+        for name, wanted in (("prompts", given.get("prompts")), ("class_names", given.get("class_names"))):
+            texts = tuple(wanted or ())
+            if texts and (config.prompts or name == "prompts") and texts != getattr(config, name):
                 raise ValueError(
                     f"the checkpoint {path} has the embeddings of its own texts, {name} {getattr(config, name)}, got "
                     f"{texts}: for others give the network that it was made of (--arch, --weights)"
@@ -278,11 +308,15 @@ def load_network(
     if arch is None:
         raise ValueError(f"{path} is no checkpoint of fastcam, so --arch must name its network (`arch`)")
     config = ModelConfig(arch, **{"num_classes": 1000} | _as_given(preprocessing_of(path, arch, counted), counted))
-    model, state = build(arch, config.num_classes, config.output_stride), _read_state(path)
+    built = arch, config.num_classes, config.output_stride
+    model, state = build(*built, config.channels or 3), _read_state(path)
+    if config.channels is None and (channels := _channels_in(state, model)) not in (None, 3):
+        config = dataclasses.replace(config, channels=channels)
+        model = build(*built, channels or 3)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)
         return with_output(model.eval(), config.output), config
-    model, found = start_from(path, arch, config.num_classes, config.output_stride)
+    model, found = start_from(path, *built, config.channels or 3)
     if lacking := [name for name, _ in model.named_parameters() if name not in found]:
         raise ValueError(
             f"{path} has weights of {split_arch(arch)[0]}, and none for what {arch} has besides: {listed(lacking)}; "
@@ -320,6 +354,8 @@ def _load_folder(folder: Path, arch: str, given: ConfigFields) -> tuple[nn.Modul
             f"{folder} has weights for {fields['num_classes']} classes, got {given['num_classes']}: fastcam train and "
             "fastcam fit make a network for others of it"
         )
+    if given.get("channels") not in (None, fields.get("channels", 3)):
+        raise ValueError(f"{folder} has weights for {fields.get('channels', 3)} channels, got {given['channels']}")
     config = ModelConfig(arch, **_as_given(fields, given))
     return with_output(load_hf(folder), config.output), config
 
@@ -343,8 +379,9 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
         given: names of fields that shall be others in any case.
 
     Returns:
-        Fields of `ModelConfig`: "mean" and "std" of a checkpoint; for plain weights `preprocessing.published`, with a
-        warning if its mean and std are not ImageNet's, or its resizing is not the default, and they are not given.
+        Fields of `ModelConfig`: "mean", "std", "channels" and "scale" of a checkpoint; for plain weights
+        `preprocessing.published`, with a warning if its mean and std are not ImageNet's, or its resizing is not the
+        default, and they are not given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -352,7 +389,7 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
     """
     config = read_config(path)
     if config is not None:
-        return {"mean": config.mean, "std": config.std}
+        return {"mean": config.mean, "std": config.std, "channels": config.channels, "scale": config.scale}
     fields = published(arch)
     if folder_of(arch) is not None:
         return fields
@@ -405,11 +442,13 @@ def load_tensors(source: Path | BinaryIO) -> Any:
 
 
 def start_from(
-    path: str | os.PathLike[str], arch: str, num_classes: int, output_stride: int | None = None
+    path: str | os.PathLike[str], arch: str, num_classes: int, output_stride: int | None = None, channels: int = 3
 ) -> tuple[nn.Module, frozenset[str]]:
     """Build a network and give it the weights of a file as far as they go.
 
-    A classifier for another number of classes, and the layers that `to_gap` adds, keep their random start.
+    A classifier for another number of classes, and the layers that `to_gap` adds, keep their random start. A first
+    convolution for other channels is made one for the network's: for one channel the sum of its weights over all, for
+    more these repeated, and scaled so that the sum stays, as timm does it.
 
     Args:
         path: as in `load_weights`: a checkpoint of fastcam or plain weights for ImageNet's 1,000 classes (for those of
@@ -418,6 +457,7 @@ def start_from(
         arch: the network, as in `build`.
         num_classes: number of logits.
         output_stride: as in `build`.
+        channels: as in `build`.
 
     Returns:
         The network in training mode, on the CPU, and the names of those of its parameters that the file gave.
@@ -428,21 +468,22 @@ def start_from(
     """
     folder, arch = folder_of(arch), canonical(arch)
     if folder is not None and Path(path) == folder:
-        model = build(arch, num_classes, output_stride)
+        model = build(arch, num_classes, output_stride, channels)
         return model, _taken_over(model, load_hf(folder))
     path = _file(path)
     saved, (base, pool, extra) = read_config(path), split_arch(arch)
     if saved is not None and saved.arch not in (arch, base):
         raise ValueError(f"{path} is a checkpoint of {saved.arch}, not of {arch}")
-    model, state = build(arch, num_classes, output_stride), _read_state(path)
+    model, state = build(arch, num_classes, output_stride, channels), _read_state(path)
+    own = _channels_in(state, model) or 3
     # Built with the classes that the weights are for; what depends on their number keeps its random start.
     classes = published(base).get("num_classes", 1000) if saved is None else saved.num_classes
-    source = build(arch, classes)
+    source = build(arch, classes, channels=own)
     if pool is None or _fits(source, state):
         _load_start(source, state)
         given = frozenset(name for name, _ in source.named_parameters())
     else:
-        whole = build(base, classes)
+        whole = build(base, classes, channels=own)
         _load_start(whole, state)
         source = to_gap(whole, pool, extra=extra)
         # What `to_gap` keeps comes first and in the same order.
@@ -455,10 +496,36 @@ def start_from(
 def _taken_over(model: nn.Module, source: nn.Module) -> frozenset[str]:
     """Give a network what fits of another one's weights; the names of what did."""
     own = model.state_dict()
-    fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
+    state = source.state_dict()
+    if (first := first_convolution(source)) is not None and (name := f"{first[0]}.weight") in own:
+        state[name] = _with_channels(state[name], own[name].shape[1])
+    fitting = {key: value for key, value in state.items() if value.shape == own[key].shape}
     own.update(fitting)  # in place, since it knows the versions of its names
     model.load_state_dict(own)
     return frozenset(fitting)
+
+
+def _with_channels(weight: Tensor, channels: int) -> Tensor:
+    """Weights [K, C, h, w] of a first convolution for another number of channels."""
+    count = weight.shape[1]
+    if count == channels:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, [place % count for place in range(channels)]] * (count / channels)
+
+
+def _channels_in(state: SavedWeights, model: nn.Module) -> int | None:
+    """How many channels the first convolution takes that a file has weights of; None if it is not found there."""
+    if (first := first_convolution(model)) is None:
+        return None
+    name, convolution = first
+    outside = (convolution.out_channels, *convolution.kernel_size)
+    for key, value in state.tensors.items():
+        found = f".{plain(key)}".endswith(f".{name}.weight") and value.dim() == 4
+        if found and (value.shape[0], *value.shape[2:]) == outside and convolution.groups == 1:
+            return value.shape[1]
+    return None
 
 
 def _fits(model: nn.Module, state: SavedWeights) -> bool:
@@ -501,7 +568,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
         path: the file to write.
         model: a network that `build(config.arch, config.num_classes, config.output_stride)` gives, or `clip` of an
             image tower of open_clip's or Hugging Face's, bare or wrapped (DataParallel, `torch.compile`); the file has
-            the names of the bare one.
+            the names of the bare one. For other channels than three it is that with those of its first convolution.
         config: how to build and use it; goes as JSON to the metadata key "fastcam". Where the network turns ImageNet's
             mean and std into 0.5 itself (`transform_input`), which `build`'s do not, these go there instead.
 
@@ -520,6 +587,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, config: Mode
                 f"and {config.std}; set transform_input=False if these are its own"
             )
         config = dataclasses.replace(config, mean=HALF, std=HALF)
+    if config.channels is None and (channels := channels_of(model, config.size)) not in (None, 3):
+        config = dataclasses.replace(config, channels=channels)
     if config.output is None and output is not None:
         fields: dict[str, Any] = {"output": output}  # a function is refused there
         config = dataclasses.replace(config, **fields)
@@ -557,7 +626,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfi
     elif (text := metadata.get(_HF_KEY)) is not None:
         model = build_hf_like(text, config.num_classes, count_numbers(path))
     else:
-        model = build(config.arch, config.num_classes, config.output_stride)
+        model = build(config.arch, config.num_classes, config.output_stride, config.channels or 3)
     load_state(model, _read_state(path))
     return with_output(model.eval(), config.output), config
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam._check import suggest
+from fastcam._check import listed, suggest
 from fastcam.models import hub
 from fastcam.models.outputs import caller, unwrap
 from fastcam.models.states import SavedWeights, plain
@@ -32,6 +32,8 @@ _OPEN_CLIP = "open_clip:"
 _FOLDER = "open_clip_config.json"  # of a folder that open_clip calls a local dir
 _WEIGHTS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_TOKENIZING = {"clean", "strip_sep_token", "language"}  # options of tokenizers that the package's configurations have
+_BUFFERS = 2**24  # numbers that a network may have beside its weights, such as masks of attention
 
 
 class ClipNet(nn.Module):
@@ -71,9 +73,18 @@ class ClipNet(nn.Module):
             Logits [N, C].
 
         Raises:
-            ValueError: the tower gives no embeddings as long as those of the texts.
+            ValueError: the tower gives no embeddings as long as those of the texts, or takes no pictures of this size.
         """
-        embeddings = _embeddings(caller(self.tower)(images))
+        try:
+            embeddings = _embeddings(caller(self.tower)(images))
+        except RuntimeError as error:
+            side = getattr(self.tower, "image_size", None)
+            if side is None or tuple(images.shape[-2:]) == (side if isinstance(side, tuple) else (side, side)):
+                raise
+            raise ValueError(
+                f"the image tower {type(self.tower).__name__} is for pictures of {side} pixels, got "
+                f"{list(images.shape[-2:])}: {error}"
+            ) from None
         if embeddings is None or embeddings.dim() != 2 or embeddings.shape[1] != self.text_features.shape[1]:
             got = "nothing that is one" if embeddings is None else str(list(embeddings.shape))
             raise ValueError(
@@ -332,12 +343,13 @@ def _described(arch: str) -> _Described:
         if not isinstance(preprocess, dict):
             raise ValueError(f"{folder / _FOLDER}: preprocess_cfg must be an object, got {type(preprocess).__name__}")
         return _Described(name, model, preprocess, folder)
+    if "/" in name:
+        raise FileNotFoundError(f"there is no {Path(name) / _FOLDER}: open_clip:FOLDER has it, with weights beside")
     base, _, tag = name.partition(".")
     known = open_clip.list_models()
     if base not in known:
-        hint = suggest(base, known) or f", nor is there a folder {name} with {_FOLDER}"
-        raise ValueError(f"unknown open_clip architecture {base!r}{hint}")
-    tags = {one: open_clip.get_pretrained_cfg(base, one) for one in open_clip.list_pretrained_tags_by_model(base)}
+        raise ValueError(f"unknown open_clip architecture {base!r}{suggest(base, known)}")
+    tags = {one: open_clip.get_pretrained_cfg(base, one) for one in _tags(base)}
     if tag and tag not in tags:
         raise ValueError(f"open_clip has no weights {tag!r} of {base!r}{suggest(tag, list(tags))}")
     model = open_clip.get_model_config(base)
@@ -351,20 +363,26 @@ def open_clip_fields(arch: str) -> "Published":
     """What the weights of a network of open_clip's want of pictures."""
     found = _described(arch)
     open_clip = _open_clip(arch)
-    fields = _of_preprocess(found)
+    fields, gelu = _of_preprocess(found), bool(found.model.get("quick_gelu", False))
     if found.folder is None and "." not in arch.removeprefix(_OPEN_CLIP):
-        tags = open_clip.list_pretrained_tags_by_model(found.name)
+        tags = {tag: open_clip.get_pretrained_cfg(found.name, tag) for tag in _tags(found.name)}
         other = [
             tag
-            for tag in tags
-            if _of_preprocess(found._replace(preprocess=open_clip.get_pretrained_cfg(found.name, tag))) != fields
+            for tag, about in tags.items()
+            if _of_preprocess(found._replace(preprocess=about)) != fields or bool(about.get("quick_gelu")) != gelu
         ]
         if other:
             hub.note(
-                f"those of open_clip's {found.name} want pictures prepared differently: say which by a tag, such as "
-                f"{arch}.{other[0]}; without they are taken for {tags[0]}"
+                f"without a tag those of {arch} get pictures as {next(iter(tags))} wants them, and "
+                f"{'QuickGELU' if gelu else 'GELU'}, but {listed(other)} want it otherwise; if they are one of these, "
+                f"say which: {arch}.{other[0]}"
             )
     return fields
+
+
+def _tags(name: str) -> list[str]:
+    """Names of the weights that open_clip knows of a network."""
+    return _open_clip(name).list_pretrained_tags_by_model(name)
 
 
 def _of_preprocess(found: _Described) -> "Published":
@@ -446,10 +464,14 @@ def _tokenizer(found: _Described, beside: Path) -> Any:
     open_clip = _open_clip(found.name)
     text = found.model["text_cfg"]
     length = {"context_length": text.get("context_length", 77)}
-    options = dict(text.get("tokenizer_kwargs") or {})
-    name = text.get("hf_tokenizer_name")
+    options, name = text.get("tokenizer_kwargs") or {}, text.get("hf_tokenizer_name")
+    if odd := sorted({*options} - _TOKENIZING):  # others read files, or download
+        raise ValueError(f"the tokenizer of open_clip's {found.name} has options that are not known: {odd}")
     if not name:
-        return open_clip.SimpleTokenizer(**length, **options)
+        try:
+            return open_clip.SimpleTokenizer(**length, **options)
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"the tokenizer of open_clip's {found.name}: {hub.first(error)}") from None
     folder = found.folder or beside
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
@@ -489,9 +511,10 @@ def _within(build: Callable[[], nn.Module], parts: Sequence[Mapping[str, Any]], 
                 raise ValueError(f"the weights of {name} have {numbers} numbers, its configuration {count!r} layers")
     try:
         with torch.device("meta"), _quiet():
-            wanted = sum(parameter.numel() for parameter in build().parameters())
-        if wanted > numbers:
-            raise ValueError(f"the weights have {numbers} numbers, the network {wanted}")
+            network = build()
+        wanted = sum(parameter.numel() for parameter in network.parameters())
+        if wanted > numbers or sum(buffer.numel() for buffer in network.buffers()) > numbers + _BUFFERS:
+            raise ValueError(f"the weights have {numbers} numbers, the network {wanted} and buffers")
         with _quiet():
             return build()
     except Exception as error:  # a configuration may be anyone's

@@ -36,7 +36,7 @@ def folder_of(arch: str | None) -> Path | None:
 # ---- timm ------------------------------------------------------------------------------------------------------------
 
 
-def build_timm(name: str, num_classes: int) -> nn.Module:
+def build_timm(name: str, num_classes: int, channels: int = 3) -> nn.Module:
     """Build a network of timm with random weights."""
     timm = timm_library(f"the network {name!r}")
     base, dot, tag = name.partition(".")
@@ -44,7 +44,8 @@ def build_timm(name: str, num_classes: int) -> nn.Module:
         raise ValueError(f"unknown timm architecture {base!r}{suggest(base, timm.list_models())}")
     if dot and name not in (tags := timm.list_models(f"{base}.*", pretrained=True)):
         raise ValueError(f"timm has no weights {tag!r} of {base!r}{suggest(name, tags)}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+    options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
 
 
 def timm_library(what: str) -> Any:
@@ -96,7 +97,7 @@ def fields_of_timm(config: Mapping[str, Any]) -> "Published":
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
-def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
+def build_hf(folder: Path, num_classes: int | None = None, channels: int = 3) -> nn.Module:
     """Build the network of a folder's config.json with random weights; `num_classes` None is its own number.
 
     Raises:
@@ -104,7 +105,12 @@ def build_hf(folder: Path, num_classes: int | None = None) -> nn.Module:
         ValueError: it is of no network that classifies pictures and that transformers has.
         ImportError: transformers is not installed.
     """
-    return _built(_config(folder, num_classes))
+    config = _config(folder, num_classes)
+    if channels != getattr(config, "num_channels", 3):
+        if not hasattr(config, "num_channels"):
+            raise ValueError(f"{folder}: a network of {config.model_type} has no option for {channels} channels")
+        config.num_channels = channels
+    return _built(config)
 
 
 def build_hf_like(text: str, num_classes: int, numbers: int) -> nn.Module:
@@ -207,6 +213,8 @@ def hf_fields(folder: Path) -> "Published":
         fields["num_classes"] = config["num_labels"]
     else:
         fields["num_classes"] = 2  # transformers' own default
+    if isinstance(config.get("num_channels"), int) and config["num_channels"] != 3:
+        fields["channels"] = config["num_channels"]
     processor = _processor(folder)
     return fields | (_usual(config) if processor is None else _of_processor(processor))
 
@@ -245,7 +253,7 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
     for name, key in (("mean", "image_mean"), ("std", "image_std")):
         values = config.get(key)
         values = [values] * 3 if isinstance(values, int | float) else values
-        if config.get("do_normalize", True) and isinstance(values, list) and len(values) == 3:
+        if config.get("do_normalize", True) and isinstance(values, list) and values:
             fields[name] = tuple(map(float, values))  # type: ignore[literal-required]
     if not config.get("do_normalize", True):
         fields["mean"], fields["std"] = (0.0,) * 3, (1.0,) * 3

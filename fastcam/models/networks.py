@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import VGG, AlexNet, DenseNet, GoogLeNet, MNASNet, MobileNetV2
 
-from fastcam._check import one_of, suggest
+from fastcam._check import check_channels, one_of, suggest
 from fastcam.models.heads import Pool, ThresholdedAvgPool2d
 from fastcam.models.hub import build_hf, build_timm, canonical, folder_of
 from fastcam.models.outputs import unwrap
@@ -19,7 +20,7 @@ from fastcam.models.outputs import unwrap
 _VARIANT = re.compile(r"(?P<arch>\w+?)(?P<star>\*?)-(?P<pool>gap|gmp|tap)")
 
 
-def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) -> nn.Module:
+def build(arch: str, num_classes: int = 1000, output_stride: int | None = None, channels: int = 3) -> nn.Module:
     """Build a classification network with random weights.
 
     Networks with auxiliary classifiers (GoogLeNet, Inception v3) are built without them, so that every network
@@ -35,12 +36,14 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
         output_stride: input pixels per position of the last stage's map, 8, 16 or 32, for ResNets (ResNeXt and
             Wide ResNet included). Below 32 the last stages keep their resolution: stride 1, no dilation, same
             weights. None leaves the network as it is (32).
+        channels: of its input: the first convolution of a network of torchvision's is made for so many, of timm's and
+            Hugging Face's their own option.
 
     Returns:
         The network in training mode, on the CPU.
 
     Raises:
-        ValueError: unknown name (similar names are listed), or an output stride that the network cannot have.
+        ValueError: unknown name (similar names are listed), or an output stride or channels that it cannot have.
         FileNotFoundError: hf:PATH, and no config.json is there.
         ImportError: a name of timm's or Hugging Face's, and timm or transformers is not installed.
     """
@@ -51,13 +54,15 @@ def build(arch: str, num_classes: int = 1000, output_stride: int | None = None) 
             f"{arch} compares pictures with texts: `load_network` makes a classifier of given texts of it, or `clip`"
         )
     if arch.startswith("timm/"):
-        model = build_timm(arch.removeprefix("timm/"), num_classes)
+        model = build_timm(arch.removeprefix("timm/"), num_classes, channels)
     elif (folder := folder_of(arch)) is not None:
-        model = build_hf(folder, num_classes).train()
+        model = build_hf(folder, num_classes, channels).train()
     elif arch == "nin":
         model = nin(num_classes)
+        _set_channels(model, channels)
     else:
         model = _torchvision(base, num_classes)
+        _set_channels(model, channels)
         if extra and not isinstance(model, AlexNet):
             raise ValueError(f'the star is for "alexnet*-{pool}", got {arch!r}')
         if pool:
@@ -90,6 +95,22 @@ def _torchvision(arch: str, num_classes: int) -> nn.Module:
         raise ValueError(f"unknown architecture {arch!r}{suggest(arch, known)}")
     options = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options)
+
+
+def _set_channels(model: nn.Module, channels: int) -> None:
+    """Make the first convolution one for another number of channels, with random weights of the same gain."""
+    check_channels(channels)
+    name, old = next((name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d))
+    if channels == old.in_channels:
+        return
+    shape = old.kernel_size, old.stride, old.padding, old.dilation
+    new = nn.Conv2d(channels, old.out_channels, *shape, bias=old.bias is not None)  # type: ignore[arg-type]
+    with torch.no_grad():
+        new.weight.normal_(std=float(old.weight.std()) * (old.in_channels / channels) ** 0.5)
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, new)
 
 
 def _set_output_stride(model: nn.Module, output_stride: int) -> None:

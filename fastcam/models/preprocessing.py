@@ -1,17 +1,19 @@
 """How pictures become a network's input, as published weights want it."""
 
 from numbers import Integral
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3
 from torchvision.models.efficientnet import FusedMBConv
 
+from fastcam._check import Scale
 from fastcam.models.clip import open_clip_fields
 from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, timm_fields
 from fastcam.models.networks import split_arch
-from fastcam.models.outputs import unwrap
+from fastcam.models.outputs import run, unwrap
 
 # Mean and std that torchvision's GoogLeNet and Inception v3 turn ImageNet's into where they have `transform_input`.
 HALF = (0.5, 0.5, 0.5)
@@ -38,8 +40,10 @@ def check_resizing(size: int, resize: str, resize_size: int | None, interpolatio
 class Published(TypedDict, total=False):
     """Those fields of a `ModelConfig` that published weights decide."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int | None
+    scale: Scale
     size: int
     resize: Resize
     resize_size: int | None
@@ -80,6 +84,53 @@ def published(arch: str) -> Published:
         return {"mean": HALF, "std": HALF}
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """The first convolution that a network has, by name, in the order of its modules; None if it has none."""
+    return next(((name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d)), None)
+
+
+class _Met(Exception):
+    """A convolution was reached."""
+
+
+def channels_of(model: nn.Module, size: int = 224) -> int | None:
+    """How many channels a network's input has: as many as the first convolution takes.
+
+    That is the first that runs. Nothing runs where the first that is written takes three, as nearly always; else the
+    network is given a black picture of three channels, up to there: what it turns to another number itself (by its
+    luminance, say) stays a picture of three.
+
+    Args:
+        model: the network, bare or wrapped.
+        size: side of its input in pixels.
+
+    Returns:
+        The number; None if there is no convolution.
+    """
+    model = unwrap(model)
+    if (first := first_convolution(model)) is None or first[1].in_channels == 3:
+        return None if first is None else 3
+    like = next(model.parameters())
+    met: list[int] = []
+
+    def meet(module: nn.Module, given: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        fits = bool(given) and isinstance(given[0], Tensor) and given[0].shape[-3:-2] == (module.in_channels,)
+        met.append(3 if fits else module.in_channels)
+        raise _Met
+
+    hooks = [one.register_forward_pre_hook(meet) for one in model.modules() if isinstance(one, nn.Conv2d)]
+    try:
+        with torch.no_grad():
+            run(model, like.new_zeros(1, 3, size, size))
+    except Exception:  # what a network raises that refuses three channels before its first convolution
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return met[0] if met else first[1].in_channels
 
 
 def own_preprocessing(model: nn.Module) -> Published:

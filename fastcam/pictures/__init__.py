@@ -1,8 +1,9 @@
-"""Pictures in: files found, read as upright RGB, made network input, and boxes led back to the original's pixels.
+"""Pictures in: files found, read upright, made network input, and boxes led back to the original's pixels.
 
 finding     picture files in folders
 containers  a file's bytes, and whether they can be a whole picture
-decoding    bytes to pixels; `silence` keeps decoders from the terminal, `gpu` has nvJPEG
+decoding    bytes to pixels; `silence` keeps decoders from the terminal, `gpu` has nvJPEG, `tiff` its odd kinds
+samples     channels and scaling, where a network takes other than RGB of 8 bits
 frame       pixels to the network's frame, and boxes and maps back
 stream      reading ahead of the network, in threads
 """
@@ -29,6 +30,7 @@ from fastcam.pictures.decoding import (
 )
 from fastcam.pictures.finding import SUFFIXES, find_pictures
 from fastcam.pictures.frame import Geometry, Preprocess, as_rgb
+from fastcam.pictures.samples import PLAIN, Reading, Samples
 
 __all__ = [
     "DECODERS",
@@ -36,6 +38,7 @@ __all__ = [
     "FORMATS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "PLAIN",
     "SUFFIXES",
     "DecodeError",
     "Decoded",
@@ -44,6 +47,8 @@ __all__ = [
     "Header",
     "Pixels",
     "Preprocess",
+    "Reading",
+    "Samples",
     "as_rgb",
     "choose_decoder",
     "decode",

@@ -6,6 +6,7 @@ checksum, OpenCV reads JPEGs whose scan breaks off at a wrong marker.
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -15,26 +16,31 @@ from typing import BinaryIO
 
 import numpy as np
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # as Pillow calls them
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; also where Pillow itself refuses
 MAX_BYTES = 2**30  # of one file
 MAX_SCANS = 1000  # of a JPEG; encoders write about ten
 
 ERRORS = {
     "unreadable": "the file cannot be opened or read, or is none (a folder, a pipe)",
-    "unsupported": f"not one of {', '.join(FORMATS)} by its first bytes, or of a colour model without a rule",
+    "unsupported": f"not one of {', '.join(FORMATS)} by its first bytes, of a colour model without a rule, or of other "
+    "channels or a range of samples that the network does not take",
     "too_large": f"more than {MAX_PIXELS} pixels by its header, {MAX_BYTES} bytes, or {MAX_SCANS} scans of a JPEG",
     "damaged": "empty, cut off, a wrong checksum, or data that its decoder refuses",
 }
 
 _SOS, _EOI = 0xDA, 0xD9  # JPEG markers: start of scan, end of image
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BLANKS = (b" ", b"\t", b"\r", b"\n", b"#")  # what follows the first word of a portable pixmap
 _MAGIC = [
     (b"\xff\xd8\xff", "JPEG"),
     (_PNG[:4], "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
     (b"BM", "BMP"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\0\x0cjP  ", "JPEG2000"),
+    *((b"P%c" % kind, "PPM") for kind in b"123456f"),
     *((start, "TIFF") for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 ]
 
@@ -104,8 +110,10 @@ def sniff(data: bytes) -> str:
         raise DecodeError("damaged", "the file is empty")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
     for start, name in _MAGIC:
-        if data.startswith(start):
+        if data.startswith(start) and (name != "PPM" or data[2:3] in _BLANKS):
             return name
     raise DecodeError("unsupported", f"not one of {', '.join(FORMATS)}")
 
@@ -153,6 +161,21 @@ def check_png(data: bytes) -> int:
             raise DecodeError("damaged", f"wrong checksum of the chunk {kind.decode('ascii', 'backslashreplace')}")
         at = end + 4
     return data[24]
+
+
+def pixmap_maximum(data: bytes) -> int:
+    """The value that is white in a portable grey- or pixmap, by its header; 0 for other kinds of them."""
+    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        return 0
+    # Each blank or comment by itself: of several ways to take a run of blanks a failure would try all.
+    words = re.match(rb"P\d" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s", data[:4096])
+    return 0 if words is None or len(words[3]) > 5 else int(words[3])
+
+
+def jpeg2000_bits(data: bytes) -> int:
+    """Bits of a JPEG 2000's first channel, by the header of its codestream; 0 if there is none."""
+    begin = data.find(b"\xff\x4f\xff\x51")
+    return 0 if begin < 0 or len(data) < begin + 43 else (data[begin + 42] & 0x7F) + 1
 
 
 def png_may_turn(file: BinaryIO) -> bool:

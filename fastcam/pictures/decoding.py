@@ -8,15 +8,18 @@ asked for (`fastcam.pictures.gpu`). Whatever OpenCV does not take falls back to 
 that gave its pixels. Samples of 16 bits are OpenCV's too: Pillow clips or cuts them to 8 bits. Orientation and
 colour are treated alike after every decoder; JPEGs are always decoded in full size, since a scaled decoding has other
 pixels. What is transparent is shown on white, as viewers show it; the colours below it mean nothing.
+
+A `Reading` of other channels or with a stated scaling gets the samples as they are stored, from OpenCV where they have
+more than 8 bits, and makes of them what the network takes (`fastcam.pictures.samples`).
 """
 
 import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import BinaryIO, Generic, NamedTuple, TypeVar
+from typing import BinaryIO, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,10 +27,13 @@ from PIL import (  # the plugins register themselves; importing them here keeps 
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
+    Jpeg2KImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
+    features,
 )
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile as _Tiff
@@ -40,17 +46,25 @@ from fastcam.pictures.containers import (
     check_size,
     check_webp,
     content,
+    jpeg2000_bits,
     jpeg_is_regular,
     opened,
+    pixmap_maximum,
     png_may_turn,
     sniff,
 )
+from fastcam.pictures.samples import PLAIN, Reading, Samples, Stored, full_range, narrow, stored as samples_of
 from fastcam.pictures.silence import silenced
+from fastcam.pictures.tiff import GREY, RGB, Tags, read_samples, read_tags
 
-Pixels = Image.Image | np.ndarray  # a PIL picture, or uint8 [H, W, 3], RGB
+with suppress(ImportError):  # since Pillow 11.3
+    from PIL import AvifImagePlugin  # noqa: F401
+
+Pixels = Image.Image | np.ndarray | Samples  # a PIL picture, uint8 [H, W, 3], RGB, or what a network takes of others
 DECODERS = ("opencv", "pillow")  # for regular JPEGs; the first is the faster
 
 _ORIENTATION, _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _TIFF_SIZE = 0x0112, 0x0102, 0x0152, (0x0100, 0x0101)
+_PLANES = 0x011C
 _PREMULTIPLIED, _STRAIGHT = (1,), (2,)  # what a TIFF's extra sample is if it is alpha; others may be infrared
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,6 +77,7 @@ _UPRIGHT = {
 }
 _EIGHT_BIT = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"))
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+_ASKED_FOR = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # what not every Pillow has, and its name there
 _MAX_ENCODED = 2**24  # bytes of a JPEG that waits for a GPU: three batches of them lie in memory
 
 
@@ -117,9 +132,9 @@ class Decoded(NamedTuple, Generic[P_co]):
 
     Attributes:
         pixels: upright RGB, as its decoder gives it: a PIL picture, or uint8 [H, W, 3] of OpenCV; of `read_encoded`
-            also the JPEG itself.
+            also the JPEG itself; with a `Reading` that is not plain its `Samples`.
         orientation: how the file says it is stored, 1 to 8 as EXIF numbers them (1 is upright).
-        decoder: who gave the pixels, one of `DECODERS`; None if nobody has yet.
+        decoder: who gave the pixels, one of `DECODERS` or "tifffile"; None if nobody has yet.
     """
 
     pixels: P_co
@@ -131,17 +146,22 @@ class Decoded(NamedTuple, Generic[P_co]):
         """The picture as a PIL picture."""
         if isinstance(self.pixels, Encoded):
             raise TypeError("a GPU has yet to decode this picture")
+        if isinstance(self.pixels, Samples):
+            return self.pixels.shown
         return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
 
 
-def read(source: str | os.PathLike[str] | bytes, decoder: str | None = None) -> Decoded[Pixels]:
+def read(
+    source: str | os.PathLike[str] | bytes, decoder: str | None = None, reading: Reading = PLAIN
+) -> Decoded[Pixels]:
     """Decode a picture, a file or its content, as `load_image` does; for use in threads inside `quiet_pillow`.
 
-    `decoder` is what `choose_decoder` returned, so that a run has one answer; by default it is asked.
+    `decoder` is what `choose_decoder` returned, so that a run has one answer; by default it is asked. `reading` is what
+    a network takes; of any but the plain one the pixels are its `Samples`.
     """
-    data = content(source)
+    data, decoder = content(source), decoder or choose_decoder()
     with _refusing():
-        return _decode(data, decoder or choose_decoder())
+        return _decode(data, decoder) if reading.plain else _read_as(data, decoder, reading)
 
 
 def read_encoded(source: str | os.PathLike[str] | bytes) -> Decoded[Pixels | Encoded]:
@@ -220,7 +240,13 @@ def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 def read_header(source: str | os.PathLike[str] | bytes) -> Header:
     """A picture's size and orientation, without decoding it; DecodeError if its header cannot be read."""
     with opened(source) as file, _refusing():
-        image = _open(file)
+        try:
+            image = _open(file)
+        except DecodeError as error:
+            if (tags := _tags_of(source, error)) is None:
+                raise
+            orientation = tags.orientation if tags.orientation in _UPRIGHT else 1
+            return Header(tags.size[::-1] if orientation >= 5 else tags.size, orientation)
         width, height = [image.tag_v2[tag] for tag in _TIFF_SIZE] if isinstance(image, _Tiff) else image.size
         plain = image.format == "PNG" and "exif" not in image.info and not png_may_turn(file)
         orientation = 1 if plain else _orientation(image)  # Pillow would decode a PNG to look behind its pixels
@@ -230,11 +256,12 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a picture as upright RGB.
 
-    JPEG, PNG, WebP, GIF, BMP and TIFF, known by their first bytes, of several frames the first. The EXIF orientation is
-    applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits divided by 257 and rounded, and
-    what is transparent is laid on white, as viewers show it. A file that is cut off or has a wrong checksum is refused,
-    bytes after the picture's end are not looked at. JPEG has no checksum: where bytes are missing or changed within its
-    scans and its end is there, its decoders do not notice, and pixels from there on may be wrong.
+    JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, PGM, AVIF and JPEG 2000, known by their first bytes, of several frames the
+    first. The EXIF orientation is applied (values outside 1–8 mean 1); grey, palette and CMYK are converted, 16 bits
+    divided by 257 and rounded, and what is transparent is laid on white, as viewers show it. A file that is cut off or
+    has a wrong checksum is refused, bytes after the picture's end are not looked at. JPEG has no checksum: where bytes
+    are missing or changed within its scans and its end is there, its decoders do not notice, and pixels from there on
+    may be wrong.
 
     Args:
         path: the file.
@@ -314,6 +341,8 @@ def _open(file: BinaryIO) -> Image.Image:
     """Read a header, and hold it to the limit of pixels."""
     head = file.read(30)
     kind = sniff(head)
+    if kind in _ASKED_FOR and not features.check(_ASKED_FOR[kind]):
+        raise DecodeError("unsupported", f"the installed Pillow was built without {kind}")
     check_canvas(head)
     file.seek(0)
     try:
@@ -331,7 +360,13 @@ def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded[Pix
         deep = (bits := check_png(data)) == 16
     elif kind == "WEBP":
         check_webp(data)
-    image = _open(io.BytesIO(data))
+    try:
+        image = _open(io.BytesIO(data))
+    except DecodeError as error:
+        if (tags := _tags_of(data, error)) is None:
+            raise
+        what = f"TIFF of {tags.samples} samples of {tags.bits} bits a pixel"
+        raise DecodeError("unsupported", f"{what}: state how a network takes them (`channels`, `scale`)") from None
     if isinstance(image, _Tiff):
         deep = set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == {16}
     if bits < 8 and image.mode == "L" and "transparency" in image.info:  # Pillow scales the samples only
@@ -344,6 +379,8 @@ def _decode(data: bytes, decoder: str, look: _Look | None = None) -> Decoded[Pix
             check_scans(data)
         pixels = _opencv(data)
     elif deep and image.mode in ("LA", "RGB", "RGBA"):
+        if isinstance(image, _Tiff) and image.tag_v2.get(_PLANES, 1) != 1:  # which OpenCV mixes up
+            raise DecodeError("unsupported", "TIFF of 16 bits in separate planes without a stated scaling (`scale`)")
         pixels = _deep(data, look, _STRAIGHT if kind == "PNG" else _extra(image), image.info.get("transparency"))
     turned = orientation in _UPRIGHT and kind != "TIFF"  # which either decoder turns itself
     if pixels is not None and sorted(pixels.shape[:2]) == sorted(image.size):
@@ -376,15 +413,15 @@ def _rgb(image: Image.Image, look: _Look) -> Image.Image:
     """RGB of a picture that is loaded; the picture itself stays as it is."""
     # A picture that was made of another one keeps the transparent colour of that, though its pixels may be others.
     key = image.info.get("transparency") if image.format else None
-    # Older versions of Pillow read 16-bit PNGs as 32-bit integers.
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    # Older versions of Pillow read 16-bit PNGs as 32-bit integers; of portable greymaps all do, scaled to 65535.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if deep or (image.mode in ("1", "L") and key is not None):
         samples = np.asarray(image.convert("L") if image.mode == "1" else image)
         grey = look.narrow(samples) if deep else samples.copy()
         grey[samples == (255 * bool(key) if image.mode == "1" else key)] = look.backdrop
         return Image.fromarray(grey).convert("RGB")
     if image.mode not in _EIGHT_BIT:
-        hint = ", which has no fixed range: scale it to 8 bits" if image.mode in ("I", "F") else ""
+        hint = ", which has no fixed range: state one (`scale`)" if image.mode in ("I", "F") else ""
         raise DecodeError("unsupported", f"colour mode {image.mode}{hint}")
     if image.mode in ("1", "L", "RGB"):
         clear = key is not None
@@ -443,9 +480,138 @@ def _deep(
     return shown
 
 
-def _scaled(samples: np.ndarray) -> np.ndarray:
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _read_as(data: bytes, decoder: str, reading: Reading) -> Decoded[Samples]:
+    """Read a picture for a network that does not take plain RGB of 8 bits."""
+    found = None if reading.visible and reading.scale is None else _stored(data)
+    if found is None and reading.visible:
+        seen = _decode(data, decoder)
+        found = Stored(np.asarray(seen.pixels), (0, 255), 3), seen.orientation, seen.decoder
+    stored, orientation, who = found or _bands(data)
+    return Decoded(reading.of(stored), orientation, who)
 
 
-_PICTURE = _Look(255, _scaled)
+_Found = tuple[Stored, int, str | None]  # upright, with the orientation that it had, and who gave it
+
+
+def _stored(data: bytes) -> _Found | None:
+    """Samples that 8 bits cannot hold, or that Pillow has no mode for, as a file has them; None where it has others."""
+    kind = sniff(data)
+    if kind == "TIFF":
+        tags = read_tags(data)
+        return _stored_tiff(data, tags) if tags.odd else None
+    if kind not in ("PNG", "PPM", "JPEG2000") or (kind == "PNG" and check_png(data) < 16):
+        return None
+    image = _open(io.BytesIO(data))
+    orientation, key = _orientation(image), image.info.get("transparency")
+    most = 65535 if kind == "PNG" else pixmap_maximum(data) if kind == "PPM" else 2 ** jpeg2000_bits(data) - 1
+    if kind == "PPM" and image.mode == "F":
+        return samples_of(image), orientation, "pillow"
+    if (kind == "PPM" and most in (0, 255)) or (kind == "JPEG2000" and image.mode != "I;16"):
+        return None
+    image.load()  # for its checks
+    if kind == "PPM" and most < 255:  # which Pillow stretches to 255
+        values, who = np.rint(np.asarray(image) * (most / 255)).astype(np.uint8), "pillow"
+        values = values[..., None] if values.ndim == 2 else values
+    elif kind == "PPM" or len(image.getbands()) > 1:
+        values, who = _unchanged(data), "opencv"
+        values = values[..., [0, 3]] if values.shape[2] == 4 and image.mode == "LA" else values
+    else:
+        values, who = np.asarray(image)[..., None], "pillow"
+        if kind == "JPEG2000":  # which Pillow shifts to 16 bits
+            values = values >> max(0, 16 - jpeg2000_bits(data))
+        values = values.astype(np.uint16)
+    colours = 3 if values.shape[2] >= 3 else 1
+    if key is not None and values.shape[2] == colours:
+        opaque = np.uint16(most) * (values != np.array(key)).any(2, keepdims=True)
+        values = np.concatenate([values, opaque.astype(np.uint16)], 2)
+    alpha: Literal["straight"] | None = "straight" if values.shape[2] > colours else None
+    return Stored(_turned(values, orientation), (0, most), colours, alpha), orientation, who
+
+
+def _stored_tiff(data: bytes, tags: Tags) -> _Found:
+    orientation = tags.orientation if tags.orientation in _UPRIGHT else 1
+    if tags.photometric not in (GREY, RGB):
+        raise DecodeError("unsupported", f"TIFF of {tags.bits} bits in which zero is white")
+    if tags.dtype is None:
+        image = _open(io.BytesIO(data))
+        if image.mode != "I;16":
+            raise DecodeError("unsupported", f"TIFF of {tags.bits} bits and mode {image.mode}")
+        image.load()
+        return Stored(np.asarray(image)[..., None], (0, 2**tags.bits - 1), 1), orientation, "pillow"
+    who, values = "opencv", None
+    if tags.samples == 1 or (tags.photometric == RGB and tags.samples <= 4 and tags.together):
+        with suppress(DecodeError):
+            values = _unchanged(data)  # upright
+            if values.dtype != tags.dtype or values.shape[2] != tags.samples:
+                values = None
+    if values is None:
+        who, values = "tifffile", _turned(read_samples(data, tags), orientation)
+    colours = 3 if tags.photometric == RGB else 1
+    kinds: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
+    alpha = kinds.get(tags.extra[0]) if tags.extra and tags.samples > colours else None
+    known = colours == 3 or tags.samples == 1 or (tags.samples == 2 and alpha is not None)
+    return Stored(values, full_range(tags.dtype), colours if known else 0, alpha if known else None), orientation, who
+
+
+def _bands(data: bytes) -> _Found:
+    """The channels of 8 bits that a file has, opacity among them."""
+    kind = sniff(data)
+    if kind == "PNG":
+        check_png(data)
+    elif kind == "WEBP":
+        check_webp(data)
+    elif kind == "JPEG":
+        check_scans(data)
+    image = _open(io.BytesIO(data))
+    orientation = _orientation(image)
+    image.load()
+    values = bands_of(image)
+    return Stored(values if kind == "TIFF" else _turned(values, orientation), (0, 255), 0), orientation, "pillow"
+
+
+def bands_of(image: Image.Image) -> np.ndarray:
+    """The channels of a PIL picture of 8 bits, opacity among them: uint8 [H, W, C]; what has palettes is resolved."""
+    if image.mode not in _EIGHT_BIT:
+        raise DecodeError("unsupported", f"colour mode {image.mode}")
+    clear = image.has_transparency_data and image.mode != "RGBX"
+    if image.mode in ("1", "L", "LA", "La"):
+        mode = "LA" if clear else "L"
+    else:
+        mode = "RGBX" if image.mode == "RGBX" else "RGBA" if clear else "RGB"
+    values = np.asarray(image if image.mode == mode else image.convert(mode))
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn [H, W, C] upright."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return values[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def _unchanged(data: bytes) -> np.ndarray:
+    """Decode by OpenCV as it is stored, [H, W, C], RGB; a TIFF comes upright."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DecodeError("damaged", str(error)) from None
+    if pixels is None:
+        raise DecodeError("damaged", "its decoder, OpenCV, refuses it")
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return pixels if pixels.shape[2] < 3 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _tags_of(source: str | os.PathLike[str] | bytes, error: DecodeError) -> Tags | None:
+    """The tags of a TIFF whose header Pillow does not know, if it is one that others read."""
+    if error.code != "damaged" or sniff(data := content(source)) != "TIFF":
+        return None
+    try:
+        tags = read_tags(data)
+    except Exception:  # whatever Pillow's parser runs into
+        return None
+    return tags if tags.odd else None
+
+
+_PICTURE = _Look(255, narrow)
 _MASK = _Look(0, lambda samples: np.minimum(samples, 255).astype(np.uint8))

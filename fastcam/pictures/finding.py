@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fastcam.runs.folder import EXPORT_MARK, OVERLAYS, is_overlay, is_own
 
-_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl")  # pictures too: an error names them, silence would lose them
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_READ = (*_COMMON, ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx")
+_NOT_READ = (".heic", ".heif", ".jxl")  # pictures too: an error names them, silence would lose them
 SUFFIXES = frozenset((*_READ, *_NOT_READ))  # what counts as a picture in a folder
 # Folders and files of systems and their tools, beside those whose names begin with a dot.
 _OF_SYSTEMS = frozenset(

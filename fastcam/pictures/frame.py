@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastcam import ops
+from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, Scale, for_channels
 from fastcam.models import ModelConfig, check_normalization, own_preprocessing
-from fastcam.models.preprocessing import Interpolation, Published, check_resizing
+from fastcam.models.preprocessing import Interpolation, Published, channels_of, check_resizing
 from fastcam.pictures.containers import MAX_PIXELS, DecodeError
-from fastcam.pictures.decoding import Pixels, to_rgb
+from fastcam.pictures.decoding import Pixels, bands_of, to_rgb
+from fastcam.pictures.samples import Reading, Samples, Stored, stored
 
 _MOST_CONVERTED = 2**23  # pixels of a PIL picture that becomes an array: of more that alone takes as long as resizing
 
@@ -70,34 +72,50 @@ class Preprocess:
         size: side of the square frame in pixels.
         resize: "squash": Resize((size, size)), which ignores the aspect ratio and keeps the whole picture; "crop":
             Resize(resize_size) of the shorter side, then CenterCrop(size).
-        mean: per channel, subtracted from RGB/255.
+        mean: per channel, subtracted from RGB/255; one number serves all.
         std: per channel, divides the difference.
         resize_size: with "crop", at least the size; None is round(size·256/224).
         interpolation: "bilinear", or "bicubic", which takes longer.
+        channels: of the network's input, see `fastcam.pictures.Reading`.
+        scale: how samples become 0..1, see there; then pictures are resized in float32, not in 8 bits.
 
     Raises:
         ValueError: an unknown `resize` or `interpolation`, a `resize_size` that cannot be, a size that is no positive
-            whole number, or mean and std that cannot be those of colours in 0..1, see
-            `fastcam.models.check_normalization`.
+            whole number, a number of channels or a scaling that there is not, or mean and std that cannot be those of
+            colours in 0..1, see `fastcam.models.check_normalization`.
     """
 
     size: int = 224
     resize: str = "squash"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     resize_size: int | None = None
     interpolation: Interpolation = "bilinear"
+    channels: int = 3
+    scale: Scale = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and 0 < self.size <= MAX_PIXELS**0.5):
             most = int(MAX_PIXELS**0.5)
             raise ValueError(f"`size` must be a positive whole number of pixels, at most {most}, got {self.size!r}")
         check_resizing(self.size, self.resize, self.resize_size, self.interpolation)
-        check_normalization(self.mean, self.std)
+        object.__setattr__(self, "scale", self.reading.scale)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, for_channels(name, getattr(self, name), self.channels))
+        check_normalization(self.mean, self.std, self.channels)
+
+    @property
+    def reading(self) -> Reading:
+        """How pictures are read for the network."""
+        return Reading(self.channels, self.scale)
+
+    def blank(self, count: int) -> np.ndarray:
+        """So many black frames: [count, size, size, channels], uint8, or float32 where a scaling is stated."""
+        return np.zeros((count, self.size, self.size, self.channels), np.uint8 if self.scale is None else np.float32)
 
     def facts(self) -> dict[str, Any]:
         """All by name, but not what earlier versions did not know where it is as by default: for digests and files."""
-        later = {"resize_size": None, "interpolation": "bilinear"}
+        later = {"resize_size": None, "interpolation": "bilinear", "channels": 3, "scale": None}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
     @classmethod
@@ -105,18 +123,20 @@ class Preprocess:
         """The preprocessing that a model's configuration asks for.
 
         Where there is none, that of the network: timm's know size, mean and std of their weights (`pretrained_cfg`).
-        For others it is that of ImageNet, at 224 pixels. ValueError if one of them is out of range.
+        For others it is that of ImageNet, at 224 pixels. How many channels there are the network's first convolution
+        tells, where the configuration does not. ValueError if one of them is out of range.
         """
         if config is None:
             usual, own = cls(), Published() if model is None else own_preprocessing(model)
-            return cls(
-                own.get("size", usual.size), usual.resize, own.get("mean", usual.mean), own.get("std", usual.std)
-            )
-        (r, g, b), (sr, sg, sb) = config.mean, config.std
-        return cls(config.size, config.resize, (r, g, b), (sr, sg, sb), config.resize_size, config.interpolation)
+            size, mean, std = own.get("size", usual.size), own.get("mean", usual.mean), own.get("std", usual.std)
+            channels = None if model is None else channels_of(model, size)
+            return cls(size, usual.resize, mean, std, channels=channels or 3)
+        channels = config.channels or (None if model is None else channels_of(model, config.size))
+        shown = config.size, config.resize, config.mean, config.std, config.resize_size, config.interpolation
+        return cls(*shown, channels or 3, config.scale)
 
     def __call__(self, image: Pixels | None) -> tuple[Tensor, Geometry]:
-        """Prepare one picture: float32 [3, size, size], and the geometry that leads boxes back; see `frame`."""
+        """Prepare one picture: float32 [channels, size, size], and the geometry that leads boxes back; see `frame`."""
         frame, geometry = self.frame(image)
         return self.normalize(torch.from_numpy(frame)[None])[0], geometry
 
@@ -124,21 +144,52 @@ class Preprocess:
         """Resize and crop one picture: `__call__` without `normalize`.
 
         Args:
-            image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
+            image: upright, see `taken`.
 
         Returns:
-            uint8 [size, size, 3], RGB, and the geometry that leads boxes back.
+            [size, size, channels], uint8, or float32 in [0, 1] where a scaling is stated, and the geometry that leads
+            boxes back.
 
         Raises:
             TypeError: if the picture is neither PIL nor uint8.
             ValueError: if an array is not [H, W, 3]; `DecodeError` if a very long picture would be resized to more
                 than `MAX_PIXELS` pixels, or a PIL picture has a mode without a rule (I, F, …).
         """
-        image = _checked(image)
+        image = self.taken(image)
         geometry = self.geometry(size_of(image))
         left, top = geometry.offset
         box = left, top, left + self.size, top + self.size
         return resized(image, geometry.resized, box, self.interpolation), geometry
+
+    def taken(self, image: Pixels | None) -> Pixels:
+        """Bring a picture that comes as an object to what the network takes, before it is resized.
+
+        Args:
+            image: upright, PIL or RGB of uint8 [H, W, 3], see `as_rgb`; or of `fastcam.pictures.read` with `reading`.
+                Where that is not plain, PIL of modes I, I;16 and F and arrays [H, W] and [H, W, C] of real numbers
+                will do as well.
+
+        Returns:
+            PIL of mode RGB, or uint8 [H, W, 3]; `Samples` where the reading is not plain.
+
+        Raises:
+            TypeError, ValueError: as `frame`.
+        """
+        reading = self.reading
+        if reading.plain:
+            return _checked(image if not isinstance(image, Samples) else image.shown)
+        if isinstance(image, Samples):
+            if image.values.shape[2] != self.channels or (image.values.dtype == np.uint8) != (self.scale is None):
+                raise ValueError(f"a picture read for {self.channels} channels and scale {self.scale} expected")
+            return image
+        deep = isinstance(image, Image.Image) and (image.mode in ("I", "F") or image.mode.startswith("I;16"))
+        if isinstance(image, Image.Image) and not deep:
+            if reading.visible:
+                return reading.of(Stored(np.asarray(_checked(image)), (0, 255), 3))
+            return reading.of(Stored(bands_of(image), (0, 255), 0))
+        if not isinstance(image, Image.Image | np.ndarray):
+            return _checked_array(image)  # which refuses it
+        return reading.of(stored(image))
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """Where the frame lies in an upright picture of (width, height) pixels.
@@ -158,17 +209,22 @@ class Preprocess:
     def normalize(self, frames: Tensor) -> Tensor:
         """Scale to [0, 1], subtract the mean and divide by the standard deviation.
 
-        uint8 [N, H, W, 3], on any device, becomes float32 [N, 3, H, W], contiguous, on the same device.
+        uint8 [N, H, W, 3], on any device, becomes float32 [N, 3, H, W], contiguous, on the same device. Frames of
+        float32, whose scaling was stated, are in [0, 1].
         """
         mean, std = (frames.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
-        return frames.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
+        images = frames.permute(0, 3, 1, 2)
+        if images.dtype != torch.uint8:
+            return images.clone(memory_format=torch.contiguous_format).sub_(mean).div_(std)
+        return images.contiguous().float().div_(255).sub_(mean).div_(std)
 
 
 def as_rgb(image: Pixels | None) -> Image.Image:
     """Take a picture that comes as an object, wherever one may be given.
 
     Args:
-        image: PIL picture of any mode, as it stands: its EXIF orientation is not looked at. Or uint8 [H, W, 3], RGB.
+        image: PIL picture of any mode, as it stands: its EXIF orientation is not looked at. Or uint8 [H, W, 3], RGB; or
+            `Samples`, which are shown as they were scaled.
 
     Returns:
         PIL picture of mode RGB: what `fastcam.pictures.load_image` makes of the same picture in a file.
@@ -177,13 +233,13 @@ def as_rgb(image: Pixels | None) -> Image.Image:
         TypeError: it is neither PIL nor a uint8 array.
         ValueError: an array is not [H, W, 3]; `DecodeError` for a PIL picture of a mode without a rule (I, F, …).
     """
-    image = _checked(image)
+    image = _checked(image.shown if isinstance(image, Samples) else image)
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def size_of(image: Pixels | None) -> tuple[int, int]:
     """Width and height in pixels of a picture that comes as an object; raises as `as_rgb`."""
-    if isinstance(image, Image.Image):
+    if isinstance(image, Image.Image | Samples):
         return image.size
     height, width, _ = _checked_array(image).shape
     return width, height
@@ -201,18 +257,20 @@ def resized(
     less than half with Pillow's own pictures. What is bicubic Pillow does.
 
     Args:
-        image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`.
+        image: upright, PIL or RGB of uint8 [H, W, 3]; see `as_rgb`. Or `Samples`, which keep their channels and dtype.
         size: (width, height) to give the whole picture, in pixels.
         box: left, top, right and bottom of the part that is wanted; what lies beyond the picture is black. None is all
             of it.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        uint8 [height, width, 3], RGB, of the part.
+        uint8 [height, width, 3], RGB, of the part; of samples [height, width, C] of their dtype.
 
     Raises:
         TypeError, ValueError: as `as_rgb`.
     """
+    if isinstance(image, Samples):
+        return _resized_samples(image.values, size, box, interpolation)
     image = _checked(image)
     (width, height), (columns, rows) = size_of(image), size
     left, top, right, bottom = box or (0, 0, *size)
@@ -221,12 +279,26 @@ def resized(
     if within and not slow and interpolation == "bilinear" and (order := pillows_order()) is not None:
         pixels, crop = _lent(np.ascontiguousarray(image)), (top, left, bottom - top, right - left)
         return ops.resize(torch.from_numpy(pixels), (rows, columns), crop, order(height, width, rows, columns)).numpy()
-    kind = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
-    whole = as_rgb(image).resize(size, kind)
+    whole = as_rgb(image).resize(size, _KINDS[interpolation])
     return np.array(whole if box is None else whole.crop(box))
 
 
-def _checked(image: Pixels | None) -> Pixels:
+_KINDS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def _resized_samples(
+    values: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None, interpolation: Interpolation
+) -> np.ndarray:
+    """Each channel as Pillow resizes it alone, in modes L and F, which is what torchvision makes of a grey picture."""
+    left, top, right, bottom = box or (0, 0, *size)
+    found = np.empty((bottom - top, right - left, values.shape[2]), values.dtype)
+    for channel in range(values.shape[2]):
+        plane = Image.fromarray(np.ascontiguousarray(values[..., channel])).resize(size, _KINDS[interpolation])
+        found[..., channel] = plane if box is None else plane.crop(box)
+    return found if found.dtype == np.uint8 else found.clip(0, 1, out=found)  # bicubic ones overshoot
+
+
+def _checked(image: Image.Image | np.ndarray | None) -> Image.Image | np.ndarray:
     """A PIL picture as RGB, or an array that is one."""
     if isinstance(image, Image.Image):
         plain = image.mode == "RGB" and not (image.format and "transparency" in image.info)

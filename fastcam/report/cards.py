@@ -14,7 +14,8 @@ from PIL import Image
 from fastcam import drawing, methods, ops
 from fastcam.data.pictures import Packed, Pictures
 from fastcam.methods.scales import finished, summed
-from fastcam.pictures import DecodeError, Preprocess, quiet_pillow
+from fastcam.pictures import DecodeError, Preprocess, as_rgb, quiet_pillow
+from fastcam.pictures.samples import shown_reading
 from fastcam.pictures.stream import batched, stream
 from fastcam.report.page import embed
 from fastcam.report.truth import Classes, Truth
@@ -217,6 +218,7 @@ class Thumbnails:
         self._preprocess = Preprocess(
             info.get("size", 224), info.get("resize", "squash"), resize_size=info.get("resize_size")
         )
+        self._reading = shown_reading(info)
         self.number = 0  # of pictures made until now
 
     def __iter__(self) -> Iterator[tuple[int, str | None, str | None]]:
@@ -240,10 +242,9 @@ class Thumbnails:
             return None
         try:
             # Refuses ids that lead out of the folder: a table is data from elsewhere.
-            picture = Pictures(self._root or Path(), [id], None if file is None else [file])[0].image
+            pictures = Pictures(self._root or Path(), [id], None if file is None else [file])
+            picture = as_rgb(pictures.read_as(self._reading)[0].image)
         except ValueError:
-            return None
-        if not isinstance(picture, Image.Image):
             return None
         return picture.resize(_fit(*picture.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
 

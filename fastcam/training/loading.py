@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset as ByKey
 
-from fastcam.data import Dataset, Pictures
-from fastcam.pictures import Pixels, Preprocess
-from fastcam.pictures.frame import as_rgb, resized, size_of
+from fastcam.data import Dataset, Pictures, read_for
+from fastcam.pictures import Pixels, Preprocess, Samples
+from fastcam.pictures.frame import resized, size_of
 from fastcam.pictures.stream import count_threads, stream
 from fastcam.training.labels import target_of
 from fastcam.training.settings import Settings
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """Pictures and labels on the CPU.
 
     Attributes:
-        frames: uint8 [B, size, size, 3], RGB.
+        frames: [B, size, size, C], see `fastcam.pictures.Preprocess.frame`.
         labels: int64 [B], a class each; or where the loss takes several float32 [B, C] of 0 and 1.
     """
 
@@ -81,13 +81,16 @@ class Reader(ByKey[tuple[np.ndarray, Target] | Exception]):
 
     def __init__(self, train: Dataset, test: Dataset, settings: Settings, preprocess: Preprocess) -> None:
         # Boxes and masks are not looked at, whatever is wrong with them.
-        self.train, self.test = (data.labelled() if isinstance(data, Pictures) else data for data in (train, test))
+        self.train, self.test = (
+            read_for(data.labelled() if isinstance(data, Pictures) else data, preprocess.reading)
+            for data in (train, test)
+        )
         self.settings, self.preprocess = settings, preprocess
         self.classes = len(train.class_names)
         self.kept: dict[tuple[bool, int], tuple[np.ndarray, Target]] = {}
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, Target] | Exception:
-        """One picture's frame, uint8 [size, size, 3], and target.
+        """One picture's frame, [size, size, C], and target.
 
         Or the error that it raised, since processes cannot hand on every exception as it was.
         """
@@ -103,9 +106,10 @@ class Reader(ByKey[tuple[np.ndarray, Target] | Exception]):
         sample = (self.train if training else self.test)[index]
         target = target_of(sample, index, self.classes, self.settings.multi_label)
         if training and self.settings.crop == "random":
-            frame = self._larger(sample.image)
+            frame = self._larger(self.preprocess.taken(sample.image))
         elif training and self.settings.crop == "scaled":
-            frame = np.asarray(as_rgb(sample.image))
+            image = self.preprocess.taken(sample.image)
+            frame = image.values if isinstance(image, Samples) else np.asarray(image)
         else:
             frame = self.preprocess.frame(sample.image)[0]
         if self.settings.cache:
@@ -140,9 +144,11 @@ class Reader(ByKey[tuple[np.ndarray, Target] | Exception]):
         # How far the picture begins before the frame (positive) or after, in x and y.
         left, top = (int(random.integers(abs(length - side) + 1)) * (1 if length > side else -1) for length in size)
         right, bottom = (min(begin + side, length) for begin, length in zip((left, top), size, strict=True))
-        part = resized(picture, size, (max(left, 0), max(top, 0), right, bottom))
-        frame = np.empty((side, side, 3), np.uint8)
-        frame[:] = np.rint(255 * np.array(self.settings.mean))  # what normalisation brings nearest to zero
+        whole: Pixels = picture if self.preprocess.reading.plain else Samples(picture)
+        part = resized(whole, size, (max(left, 0), max(top, 0), right, bottom))
+        frame, mean = self.preprocess.blank(1)[0], np.array(self.preprocess.mean)
+        # What normalisation brings nearest to zero.
+        frame[:] = np.rint(255 * mean) if frame.dtype == np.uint8 else mean
         x, y = max(-left, 0), max(-top, 0)
         frame[y : y + part.shape[0], x : x + part.shape[1]] = part
         return frame
@@ -179,11 +185,11 @@ class _Threads:
         self._reader, self._workers, self._pin = reader, workers, pin
 
     def batches(self, plan: Iterable[list[Key]]) -> Iterator[Batch]:
-        side, frames = self._reader.settings.size, deque[Tensor]()
+        one, frames = torch.from_numpy(self._reader.preprocess.blank(0)), deque[Tensor]()
 
         def places() -> Iterator[Iterable[tuple[np.ndarray, Key]]]:
             for keys in plan:
-                frames.append(torch.empty((len(keys), side, side, 3), dtype=torch.uint8, pin_memory=self._pin))
+                frames.append(torch.empty((len(keys), *one.shape[1:]), dtype=one.dtype, pin_memory=self._pin))
                 yield zip(frames[-1].numpy(), keys, strict=True)
 
         for labels in stream(places(), self._read, threads=self._workers):

@@ -92,7 +92,7 @@ class Trainee:
         if settings.precision == "fp16" and group.device.type != "cuda":
             raise ValueError('`precision="fp16"` needs a CUDA device; "bf16" works on any')
         self.config, self.settings, self.group = config, settings, group
-        built = (config.arch, config.num_classes, config.output_stride)
+        built = (config.arch, config.num_classes, config.output_stride, config.channels or 3)
         if settings.weights is None or given is not None:
             self.model, self.given = models.build(*built), given or frozenset()
         else:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
+from fastcam._check import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_channels,
+    check_normalization,
+    for_channels,
+    scale_of,
+    suggest,
+)
 from fastcam._files import replacing
 from fastcam._options import check, option, plain
 
@@ -72,13 +80,26 @@ class Settings:
         "squash",
         "squash resizes to size x size; crop the shorter side to size·256/224, the centre is tested on",
     )
-    mean: tuple[float, float, float] = option(
+    mean: tuple[float, ...] = option(
         IMAGENET_MEAN,
-        "subtracted from each of R, G, B in 0..1: one number or three. Where it is not given, that of `weights` is "
-        "taken: a checkpoint's own, or what the published weights of the network want; else ImageNet's",
+        "subtracted from each of R, G, B in 0..1: one number or one for each channel. Where it is not given, that of "
+        "`weights` is taken: a checkpoint's own, or what the published weights of the network want; else ImageNet's",
     )
-    std: tuple[float, float, float] = option(
+    std: tuple[float, ...] = option(
         IMAGENET_STD, "divides each of R, G, B after the subtraction; taken from `weights` as the mean is"
+    )
+    channels: int | None = option(
+        None,
+        "of the network's input: 1 for grey pictures, 3 for colours, others for channels as they are stored; a first "
+        "convolution that `weights` have for others is made one for these [those of a checkpoint, else 3]",
+        least=1,
+    )
+    scale: str | tuple[float, float] | None = option(
+        None,
+        "how samples of more than 8 bits become 0..1: dtype, by the range of their type; minmax, by that of each "
+        "picture; the value that becomes 1, such as 4095, or those that become 0 and 1, such as -1000,400. It is kept "
+        "in the checkpoint [a checkpoint's, else what 8 bits keep of 16]",
+        metavar="dtype|minmax|NUMBERS",
     )
     crop: Literal["none", "padded", "random", "scaled"] = option(
         "none",
@@ -175,13 +196,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _weights(self.class_weights))
+        object.__setattr__(self, "scale", scale_of(self.scale))
         check(self)
+        check_channels(self.channels)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, for_channels(name, getattr(self, name), self.channels or 3))
         for name in ("lr", "gamma", "new_lr", "power"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)!r}")
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be positive numbers, got {self.std!r}")
-        check_normalization(self.mean, self.std)
+        check_normalization(self.mean, self.std, self.channels or 3)
         for wrong, reason in (
             (self.freeze == "features" and self.weights is None, '`freeze="features"` needs `weights` to keep'),
             (self.schedule == "multistep" and not self.milestones, '`schedule="multistep"` needs `milestones`'),
@@ -239,7 +264,7 @@ class Settings:
             if name not in known:
                 raise ValueError(f"no setting {name!r}{suggest(name, sorted(known))}")
             if name in ("mean", "std") and isinstance(value, int | float):
-                given[name] = (value,) * 3
+                given[name] = (value,)
         return dataclasses.replace(base, **given)
 
     def write(self, path: str | os.PathLike[str]) -> None:

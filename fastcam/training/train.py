@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from fastcam import data as datasets, models
+from fastcam._check import scale_of
 from fastcam.data import Dataset
 from fastcam.evaluation.average_precision import average_precision
 from fastcam.models import ModelConfig
@@ -178,7 +179,7 @@ def _train(
     if group.rank == 0 and snapshot is None and not overwrite:
         for path in (out / "last.safetensors", out / "state.pt"):
             if path.exists():
-                raise FileExistsError(f"{path} exists already: choose another folder, or `overwrite` it")
+                raise FileExistsError(f"{path} exists already: `resume` or `overwrite` it, or choose another folder")
     train_data, test_data = _datasets(data, settings)
     settings = dataclasses.replace(settings, class_weights=weights_of(settings, train_data))
     if group.rank == 0 and not settings.multi_label and (count := several(train_data)):
@@ -385,19 +386,24 @@ def _resolve(base: Settings | str | None, values: dict[str, Any], saved: dict[st
 
 
 def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings | None) -> Settings:
-    """Settings with the mean and std of the earlier training, or of the weights to start from, where none are given."""
-    usual = Settings()
-    given = [name for name in ("mean", "std") if name in values or getattr(settings, name) != getattr(usual, name)]
+    """Settings whose mean, std, channels and scaling, where not given, are the earlier training's or the weights'."""
+    usual = Settings(channels=settings.channels)
+    names = ("mean", "std", "channels", "scale")
+    given = [name for name in names if name in values or getattr(settings, name) != getattr(usual, name)]
+    given += ["channels"] if settings.channels is not None else []
+    channels, scale = settings.channels, settings.scale
     if earlier is not None:
-        mean, std = earlier.mean, earlier.std
+        mean, std, channels, scale = (getattr(earlier if name not in given else settings, name) for name in names)
     elif settings.weights is not None:
         own = [*given, "resize", "interpolation"]  # pictures are resized as the settings have it
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], own)
         mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
+        channels = channels or known.get("channels")
+        scale = settings.scale if "scale" in given else known.get("scale")
     else:
         return settings
     mean, std = (settings.mean if "mean" in given else mean), (settings.std if "std" in given else std)
-    return dataclasses.replace(settings, mean=mean, std=std)
+    return dataclasses.replace(settings, mean=mean, std=std, channels=channels, scale=scale)
 
 
 def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
@@ -411,6 +417,8 @@ def _config(settings: Settings, names: tuple[str, ...]) -> ModelConfig:
         mean=settings.mean,
         std=settings.std,
         scores="sigmoid" if settings.multi_label else None,
+        channels=None if settings.channels == 3 else settings.channels,
+        scale=scale_of(settings.scale),
     )
 
 

@@ -111,7 +111,8 @@ def _most(counts: Counter[str], number: int) -> list[str]:
 def _declared(model: nn.Module) -> ModelConfig:
     """The preprocessing of a network without configuration; its name is none that `build` knows."""
     own = Preprocess.of(None, model)
-    return ModelConfig(type(model).__name__, 1, size=own.size, mean=own.mean, std=own.std)
+    channels = None if own.channels == 3 else own.channels
+    return ModelConfig(type(model).__name__, 1, size=own.size, mean=own.mean, std=own.std, channels=channels)
 
 
 def _standardised(features: Features) -> tuple[Tensor, Tensor, Tensor]:

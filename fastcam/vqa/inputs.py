@@ -13,7 +13,7 @@ from fastcam._check import listed
 from fastcam.fitting import Features, pooled_features
 from fastcam.models import ModelConfig
 from fastcam.models.digest import digest
-from fastcam.pictures import DecodeError, Pixels, as_rgb, load_image
+from fastcam.pictures import PLAIN, DecodeError, Pixels, Reading, as_rgb, quiet_pillow, read
 from fastcam.vqa.questions import Question, Questions, words_of
 
 
@@ -41,13 +41,19 @@ class Bags:
 
 
 def picture(image: str | os.PathLike[str] | Pixels) -> Image.Image:
-    """A picture that is given as a file or an object; errors name the file."""
+    """A picture that is given as a file or an object, RGB; errors name the file."""
+    return as_rgb(pixels(image, PLAIN))
+
+
+def pixels(image: str | os.PathLike[str] | Pixels, reading: Reading) -> Pixels:
+    """A picture that is given as a file, read for a network, or an object; errors name the file."""
     if not isinstance(image, str | os.PathLike):
-        return as_rgb(image)
+        return image
     if not os.path.exists(image):
         raise FileNotFoundError(f"no picture {os.fspath(image)}")
     try:
-        return as_rgb(load_image(image))
+        with quiet_pillow():
+            return read(image, reading=reading).pixels
     except DecodeError as error:
         raise DecodeError(error.code, f"{os.fspath(image)}: {error.message}") from error
 

@@ -21,9 +21,9 @@ from fastcam.fitting import Features, Fitted, with_head
 from fastcam.fitting.trunk import Trunk
 from fastcam.methods import CAM
 from fastcam.models import ModelConfig, load_checkpoint, load_weights, read_config, run, save_checkpoint, unwrap
-from fastcam.pictures import Pixels, Preprocess
+from fastcam.pictures import Pixels, Preprocess, as_rgb
 from fastcam.vqa.accuracy import Accuracy, score
-from fastcam.vqa.inputs import Bags, look, picture
+from fastcam.vqa.inputs import Bags, look, pixels
 from fastcam.vqa.questions import Questions, plain_answer, words_of
 
 _METADATA_KEY = "fastcam.vqa"
@@ -155,8 +155,10 @@ class VQA:
         asked = words_of(question)
         if not asked:
             raise ValueError(f"`question` must have words, got {question!r}")
-        shown = picture(image)
-        prepared, geometry = Preprocess.of(self.config)(shown)
+        preprocess = Preprocess.of(self.config, self.network)
+        taken = preprocess.taken(pixels(image, preprocess.reading))
+        shown = as_rgb(taken)
+        prepared, geometry = preprocess(taken)
         like = next(self.network.parameters())
         images = prepared[None].to(like.device, like.dtype)
         known = [word for word in asked if word in self._places]
@@ -332,7 +334,7 @@ def _digest(path: Path) -> str:
 
 def head_of(network: nn.Module, config: ModelConfig) -> str:
     """The name of the linear layer in which a network ends; ValueError if there is none after a global pooling."""
-    name = Trunk(network, config.size).linear
+    name = Trunk(network, config.size, channels=Preprocess.of(config, network).channels).linear
     if name is None:
         raise ValueError(f"{type(network).__name__} does not end in a global pooling and one linear layer")
     return name

@@ -182,7 +182,7 @@ def test_wrong_usage_gives_exit_code_2(checkpoint, folder, tmp_path):
     common = ("--weights", checkpoint, "--out", tmp_path / "a")
     assert "no such file or folder" in refused("localize", tmp_path / "nowhere", *common)
     assert "looked for *.avif, *.bmp" in refused("localize", tmp_path / "empty", *common)
-    assert "--mean must be one number or three" in refused("localize", folder, *common, "--mean", "1,2")
+    assert "`mean` must be one number or three" in refused("localize", folder, *common, "--mean", "1,2")
     assert "`std` must be three positive" in refused("localize", folder, *common, "--std", "0")
     assert "one name for each of the 3 classes" in refused(
         "localize", folder, *common, "--class-names", tmp_path / "names.txt"

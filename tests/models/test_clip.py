@@ -488,6 +488,52 @@ def test_a_checkpoint_needs_no_text_tower(whole, tmp_path, monkeypatch):
             load_network(tmp_path / "c.safetensors", **given)
 
 
+def test_a_tokenizer_beside_the_weights(made, tmp_path):
+    """As SigLIP's in open_clip have it: Hugging Face's, here of a folder, or beside a file of weights."""
+    whole = made("vit")
+    folder = copied(whole, tmp_path)
+    with_config(folder, "text_cfg", hf_tokenizer_name="timm/Some-SigLIP", tokenizer_kwargs={"clean": "canonicalize"})
+    words().save_pretrained(folder)
+    net, _ = load_network(None, f"open_clip:{folder}", class_names=("Cat.", "red ball"))
+    tokens = words()(["a photo of a cat", "a photo of a red ball"], padding="max_length", max_length=16)
+    with torch.no_grad():
+        wanted = whole.model.encode_text(torch.tensor(tokens["input_ids"]), normalize=True)
+    torch.testing.assert_close(net.text_features, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_tower_of_its_own(made, tmp_path):
+    """Weights of a network whose text tower lies open, for one that has it as a part, as open_clip loads them."""
+    whole = made("vit")
+    folder = copied(whole, tmp_path)
+    with_config(folder, custom_text=True)
+    net, wanted = (load_network(None, arch, class_names=NAMES)[0] for arch in (f"open_clip:{folder}", whole.arch))
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(net(images), wanted(images), rtol=1e-5, atol=1e-5)
+
+
+def test_coca(tmp_path):
+    """An image tower that gives tokens beside the embedding, which it pools by attention."""
+    pooled = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 8, "output_tokens": True}
+    config = {"embed_dim": 24, "vision_cfg": CASES["vit"].vision | pooled}
+    config |= {"text_cfg": TEXT | {"embed_cls": True, "output_tokens": True, "context_length": 15}}
+    config |= {"multimodal_cfg": {"context_length": 15, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    config["multimodal_cfg"] |= {"attn_pooler_heads": 2}
+    torch.manual_seed(0)
+    model = lively(open_clip.CoCa(**json.loads(json.dumps(config))))
+    about = {"model_cfg": config | {"custom_text": True}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
+    safetensors.torch.save_file(contiguous(model), tmp_path / "open_clip_model.safetensors")
+    net, config = load_network(None, f"open_clip:{tmp_path}", class_names=NAMES)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer("ViT-B-32", context_length=15)([f"a photo of a {name}" for name in NAMES])
+        cosines = model.encode_image(images) @ model.encode_text(tokens).T
+    torch.testing.assert_close(net(images), model.logit_scale.exp() * cosines, rtol=1e-5, atol=1e-5)
+    assert fastcam.LeGrad(net)(images, 1).shape == (2, 64, 64)
+    save_checkpoint(tmp_path / "c.safetensors", net, config)
+    assert torch.equal(load_checkpoint(tmp_path / "c.safetensors")[0](images), net(images))
+
+
 @pytest.fixture
 def tiny(made, tmp_path):
     """A name that open_clip knows, with a tag of weights that want a squashed picture."""
@@ -511,8 +557,10 @@ def test_a_name_and_a_file_of_weights(tiny, tmp_path):
     wanted, _ = load_network(None, tiny.arch, class_names=NAMES)
     assert torch.equal(net(images), wanted(images))
     assert (config.arch, config.resize, config.size) == ("open_clip:Tiny-Test.two", "squash", 64)
-    with pytest.warns(UserWarning, match=r"say which by a tag, such as open_clip:Tiny-Test\.two"):
+    with pytest.warns(UserWarning, match=r"as one wants them, and GELU, but two want .* open_clip:Tiny-Test\.two"):
         assert published("open_clip:Tiny-Test")["mean"] == (0.5,) * 3
+    with pytest.warns(UserWarning, match=r"and GELU, but openai, .* say which: open_clip:ViT-B-32\.openai"):
+        published("open_clip:ViT-B-32")
     # By hand: a checkpoint is built by the name.
     by_hand = models.clip(tiny.model, wanted.text_features)
     save_checkpoint(tmp_path / "c.safetensors", by_hand, ModelConfig("open_clip:Tiny-Test.two", 3, size=64))
@@ -614,6 +662,18 @@ SPOILT = {
         {},
         r"bert-base-uncased of Hugging Face's, which is not downloaded: put its files, tokenizer\.json",
     ),
+    "a tokenizer that reads": (
+        "vit",
+        lambda folder: with_config(folder, "text_cfg", tokenizer_kwargs={"bpe_path": "/etc/passwd"}),
+        {},
+        r"options that are not known: \['bpe_path'\]",
+    ),
+    "a mask too large": (
+        "vit",
+        lambda folder: with_config(folder, "text_cfg", width=1, heads=1, context_length=10**5),
+        {},
+        "and buffers",
+    ),
     "an image tower elsewhere": (
         "timm convnext",
         lambda folder: with_config(folder, "vision_cfg", timm_model_name="hf-hub:some/one"),
@@ -677,11 +737,18 @@ def test_names_that_are_none(made, tmp_path):
     texts = {"class_names": NAMES}
     for arch, message in (
         ("open_clip:ViT-B-23", "unknown open_clip architecture 'ViT-B-23': did you mean|unknown open_clip .*ViT-B"),
+        ("open_clip:no/folder", r"there is no no/folder/open_clip_config\.json"),
         ("open_clip:ViT-B-32.opanai", "open_clip has no weights 'opanai' of 'ViT-B-32'"),
-        ("open_clip:ViT-B-32", r"a file of weights must be given \(--weights\) for open_clip:ViT-B-32"),
-        ("open_clip:roberta-ViT-B-32", "roberta-base of Hugging Face's, which open_clip would download"),
+        (
+            "open_clip:ViT-B-32.laion2b_s34b_b79k",
+            r"a file of weights must be given \(--weights\)",
+        ),
+        (
+            "open_clip:roberta-ViT-B-32.laion2b_s12b_b32k",
+            "roberta-base of Hugging Face's, which open_clip would download",
+        ),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             load_network(None, arch, **texts)
     with pytest.raises(ValueError, match="`load_network` makes a classifier of given texts"):
         models.build("open_clip:ViT-B-32", 3)
@@ -708,6 +775,8 @@ def test_texts_that_are_none(made):
             models.clip(whole.model, wrong)
     with pytest.raises(ValueError, match=r"must give embeddings \[1, 5\], .* got \[1, 24\]"):
         models.clip(whole.model, torch.ones(2, 5))(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"is for pictures of \(64, 64\) pixels, got \[96, 96\]"):
+        models.clip(whole.model, torch.ones(2, 24))(torch.zeros(1, 3, 96, 96))
     with pytest.raises(TypeError, match="has no text tower that is known"):
         models.text_features(models.build("resnet18"), None, NAMES)
     for prompts in ("a {}", ()):

@@ -69,7 +69,7 @@ class TestImpossible:
         ):
             with pytest.raises(ValueError, match=message):
                 take()
-        kind = message if np.isfinite([*mean, *std]).all() else "`(mean|std)` must be three numbers"
+        kind = message if np.isfinite([*mean, *std]).all() else "`(mean|std)` must be numbers"
         for take in (
             lambda: Settings(mean=mean, std=std),
             lambda: Settings.of(None, read_toml(toml)),

@@ -299,7 +299,7 @@ def test_preprocess_checks_its_input():
     for options in (
         {"size": 0},
         {"resize": "stretch"},
-        {"mean": (0.5,)},
+        {"mean": (0.5, 0.2)},
         {"std": (1, 0, 1)},
         {"mean": (float("nan"),) * 3},
     ):

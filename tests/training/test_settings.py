@@ -163,7 +163,7 @@ def test_the_shapes_bring_their_preset() -> None:
         ({"lr": float("inf")}, "`lr` must be a finite number"),
         ({"lr": 0}, "`lr` must be a positive number"),
         ({"momentum": 1}, "`momentum` must be a finite number of at least 0 and below 1"),
-        ({"mean": (1, 2)}, "`mean` must be three numbers"),
+        ({"mean": (1, 2)}, "`mean` must be one number or three"),
         ({"std": 0}, "`std` must be positive"),
         ({"freeze": "everything"}, "`freeze` must be one of none, features"),
         ({"freeze": "features"}, "needs `weights`"),
@@ -215,7 +215,7 @@ def test_flags_go_before_the_file_and_this_before_the_preset(tmp_path, monkeypat
     file.write_text('preset = "catdog"\nlr = 0.05\nepochs = 3\ndata = "there"\n')
     flags = f"train --config {file} --epochs 7 --mean 0.5 --milestones 1,2 --localization cam"
     assert refused(*flags.split(), code=1) == "fastcam: interrupted\n"
-    wanted = {"data": "there", "settings": "catdog", "lr": 0.05, "epochs": 7, "mean": (0.5,) * 3, "milestones": (1, 2)}
+    wanted = {"data": "there", "settings": "catdog", "lr": 0.05, "epochs": 7, "mean": (0.5,), "milestones": (1, 2)}
     assert {name: given[name] for name in wanted} == wanted
     assert callable(given["callback"])
     assert given["out"].parts == ("fastcam-train", "there-resnet18")
@@ -226,7 +226,7 @@ def test_flags_go_before_the_file_and_this_before_the_preset(tmp_path, monkeypat
     [
         ("here --data there", "told twice"),
         ("here --milestones 1,x", "--milestones must be whole numbers"),
-        ("here --mean 1,2", "--mean must be one number or three"),
+        ("here --mean 1,2", "`mean` must be one number or three"),
         ("here --long-side 320", "--long-side must be two numbers with a comma between, such as 320,640"),
         ("--preset catdog", "`data` must tell"),
     ],

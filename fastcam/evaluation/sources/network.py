@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastcam import methods
 from fastcam._check import suggest
-from fastcam.data import Collection, Sample, classes_of
+from fastcam.data import Collection, Sample, classes_of, read_for
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Result
 from fastcam.evaluation.settings import MapSettings
@@ -46,9 +46,10 @@ class NetworkMaps(Source[None, np.ndarray]):
         targets: Literal["label", "highest"] = "label",
         scores: Scores | None = None,
     ) -> None:
-        self.data, self.labelled, self.order = data, targets == "label", range(len(data))
         self.cam = method_of(model, protocol, settings)
         self.preprocess = Preprocess.of(config, model)
+        self.data = read_for(data, self.preprocess.reading)
+        self.labelled, self.order = targets == "label", range(len(data))
         self._model, self._config, self._protocol, self._settings = model, config, protocol, settings
         self._pooled = [methods.CAM(model)] if settings.tap else []
         self._aug, self.eigen = "aug" in settings.smooth, "eigen" in settings.smooth
@@ -85,6 +86,7 @@ class NetworkMaps(Source[None, np.ndarray]):
             "size": self.preprocess.size,
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
+            **{name: value for name, value in self.preprocess.facts().items() if name in ("channels", "scale")},
         } | ({"scores": self._scores, "ranked": list(self.ranked)} if self.ranked else {})
 
     @property
@@ -102,14 +104,14 @@ class NetworkMaps(Source[None, np.ndarray]):
         return ((position, None) for position in positions)
 
     def read(self, place: int, what: None) -> tuple[Sample, np.ndarray]:
-        """The picture in its frame, uint8 [size, size, 3]."""
+        """The picture in its frame, [size, size, C], see `Preprocess.frame`."""
         sample, side = self.data[place], self.preprocess.size
         if self.labelled:
             if sample.label is None:
                 raise ValueError('it has no label, whose map could be taken; targets="highest" needs none')
             if self._outputs is not None and not 0 <= sample.label < self._outputs:
                 raise ValueError(f"its label {sample.label} is none of the network's {self._outputs} classes")
-        return sample, self._protocol.frame(sample.image, (side, side))
+        return sample, self._protocol.frame(self.preprocess.taken(sample.image), (side, side))
 
     def finish(self, loaded: Sequence[Loaded[np.ndarray]]) -> Maps:
         """Run the network."""
@@ -151,7 +153,7 @@ class NetworkMaps(Source[None, np.ndarray]):
         return total
 
     def images(self, loaded: Sequence[Loaded[np.ndarray]]) -> tuple[Tensor, Tensor | None]:
-        """Put N pictures together, [N, 3, size, size], and the classes whose maps are wanted, int64 [N], or None."""
+        """Put N pictures together, [N, C, size, size], and the classes whose maps are wanted, int64 [N], or None."""
         frames = torch.from_numpy(np.stack([one.content for one in loaded])).to(self._like.device)
         images = self.preprocess.normalize(frames).to(self._like.dtype)
         if not self.labelled:

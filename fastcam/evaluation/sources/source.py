@@ -15,12 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from fastcam import data as datasets, ops
-from fastcam.data import Collection, Sample
+from fastcam.data import Collection, Sample, read_for
 from fastcam.data.names import Names, path_look
 from fastcam.evaluation.protocols import Protocol
 from fastcam.evaluation.result import Figures, Result
 from fastcam.methods.cautions import constant
 from fastcam.methods.scales import finished
+from fastcam.pictures import Reading
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -203,6 +204,11 @@ class _Samples:
         self.labels = [truth.label for truth in truths]
         classes = [truth.classes for truth in truths]
         self.classes = classes if any(found is not None for found in classes) else None
+
+    def read_as(self, reading: Reading) -> "_Samples":
+        found = object.__new__(_Samples)
+        vars(found).update(vars(self), _data=read_for(self._data, reading))
+        return found
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -412,6 +412,13 @@ def test_pictures_checks_its_lists(tmp_path) -> None:
             Pictures(tmp_path, ids)
 
 
+def test_pictures_without_folders_of_classes_are_told_of(tmp_path):
+    for name in ("b.jpg", "a.PNG", ".c.jpg", "readme.txt"):
+        write(tmp_path / name, "")
+    with pytest.raises(ValueError, match=r"has pictures, but no labels: put each .*CLASS/a.PNG, or give them as a CSV"):
+        data.load(tmp_path)
+
+
 def test_load_tells_what_it_knows(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no data set at .*nowhere"):
         data.load(tmp_path / "nowhere")
