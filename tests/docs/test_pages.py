@@ -34,7 +34,7 @@ from tests.support.commands import run  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PAGES = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 GOES_ON = re.compile(r"<!-- goes on from: (\S+) -->")
 FENCE = re.compile(r"^ *(```+|~~~+)(.*)$", re.MULTILINE)
 NO_CODE = ("text", "toml", "json", "csv", "yaml", "html", "bibtex", "cpp")  # shown, not run
