@@ -28,9 +28,14 @@ docs:
 linkcheck:
 	sphinx-build -b linkcheck docs build/linkcheck
 
-# A wheel for PyPI, of this machine's C library (Debian 12: glibc 2.34), without torch's own libraries.
+# A wheel for PyPI, of this machine's C library (Debian 12: glibc 2.34), without torch's own libraries, for the GPUs that
+# PyPI's torch is for. Then, e.g.: python tests/wheel.py dist/*.whl 2.11.0 2.14.1 2.13.0+cpu
 wheel:
 	rm -rf build/wheel dist
-	FASTCAM_EXTENSION=1 pip wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
-	auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' --plat manylinux_2_34_x86_64 --wheel-dir dist build/wheel/fastcam-*.whl
+	FASTCAM_EXTENSION=1 TORCH_CUDA_ARCH_LIST="8.0;8.6;9.0;10.0;12.0+PTX" \
+	  pip wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' --plat manylinux_2_34_$$(uname -m) \
+	  --wheel-dir dist build/wheel/fastcam-*.whl
 	twine check --strict dist/*
+	unzip -q -o dist/fastcam-*.whl -d build/wheel/unpacked
+	torch-abi-audit --check torch build/wheel/unpacked/fastcam/*.so

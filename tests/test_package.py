@@ -139,6 +139,16 @@ def test_import_does_not_load_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
 
 
+def test_no_extra_is_imported_where_its_networks_are_not_asked_for():
+    code = (
+        "import sys, torch, fastcam, fastcam.cli, fastcam.models as models, fastcam.methods, fastcam.localization;"
+        "fastcam.GradCAM(models.build('squeezenet1_1'))(torch.rand(1, 3, 64, 64));"
+        "sys.exit(' '.join({'timm', 'transformers', 'open_clip', 'datasets'} & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], timeout=300, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def faces():
     """Names and functions that the faces of the package give to users; classes with their own methods."""
     for face in FACES:

@@ -43,7 +43,9 @@ def _docstring(app: Sphinx, what: str, name: str, thing: Any, options: object, l
     known = {field.name: field.metadata["option"].help for field in fields if "option" in field.metadata}
     if known:
         lines += ["Attributes:", *(f"    {field}: {text}." for field, text in known.items()), ""]
-    if "Returns:" in lines:  # napoleon would take what stands before a colon for a type
+    if what in ("attribute", "property"):  # an empty comment: napoleon would take what stands before a colon for a type
+        lines[:0] = ["..", ""]
+    if "Returns:" in lines:  # here as well
         first = lines.index("Returns:") + 1
         lines[first - 1 : first + 1] = [f":returns: {lines[first].strip()}"]
 

@@ -44,8 +44,11 @@ def plain_errors() -> Iterator[None]:
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Show the package's own warnings as lines like its errors; of some, whatever Python's filters are."""
-    from fastcam.methods import MapWarning
-
+    try:
+        from fastcam.methods import MapWarning
+    except ImportError:  # a command that needs what is missing says so itself; `fastcam info` tells about it
+        yield
+        return
     with warnings.catch_warnings():
         usual, package = warnings.showwarning, str(Path(__file__).parents[1])
 

@@ -29,14 +29,18 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
             facts[package] = None
     facts["cpu_threads"] = torch.get_num_threads()
     facts["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    try:
+    try:  # what is wrong is what this command is asked for
         from fastcam import ops
-        from fastcam.pictures import gpu
 
         facts |= ops.build_info()
-        facts["nvjpeg_of"] = gpu.library()
-    except ImportError as error:  # what is wrong is what this command is asked for
+    except ImportError as error:
         facts["extension"] = str(error)
+    try:
+        from fastcam.pictures import gpu
+
+        facts["nvjpeg_of"] = gpu.library()
+    except ImportError as error:
+        facts["nvjpeg_of"] = f"none: {error}"
     if as_json:
         print(json.dumps(facts, indent=2, default=str))
         return

@@ -44,7 +44,7 @@ Device = Annotated[str | None, typer.Option(help="Where to run [cuda if there is
 class NetworkOptions:
     """What of a network's configuration the command line says, in place of what its weights say."""
 
-    size: int | None = option(None, "side of the network's square input in pixels [224, or timm's]", least=1)
+    size: int | None = option(None, "side of the network's square input in pixels [the weights', else 224]", least=1)
     mean: tuple[float, ...] | None = option(
         None, "mean of RGB in 0..1: one or a,b,c, one for each channel [the weights', else ImageNet's]"
     )
@@ -94,6 +94,8 @@ class NetworkOptions:
         known = {name: value for name, value in vars(self).items() if value is not None}
         if self.class_names is not None:
             known["class_names"] = lines(self.class_names)
+        if not isinstance(self, FramedNetworkOptions) and (weights is None or models.read_config(weights) is None):
+            known |= {"resize": "squash", "interpolation": "bilinear"}  # which others decide: no word of it
         return models.load_network(weights, arch, **known)
 
 

@@ -58,7 +58,7 @@ class Method:
     """Base of all methods: maps in [0, 1] that show where a network sees a class.
 
     One forward pass in evaluation mode gives logits and features. Hooks live only during a call, and a call leaves
-    the model as it was: mode of every module, hooks, parameters and their `.grad`, also when it raises. A `with`
+    the model as it was: mode of every module, hooks, parameters and their ``.grad``, also when it raises. A `with`
     block is welcome, and not needed. A model serves one call at a time: threads need models of their own. Calls work
     inside `torch.no_grad`, `torch.inference_mode` and `torch.autocast`; results carry no graph.
 

@@ -18,7 +18,7 @@ from fastcam.methods.running import KeepGradients, WatchBatchStatistics, check_i
 from fastcam.methods.smoothing import VIEWS, mirrored, views
 from fastcam.methods.targets import Targets, resolve_targets
 from fastcam.models import Head, Layouts, ThresholdedAvgPool2d, find_head, unwrap
-from fastcam.models.outputs import OutputError, caller, keyword_of, output_of, per_class, read
+from fastcam.models.outputs import OutputError, arguments, caller, output_of, per_class, read
 
 if TYPE_CHECKING:
     from fastcam.methods.frozen import FrozenNetwork
@@ -678,8 +678,7 @@ def _run_once(
 
 def _called(model: nn.Module, images: Tensor, copies: dict[str, Tensor]) -> Any:
     """All that a model gives for images, with these in the place of its parameters and buffers of the same names."""
-    keyword = keyword_of(model)
-    args, keywords = ((images,), {}) if keyword is None else ((), {keyword: images})
+    args, keywords = arguments(model, images)
     return torch.func.functional_call(model, copies, args, keywords) if copies else model(*args, **keywords)
 
 

@@ -2,6 +2,7 @@
 
 from fastcam._check import IMAGENET_MEAN, IMAGENET_STD, check_normalization, suggest
 from fastcam._options import Output
+from fastcam.models import _torchvision  # noqa: F401  before all that needs it
 from fastcam.models.checkpoints import (
     ModelConfig,
     Scores,

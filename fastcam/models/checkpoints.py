@@ -46,8 +46,10 @@ from fastcam.models.hub import (
     config_text,
     count_numbers,
     folder_of,
+    has_processor,
     load_hf,
     shapes_in,
+    take_rgb,
     text_fields,
 )
 from fastcam.models.networks import build, split_arch, to_gap
@@ -60,6 +62,7 @@ from fastcam.models.preprocessing import (
     check_resizing,
     first_convolution,
     published,
+    published_file,
     wants_half,
 )
 from fastcam.models.states import SavedWeights, find_state, load_state, plain, read_safetensors
@@ -251,7 +254,8 @@ def load_network(
 
     A checkpoint of fastcam knows its configuration. Plain weights are prepared for as the published weights of the
     architecture are (see `fastcam.models.preprocessing.published`); where that is not ImageNet's mean and std, and
-    they are not given, a warning names them.
+    they are not given, a warning names them. A file that torchvision has published is recognised by its content, and
+    brings all that its `transforms` do, such as a crop of 224 pixels from a shorter side of 232; a warning says so.
 
     Networks that compare pictures with texts, open_clip:NAME and hf:PATH of CLIP, SigLIP and the like, become
     classifiers of `class_names`, each of which stands in the `prompts` (one by default, "a photo of a {}"). Their texts
@@ -315,6 +319,8 @@ def load_network(
         model = build(*built, channels or 3)
     if split_arch(arch)[1] is None or _fits(model, state):
         load_state(model, state)
+        if folder is not None:
+            take_rgb(model, folder)
         return with_output(model.eval(), config.output), config
     model, found = start_from(path, *built, config.channels or 3)
     if lacking := [name for name, _ in model.named_parameters() if name not in found]:
@@ -356,8 +362,24 @@ def _load_folder(folder: Path, arch: str, given: ConfigFields) -> tuple[nn.Modul
         )
     if given.get("channels") not in (None, fields.get("channels", 3)):
         raise ValueError(f"{folder} has weights for {fields.get('channels', 3)} channels, got {given['channels']}")
+    _note_usual(folder, fields, given)
     config = ModelConfig(arch, **_as_given(fields, given))
     return with_output(load_hf(folder), config.output), config
+
+
+def _note_usual(folder: Path, fields: Published, given: Collection[str]) -> None:
+    """Warn where a Hugging Face folder does not say how pictures become its network's input."""
+    side = fields.get("size", ModelConfig.size)
+    taken = {"size": f"squashed to {side} x {side} pixels"} if not {"size", "resize"} & {*given} else {}
+    for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        if name not in given and "channels" not in fields:
+            taken[name] = f"with ImageNet's {name}, {','.join(map(str, usual))}"
+    if taken and not has_processor(folder):
+        warnings.warn(
+            f"{folder} has no preprocessor_config.json, which would say how pictures become its network's input: they "
+            f"are {', '.join(taken.values())} (else give {', '.join(f'--{name}' for name in taken)})",
+            stacklevel=4,
+        )
 
 
 def _as_given(fields: Published, given: ConfigFields) -> dict[str, Any]:
@@ -379,9 +401,9 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
         given: names of fields that shall be others in any case.
 
     Returns:
-        Fields of `ModelConfig`: "mean", "std", "channels" and "scale" of a checkpoint; for plain weights
-        `preprocessing.published`, with a warning if its mean and std are not ImageNet's, or its resizing is not the
-        default, and they are not given.
+        Fields of `ModelConfig`: "mean", "std", "channels" and "scale" of a checkpoint; for a file that torchvision has
+        published `preprocessing.published_file`, for other plain weights `preprocessing.published`, with a warning if
+        mean and std are not ImageNet's, or the resizing is not the default, and they are not given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -390,26 +412,38 @@ def preprocessing_of(path: str | os.PathLike[str], arch: str, given: Collection[
     config = read_config(path)
     if config is not None:
         return {"mean": config.mean, "std": config.std, "channels": config.channels, "scale": config.scale}
-    fields = published(arch)
-    if folder_of(arch) is not None:
+    if (folder := folder_of(arch)) is not None:
+        fields = published(arch)
+        _note_usual(folder, fields, given)
         return fields
+    known = published_file(_file(path), arch)
+    fields = published(arch) if known is None else known[1]
     wants = {"mean": fields.get("mean", IMAGENET_MEAN), "std": fields.get("std", IMAGENET_STD)}
     odd = [
         f"{name} {','.join(f'{value:g}' for value in wants[name])}"
         for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
         if name not in given and wants[name] != usual
     ]
-    how = "--mean, --std"
+    how = ["--mean, --std"] if known is None or odd else []
+    if known is not None and "size" not in given and fields["size"] != ModelConfig.size:
+        odd.append(f"size {fields['size']}")
+        how.append("--size")
     if "resize" not in given and fields.get("resize", "squash") != "squash":
         odd.append(f"pictures cropped from a shorter side of {fields.get('resize_size')} pixels")
-        how += ", --resize squash"
+        how.append("--resize squash")
     if "interpolation" not in given and fields.get("interpolation", "bilinear") != "bilinear":
         odd.append(f"interpolation {fields['interpolation']}")
-        how += ", --interpolation bilinear"
-    if odd:
+        how.append("--interpolation bilinear")
+    if odd and known is not None:
+        warnings.warn(
+            f"{path}: {' and '.join(odd)}, as torchvision's transforms of these weights, {known[0]}, have it; else "
+            f"give {', '.join(how)}",
+            stacklevel=3,
+        )
+    elif odd:
         warnings.warn(
             f"{path}: {' and '.join(odd)}, as the published weights of {arch} want; if these are others, give mean and "
-            f"std ({how})",
+            f"std ({', '.join(how)})",
             stacklevel=3,
         )
     return fields
@@ -481,6 +515,8 @@ def start_from(
     source = build(arch, classes, channels=own)
     if pool is None or _fits(source, state):
         _load_start(source, state)
+        if folder is not None and saved is None:
+            take_rgb(source, folder)
         given = frozenset(name for name, _ in source.named_parameters())
     else:
         whole = build(base, classes, channels=own)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastcam.models.preprocessing import Published
 
 _MOST_JSON = 16 * 2**20  # bytes of a configuration
+_PROCESSOR = "preprocessor_config.json"
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 
 
@@ -196,7 +197,19 @@ def load_hf(folder: Path, *, texts: bool = False) -> nn.Module:
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         if wrong := [str(one) for one in found.get(what) or ()]:
             raise ValueError(f"{folder}: its weights do not fit {type(model).__name__}: {what} {listed(wrong)}")
+    if not texts:
+        take_rgb(model, folder)
     return model.eval()
+
+
+def take_rgb(model: nn.Module, folder: Path) -> None:
+    """Let a network whose processor gives it blue, green and red (MobileViT's) take red, green and blue instead."""
+    if not has_processor(folder) or not _processor(folder).get("do_flip_channel_order"):
+        return
+    layer = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if layer is not None and layer.in_channels == 3:
+        with torch.no_grad():
+            layer.weight.copy_(layer.weight.flip(1))
 
 
 def hf_fields(folder: Path) -> "Published":
@@ -215,18 +228,24 @@ def hf_fields(folder: Path) -> "Published":
         fields["num_classes"] = 2  # transformers' own default
     if isinstance(config.get("num_channels"), int) and config["num_channels"] != 3:
         fields["channels"] = config["num_channels"]
-    processor = _processor(folder)
-    return fields | (_usual(config) if processor is None else _of_processor(processor))
+    if not has_processor(folder):
+        return fields | _usual(config)
+    _config(folder)  # what is no network is refused as such
+    return _usual(config) | fields | _of_processor(_processor(folder), fields.get("channels") or 3)
 
 
-def _processor(folder: Path) -> dict[str, Any] | None:
-    """What a folder says of the preparation of pictures, which later versions have beside that of texts."""
-    if (path := folder / "preprocessor_config.json").is_file():
-        return read_json(path)
-    if (path := folder / "processor_config.json").is_file():
-        found = read_json(path).get("image_processor")
-        return found if isinstance(found, dict) else None
-    return None
+def has_processor(folder: Path) -> bool:
+    """Whether a folder says how pictures become its network's input."""
+    if (folder / _PROCESSOR).is_file():
+        return True
+    beside = folder / "processor_config.json"  # where later versions have it beside that of texts
+    return beside.is_file() and isinstance(read_json(beside).get("image_processor"), dict)
+
+
+def hf_size(model: nn.Module) -> "Published":
+    """The size that a network of Hugging Face's is for."""
+    config: Any = getattr(model, "config", None)
+    return _usual(config.to_dict()) if hasattr(config, "to_dict") else {}
 
 
 def text_fields(folder: Path) -> "Published":
@@ -234,38 +253,55 @@ def text_fields(folder: Path) -> "Published":
 
     ValueError: they say nothing, and nothing tells what the network was trained with.
     """
-    processor = _processor(folder)
-    if processor is None:
+    if not has_processor(folder):
         raise ValueError(
-            f"there is no preprocessor_config.json in {folder}, and nothing else says how pictures are prepared for it"
+            f"there is no {_PROCESSOR} in {folder}, and nothing else says how pictures are prepared for it"
         )
-    return _of_processor(processor)
+    return _of_processor(_processor(folder))
 
 
 def _usual(config: Mapping[str, Any]) -> "Published":
     """Without a processor's configuration: the size that the network is for."""
-    size = config.get("image_size")
+    within = config.get("vision_config")
+    size = (within if isinstance(within, dict) else config).get("image_size")
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
     return {"size": size} if isinstance(size, int) else {}
 
 
-def _of_processor(config: Mapping[str, Any]) -> "Published":
-    fields: Published = {}
+def _processor(folder: Path) -> dict[str, Any]:
+    """All settings of a folder's processor, with those that transformers gives to a processor of its kind."""
+    path = next(path for name in (_PROCESSOR, "processor_config.json") if (path := folder / name).is_file())
+    read_json(path)
+    processors = transformers_library().AutoImageProcessor
+    try:
+        return processors.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict()
+    except Exception as error:  # transformers checks values in many ways
+        raise ValueError(f"{path} is of no processor that transformers has: {first(error)}") from None
+
+
+def _of_processor(config: Mapping[str, Any], channels: int = 3) -> "Published":
+    fields: Published = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    scale = config.get("rescale_factor") if config.get("do_rescale") else 1
+    if not isinstance(scale, int | float) or abs(scale * 255 - 1) > 1e-3 or config.get("rescale_offset"):
+        less = " and takes 1 off" if config.get("rescale_offset") else ""
+        raise ValueError(f"its {_PROCESSOR} scales pixels by {scale}{less}; pictures are scaled by 1/255 here")
     for name, key in (("mean", "image_mean"), ("std", "image_std")):
-        values = config.get(key)
-        values = [values] * 3 if isinstance(values, int | float) else values
-        if config.get("do_normalize", True) and isinstance(values, list) and values:
+        if config.get("do_normalize"):
+            values = config.get(key)
+            values = [values] * channels if isinstance(values, int | float) else values
+            if not isinstance(values, list | tuple) or len(values) != channels:
+                raise ValueError(f"its {_PROCESSOR} must have numbers for {channels} channels as {key}, got {values!r}")
             fields[name] = tuple(map(float, values))  # type: ignore[literal-required]
-    if not config.get("do_normalize", True):
-        fields["mean"], fields["std"] = (0.0,) * 3, (1.0,) * 3
-    scale = config.get("rescale_factor", 1 / 255)
-    if config.get("do_rescale", True) and abs(float(scale) * 255 - 1) > 1e-3:
-        raise ValueError(f"its preprocessor_config.json scales pixels by {scale}; pictures are scaled by 1/255 here")
+    if config.get("include_top") and config.get("do_normalize"):  # EfficientNet's, which divides twice
+        fields["std"] = tuple(value * value for value in fields["std"])
+    if not config.get("do_resize"):
+        note("pictures are not resized by its processor; they become squares here")
+        return fields
     interpolate(fields, _RESAMPLING.get(config.get("resample", 2), config.get("resample")))
     size, cropped = config.get("size"), config.get("crop_size") if config.get("do_center_crop") else None
     whole, side = _side(size), _side(cropped)
-    # A number is a square's side, but for CLIP's processors.
-    kind = f"{config.get('image_processor_type')} {config.get('feature_extractor_type')}"
-    shortest = "shortest_edge" in size if isinstance(size, dict) else "CLIP" in kind
+    shortest = isinstance(size, dict) and "shortest_edge" in size
     share = config.get("crop_pct")
     if isinstance(share, int | float) and shortest and whole is not None:  # ConvNeXT's: of the shorter side
         if whole >= 384:
@@ -285,6 +321,8 @@ def _of_processor(config: Mapping[str, Any]) -> "Published":
         if shortest:
             note(f"pictures whose shorter side is {whole} pixels, uncropped, are cropped to a square here")
             fields["resize_size"] = whole
+    else:
+        note(f"pictures of size {size} are not there: they become squares here")
     return fields
 
 
@@ -300,7 +338,7 @@ def interpolate(fields: "Published", kind: Any) -> None:
     """Add an interpolation, or the nearest one that there is."""
     if kind == "bilinear" or kind == "bicubic":
         fields["interpolation"] = kind
-    elif kind:
+    elif kind is not None:
         fields["interpolation"] = "bicubic"
         note(f"interpolation {kind!r} is not there: pictures are resized bicubically")
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fastcam.models.checkpoints import ModelConfig
 
 
+_INTERPOLATE = "interpolate_pos_encoding"
+
+
 class OutputError(TypeError, ValueError):
     """A model gives no scores that could be found: the message says what it gives, and how to say which they are."""
 
@@ -120,13 +123,51 @@ def bare(model: nn.Module) -> nn.Module:
 
 def caller(model: nn.Module) -> Callable[[Tensor], Any]:
     """A model as a function of images, by whatever name it takes them, to all that it gives."""
-    keyword = keyword_of(model)
-    return model if keyword is None else lambda images: model(**{keyword: images})
+    if _keyword_of(model) is None and _own_size(model) is None:
+        return model
+
+    def call(images: Tensor) -> Any:
+        args, keywords = arguments(model, images)
+        return model(*args, **keywords)
+
+    return call
 
 
-def keyword_of(model: nn.Module) -> str | None:
+def arguments(model: nn.Module, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """What a model is called with for images, by place and by name.
+
+    A network of Hugging Face's that does so on request interpolates its positions where images have not its own size.
+    """
+    keyword, own = _keyword_of(model), _own_size(model)
+    args: tuple[Tensor, ...] = (images,) if keyword is None else ()
+    keywords: dict[str, Any] = {} if keyword is None else {keyword: images}
+    if own is not None and own != tuple(images.shape[-2:]):
+        keywords[_INTERPOLATE] = True
+    return args, keywords
+
+
+def _keyword_of(model: nn.Module) -> str | None:
     """The name by which a model must be given images; None where their place will do."""
     return None if output_of(model) is not None else _keyword(type(unwrap(model)).forward)
+
+
+def _own_size(model: nn.Module) -> tuple[int, int] | None:
+    """The height and width of images that a model interpolates no positions for; None where it is not to be asked."""
+    if output_of(model) is not None or not _takes(type(network := unwrap(model)).forward, _INTERPOLATE):
+        return None
+    config = getattr(network, "config", None)
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+@functools.cache
+def _takes(forward: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    try:
+        return name in inspect.signature(forward).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 @functools.cache

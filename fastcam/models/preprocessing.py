@@ -1,6 +1,10 @@
 """How pictures become a network's input, as published weights want it."""
 
+import hashlib
+import re
+import warnings
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 import torch
@@ -11,7 +15,7 @@ from torchvision.models.efficientnet import FusedMBConv
 
 from fastcam._check import Scale
 from fastcam.models.clip import open_clip_fields
-from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, timm_fields
+from fastcam.models.hub import canonical, fields_of_timm, folder_of, hf_fields, hf_size, timm_fields
 from fastcam.models.networks import split_arch
 from fastcam.models.outputs import run, unwrap
 
@@ -59,17 +63,18 @@ def published(arch: str) -> Published:
         arch: a name as for `fastcam.models.build`.
 
     Returns:
-        Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights; of timm's
-        networks what their `pretrained_cfg` has (that of the tag, or of the default one), with "size", "resize",
-        "resize_size", "interpolation" and "num_classes"; of hf:PATH what its config.json and preprocessor_config.json
-        have, with "class_names", too; of open_clip's networks what the tag in their name says, or the first tag, or the
-        preprocess_cfg of a folder. Nothing for names of which no weights are published. GoogLeNet's and Inception v3's
-        are 0.5, since torchvision's constructor gives their weights to networks that turn ImageNet's into these
-        themselves (`transform_input`), and `build` to networks that do not.
+        Those fields of `ModelConfig` that are known: "mean" and "std" of torchvision's default weights (a file of them
+        brings more: `published_file`); of timm's networks what their `pretrained_cfg` has (that of the tag, or of the
+        default one), with "size", "resize", "resize_size", "interpolation" and "num_classes"; of hf:PATH what its
+        config.json and preprocessor_config.json have, with "class_names", too; of open_clip's networks what the tag in
+        their name says, or the first tag, or the preprocess_cfg of a folder. Nothing for names of which no weights are
+        published. GoogLeNet's and Inception v3's are 0.5, since torchvision's constructor gives their weights to
+        networks that turn ImageNet's into these themselves (`transform_input`), and `build` to networks that do not.
 
     Raises:
         FileNotFoundError: hf:PATH, and no config.json is there.
         ValueError: it cannot be understood, or pictures would have to be scaled otherwise than to [0, 1].
+        ImportError: hf:PATH with a preprocessor_config.json, and transformers is not installed.
     """
     arch = canonical(arch)
     if arch.startswith("open_clip:"):
@@ -84,6 +89,50 @@ def published(arch: str) -> Published:
         return {"mean": HALF, "std": HALF}
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
+
+
+def published_file(path: Path, arch: str) -> tuple[str, Published] | None:
+    """Recognise a file of torchvision's published weights, which its content proves, whatever it is called.
+
+    Args:
+        path: the file.
+        arch: a name as for `fastcam.models.build`.
+
+    Returns:
+        The weights' name, such as "ResNet50_Weights.IMAGENET1K_V2", and what their `transforms` make of pictures;
+        None for any other file, those that were saved anew among them.
+
+    Warns:
+        UserWarning: it is called as such a file, and has another content.
+    """
+    base = split_arch(arch)[0]
+    if base not in torchvision.models.list_models(module=torchvision.models):
+        return None
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    for weights in torchvision.models.get_model_weights(base):
+        name = f"{type(weights).__name__}.{weights.name}"
+        # The name that a file is published under ends in how its digest begins.
+        begins = re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)
+        if begins is None or not weights.meta.get("categories"):
+            continue
+        if content.startswith(begins[1]):
+            return name, _of_transforms(weights.transforms(), arch)
+        if path.name == weights.url.rpartition("/")[2]:
+            warnings.warn(
+                f"{path} is called as torchvision's {name}, but its content is another (SHA-256 {content[:10]}…, not "
+                f"{begins[1]}…): pictures are prepared for it as for any weights of {base}",
+                stacklevel=4,
+            )
+    return None
+
+
+def _of_transforms(transforms: Any, arch: str) -> Published:
+    """What torchvision's transforms of published weights make of pictures."""
+    fields = published(split_arch(arch)[0])  # mean and std
+    (fields["size"],), (fields["resize_size"],) = transforms.crop_size, transforms.resize_size
+    fields["resize"], fields["interpolation"] = "crop", transforms.interpolation.value
+    return fields
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
@@ -140,12 +189,29 @@ def own_preprocessing(model: nn.Module) -> Published:
         model: the network, bare or wrapped.
 
     Returns:
-        "size", "mean" and "std" of the `pretrained_cfg` that timm's networks carry, those that it has; nothing for
-        others.
+        "size", "mean" and "std" of the `pretrained_cfg` that timm's networks carry, those that it has; the "size" of
+        Hugging Face's; nothing for others.
+
+    Warns:
+        UserWarning: it is one of Hugging Face's, which keep mean and std beside the network: those of ImageNet are
+            taken.
     """
-    config = getattr(unwrap(model), "pretrained_cfg", None)
-    fields = fields_of_timm(config) if isinstance(config, dict) else Published()
-    fields.pop("num_classes", None)
+    network = unwrap(model)
+    config = getattr(network, "pretrained_cfg", None)
+    if isinstance(config, dict):
+        fields = fields_of_timm(config)
+        fields.pop("num_classes", None)
+        return fields
+    if not hasattr(network, "base_model_prefix"):
+        return {}
+    fields = hf_size(network)
+    side = fields.get("size", 224)
+    warnings.warn(
+        f"{type(network).__name__} does not say how pictures become its input: they are squashed to {side} x {side} "
+        "pixels, with ImageNet's mean and std. `config`, a ModelConfig, says otherwise, and "
+        "`fastcam.models.load_network` makes one from a folder of Hugging Face's",
+        stacklevel=4,
+    )
     return fields
 
 

@@ -395,7 +395,7 @@ def _with_colours(settings: Settings, values: dict[str, Any], earlier: Settings 
     if earlier is not None:
         mean, std, channels, scale = (getattr(earlier if name not in given else settings, name) for name in names)
     elif settings.weights is not None:
-        own = [*given, "resize", "interpolation"]  # pictures are resized as the settings have it
+        own = [*given, "size", "resize", "interpolation"]  # pictures are resized as the settings have it
         known = models.preprocessing_of(settings.weights, models.split_arch(settings.arch)[0], own)
         mean, std = known.get("mean", settings.mean), known.get("std", settings.std)
         channels = channels or known.get("channels")

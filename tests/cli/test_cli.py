@@ -74,6 +74,25 @@ def test_info_tells_what_is_wrong_with_the_extension(monkeypatch):
     assert "fastcam" in facts["extension"]
 
 
+def test_a_torchvision_of_another_torch_is_named(tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    paths = os.pathsep.join([str(tmp_path), str(Path(fastcam.__file__).parents[1])])
+
+    def fastcam_with_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command, variables = [sys.executable, "-m", "fastcam", *arguments], {**os.environ, "PYTHONPATH": paths}
+        return subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True)
+
+    told = fastcam_with_it("info", "--json")
+    facts = json.loads(told.stdout)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "library" in facts
+    assert f"does not load with torch {torch.__version__}" in facts["nvjpeg_of"]
+    refused = fastcam_with_it("localize", "pictures", "--arch", "resnet18", "--weights", "w.pt", "--out", "run")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"fastcam: torchvision {facts['torchvision']} does not load with torch")
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_localize_with_a_checkpoint(checkpoint, folder, tmp_path):
     result = run("localize", folder, "--weights", checkpoint, "--out", tmp_path / "a", "--overlays", 2)
     assert result.exit_code == 0

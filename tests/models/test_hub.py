@@ -169,6 +169,12 @@ def own_code(folder):
         (without_classifier, "missing_keys classifier|is its classifier not among them"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}" * 9), "is no file of safetensors"),
         (lambda folder: write(folder / "preprocessor_config.json", rescale_factor=1), "scales pixels by 1"),
+        (lambda folder: write(folder / "preprocessor_config.json", do_rescale=False), "scales pixels by 1;"),
+        (
+            lambda folder: write(folder / "preprocessor_config.json", image_mean=[0.5] * 4),
+            "numbers for 3 channels as image_m",
+        ),
+        (lambda folder: write(folder / "preprocessor_config.json", image_processor_type="None"), "of no processor"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of transformers
@@ -219,25 +225,109 @@ def test_preprocessing_of_timm(name, size):
     torch.testing.assert_close(prepared(published(f"timm:{name}"), size), wanted(picture(*size)))
 
 
+# What preprocessor_config.json says, as the families' published folders have it, old ones and new; what is not said is
+# as the processor of that kind has it.
+COLOURS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True}
 PROCESSORS = {
-    "ViT": {"size": {"height": 48, "width": 48}, "resample": 2},
-    "ConvNext": {"size": {"shortest_edge": 48}, "crop_pct": 0.75, "resample": 3},
-    "Bit": {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}, "resample": 3},
-    "Siglip": {"size": {"height": 48, "width": 48}, "resample": 3},
+    "ViT": {"size": {"height": 48, "width": 48}, "resample": 2, "image_processor_type": "ViTImageProcessor"},
+    "old ViT": {"size": 48, "do_resize": True, **HALVES},
+    "old Swin": {"size": 48, "resample": 3, "feature_extractor_type": "ViTFeatureExtractor", **COLOURS},
+    "old BEiT": {"size": 48, "crop_size": 48, "do_center_crop": False, "resample": 2, **HALVES}
+    | {"feature_extractor_type": "BeitFeatureExtractor"},
+    "ConvNeXT": {"size": {"shortest_edge": 48}, "crop_pct": 0.75, "resample": 3, **COLOURS}
+    | {"image_processor_type": "ConvNextImageProcessor"},
+    "old ConvNeXT": {"size": 48, "crop_pct": 0.875, "feature_extractor_type": "ConvNextFeatureExtractor", **COLOURS},
+    "DINOv2": {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}, "do_center_crop": True}
+    | {"image_processor_type": "BitImageProcessor", "resample": 3, **COLOURS},
+    "SigLIP": {"size": {"height": 48, "width": 48}, "resample": 3, "image_processor_type": "SiglipImageProcessor"},
+    "PVT": {"size": {"height": 48, "width": 48}, "image_processor_type": "PvtImageProcessor", **COLOURS},
+    "EfficientNet": {"size": {"height": 48, "width": 48}, "include_top": True, "resample": 2, "do_center_crop": False}
+    | {"image_processor_type": "EfficientNetImageProcessor", **COLOURS, "image_std": [0.478, 0.473, 0.474]},
+    "levels": {"size": 48, "do_normalize": False, "image_processor_type": "ViTImageProcessor"},
 }
 
 
-@pytest.mark.parametrize("size", [(320, 240), (240, 320)])
 @pytest.mark.parametrize("kind", PROCESSORS)
-def test_preprocessing_of_hugging_face(kind, size, folder):
+def test_preprocessing_of_hugging_face(kind, folder):
     transformers = pytest.importorskip("transformers")
-    processor = getattr(transformers, f"{kind}ImageProcessor")(**PROCESSORS[kind])
-    processor.save_pretrained(folder)
-    wanted = processor(picture(*size), return_tensors="pt")["pixel_values"][0]
-    found = prepared(published(f"hf:{folder}"), size)
-    assert found.shape == wanted.shape
-    # A level of 8 bits, which resizing in whole numbers or not may differ by.
-    assert (found - wanted).abs().max() <= 1.5 / 255 / min(published(f"hf:{folder}").get("std", (0.229,)))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[kind]))
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    fields = published(f"hf:{folder}")
+    for size in ((320, 240), (240, 320)):
+        wanted, found = processor(picture(*size), return_tensors="pt")["pixel_values"][0], prepared(fields, size)
+        assert found.shape == wanted.shape
+        # Two levels of 8 bits, which resizing in whole numbers or not may differ by.
+        assert (found - wanted).abs().max() <= 2.1 / 255 / min(fields["std"])
+
+
+def test_a_network_that_wants_blue_green_red_is_given_red_green_blue(tmp_path):
+    """MobileViT's processor turns colours round: its first convolution does here, wherever its weights come from."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [8, 16, 16, 24, 32, 40, 64], "image_size": 64}
+    config = transformers.MobileViTConfig(num_attention_heads=2, id2label=dict(enumerate(NAMES)), **sizes)
+    theirs, path = transformers.MobileViTForImageClassification(config).eval(), tmp_path / "net"
+    theirs.save_pretrained(path)
+    old = {"crop_size": 64, "do_center_crop": True, "do_flip_channel_order": True, "do_resize": True, "size": 72}
+    old |= {"feature_extractor_type": "MobileViTFeatureExtractor", "resample": 2}
+    (path / "preprocessor_config.json").write_text(json.dumps(old))
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    for size in ((320, 240), (240, 320)):
+        wanted = theirs(**processor(picture(*size), return_tensors="pt")).logits
+        for weights in (None, path / "model.safetensors"):
+            model, config = load_network(weights, f"hf:{path}", num_classes=3)
+            frame = Preprocess.of(config)(picture(*size))[0]
+            torch.testing.assert_close(models.run(model, frame[None]), wanted, rtol=1e-3, atol=1e-4)
+    save_checkpoint(tmp_path / "c.safetensors", model, config)
+    again, _ = load_checkpoint(tmp_path / "c.safetensors")
+    assert torch.equal(models.run(again, frame[None]), models.run(model, frame[None]))
+    for weights in (path, path / "model.safetensors"):
+        started, _ = models.start_from(weights, f"hf:{path}", 7)
+        first = "mobilevit.conv_stem.convolution.weight"
+        assert torch.equal(started.state_dict()[first], theirs.state_dict()[first].flip(1))
+
+
+def test_a_folder_that_does_not_say(folder, pictures, tmp_path):
+    """Without a processor's configuration: the network's size, ImageNet's colours, and a word of it."""
+    (folder / "preprocessor_config.json").unlink()
+    write(folder / "config.json", image_size=96)
+    told = r"net has no preprocessor_config.json, .* squashed to 96 x 96 pixels, with ImageNet's mean, 0\.485,.*"
+    with pytest.warns(UserWarning, match=rf"{told}with ImageNet's std, 0\.229,.*\(else give --size, --mean, --std\)"):
+        _, config = load_network(None, f"hf:{folder}")
+    assert (config.size, config.resize, config.mean) == (96, "squash", models.IMAGENET_MEAN)
+    with pytest.warns(UserWarning, match=r"with ImageNet's std, 0\.229,0\.224,0\.225 \(else give --std\)"):
+        load_network(None, f"hf:{folder}", mean=(0.5,) * 3, size=48)
+    assert load_network(None, f"hf:{folder}", mean=(0.5,) * 3, std=(0.5,) * 3, resize="crop")[1].size == 96
+
+
+def test_a_network_of_hugging_faces_alone(pictures, tmp_path):
+    """A module does not say how pictures become its input, either."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    vit = transformers.ViTForImageClassification(transformers.ViTConfig(image_size=48, num_labels=3, **sizes)).eval()
+    with pytest.warns(UserWarning, match="ViTForImageClassification does not say .* squashed to 48 x 48 pixels, wi"):
+        fastcam.localize(vit, pictures, out=tmp_path / "run", method="legrad")
+    settings = json.loads((tmp_path / "run" / "plan.json").read_text())["settings"]
+    assert (settings["size"], settings["resize"], settings["mean"]) == (48, "squash", list(models.IMAGENET_MEAN))
+    config = ModelConfig("vit", 3, size=32)
+    fastcam.localize(vit, pictures, out=tmp_path / "other", method="legrad", config=config)
+    rows = pq.read_table(tmp_path / "other" / "boxes.parquet").to_pylist()
+    assert not any(row["error"] for row in rows)
+    for network, size in ((resnet(), 224), (Siglip.made(), 64)):
+        with pytest.warns(UserWarning, match=f"squashed to {size} x {size}"):
+            assert Preprocess.of(None, torch.nn.DataParallel(network)).size == size
+
+
+class Siglip:
+    """SigLIP, whose configuration has that of its vision tower within."""
+
+    @staticmethod
+    def made():
+        import transformers
+
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        config = transformers.SiglipConfig(num_labels=3, vision_config={"image_size": 64, "patch_size": 16, **sizes})
+        return transformers.SiglipForImageClassification(config).eval()
 
 
 def test_what_is_not_there_is_mapped_with_a_note(folder):
@@ -245,6 +335,14 @@ def test_what_is_not_there_is_mapped_with_a_note(folder):
     write(path, resample=1)
     with pytest.warns(UserWarning, match="interpolation 1 is not there: pictures are resized bicubically"):
         assert published(f"hf:{folder}")["interpolation"] == "bicubic"
-    write(path, resample=2, size={"height": 64, "width": 64}, crop_pct=None, do_center_crop=True, crop_size=48)
+    kind = "DeiTImageProcessor"
+    write(path, resample=2, size={"height": 64, "width": 64}, do_center_crop=True, crop_size=48)
+    write(path, image_processor_type=kind)
     with pytest.warns(UserWarning, match="squashed to 64 x 64 and cropped get a shorter side of 64 pixels instead"):
         assert published(f"hf:{folder}")["resize_size"] == 64
+    write(path, size={"height": 64, "width": 48}, do_center_crop=False)
+    with pytest.warns(UserWarning, match="pictures of size .*64.*48.* are not there: they become squares here"):
+        assert "resize" not in published(f"hf:{folder}")
+    write(path, do_resize=False)
+    with pytest.warns(UserWarning, match="pictures are not resized by its processor"):
+        assert "resize" not in published(f"hf:{folder}")

@@ -1,11 +1,15 @@
-"""CAM, Grad-CAM, LayerCAM and Eigen-CAM on networks of torchvision, timm and Hugging Face, against grad-cam.
+"""All methods where they apply on networks of torchvision, timm, Hugging Face and open_clip.
 
-Networks have random weights. What turns a layer's output into a map is written by hand, for each network, and given to
-grad-cam alone: fastcam is to find it by itself, as it is to find the layer.
+CAM, Grad-CAM, LayerCAM and Eigen-CAM are held to grad-cam; LeGrad, rollout and relevance to their papers' formulas, of
+the matrices that the networks' own modules show. Networks have random weights. What turns a layer's output into a map
+is written by hand, for each network, and given to the oracles alone: fastcam is to find it by itself, as it is to find
+the layer.
 """
 
+import contextlib
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -46,7 +50,8 @@ def last(found: Tensor) -> Tensor:
 class Case(NamedTuple):
     """A network: how it is made, the size of its pictures, the default layer and its layout, whether it has a CAM.
 
-    Of one whose attention makes much of rounding, float64 is compared.
+    Of one whose attention makes much of rounding, float64 is compared. `reads` are the tokens that a transformer whose
+    blocks attend to all tokens makes its scores of.
     """
 
     make: Callable[[], nn.Module]
@@ -56,6 +61,10 @@ class Case(NamedTuple):
     cam: bool = True
     long: bool = True
     dtype: torch.dtype = torch.float32
+    reads: slice | list[int] | None = None
+
+
+CLASS, ALL, PATCHES = slice(0, 1), slice(0, None), slice(1, None)
 
 
 def vision(name: str, **options) -> Callable[[], nn.Module]:
@@ -90,6 +99,12 @@ class Headed(nn.Module):
         return self.head(self.tower(images).last_hidden_state.mean(1))
 
 
+def of_open_clip() -> nn.Module:
+    """The smallest of open_clip's vision transformers, by the embeddings of five texts."""
+    model = pytest.importorskip("open_clip").create_model("ViT-S-32-alt", load_weights=False)
+    return fastcam.models.clip(model.visual, torch.randn(CLASSES, model.visual.output_dim))
+
+
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 TINY |= {"image_size": 64, "patch_size": 16}
 STAGES = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
@@ -105,6 +120,7 @@ CASES = {
         "encoder.layers.encoder_layer_11.ln_1",
         tokens(1),
         cam=False,
+        reads=CLASS,
     ),
     "torchvision swin": Case(vision("swin_t"), (64, 64), "permute"),
     "torchvision convnext": Case(vision("convnext_tiny"), (64, 64), "features", cam=False),
@@ -114,7 +130,12 @@ CASES = {
     "torchvision inception": Case(vision("inception_v3"), (107, 107), "Mixed_7c"),
     "torchvision googlenet": Case(vision("googlenet"), (64, 64), "inception5b"),
     "timm deit distilled": Case(
-        timm("deit_tiny_distilled_patch16_224", **DEEP), (64, 64), "blocks.1.norm1", tokens(2), cam=False
+        timm("deit_tiny_distilled_patch16_224", **DEEP),
+        (64, 64),
+        "blocks.1.norm1",
+        tokens(2),
+        cam=False,
+        reads=slice(0, 2),
     ),
     "timm vit of any size": Case(
         timm("vit_tiny_patch16_224", dynamic_img_size=True, **DEEP),
@@ -123,13 +144,26 @@ CASES = {
         tokens(1, 3, 5),
         cam=False,
         long=False,
+        reads=CLASS,
     ),
-    "timm beit": Case(timm("beit_base_patch16_224", **DEEP), (64, 64), "blocks.1.norm1", tokens(1), cam=False),
+    "timm beit": Case(
+        timm("beit_base_patch16_224", **DEEP), (64, 64), "blocks.1.norm1", tokens(1), cam=False, reads=PATCHES
+    ),
     "timm eva02": Case(
-        timm("eva02_tiny_patch14_224", img_size=56, depth=2), (56, 56), "blocks.1.norm1", tokens(1), cam=False
+        timm("eva02_tiny_patch14_224", img_size=56, depth=2),
+        (56, 56),
+        "blocks.1.norm1",
+        tokens(1),
+        cam=False,
+        reads=PATCHES,
     ),
     "timm dinov2 with registers": Case(
-        timm("vit_small_patch14_reg4_dinov2", img_size=56, depth=2), (56, 56), "blocks.1.norm1", tokens(5), cam=False
+        timm("vit_small_patch14_reg4_dinov2", img_size=56, depth=2),
+        (56, 56),
+        "blocks.1.norm1",
+        tokens(5),
+        cam=False,
+        reads=CLASS,
     ),
     "timm swin": Case(timm("swin_tiny_patch4_window7_224", img_size=56), (56, 56), "layers", last, cam=False),
     "timm swin v2": Case(
@@ -138,15 +172,42 @@ CASES = {
     "timm convnext": Case(timm("convnext_atto"), (64, 64), "stages", cam=False),
     "timm pvt v2": Case(timm("pvt_v2_b0"), (64, 64), "stages"),
     "timm mobilevit": Case(timm("mobilevit_xxs"), (64, 64), "stages", cam=False),
-    "hf vit": Case(hf("ViT", **TINY), (64, 64), "layernorm_before", tokens(1), cam=False, long=False),
-    "hf deit": Case(hf("DeiT", **TINY), (64, 64), "layernorm_before", tokens(2), cam=False),
-    "hf beit": Case(hf("Beit", **TINY), (64, 64), "layernorm_before", tokens(1), cam=False),
-    "hf dinov2": Case(hf("Dinov2", **DINO), (56, 84), "norm1", tokens(1, 4, 6), cam=False, long=False),
+    "hf vit": Case(hf("ViT", **TINY), (64, 64), "layernorm_before", tokens(1), cam=False, long=False, reads=CLASS),
+    "hf vit of another size": Case(
+        hf("ViT", **TINY), (48, 80), "layernorm_before", tokens(1, 3, 5), cam=False, reads=CLASS
+    ),
+    "hf deit": Case(hf("DeiT", **TINY), (64, 64), "layernorm_before", tokens(2), cam=False, reads=CLASS),
+    "hf deit distilled, of another size": Case(
+        lambda: pytest.importorskip("transformers").DeiTForImageClassificationWithTeacher(
+            pytest.importorskip("transformers").DeiTConfig(num_labels=CLASSES, **TINY)
+        ),
+        (80, 48),
+        "layernorm_before",
+        tokens(2, 5, 3),
+        cam=False,
+        reads=slice(0, 2),
+    ),
+    "hf beit": Case(hf("Beit", **TINY), (64, 64), "layernorm_before", tokens(1), cam=False, reads=PATCHES),
+    "hf beit of another size": Case(
+        hf("Beit", use_relative_position_bias=True, **TINY),
+        (80, 48),
+        "layernorm_before",
+        tokens(1, 5, 3),
+        cam=False,
+        reads=PATCHES,
+    ),
+    "hf dinov2": Case(hf("Dinov2", **DINO), (56, 84), "norm1", tokens(1, 4, 6), cam=False, long=False, reads=ALL),
     "hf dinov2 with registers": Case(
-        hf("Dinov2WithRegisters", num_register_tokens=4, **DINO), (56, 56), "norm1", tokens(5), cam=False
+        hf("Dinov2WithRegisters", num_register_tokens=4, **DINO),
+        (56, 56),
+        "norm1",
+        tokens(5),
+        cam=False,
+        reads=[0, *range(5, 21)],
     ),
     "hf swin": Case(hf("Swin", **SWIN), (64, 64), "swin.layernorm", tokens(0), long=False),
     "hf swin v2": Case(hf("Swinv2", **SWIN), (64, 64), "swinv2.layernorm", tokens(0)),
+    "hf swin v2 of another size": Case(hf("Swinv2", **SWIN), (96, 128), "swinv2.layernorm", tokens(0, 12, 16)),
     "hf convnext": Case(hf("ConvNext", **STAGES), (64, 64), "encoder.stages.3", cam=False, long=False),
     "hf resnet": Case(
         hf("ResNet", embedding_size=16, layer_type="basic", **STAGES), (64, 64), "encoder.stages.3", long=False
@@ -165,8 +226,9 @@ CASES = {
         (64, 64),
         "conv_1x1_exp",
     ),
-    "hf siglip": Case(hf("Siglip", vision_config=TINY), (64, 64), "layer_norm1", tokens(0), cam=False),
-    "hf siglip's tower with a head": Case(Headed, (64, 64), "layer_norm1", tokens(0), cam=False, long=False),
+    "hf siglip": Case(hf("Siglip", vision_config=TINY), (64, 64), "layer_norm1", tokens(0), cam=False, reads=ALL),
+    "hf siglip's tower with a head": Case(Headed, (64, 64), "layer_norm1", tokens(0), cam=False, long=False, reads=ALL),
+    "open_clip": Case(of_open_clip, (224, 224), "transformer.resblocks.11.ln_1", tokens(1), cam=False, reads=CLASS),
 }
 
 
@@ -178,7 +240,7 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return getattr(given := self.model(images), "logits", given)
+        return scores(self.model, images)
 
 
 def lively(model: nn.Module, images: Tensor) -> nn.Module:
@@ -215,6 +277,82 @@ def snapshot(model: nn.Module) -> list[object]:
     state = [(name, tensor.clone()) for name, tensor in model.state_dict().items()]
     modules = [(module.training, len(module._forward_hooks), len(module._buffers)) for module in model.modules()]
     return [state, modules, [parameter.grad for parameter in model.parameters()]]
+
+
+@contextlib.contextmanager
+def shown(model: nn.Module, blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """The matrices of attention [N, heads, L, L] in the blocks, as their own modules show them."""
+    found: list[Tensor] = []
+
+    def see(module: nn.Module, args: tuple, output: object) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        found.extend(part for part in parts if isinstance(part, Tensor) and part.dim() == 4)
+
+    with contextlib.ExitStack() as stack:
+        for module in (module for block in blocks for module in block.modules()):
+            if isinstance(module, nn.MultiheadAttention):  # torchvision's and open_clip's
+
+                def forward(x, *args, module=module, **options):
+                    inside = nn.functional.linear(x, module.in_proj_weight, module.in_proj_bias)
+                    q, k, v = inside.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+                    matrix = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+                    found.append(matrix)
+                    return module.out_proj((matrix @ v).transpose(1, 2).flatten(2)), None
+
+                module.forward = forward
+                stack.callback(module.__dict__.pop, "forward")
+            elif hasattr(module, "fused_attn"):  # timm's
+                stack.callback(setattr, module, "fused_attn", module.fused_attn)
+                module.fused_attn = False
+                stack.callback(module.attn_drop.register_forward_hook(see).remove)
+            elif type(module).__name__.endswith(("SelfAttention", "Attention")) and hasattr(module, "config"):  # HF's
+                stack.callback(setattr, module.config, "_attn_implementation", module.config._attn_implementation)
+                module.config._attn_implementation = "eager"
+                stack.callback(module.register_forward_hook(see).remove)
+        yield found
+
+
+def by_formula(case: Case, model: nn.Module, layer: str, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
+    """Coarse maps by the papers' formulas."""
+    blocks = list(model.get_submodule(layer.rsplit(".", 2)[0]).children())
+    tokens: list[Tensor] = []
+    with contextlib.ExitStack() as stack:
+        matrices = stack.enter_context(shown(model, blocks))
+        for block in blocks:
+            hook = block.register_forward_hook(lambda module, args, output: tokens.append(output))
+            stack.callback(hook.remove)
+        logits = scores(model, images)
+    assert len(matrices) == len(tokens) == len(blocks)
+    score = logits[[0, 1], targets].sum()
+    gradients = torch.autograd.grad(score, matrices, retain_graph=True)
+    length = matrices[0].shape[-1]
+    flow = relevance = torch.eye(length, dtype=images.dtype).expand(2, -1, -1)
+    for matrix, gradient in zip(matrices, gradients, strict=True):
+        mixed = (matrix.mean(1) + torch.eye(length, dtype=images.dtype)) / 2
+        flow = mixed / mixed.sum(-1, keepdim=True) @ flow
+        relevance = relevance + (matrix * gradient).relu().mean(1) @ relevance
+    sensitivity = []
+    for matrix, given in zip(matrices, tokens, strict=True):
+        mean = given.mean(1, keepdim=True).expand_as(given)
+        hook = blocks[-1].register_forward_hook(lambda module, args, output, mean=mean: mean)
+        (gradient,) = torch.autograd.grad(scores(model, images)[[0, 1], targets].sum(), matrix, retain_graph=True)
+        hook.remove()
+        sensitivity.append(gradient.relu().mean((1, 2)))
+    rows = {
+        "legrad": torch.stack(sensitivity).mean(0),
+        "rollout": flow[:, case.reads].mean(1),
+        "attention-relevance": relevance[:, case.reads].mean(1),
+    }
+    assert case.reshape is not None
+    return {name: case.reshape(row[..., None])[:, 0].detach() for name, row in rows.items()}
+
+
+def scores(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits, where a network of Hugging Face's must be asked to take images of another size."""
+    own = getattr(getattr(model, "config", None), "image_size", None)
+    other = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters and own is not None
+    given = model(images, interpolate_pos_encoding=True) if other else model(images)
+    return getattr(given, "logits", given)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +392,32 @@ def test_maps(name):
             assert off.max() <= 1e-4, off
         else:
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4, msg=method)
+    if case.reads is None:
+        with pytest.raises(ValueError, match="one row of blocks with attention"):
+            fastcam.LeGrad(model)
+    wanted_rows = {} if case.reads is None else by_formula(case, model, layer, images, targets)
+    for method, wanted in wanted_rows.items():
+        cam = fastcam.methods.create(method, model)
+        found = cam.coarse(images, targets)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()), msg=method)
+        found = cam(images, targets)
+        assert found.shape == (2, *case.size)
+        assert not found.requires_grad
+        assert found.min() == 0
+        assert found.max() == 1
+        torch.testing.assert_close(cam.outputs, expected, rtol=1e-4, atol=1e-5)
+    again, *after = snapshot(model)
+    assert after == before
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(state, again, strict=True))
     if case.cam:
-        assert fastcam.CAM(model)(images, targets).shape == (2, *case.size)
+        cam = fastcam.CAM(model)
+        found, coarse = cam(images, targets), cam.coarse(images, targets)
+        assert found.shape == (2, *case.size)
+        assert not found.requires_grad
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        # The class's logit is the mean of its map, and the bias.
+        logits = coarse.mean((1, 2)) + linear.bias[targets].detach()
+        torch.testing.assert_close(logits, expected[[0, 1], targets], rtol=1e-4, atol=1e-4)
     else:
         with pytest.raises(ValueError, match="CAM needs global average pooling"):
             fastcam.CAM(model)(images, targets)

@@ -1,8 +1,11 @@
 """Mean and standard deviation: what weights want is taken or told, what cannot be is refused, in every room."""
 
+import hashlib
 import json
+import urllib.parse
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
@@ -12,6 +15,7 @@ from torch import nn
 import fastcam
 from fastcam import models, training
 from fastcam.models import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, build, load_network, load_weights, published
+from fastcam.models.preprocessing import published_file
 from fastcam.pictures import Preprocess
 from fastcam.training import Settings, read_toml
 from fastcam.training.train import _resolve
@@ -134,7 +138,7 @@ class TestPublished:
 
     def test_a_plain_file_of_googlenet(self, tmp_path, picture):
         whole = torchvision.models.googlenet(init_weights=False, aux_logits=True, transform_input=True)
-        path = tmp_path / "googlenet-1378be20.pth"
+        path = tmp_path / "googlenet.pth"
         torch.save(whole.state_dict(), path)
         # Whoever normalises pictures hears of it.
         with pytest.warns(UserWarning, match=r"GoogLeNet wants .* mean 0\.5 and std 0\.5, .*transform_input=True"):
@@ -211,6 +215,111 @@ class TestPublished:
         if command == "localize":
             for out, mean in (("out", HALF), ("given", IMAGENET_MEAN)):
                 assert json.loads((tmp_path / out / "plan.json").read_text())["settings"]["mean"] == list(mean)
+
+
+@pytest.fixture
+def publish(monkeypatch):
+    """Let torchvision's weights be those in a file: their address ends in its digest."""
+
+    def as_published(path, weights):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        monkeypatch.setattr(weights.value, "url", f"https://example.org/net-{digest[:8]}.pth")
+
+    return as_published
+
+
+class TestPublishedFiles:
+    """Files that torchvision has published are known by their content, since nothing else proves what they are."""
+
+    def test_addresses_end_in_a_digest_and_transforms_are_ours(self, publish, tmp_path):
+        """Of all published weights of classifiers, pictures are prepared as torchvision's own transforms do."""
+        path = tmp_path / "w.pt"
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+        picture, seen = Image.fromarray(noise).resize((320, 240)), {}
+        prepared = 0
+        for arch in torchvision.models.list_models(module=torchvision.models):
+            for weights in torchvision.models.get_model_weights(arch):
+                digest = urllib.parse.urlparse(weights.url).path.removesuffix(".pth").rpartition("-")[2]
+                assert len(digest) >= 8
+                assert int(digest, 16)
+                path.write_text(str(weights))
+                publish(path, weights)
+                found = published_file(path, arch)
+                if weights.name == "IMAGENET1K_FEATURES":  # no classifier
+                    assert found is None
+                    continue
+                name, fields = found
+                assert name == str(weights)
+                assert published_file(path, f"{arch}-tap") == found
+                transforms = weights.transforms()
+                key = (*transforms.crop_size, *transforms.resize_size, transforms.interpolation.value, *transforms.mean)
+                if arch in ("googlenet", "inception_v3"):  # which transform their input
+                    assert fields["mean"] == fields["std"] == HALF
+                    continue
+                if seen.setdefault(key, fields) is fields:
+                    got = Preprocess.of(ModelConfig(arch, 1000, **fields))(picture)[0]
+                    torch.testing.assert_close(got, transforms(picture))
+                    prepared += 1
+                assert seen[key] == fields
+        assert prepared > 15
+
+    def test_bring_their_transforms_and_tell(self, publish, tmp_path):
+        path = tmp_path / "mine.pth"
+        torch.save(build("mobilenet_v3_large").state_dict(), path)
+        assert load_network(path, "mobilenet_v3_large")[1] == ModelConfig("mobilenet_v3_large", 1000)
+        publish(path, torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V2)
+        told = r"mine.pth: pictures cropped from a shorter side of 232 pixels, as torchvision's transforms of these "
+        told += r"weights, MobileNet_V3_Large_Weights.IMAGENET1K_V2, have it; else give --resize squash"
+        with pytest.warns(UserWarning, match=told):
+            _, config = load_network(path, "mobilenet_v3_large")
+        assert config == ModelConfig("mobilenet_v3_large", 1000, resize="crop", resize_size=232)
+        _, config = load_network(path, "mobilenet_v3_large", resize="squash")  # silent
+        assert config == ModelConfig("mobilenet_v3_large", 1000)
+        with pytest.warns(UserWarning, match="shorter side of 232"):
+            _, config = load_network(path, "mobilenet_v3_large", mean=HALF, class_names=["c"] * 1000)
+        assert (config.mean, config.std, config.resize_size) == (HALF, IMAGENET_STD, 232)
+        settings = _resolve(None, {"arch": "mobilenet_v3_large", "weights": str(path)}, None)  # silent
+        assert (settings.size, settings.resize) == (224, "squash")
+
+    def test_of_other_sizes(self, publish, tmp_path):
+        path = tmp_path / "w.pt"
+        path.write_bytes(b"weights")
+        publish(path, torchvision.models.EfficientNet_V2_L_Weights.IMAGENET1K_V1)
+        with pytest.warns(UserWarning, match=r"mean 0\.5,.* and size 480 and .* 480 pixels and interpolation bicubic"):
+            fields = models.preprocessing_of(path, "efficientnet_v2_l")
+        assert fields["size"] == fields["resize_size"] == 480
+
+    def test_are_not_known_by_their_name(self, tmp_path):
+        """A file that has been saved anew may be anything."""
+        path = tmp_path / "squeezenet1_1-b8a52dc0.pth"
+        torch.save(build("squeezenet1_1").state_dict(), path)
+        with pytest.warns(UserWarning, match=r"called as torchvision's SqueezeNet1_1_Weights.IMAGENET1K_V1, but i"):
+            _, config = load_network(path, "squeezenet1_1")
+        assert config == ModelConfig("squeezenet1_1", 1000)
+
+    @pytest.mark.filterwarnings("default")
+    def test_in_a_run(self, publish, tmp_path, picture):
+        path = tmp_path / "w.pt"
+        torch.save(build("squeezenet1_1").state_dict(), path)
+        publish(path, torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1)
+        options = ("--arch", "squeezenet1_1", "--weights", path, "--method", "gradcam")
+        for given, resize in (((), "crop"), (("--resize", "squash"), "squash")):
+            result = run("localize", picture, *options, *given, "--out", tmp_path / resize)
+            assert ("SqueezeNet1_1_Weights.IMAGENET1K_V1" in result.stderr) == (resize == "crop")
+            kept = pq.read_schema(tmp_path / resize / "boxes.parquet").metadata[b"fastcam"]
+            for settings in (json.loads((tmp_path / resize / "plan.json").read_text())["settings"], json.loads(kept)):
+                assert (settings["resize"], settings.get("resize_size")) == (resize, 256 if resize == "crop" else None)
+
+    @pytest.mark.filterwarnings("default")
+    def test_evaluation_resizes_as_its_protocol_does(self, publish, tmp_path):
+        """And has no word of how pictures would be cropped."""
+        path = tmp_path / "w.pt"
+        torch.save(build("squeezenet1_1").state_dict(), path)
+        publish(path, torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1)
+        Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+        (tmp_path / "masks").mkdir()
+        options = ("--arch", "squeezenet1_1", "--weights", path, "--out", tmp_path / "out")
+        assert "crop" not in run("evaluate", tmp_path / "masks", *options).stderr
 
 
 class TestTraining:
