@@ -34,7 +34,7 @@ LAYERS = [
     ["reference"],
     ["runs"],
     ["_options"],
-    ["_check", "_files", "_lazy", "_memory", "_version"],
+    ["_check", "_files", "_lazy", "_memory", "_progress", "_version"],
 ]
 # What users call: their docstrings have the full form.
 FACES = ("", "data", "discovery", "drawing", "evaluation", "fitting", "methods", "metrics")

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from fastcam._version import __version__
-from fastcam.cli.errors import plain_errors
 
 
-@plain_errors()
+# Not under `plain_errors`, which needs the package to import: where it does not, this command tells why.
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, devices, what was built and which SIMD path runs."""
     import torch

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastcam import drawing, evaluation, methods, models, ops
 from fastcam._files import replacing
+from fastcam._progress import lines
 from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.localization import localize
 from fastcam.models import ModelConfig
@@ -44,6 +45,7 @@ class DemoResult(NamedTuple):
     threshold: float
 
 
+@lines()
 def run(
     out: str | os.PathLike[str],
     seed: int = 0,
@@ -63,7 +65,7 @@ def run(
             number of threads.
         pictures: how many to draw for training, validation and test.
         epochs: passes over the training pictures.
-        progress: show progress bars.
+        progress: show progress bars where standard error is a terminal, elsewhere a line every ten seconds.
 
     Returns:
         The figures, which are also printed.
@@ -82,7 +84,7 @@ def run(
         output_stride=16,
         size=64,
         epochs=epochs,
-        batch_size=16,
+        batch_size=32,
         seed=seed,
         device="cpu",  # repeats to the bit, which CUDA's convolutions do not promise
         overwrite=True,

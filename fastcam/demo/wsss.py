@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastcam import drawing, models
+from fastcam._progress import lines
 from fastcam.data import Collection, load
 from fastcam.data.drawn_voc import write_voc
 from fastcam.drawing import Cell
@@ -46,6 +47,7 @@ class WsssResult(NamedTuple):
     refined: float
 
 
+@lines()
 def run(
     out: str | os.PathLike[str],
     seed: int = 0,
@@ -68,7 +70,7 @@ def run(
         pictures: how many to draw for training, validation and test.
         size: side of the network's input in pixels.
         epochs: passes over the training pictures.
-        progress: show progress bars.
+        progress: show progress bars where standard error is a terminal, elsewhere a line every ten seconds.
 
     Returns:
         The figures, which are also printed.

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastcam._options import accepts
+from fastcam._progress import progress_bar
 from fastcam._version import __version__
 from fastcam.data import Collection, classes_of
 from fastcam.data.matching import in_classes
@@ -376,7 +376,7 @@ def _measure(task: _Task, done: Progress[Any], settings: EvaluateSettings, progr
     positions, position = range(done.position, done.span.stop), done.position
     with (
         quiet_pillow(),
-        tqdm(total=len(positions), unit="picture", disable=None if progress else True) as bar,
+        progress_bar(progress, total=len(positions), unit="picture") as bar,
     ):
         for count, (maps, failed) in enumerate(ahead(_batches(task.source, positions, settings.batch_size)), 1):
             for one in failed:

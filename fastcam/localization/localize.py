@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from fastcam import _check, pictures
 from fastcam._options import accepts
+from fastcam._progress import progress_bar
 from fastcam.data import Pictures, Sample
 from fastcam.localization.engines.local import run_workers
 from fastcam.localization.inputs import SampleInput
@@ -116,7 +117,7 @@ def localize(
     with ExitStack() as stack:
         plan, samples = stack.enter_context(planned(model, source, config, settings, out, listed=False))
         if plan.finished() is None:
-            bar = stack.enter_context(tqdm(total=plan.pictures, unit="picture", disable=None if progress else True))
+            bar = stack.enter_context(progress_bar(progress, total=plan.pictures, unit="picture"))
             if samples is not None:
                 _stream(plan, model, samples, bar)
             else:

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from fastcam._progress import progress_bar
 from fastcam.runs.folder import RunFolder
 from fastcam.runs.maps import map_of
 from fastcam.runs.schema import CAM_COLUMNS, COLUMNS, MAX_CLASSES, SCHEMA, Row, split_error
@@ -230,7 +230,7 @@ class RunTable:
                 yield from _rows(batch)
                 bar.update(batch.num_rows)
 
-        with tqdm(total=self._count(), unit="row", disable=None if progress else True) as bar:
+        with progress_bar(progress, total=self._count(), unit="row") as bar:
             for id, rows in groupby(read(), attrgetter("image_id")):
                 yield self._picture(id, list(rows), maps)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fastcam import drawing
 from fastcam._files import replacing
+from fastcam._progress import progress_bar
 
 _EVERY = 20  # steps between TensorBoard's scalars within an epoch
 
@@ -103,12 +104,12 @@ class Records:
     @contextmanager
     def epoch(self, number: int, epochs: int, done: int, pictures: int, ahead: int) -> Iterator[None]:
         """Show a bar for an epoch, of whose pictures some are done, with so many pictures in the epochs after it."""
-        with tqdm(
+        with progress_bar(
+            self._progress,
             total=pictures,
             initial=done,
             desc=f"epoch {number}/{epochs}",
             unit="img",
-            disable=None if self._progress else True,
         ) as self._bar:
             self._ahead = ahead
             yield

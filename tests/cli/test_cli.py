@@ -55,6 +55,7 @@ def test_version_and_help():
     assert run("localise").exit_code == 2
 
 
+@pytest.mark.kernels
 def test_info():
     facts = json.loads(run("info", "--json").stdout)
     assert facts["fastcam"] == fastcam.__version__

@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fastcam import demo, models
+from fastcam import _progress, demo, models
 from fastcam.data.shapes import Shapes
+from fastcam.training import train
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,18 @@ def test_same_seed_same_result(runs) -> None:
     assert first == second
     for name in ("boxes.parquet", "hero.png", "gallery.html", "best.safetensors"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(_progress, "_EVERY", 0.0)
+    demo.run(tmp_path, seed=1, pictures=(40, 16, 24), epochs=1)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("epoch 1/1: 0 of 40 img in 00:00")
+    assert any(line.startswith("epoch 1/1: 40 of 40 img in ") and ", test accuracy " in line for line in said)
+    assert any(line.startswith("24 of 24 picture in ") for line in said)
+    assert all(said)
+    train((Shapes("train", 16), Shapes("val", 8)), size=32, epochs=1, out=tmp_path / "silent", device="cpu")
+    assert capsys.readouterr().err == ""
 
 
 def test_it_can_run_again_into_the_same_folder(runs, capsys) -> None:
