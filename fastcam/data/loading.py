@@ -74,7 +74,8 @@ def load(
     - Others have one class a picture, which is the label, and classes None; see `classes_of`.
 
     Args:
-        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder); or several tar shards.
+        source: a folder or a file, or "shapes" for the drawn data set ("./shapes" is a folder; a folder of that name
+            must be called so); or several tar shards.
         split: "train", "val" or "test"; "val" and "test" stand for each other where there is only one of them. STL-10
             has "unlabeled" and "fold0" to "fold9", too. None is all, or, where splits are files or folders of their
             own, the only one there is.
@@ -91,7 +92,7 @@ def load(
     Raises:
         FileNotFoundError: no such folder, or a file of the data set is missing.
         ValueError: an unknown format or split, a layout that is none of `FORMATS`, `images` where the format has none,
-            or malformed files; the message names file, and line or element.
+            a folder called "shapes" here, or malformed files; the message names file, and line or element.
         ImportError: the format is hf, and the package `datasets` is not installed.
     """
     if images is not None and not Path(images).is_dir():
@@ -203,8 +204,16 @@ def _recognise(source: str | os.PathLike[str], format: str | None) -> tuple[Path
     path = Path(source)
     if format is not None and format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
-    if format == "shapes" or (os.fspath(source) == "shapes" and (isinstance(source, str) or not path.exists())):
+    if format == "shapes":
         return path, "shapes"
+    if os.fspath(source) == "shapes" and format is None:
+        if not path.exists():
+            return path, "shapes"
+        if isinstance(source, str):
+            raise ValueError(
+                "shapes is the name of the drawn data set, and there is a folder of that name: "
+                "write ./shapes for the folder; for the drawn pictures, rename it or say that the format is shapes"
+            )
     if not path.exists():
         raise FileNotFoundError(f"no data set at {path}")
     if format is None:

@@ -81,7 +81,15 @@ class Collection(Dataset, Protocol):
 
 
 def read_for(data: Any, reading: Reading) -> Any:
-    """A data set whose files are read as a network takes them; others, which give objects, stay as they are."""
+    """Have a data set's files read as a network takes them.
+
+    Args:
+        data: any data set.
+        reading: channels and scaling.
+
+    Returns:
+        The data set that reads them so; where it gives pictures that are read already, itself.
+    """
     return data.read_as(reading) if not reading.plain and hasattr(data, "read_as") else data
 
 

@@ -252,7 +252,8 @@ class Settings:
             ValueError: an unknown preset or field (similar names are listed), or a value that a field cannot have.
         """
         if base is None:
-            base = PRESETS["shapes"] if values.get("data") == "shapes" else cls()
+            drawn = values.get("data") == "shapes" and values.get("format") in (None, "shapes")
+            base = PRESETS["shapes"] if drawn else cls()
         elif isinstance(base, str):
             if base not in PRESETS:
                 raise ValueError(f"no preset {base!r}; there are {', '.join(PRESETS)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastcam.data import readers, shapes
+from fastcam.data import load, readers, shapes
 from fastcam.data.loading import FORMATS
 from fastcam.data.readers.folder import read_folder
 from fastcam.data.shapes import CLASS_NAMES, Shapes
@@ -90,6 +90,19 @@ def _pictures(folder, count: int, start: int = 0) -> None:
     folder.mkdir(parents=True)
     for i in range(start, start + count):
         Image.new("RGB", (10 + i, 8), (i, 0, 0)).save(folder / f"{i}.png")
+
+
+def test_a_folder_called_as_the_drawn_data_set_is_not_taken_for_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(load("shapes", "val")) == 400  # no such folder: the drawn one
+    for name in ("cat", "dog"):
+        (tmp_path / "shapes" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "shapes" / name / "0.png")
+    with pytest.raises(ValueError, match=r"write \./shapes for the folder"):
+        load("shapes", "val")
+    assert [len(load(source)) for source in ("./shapes", tmp_path / "shapes")] == [2, 2]
+    assert len(load("shapes", format="folder")) == 2
+    assert len(load("shapes", "val", format="shapes")) == 400
 
 
 def test_folder_with_splits(tmp_path) -> None:

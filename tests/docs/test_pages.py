@@ -33,8 +33,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from tests.support.commands import run  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-README = False  # whether its blocks are run, too
-PAGES = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"] * README
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 GOES_ON = re.compile(r"<!-- goes on from: (\S+) -->")
 FENCE = re.compile(r"^ *(```+|~~~+)(.*)$", re.MULTILINE)
 NO_CODE = ("text", "toml", "json", "csv", "yaml", "html", "bibtex", "cpp")  # shown, not run

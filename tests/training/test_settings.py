@@ -150,6 +150,7 @@ def test_defaults_are_resolved_beside_the_checkpoint(tmp_path) -> None:
 def test_the_shapes_bring_their_preset() -> None:
     assert Settings.of(None, {"data": "shapes"}) == dataclasses.replace(PRESETS["shapes"], data="shapes")
     assert Settings.of("catdog", {"data": "shapes"}).size == 224
+    assert Settings.of(None, {"data": "shapes", "format": "folder"}).size == Settings().size
     assert Settings.of(None, {"data": "./shapes"}).size == 224
 
 
