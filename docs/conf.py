@@ -5,8 +5,10 @@ Fonts, scripts and formulas come with the pages, so that they work offline and f
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
+from jupyter_cache.executors import utils
 from pygments.lexers.shell import BashSessionLexer
 from sphinx.application import Sphinx
 
@@ -45,7 +47,8 @@ nb_execution_cache_path = str(HERE.parent / "build/notebooks")
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
-nb_merge_streams = True
+# What a command prints in pieces is one text. (`nb_merge_streams` would break its lines where it pauses.)
+utils.executenb = partial(utils.executenb, coalesce_streams=True)
 
 # Reference
 autodoc_member_order = "bysource"
