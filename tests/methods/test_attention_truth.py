@@ -13,7 +13,7 @@ from fastcam.data.shapes import CLASS_NAMES, Shapes
 from fastcam.evaluation import best_center_box
 from fastcam.methods import AttentionRelevance, AttentionRollout, GradCAM, LeGrad, Method
 
-SIDE, STEPS = 64, 800
+SIDE, STEPS = 64, 1200
 THRESHOLDS = [round(0.05 * step, 2) for step in range(1, 20)]
 
 
@@ -25,9 +25,13 @@ def tensors(split: str, count: int) -> tuple[Tensor, Tensor, np.ndarray]:
 
 
 def trained(images: Tensor, labels: Tensor) -> VisionTransformer:
-    """Four blocks of width 64 over 8 x 8 tokens of a convolutional stem; 130 seconds of one core."""
+    """Two blocks of width 64 over 8 x 8 tokens of a convolutional stem; 120 seconds of one core.
+
+    With four blocks Grad-CAM finds fewer objects than the centre box does, at whatever layer: by then attention has
+    moved what tells the class to other tokens. The methods of attention do not mind.
+    """
     stem = [ConvStemConfig(24, 3, 2), ConvStemConfig(48, 3, 2), ConvStemConfig(64, 3, 2)]
-    vit = VisionTransformer(SIDE, 8, 4, 4, 64, 128, num_classes=len(CLASS_NAMES), conv_stem_configs=stem)
+    vit = VisionTransformer(SIDE, 8, 2, 4, 64, 128, num_classes=len(CLASS_NAMES), conv_stem_configs=stem)
     nn.init.xavier_uniform_(vit.heads.head.weight)
     optimizer = torch.optim.AdamW(vit.parameters(), 2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
@@ -75,3 +79,4 @@ def test_a_small_vision_transformer_localizes_shapes():
     assert found["LeGrad"] > centre + 15
     assert found["AttentionRollout"] > centre + 40
     assert found["AttentionRelevance"] > centre + 15
+    assert found["GradCAM"] > centre + 5
