@@ -84,7 +84,7 @@ def run(
         output_stride=16,
         size=64,
         epochs=epochs,
-        batch_size=32,
+        batch_size=16,
         seed=seed,
         device="cpu",  # repeats to the bit, which CUDA's convolutions do not promise
         overwrite=True,

@@ -178,6 +178,12 @@ def jpeg2000_bits(data: bytes) -> int:
     return 0 if begin < 0 or len(data) < begin + 43 else (data[begin + 42] & 0x7F) + 1
 
 
+def avif_pixels(data: bytes) -> tuple[int, int]:
+    """(width, height) of an AVIF's first item, by the property that tells it; (0, 0) if there is none."""
+    begin = data.find(b"ispe")
+    return (0, 0) if begin < 0 or len(data) < begin + 16 else struct.unpack_from(">II", data, begin + 8)
+
+
 def png_may_turn(file: BinaryIO) -> bool:
     """Whether a PNG file has chunks that may hold an orientation (text or EXIF), or is cut off.
 

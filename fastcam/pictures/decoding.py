@@ -40,6 +40,7 @@ from PIL.TiffImagePlugin import TiffImageFile as _Tiff
 
 from fastcam.pictures.containers import (
     DecodeError,
+    avif_pixels,
     check_canvas,
     check_png,
     check_scans,
@@ -348,6 +349,9 @@ def _open(file: BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=(kind,))
     except UnidentifiedImageError as error:
+        if kind == "AVIF":  # Pillow's decoder does not say that it refuses large ones
+            file.seek(0)
+            check_size(*avif_pixels(file.read(4096)))
         raise DecodeError("damaged", "its header cannot be read") from error
     check_size(*image.size)
     return image

@@ -326,6 +326,13 @@ class TestAvif:
         with pytest.raises(DecodeError, match="unsupported: the installed Pillow was built without AVIF"):
             read(data)
 
+    def test_an_avif_of_too_many_pixels_is_refused_as_such(self):
+        data = bytearray(saved(noise(), "AVIF"))
+        at = data.index(b"ispe") + 8
+        data[at : at + 8] = (17000).to_bytes(4, "big") * 2
+        with pytest.raises(DecodeError, match="too_large: 17000x17000 pixels"):
+            read(bytes(data))
+
 
 class TestObjects:
     """Pictures that come as objects: the same as from a file."""
