@@ -69,7 +69,8 @@ def test_built_for_others_by_timm_and_hugging_face(tmp_path):
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
     config.num_channels = 1
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
-    model, known = models.load_network(None, f"hf:{tmp_path}")
+    with pytest.warns(UserWarning, match="no preprocessor_config.json"):
+        model, known = models.load_network(None, f"hf:{tmp_path}")
     assert known.channels == channels_of(model, 64) == 1
     assert Preprocess.of(known, model).mean == (0.449,)
     assert channels_of(models.build(f"hf:{tmp_path}", 4, channels=3), 64) == 3
