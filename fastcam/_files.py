@@ -1,12 +1,14 @@
-"""Files written so that a reader never sees half of one."""
+"""Files written so that a reader never sees half of one; and one that is read by threads."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+R = TypeVar("R")
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 
 
@@ -67,3 +69,15 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_npy(read: Callable[[], R]) -> R:
+    """Read NumPy's files in one of several threads.
+
+    Their headers are Python, and CPython 3.11 may take it for broken, with a SystemError about the depth of its syntax
+    tree, while other threads parse. So it is read again; what is broken fails again.
+    """
+    try:
+        return read()
+    except SystemError:
+        return read()

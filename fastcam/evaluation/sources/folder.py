@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam._files import read_npy
 from fastcam.data import Collection, Sample
 from fastcam.data.names import Names, path_look
 from fastcam.evaluation.sources.source import Loaded, Maps, Source, elsewhere
@@ -91,7 +92,7 @@ def _read_npy(path: Path) -> np.ndarray:
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path} is no .npy file of numbers: it is no regular file")
     try:
-        values = np.load(path, allow_pickle=False)
+        values = read_npy(lambda: np.load(path, allow_pickle=False))
     except OSError:
         raise
     except Exception as error:  # its header is Python, parsed in several ways; it may promise more than there is memory

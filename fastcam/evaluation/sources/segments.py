@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from fastcam._check import listed
+from fastcam._files import read_npy
 from fastcam.data import Collection, Pictures, Sample
 from fastcam.data.names import Names
 from fastcam.data.segments import Segments, listed_names
@@ -322,14 +323,18 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[list[int], np.ndarray]:
     """
     if not path.is_file():
         raise ValueError(f"{path} is no .npz of maps: it is no regular file")
-    try:
+    most = CLASSES * size[0] * size[1] * 8 + _HEADER  # so that a small file does not become a large array
+
+    def read() -> tuple[bool, np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             whole = "high_res" in archive.files
             name = "high_res" if whole else "cam"
-            most = CLASSES * size[0] * size[1] * 8 + _HEADER  # so that a small file does not become a large array
             if any(archive.zip.getinfo(f"{one}.npy").file_size > most for one in ("keys", name)):
                 raise ValueError(f"more than {CLASSES} maps of {size[0]}x{size[1]}")
-            keys, maps = archive["keys"], archive[name]
+            return whole, archive["keys"], archive[name]
+
+    try:
+        whole, keys, maps = read_npy(read)
     except OSError:
         raise
     except Exception as error:  # the headers of arrays are Python, parsed in several ways
