@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
 from tests.machine_code.disassembly import Cubin, Function
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,18 +127,20 @@ def compiled(stem: str, architecture: int = ARCHITECTURE, root: Path = ROOT) -> 
     content = repr([_flags(), architecture, *((path.name, path.read_text()) for path in sources(stem, root))])
     folder = BUILD / f"{stem}_{architecture}_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     cubin, report = folder / "cubin", folder / "report"
-    if not report.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in BUILD.glob(f"{stem}_{architecture}_*"):
-            if root == ROOT and old != folder:
-                shutil.rmtree(old)
-        print(f"nvcc: {stem} for sm_{architecture}", file=sys.stderr, flush=True)
-        command = [tool("nvcc"), f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", *_flags()]
-        source = root / "csrc" / "cuda" / f"{stem}.cu"
-        run = subprocess.run([*command, source, "-o", cubin], capture_output=True, text=True)
-        if run.returncode != 0:
-            raise RuntimeError(f"nvcc could not compile {source}:\n{run.stderr}")
-        report.write_text(run.stderr + run.stdout)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD / f"{stem}_{architecture}.lock"):  # of several processes that begin at once, one compiles
+        if not report.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in BUILD.glob(f"{stem}_{architecture}_*"):
+                if root == ROOT and old != folder:
+                    shutil.rmtree(old)
+            print(f"nvcc: {stem} for sm_{architecture}", file=sys.stderr, flush=True)
+            command = [tool("nvcc"), f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", *_flags()]
+            source = root / "csrc" / "cuda" / f"{stem}.cu"
+            run = subprocess.run([*command, source, "-o", cubin], capture_output=True, text=True)
+            if run.returncode != 0:
+                raise RuntimeError(f"nvcc could not compile {source}:\n{run.stderr}")
+            report.write_text(run.stderr + run.stdout)
     return Compiled(cubin, report.read_text())
 
 

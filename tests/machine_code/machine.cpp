@@ -15,11 +15,15 @@ void Warp::pick() {
   const uint32_t able = live & ~blocked;
   running = 0;
   if (able == 0) return;
-  at = std::numeric_limits<int>::max();
-  for (int l = 0; l < kLanes; ++l)
-    if (able >> l & 1) at = std::min(at, places[l]);
-  for (int l = 0; l < kLanes; ++l)
-    if (able >> l & 1 && places[l] == at) running |= 1u << l;
+  int lowest = std::numeric_limits<int>::max();
+  for (int l = 0; l < kLanes; ++l) {
+    const int here = able >> l & 1 ? places[l] : std::numeric_limits<int>::max();
+    lowest = here < lowest ? here : lowest;
+  }
+  uint32_t there = 0;
+  for (int l = 0; l < kLanes; ++l) there |= static_cast<uint32_t>(places[l] == lowest) << l;
+  running = able & there;
+  at = lowest;
 }
 
 void execute(Warp& w, const Instruction& instruction) {

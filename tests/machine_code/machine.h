@@ -109,9 +109,9 @@ struct Warp {
   std::array<int, kScoreboards> pending{};
   std::vector<std::pair<uint64_t, int>> releases;
 
+  // Without branches, here and in pick, so that compilers make vector instructions of it.
   void place(uint32_t lanes, int where) {
-    for (int l = 0; l < kLanes; ++l)
-      if (lanes >> l & 1) places[l] = where;
+    for (int l = 0; l < kLanes; ++l) places[l] = lanes >> l & 1 ? where : places[l];
   }
   void pick();
 };

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +30,21 @@ MULTIPROCESSORS, SHARED = 132, 227 * 1024 - 2048  # of an H200; as launch.h sets
 CUDA = torch.device("cuda")
 
 
+def _compile(made_of: Iterable[Path], flags: Iterable[str], library: Path) -> None:
+    """Make a folder with the library, in the place of an older one."""
+    shutil.rmtree(library.parent, ignore_errors=True)
+    library.parent.mkdir()
+    objects = {path: library.parent / f"{path.stem}.o" for path in made_of}
+    own = {"module": ["-O2", f"-DMODULE_NAME={library.name.partition('.')[0]}"]}
+    jobs = [
+        subprocess.Popen([COMPILER, *flags, *own.get(source.stem, ["-O3"]), "-c", source, "-o", to])
+        for source, to in objects.items()
+    ]
+    if any([job.wait() for job in jobs]):
+        raise RuntimeError("the machine did not compile")
+    subprocess.run([COMPILER, "-shared", *objects.values(), "-o", library], check=True)
+
+
 @cache
 def machine(folder: Path = BUILD) -> ModuleType:
     """The machine itself, compiled once for each content of its sources."""
@@ -40,18 +56,10 @@ def machine(folder: Path = BUILD) -> ModuleType:
     content = repr((COMPILER, flags, [source.read_text() for source in sources]))
     name = f"machine_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     library = folder / "machine" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not library.exists():
-        shutil.rmtree(library.parent, ignore_errors=True)
-        library.parent.mkdir(parents=True)
-        objects = [library.parent / f"{path.stem}.o" for path in made_of]
-        own = {"module": ["-O2", f"-DMODULE_NAME={name}"]}
-        jobs = [
-            subprocess.Popen([COMPILER, *flags, *own.get(source.stem, ["-O3"]), "-c", source, "-o", to])
-            for source, to in zip(made_of, objects, strict=True)
-        ]
-        if any([job.wait() for job in jobs]):
-            raise RuntimeError("the machine did not compile")
-        subprocess.run([COMPILER, "-shared", *objects, "-o", library], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "machine.lock"):  # of several processes that begin at once, one compiles
+        if not library.exists():
+            _compile(made_of, flags, library)
     spec = importlib.util.spec_from_file_location(name, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from fastcam import ops
@@ -66,13 +67,15 @@ class Emulator:
         digest = hashlib.sha256(f"{self.content} {threads} {operators}".encode()).hexdigest()[:16]
         name = f"emulated_{digest}"  # one process loads one module of a name
         library = self.folder / name / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-        if not library.exists():
-            for old in self.folder.iterdir() if len(list(self.folder.iterdir())) > 8 else ():
-                shutil.rmtree(old)
-            made_of = " ".join(["module.cpp", *operators])
-            command = [EMULATION / "build.sh", library.parent, str(threads), library, made_of, *self.flags]
-            if subprocess.run([*command, f"-DMODULE_NAME={name}"]).returncode != 0:
-                return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_suffix(".lock")):  # of several processes that begin at once, one compiles
+            if not library.exists():
+                for old in self.folder.iterdir() if len(list(self.folder.iterdir())) > 8 else ():
+                    shutil.rmtree(old)
+                made_of = " ".join(["module.cpp", *operators])
+                command = [EMULATION / "build.sh", library.parent, str(threads), library, made_of, *self.flags]
+                if subprocess.run([*command, f"-DMODULE_NAME={name}"]).returncode != 0:
+                    return None
         spec = importlib.util.spec_from_file_location(name, library)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
