@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fastcam.cli import options
-from fastcam.cli.errors import SOME_FAILED, plain_errors, say
+from fastcam.cli.errors import SOME_FAILED, as_typed, plain_errors, say
 from fastcam.cli.generate import generated
 from fastcam.cropping.settings import CropSettings
 
@@ -48,7 +48,7 @@ def crop(
     elif data is not None:
         source = load(data, splits[0] if splits else None, format, truth_only=True)
     done = cropping.crop(run, out=out, settings=settings, data=source, images=images)
-    print(f"{done.crops} crops of {done.pictures} pictures in {done.path}")
+    print(f"{done.crops} crops of {done.pictures} pictures in {as_typed(done.path)}")
     if done.elsewhere:
         say(f"fastcam: passed over {done.elsewhere} pictures of the run, which are not in {data}", error=True)
     if done.failed:

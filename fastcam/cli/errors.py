@@ -72,6 +72,11 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
+def as_typed(path: Path) -> Path:
+    """A path as one would type it: what lies below the current folder from there, all else as it is."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def say(line: str, *, error: bool = False) -> None:
     """Print a line that may have names from files in it: what could steer a terminal is escaped."""
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

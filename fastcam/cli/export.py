@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fastcam.cli import options
-from fastcam.cli.errors import SOME_FAILED, plain_errors, say
+from fastcam.cli.errors import SOME_FAILED, as_typed, plain_errors, say
 
 if TYPE_CHECKING:
     from fastcam.export import Exported
@@ -94,7 +94,7 @@ def export(
         images=images,
         overwrite=overwrite,
     )
-    print(f"{done.pictures} pictures, {done.boxes} boxes in {done.path}")
+    print(f"{done.pictures} pictures, {done.boxes} boxes in {as_typed(done.path)}")
     if done.errors:
         print(f"fastcam: without {done.errors} pictures that failed in the run", file=sys.stderr)
     for note in done.notes:

@@ -594,11 +594,14 @@ def cli_run(*arguments):
     return CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
 
 
-def test_command_line(run, tmp_path):
+def test_command_line(run, tmp_path, monkeypatch):
     result = cli_run(run, "--format", "voc")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"3 pictures, 4 boxes in {run / 'voc'}\n"
     assert result.stderr == "fastcam: without 1 pictures that failed in the run\n"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(run.parent)  # below the current folder a path is as one types it
+        assert cli_run(run.name, "--format", "yolo").stdout == f"3 pictures, 4 boxes in {Path(run.name, 'yolo')}\n"
     (tmp_path / "categories.csv").write_text("class_id,category_id\n0,8\n2,9\n")
     result = cli_run(run, "--format", "coco", "--out", tmp_path / "r.json", "--categories", tmp_path / "categories.csv")
     assert result.exit_code == 0
