@@ -30,6 +30,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
             vars(face).update({public: getattr(face, public) for public in getattr(face, "__all__", ())})
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", _skipped)
+    app.connect("doctree-read", _dashes)
     app.connect("missing-reference", _link)
     app.add_directive("commands", Commands)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -54,6 +55,12 @@ def _skipped(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options:
     """Fields of named tuples stand in the class's docstring, but for those of `Row`."""
     of_tuple = str(getattr(thing, "__doc__", "")).startswith("Alias for field number")
     return True if of_tuple and vars(Row).get(name) is not thing else None
+
+
+def _dashes(app: Sphinx, page: nodes.document) -> None:
+    """Between a parameter and what it is stands a dash in place of Sphinx's two hyphens."""
+    for text in [text for text in page.findall(nodes.Text) if text == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
 
 
 def _link(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Element) -> nodes.Node | None:
