@@ -38,7 +38,8 @@ if importlib.util.find_spec("fastcam") is None:
 # metadata/val/localization.txt    val/lemon/000.jpg,17,40,73,82
 # ```
 #
-# CUB-200-2011, ILSVRC, Pascal VOC, COCO and masks are read in their own layouts, and so is a CSV of paths and boxes.
+# CUB-200-2011, ILSVRC, Pascal VOC, COCO and others are read in [their own layouts](../howto/datasets.md), and so is a
+# CSV of paths and boxes.
 # So that the page needs no download, a few lines draw fruit before pebbles.
 
 # %% tags=["hide-input"]
@@ -212,5 +213,6 @@ display(Image.open("table/compare_maps.png"))
 #   `--protocol` has those of five others; say which you took.
 # - MaxBoxAcc of test uses the boxes of test. Report GT-known Loc at the τ of val, or say that it is an oracle.
 # - Maps of your own: `fastcam evaluate fruit --split test --maps folder`, with `IMAGE_ID.npy` for each picture.
+#   Boxes of a run: `--boxes run/boxes.parquet`. `--save-maps` keeps the maps, so that they can be measured again.
 #
 # [From wsolevaluation](from_wsolevaluation.md) has the field's commands beside these.

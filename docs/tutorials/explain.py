@@ -112,7 +112,7 @@ for name, chance in zip(config.class_names, chances.tolist(), strict=True):
 # ## CAM
 #
 # The network ends in a mean over positions and one linear layer, so that the score of a class is a mean of its *class
-# activation map*, Σ_k W[c,k]·A_k(x, y), up to the bias. Whatever the score owes to a position stands in the map
+# activation map*, $\sum_k w_{c,k} A_k(x, y)$, up to the bias. Whatever the score owes to a position stands in the map
 # there.
 
 # %%

@@ -181,8 +181,9 @@ show(images[:18], titles[:18])
 
 # %%
 table = pq.read_table("run/boxes.parquet")
-for row in table.select(["image_id", "class_name", "score", "x0", "y0", "x1", "y1", "status"]).slice(0, 3).to_pylist():
-    print(row)
+for row in table.slice(0, 3).to_pylist():
+    box = [round(row[edge]) for edge in ("x0", "y0", "x1", "y1")]
+    print(row["image_id"], row["class_name"], f"{row['score']:.4f}", box, row["status"])
 
 # %% [markdown]
 # ## Report and export
@@ -205,4 +206,5 @@ for row in table.select(["image_id", "class_name", "score", "x0", "y0", "x1", "y
 # - Several objects of a class: `--boxes all --min-area 0.01`. Several classes a picture: `--top-k 2`, or train with
 #   `--loss bce`.
 # - [Explain one picture](explain.py): what the network looks at, by other methods and at other layers.
+# - [Train a classifier](../howto/training.md): settings, published recipes, the checkpoint that localizes best.
 # - [Evaluate a method](evaluate.py): how well boxes fit, and which method's fit best.
