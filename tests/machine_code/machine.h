@@ -118,9 +118,10 @@ struct Warp {
 
 // Who touched a byte of shared memory last.
 struct Touch {
-  int warp = -1, lane = 0, at = 0;
-  uint32_t clock = 0;
+  int8_t warp = -1, lane = 0;
   bool atomic = false;
+  int at = 0;
+  uint32_t clock = 0;
 };
 struct Byte {
   Touch write, read, read_before;
