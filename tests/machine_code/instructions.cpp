@@ -915,6 +915,7 @@ void release_converged(Warp& w, int b) {
   if (there == 0 || (there & w.live) != (w.convergence[b] & w.live)) return;
   w.converged[b] = 0;
   w.blocked &= ~there;
+  w.ahead = 0;
   for (int l = 0; l < kLanes; ++l)
     if (there >> l & 1) ++w.places[l];
 }
