@@ -29,21 +29,33 @@ Row same(uint32_t v) {
   return r;
 }
 
-uint32_t constant(const Step& s, int bank, uint64_t offset, size_t bytes) {
-  const unsigned char* begin = machine.parameters.data();
-  size_t size = machine.parameters.size();
-  if (bank != 0) {
-    const auto found = machine.kernel->constants.find(bank);
-    if (found == machine.kernel->constants.end()) s.fail("constant bank " + std::to_string(bank) + " is not known");
-    begin = reinterpret_cast<const unsigned char*>(found->second.data());
-    size = found->second.size();
+// A bank of constants, from which a step reads 1, 2 or 4 bytes at once.
+class Bank {
+ public:
+  Bank(const Step& step, int number)
+      : step_(step), begin_(machine.parameters.data()), size_(machine.parameters.size()) {
+    if (number == 0) return;
+    const auto found = machine.kernel->constants.find(number);
+    if (found == machine.kernel->constants.end())
+      step.fail("constant bank " + std::to_string(number) + " is not known");
+    begin_ = reinterpret_cast<const unsigned char*>(found->second.data());
+    size_ = found->second.size();
   }
-  if (offset + bytes > size) s.fail("constant beyond its bank");
-  if (offset % bytes != 0) s.fail("misaligned constant");
-  uint32_t v = 0;
-  std::memcpy(&v, begin + offset, std::min<size_t>(bytes, 4));
-  return v;
-}
+
+  template <size_t kBytes = 4>
+  uint32_t at(uint64_t offset) const {
+    if (offset + kBytes > size_) step_.fail("constant beyond its bank");
+    if (offset % kBytes != 0) step_.fail("misaligned constant");
+    uint32_t v = 0;
+    std::memcpy(&v, begin_ + offset, kBytes);
+    return v;
+  }
+
+ private:
+  const Step& step_;
+  const unsigned char* begin_;
+  size_t size_;
+};
 
 }  // namespace
 
@@ -55,13 +67,12 @@ Row Step::raw(const Operand& o, int word) const {
     case Kind::kImmediate: return same(static_cast<uint32_t>(o.value >> 32 * word));
     case Kind::kConstant: {
       const uint64_t base = o.uniform == kZeroUniform ? 0 : warp.uniform[o.uniform];
-      if (o.index == kZeroRegister)
-        return same(constant(*this, o.bank, static_cast<uint32_t>(base + o.value) + 4 * word, 4));
+      const Bank bank(*this, o.bank);
+      if (o.index == kZeroRegister) return same(bank.at(static_cast<uint32_t>(base + o.value) + 4 * word));
       Row r{};
       for (int l = 0; l < kLanes; ++l)
         if (lanes >> l & 1)
-          r[l] =
-              constant(*this, o.bank, static_cast<uint32_t>(base + warp.registers[o.index][l] + o.value) + 4 * word, 4);
+          r[l] = bank.at(static_cast<uint32_t>(base + warp.registers[o.index][l] + o.value) + 4 * word);
       return r;
     }
     default: fail("an operand that holds no value");
@@ -186,7 +197,8 @@ bool ordered(const Touch& touch, const Warp& warp, int lane) {
 void look_for_hazards(const Step& s, Use use, uint32_t address, int bytes, int lane) {
   Warp& warp = s.warp;
   const bool atomic = use == Use::kAtomic;
-  const Touch mine{warp.id, lane, s.instruction.address, warp.seen[warp.id], atomic};
+  const Touch mine{static_cast<int8_t>(warp.id), static_cast<int8_t>(lane), atomic, s.instruction.address,
+                   warp.seen[warp.id]};
   const auto found = [&](const char* what, const Touch& earlier) {
     machine.found(std::string(what) + (atomic || earlier.atomic ? " (atomic)" : ""), earlier.at, mine.at);
   };
@@ -358,13 +370,14 @@ void load_constant(Step& s) {
   const Operand& o = s.operand(1);
   const int bytes = s.parameter(0);
   const uint64_t base = static_cast<uint64_t>(o.value) + (o.uniform == kZeroUniform ? 0 : s.warp.uniform[o.uniform]);
+  const Bank bank(s, o.bank);
   for (int word = 0; word < (bytes + 3) / 4; ++word) {
     Row r{};
     for (int l = 0; l < kLanes; ++l) {
       if (!(s.lanes >> l & 1)) continue;
       const uint64_t offset = base + (o.index == kZeroRegister ? 0 : s.warp.registers[o.index][l]);
-      uint32_t v =
-          constant(s, o.bank, static_cast<uint32_t>(offset) + 4 * word, static_cast<size_t>(std::min(bytes, 4)));
+      const uint64_t place = static_cast<uint32_t>(offset) + 4 * word;
+      uint32_t v = bytes == 1 ? bank.at<1>(place) : bytes == 2 ? bank.at<2>(place) : bank.at(place);
       if (s.parameter(1)) v = static_cast<uint32_t>(bytes == 1 ? static_cast<int8_t>(v) : static_cast<int16_t>(v));
       r[l] = v;
     }
@@ -902,6 +915,7 @@ void release_converged(Warp& w, int b) {
   if (there == 0 || (there & w.live) != (w.convergence[b] & w.live)) return;
   w.converged[b] = 0;
   w.blocked &= ~there;
+  w.ahead = 0;
   for (int l = 0; l < kLanes; ++l)
     if (there >> l & 1) ++w.places[l];
 }

@@ -15,15 +15,19 @@ void Warp::pick() {
   const uint32_t able = live & ~blocked;
   running = 0;
   if (able == 0) return;
-  int lowest = std::numeric_limits<int>::max();
-  for (int l = 0; l < kLanes; ++l) {
-    const int here = able >> l & 1 ? places[l] : std::numeric_limits<int>::max();
-    lowest = here < lowest ? here : lowest;
-  }
+  const auto lowest = [&](uint32_t lanes) {
+    int place = std::numeric_limits<int>::max();
+    for (int l = 0; l < kLanes; ++l) {
+      const int here = lanes >> l & 1 ? places[l] : std::numeric_limits<int>::max();
+      place = here < place ? here : place;
+    }
+    return place;
+  };
+  at = lowest(able);
   uint32_t there = 0;
-  for (int l = 0; l < kLanes; ++l) there |= static_cast<uint32_t>(places[l] == lowest) << l;
+  for (int l = 0; l < kLanes; ++l) there |= static_cast<uint32_t>(places[l] == at) << l;
   running = able & there;
-  at = lowest;
+  ahead = lowest(able & ~running);
 }
 
 void execute(Warp& w, const Instruction& instruction) {
@@ -33,9 +37,9 @@ void execute(Warp& w, const Instruction& instruction) {
   instruction.execute(step);
   if (step.next < 0) {
     w.pick();
-  } else if (w.running == (w.live & ~w.blocked)) {
+  } else if (w.running == (w.live & ~w.blocked) || step.next < w.ahead) {
     w.at = step.next;
-  } else {  // others may be at that place, or before it
+  } else {  // others are at that place, or before it
     w.place(w.running, step.next);
     w.pick();
   }

@@ -95,7 +95,8 @@ struct Warp {
   std::array<uint32_t, kBarriers> convergence{}, converged{};
   std::vector<std::pair<uint32_t, uint32_t>> meetings;  // of __syncwarp: lanes that are expected, and are there
   uint32_t live = ~0u, blocked = 0, running = ~0u;
-  int at = 0;  // where the running lanes are
+  int at = 0;     // where the running lanes are
+  int ahead = 0;  // the lowest place of the others that are not blocked; 0: not known
   std::array<int, kLanes> places{};
   int id = 0;
   Block* block = nullptr;
@@ -118,9 +119,10 @@ struct Warp {
 
 // Who touched a byte of shared memory last.
 struct Touch {
-  int warp = -1, lane = 0, at = 0;
-  uint32_t clock = 0;
+  int8_t warp = -1, lane = 0;
   bool atomic = false;
+  int at = 0;
+  uint32_t clock = 0;
 };
 struct Byte {
   Touch write, read, read_before;
