@@ -15,7 +15,7 @@
 # one split and measured on another, for several methods side by side, and with intervals that say what a difference
 # is worth. All of it takes less than a minute without a GPU.
 #
-# The first cell installs fastcam where it is missing.
+# The first cell installs fastcam from PyPI where it is missing; [Start](../start.md) has its installation from source.
 
 # %%
 import importlib.util
@@ -38,8 +38,16 @@ if importlib.util.find_spec("fastcam") is None:
 # metadata/val/localization.txt    val/lemon/000.jpg,17,40,73,82
 # ```
 #
-# CUB-200-2011, ILSVRC, Pascal VOC, COCO and others are read in [their own layouts](../howto/datasets.md), and so is a
-# CSV of paths and boxes.
+# CUB-200-2011, ILSVRC, Pascal VOC, COCO and others are read in [their own layouts](../howto/datasets.md).
+# For boxes of your own a CSV is shorter: `photos/boxes.csv` beside the pictures, with a line for each box, `x1 - x0`
+# its width. It is given in the place of the folder,
+# `fastcam evaluate photos/boxes.csv --weights model --out val`, without `--split`:
+#
+# ```text
+# path,label,x0,y0,x1,y1
+# 000.jpg,lemon,17,40,73,82
+# ```
+#
 # So that the page needs no download, a few lines draw fruit before pebbles.
 
 # %% tags=["hide-input"]

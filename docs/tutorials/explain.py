@@ -14,7 +14,8 @@
 # lemon and a tomato, and asks: by class activation maps (CAM), by Grad-CAM, by guided backprop, at several layers and
 # for several classes. At the end it measures which map tells most. All of it takes less than a minute without a GPU.
 #
-# The first cell installs fastcam where it is missing, as on Colab.
+# The first cell installs fastcam from PyPI where it is missing, as on Colab; [Start](../start.md) has its installation
+# from source.
 
 # %%
 import importlib.util

@@ -15,7 +15,7 @@
 # it takes less than a minute without a GPU. Commands are for a shell; on Colab and in notebooks they run as they
 # stand here.
 #
-# The first cell installs fastcam where it is missing.
+# The first cell installs fastcam from PyPI where it is missing; [Start](../start.md) has its installation from source.
 
 # %%
 import importlib.util
@@ -28,7 +28,8 @@ if importlib.util.find_spec("fastcam") is None:
 # %% [markdown]
 # ## Pictures
 #
-# Any folder of folders will do. `train` and `val` within are seen as the splits to learn and to test by:
+# Any folder of folders will do. `train` and `val` within are seen as the splits to learn and to test by; without them,
+# as in `fruit/lemon/000.jpg`, a fifth of each class is kept for the test:
 #
 # ```text
 # fruit/train/lemon/000.jpg      fruit/val/lemon/000.jpg
@@ -122,7 +123,7 @@ display(Image.open("model/training.png"))
 
 # %% [markdown]
 # `model/best.safetensors` has the weights, the classes' names and the preprocessing, so that none of it is asked for
-# again.
+# again. To train once more into the same folder, add `--overwrite`.
 #
 # With real photographs start from weights that somebody has trained on many, and let only what is new learn:
 # `--weights resnet18.pth --freeze features`, or all of it with `--weights resnet18.pth --size 224 --epochs 10`.
@@ -163,7 +164,7 @@ for threshold in ("0.2", "0.4", "0.6"):
 show(pictures, titles)
 
 # %% [markdown]
-# If some of your pictures have boxes, let these decide: [Evaluate a method](evaluate.py).
+# If some of your pictures have boxes, let these decide: [Evaluate a method](evaluate.py) tells how to write them down.
 #
 # ## Localize
 

@@ -204,7 +204,9 @@ class Problems:
         """Those of all ids that were not refused; ValueError if none is left of what was read from `source`."""
         kept = [id for id in ids if id not in self.dropped]
         if not kept:
-            raise ValueError(f"{source} has no pictures" + (" that are good" if self.dropped else ""))
+            why = f" that are good: {self.bad[0][1]}" if self.bad else ""
+            more = f" (the first of {len(self.bad)} faults)" if self.bad and len(self.bad) > 1 else ""
+            raise ValueError(f"{source} has no pictures{why}{more}")
         return kept
 
 

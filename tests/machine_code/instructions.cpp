@@ -224,7 +224,7 @@ void look_for_hazards(const Step& s, Use use, uint32_t address, int bytes, int l
 unsigned char* Step::memory(Space space, Use use, uint64_t address, int bytes, int lane) {
   Access& access = warp.access;
   access.addresses[access.count++] = address;
-  if (address % static_cast<uint64_t>(bytes) != 0)
+  if (address & static_cast<uint64_t>(bytes - 1))  // sizes are powers of two
     fail("misaligned address of " + std::to_string(bytes) + " bytes", lane);
   if (space == Space::kLocal) {
     if (address + bytes > kLocal) fail("local memory out of bounds", lane);
@@ -246,11 +246,14 @@ unsigned char* Step::memory(Space space, Use use, uint64_t address, int bytes, i
     if (!block.bytes.empty()) look_for_hazards(*this, use, static_cast<uint32_t>(address), bytes, lane);
     return block.shared.data() + address;
   }
-  const auto& known = machine.memory;
-  auto after =
-      std::upper_bound(known.begin(), known.end(), address, [](uint64_t a, const auto& m) { return a < m.begin; });
-  if (after == known.begin() || address + static_cast<uint64_t>(bytes) > (--after)->end)
-    fail("global memory out of bounds", lane);
+  const uint64_t end = address + static_cast<uint64_t>(bytes);
+  if (const auto& last = machine.last; address < last.begin || end > last.end) {
+    const auto& known = machine.memory;
+    auto after =
+        std::upper_bound(known.begin(), known.end(), address, [](uint64_t a, const auto& m) { return a < m.begin; });
+    if (after == known.begin() || end > (--after)->end) fail("global memory out of bounds", lane);
+    machine.last = *after;
+  }
   return reinterpret_cast<unsigned char*>(address);
 }
 
@@ -265,6 +268,17 @@ Space resolve(Step& s, Space space, bool generic, Wide& addresses) {
   if ((shared & s.lanes) != s.lanes) s.fail("generic addresses of different spaces");
   for (uint64_t& a : addresses) a = static_cast<uint32_t>(a);
   return Space::kShared;
+}
+
+// What one lane loads or stores; sizes that are known make single instructions.
+void copy(void* to, const void* from, int bytes) {
+  switch (bytes) {
+    case 1: std::memcpy(to, from, 1); break;
+    case 2: std::memcpy(to, from, 2); break;
+    case 4: std::memcpy(to, from, 4); break;
+    case 8: std::memcpy(to, from, 8); break;
+    default: std::memcpy(to, from, 16);
+  }
 }
 
 constexpr Space kSpaces[] = {Space::kGlobal, Space::kShared, Space::kLocal, Space::kGlobal};
@@ -282,7 +296,7 @@ void load(Step& s) {
   for (int l = 0; l < kLanes; ++l) {
     if (!(s.lanes >> l & 1)) continue;
     uint32_t word[4]{};
-    std::memcpy(word, s.memory(space, Use::kRead, addresses[l], bytes, l), static_cast<size_t>(bytes));
+    copy(word, s.memory(space, Use::kRead, addresses[l], bytes, l), bytes);
     if (s.parameter(2) && bytes == 1) word[0] = static_cast<uint32_t>(static_cast<int8_t>(word[0]));
     if (s.parameter(2) && bytes == 2) word[0] = static_cast<uint32_t>(static_cast<int16_t>(word[0]));
     for (int i = 0; i < words; ++i) values[i][l] = word[i];
@@ -304,7 +318,7 @@ void store(Step& s) {
     if (!(s.lanes >> l & 1)) continue;
     uint32_t word[4];
     for (int i = 0; i < words; ++i) word[i] = values[i][l];
-    std::memcpy(s.memory(space, Use::kWrite, addresses[l], bytes, l), word, static_cast<size_t>(bytes));
+    copy(s.memory(space, Use::kWrite, addresses[l], bytes, l), word, bytes);
   }
 }
 

@@ -369,6 +369,7 @@ void Machine::launch(const emulation::Launched& launched) {
   }
   std::sort(given.begin(), given.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
   memory.clear();
+  last = {};
   for (const auto& range : given) {
     if (!memory.empty() && range.begin <= memory.back().end)
       memory.back().end = std::max(memory.back().end, range.end);

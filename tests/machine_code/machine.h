@@ -184,6 +184,7 @@ struct Machine {
   const Kernel* kernel = nullptr;  // that runs
   std::vector<unsigned char> parameters;
   std::vector<emulation::Memory> memory;
+  emulation::Memory last{};  // of these, that was touched last
   std::vector<std::unique_ptr<Block>> slots;
   Statistics statistics;
   uint64_t now = 0;

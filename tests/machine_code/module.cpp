@@ -74,6 +74,7 @@ std::map<int, Row> single(const InstructionFields& fields, const std::map<int, R
   machine::machine.kernel = &kernel;
   machine::machine.parameters.assign(memory.begin(), memory.end());
   machine::machine.memory.clear();
+  machine::machine.last = {};
   Block block;
   block.shared.assign(memory.begin(), memory.end());
   block.shared.insert(block.shared.begin(), kSharedBegin, 0);
