@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 # What a machine without a GPU builds, if TORCH_CUDA_ARCH_LIST does not say otherwise: PTX, which each GPU from 8.0
-# on compiles when it first meets it, and keeps. To compile for one kind here, on a guess, takes twice as long.
+# on compiles when it first meets it, and keeps. To compile for one kind here, on a guess, takes a quarter longer.
 PTX = "-gencode=arch=compute_80,code=compute_80"
 
 
