@@ -71,6 +71,8 @@ def compiler() -> str | None:
 
 def extensions():
     """The libraries: `_C`, operators and kernels for CPUs; with CUDA `_C_cuda`, the kernels for GPUs. Or none."""
+    if "dist_info" in sys.argv:  # name, version and dependencies alone: no need to load torch
+        return {}
     wanted = os.environ.get("FASTCAM_EXTENSION", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"FASTCAM_EXTENSION must be 0 (build no library) or 1 (build, or fail), got {wanted!r}")
@@ -105,6 +107,7 @@ def extensions():
     flags = {
         "cxx": [
             "-O3",
+            "-g0",  # Python asks for -g, which takes a fifth longer and makes the library several times as large
             "-ffp-contract=off",
             "-fno-math-errno",
             "-fvisibility=hidden",

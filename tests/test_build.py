@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils import cpp_extension
 
 SETUP = Path(__file__).resolve().parents[1] / "setup.py"
 
@@ -128,3 +130,30 @@ def test_no_library_where_none_is_wanted(setup, monkeypatch, capsys):
     monkeypatch.setenv("FASTCAM_EXTENSION", "no")
     with pytest.raises(SystemExit, match=r"FASTCAM_EXTENSION must be 0 .* or 1 .*, got 'no'"):
         setup.extensions()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wanted", "ptx"), [(False, None, True), (True, None, False), (False, "9.0", False), (True, "9.0", False)]
+)
+def test_ptx_is_built_where_nothing_tells_the_gpu(setup, tmp_path, monkeypatch, gpu, wanted, ptx):
+    root = toolkit(tmp_path / "cuda")
+    monkeypatch.setenv("CUDA_HOME", str(root))
+    monkeypatch.setattr(setup, "compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(root))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    if wanted:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+    cpu, cuda = setup.extensions()["ext_modules"]
+    assert (cpu.name, cuda.name) == ("fastcam._C", "fastcam._C_cuda")
+    chosen = [flag for flag in cuda.extra_compile_args["nvcc"] if flag.startswith("-gencode")]
+    assert chosen == (["-gencode=arch=compute_80,code=compute_80"] if ptx else [])  # torch's builder chooses else
+
+
+def test_what_only_tells_of_the_package_does_not_load_torch(setup, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["setup.py", "dist_info"])
+    monkeypatch.setitem(sys.modules, "torch", None)  # to import it is an error
+    monkeypatch.setattr(setup, "compiler", lambda: "/usr/bin/c++")
+    assert setup.extensions() == {}
+    assert capsys.readouterr() == ("", "")

@@ -20,7 +20,7 @@ from fastcam.models import ModelConfig
 from fastcam.pictures import Preprocess
 from fastcam.pictures.stream import batched, stream
 from fastcam.report import GalleryItem, gallery
-from fastcam.training import train
+from fastcam.training import PRESETS, train
 
 _THRESHOLDS = [t / 100 for t in range(5, 95)]
 _GALLERY = 64  # pictures shown
@@ -51,7 +51,7 @@ def run(
     seed: int = 0,
     *,
     pictures: tuple[int, int, int] = (3000, 400, 600),
-    epochs: int = 4,
+    epochs: int = PRESETS["shapes"].epochs,
     progress: bool = True,
 ) -> DemoResult:
     """Draw a data set, train ResNet18 on its labels alone, localize the test split, and report.
@@ -64,7 +64,7 @@ def run(
         seed: of the pictures and the training; the same seed gives the same result on the same machine with the same
             number of threads.
         pictures: how many to draw for training, validation and test.
-        epochs: passes over the training pictures.
+        epochs: passes over the training pictures; all else of the training is as the preset `shapes` says.
         progress: show progress bars where standard error is a terminal, elsewhere a line every ten seconds.
 
     Returns:
@@ -80,13 +80,10 @@ def run(
     print(f"Training ResNet18 on the labels of {len(train_data)} drawn pictures of {len(CLASS_NAMES)} classes.")
     trained = train(
         (train_data, val_data),
+        "shapes",
         out=out,
-        output_stride=16,
-        size=64,
         epochs=epochs,
-        batch_size=16,
         seed=seed,
-        channels_last=False,  # faster where maps are as small as here
         device="cpu",  # repeats to the bit, which CUDA's convolutions do not promise
         overwrite=True,
         progress=progress,

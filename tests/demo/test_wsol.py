@@ -1,5 +1,8 @@
 """The demo end to end, at toy size."""
 
+import dataclasses
+import inspect
+
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
@@ -7,7 +10,7 @@ import pytest
 
 from fastcam import _progress, demo, models
 from fastcam.data.shapes import Shapes
-from fastcam.training import train
+from fastcam.training import PRESETS, Settings, read_toml, train
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,14 @@ def test_figures_follow_from_the_table_and_the_truth(runs) -> None:
     assert result.top1_cls == pytest.approx(100 * np.mean([row["rank"] == 1 for row in rows]))
     assert 0 < result.best_center_box < 50
     assert 0 <= result.max_box_acc <= 100
+
+
+def test_the_training_is_that_of_the_preset(runs) -> None:
+    _, out = runs[0]
+    trained = Settings.of(None, read_toml(out / "settings.toml"))
+    resolved = {name: getattr(trained, name) for name in ("best_by", "lr")}  # beside what the test asks for
+    assert trained == dataclasses.replace(PRESETS["shapes"], epochs=1, seed=1, **resolved)
+    assert inspect.signature(demo.run).parameters["epochs"].default == PRESETS["shapes"].epochs
 
 
 def test_same_seed_same_result(runs) -> None:
