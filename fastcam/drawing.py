@@ -1,6 +1,7 @@
 """Maps and boxes over pictures; pictures beside each other in figures, and the training graph."""
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -306,7 +307,9 @@ def grid(
     def wrapped(text: str, limit: int) -> str:
         # There are no glyphs for control characters.
         lines = ("".join(c if c.isprintable() else "\ufffd" for c in line) for line in text.splitlines())
-        return "\n".join(part for line in lines for part in textwrap.wrap(line, limit))
+        wrapper = textwrap.TextWrapper(limit)
+        wrapper.wordsep_re = re.compile(r"(\s+)|(?<=[/_-])(?=\w)")  # ids are paths, and break between their parts
+        return "\n".join(part for line in lines for part in wrapper.wrap(line))
 
     lines = [
         max((wrapped(c.title, letters).count("\n") + 1 if c and c.title else 0 for c in row), default=0)

@@ -24,7 +24,8 @@ class Pixels:
 
     Example:
         >>> mask = model(images)["out"].argmax(1) == 12
-        >>> maps = fastcam.GradCAM(model, "backbone.layer4")(images, [fastcam.targets.Pixels(12, one) for one in mask])
+        >>> pixels = [fastcam.targets.Pixels(12, one) for one in mask]
+        >>> maps = fastcam.GradCAM(model, "backbone.layer4")(images, pixels)
     """
 
     def __init__(self, class_index: int, mask: Tensor | None = None) -> None:

@@ -181,6 +181,20 @@ def test_grid_shows_every_picture_and_clips_no_text(shape):
             assert not any(inside.padded(-1).overlaps(box) for box in boxes)
 
 
+@pytest.mark.parametrize(
+    ("label", "lines"),
+    [
+        ("test/lemon/000.jpg", "test/lemon/\n000.jpg"),
+        ("a/of_a_long_name/00000.jpg", "a/of_a_long_\nname/\n00000.jpg"),
+        ("281 tabby, tabby cat", "281 tabby,\ntabby cat"),
+        ("0123456789abcdefghij", "0123456789ab\ncdefghij"),
+    ],
+)
+def test_a_long_id_breaks_between_its_parts(label, lines):
+    figure = drawing.grid([[Cell(PICTURE)]], [label], side=1.4)
+    assert figure.axes[0].get_ylabel() == lines
+
+
 def test_grid_is_saved_and_checked(tmp_path):
     figure = drawing.grid([[Cell(PICTURE, "picture")]])
     assert drawing.save(figure, tmp_path / "a" / "figure.png") == tmp_path / "a" / "figure.png"

@@ -114,7 +114,8 @@ with open("fruit/classes.txt", "w") as file:
 # ## A network that saw labels only
 
 # %% language="bash"
-# fastcam train fruit --arch resnet18 --output-stride 16 --size 96 --batch-size 16 --epochs 2 --out model
+# fastcam train fruit --arch resnet18 --output-stride 16 --size 96 \
+#     --batch-size 16 --epochs 2 --out model
 
 # %% [markdown]
 # ## One method, on val
@@ -147,7 +148,8 @@ metrics = json.loads(Path("val/metrics.json").read_text())
 taus = metrics["best_thresholds"]
 for demand in (30, 50, 70):
     curve = metrics["curves"][f"BoxAcc {demand} all"]
-    print(f"IoU of {demand / 100}: {max(curve):5.1f} % at τ = {taus[f'MaxBoxAccV2 {demand}']:.3f}")
+    tau = taus[f"MaxBoxAccV2 {demand}"]
+    print(f"IoU of {demand / 100}: {max(curve):5.1f} % at τ = {tau:.3f}")
 print(f"MaxBoxAccV2: {metrics['figures']['MaxBoxAccV2']:.1f} %")
 
 # %% [markdown]
@@ -199,15 +201,16 @@ _, axes = plt.subplots(1, 2, figsize=(9.5, 2.8), sharey=True, layout="constraine
 for place, figure in zip(axes, ("MaxBoxAcc", "MaxBoxAccV2"), strict=True):
     values = np.array([row["figures"][figure] for row in rows])
     low, high = np.array([row["intervals"][figure] for row in rows]).T
-    place.errorbar(values, [row["name"] for row in rows], xerr=[values - low, high - values], fmt="o", capsize=3)
+    names = [row["name"] for row in rows]
+    place.errorbar(values, names, xerr=[values - low, high - values], fmt="o", capsize=3)
     place.set(xlabel=f"{figure}, %")
     place.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
 # At a network's last stage CAM, Grad-CAM and their kin are nearly the same map, and their order here says nothing. Maps
-# of a larger picture (`+ms`) are finer and gain most; with 90 pictures even these intervals overlap. The maps, with
-# boxes at each row's best τ:
+# of a larger picture (`+ms`) are finer, which tells where the IoU has to be high; but with 90 pictures even these
+# intervals overlap, and another training may turn the order round. The maps, with boxes at each row's best τ:
 
 # %%
 display(Image.open("table/compare_maps.png"))

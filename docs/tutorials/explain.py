@@ -83,9 +83,8 @@ Image.fromarray(picture).save("both.png")
 import fastcam
 from fastcam import models
 
-trained = fastcam.train(
-    "fruit", arch="resnet18", output_stride=16, size=96, epochs=2, batch_size=16, out="model", progress=False
-)
+network = {"arch": "resnet18", "output_stride": 16, "size": 96}
+trained = fastcam.train("fruit", **network, epochs=2, batch_size=16, out="model", progress=False)
 model, config = models.load_checkpoint(trained.best)
 print(f"{trained.history[-1]['test_accuracy']:.0%} of the pictures in val are right")
 
@@ -124,7 +123,8 @@ from fastcam import drawing
 
 def show(pictures, titles, columns=4):
     rows = -(-len(pictures) // columns)
-    _, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.55 * rows), layout="constrained")
+    size = 2.3 * columns, 2.55 * rows
+    _, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
     for place in np.ravel(axes):
         place.axis("off")
     for place, image, title in zip(np.ravel(axes), pictures, titles, strict=False):
@@ -153,7 +153,8 @@ show(
 # %%
 coarse = cam.coarse(images, "all")[0]  # [3, 6, 6], as the layer has it
 for name, values, logit in zip(config.class_names, coarse, cam.outputs[0], strict=True):
-    print(f"{name:8s} from {values.min():6.1f} to {values.max():5.1f}, mean {values.mean():5.1f}, logit {logit:5.1f}")
+    low, high, mean = values.min(), values.max(), values.mean()
+    print(f"{name:8s} from {low:6.1f} to {high:5.1f}, mean {mean:5.1f}, logit {logit:5.1f}")
 
 # %% [markdown]
 # ## Grad-CAM, and gradients in the picture
@@ -207,7 +208,8 @@ names = ["lemon", "tomato"]
 gradcam = fastcam.GradCAM(model)
 wanted = [[config.class_names.index(name) for name in names]]
 maps = gradcam(images, wanted)[0]  # [2, 96, 96]
-boxes = gradcam.boxes(images, wanted, size=256, threshold=0.5)[0].numpy()  # [2, 4], xyxy in pixels of the picture
+# [2, 4], xyxy in pixels of the picture
+boxes = gradcam.boxes(images, wanted, size=256, threshold=0.5)[0].numpy()
 show(
     [drawing.draw_boxes(over(map), box) for map, box in zip(maps, boxes, strict=True)],
     [f"{name}: {box.tolist()}" for name, box in zip(names, boxes, strict=True)],
@@ -227,7 +229,8 @@ show(
 from fastcam import metrics
 
 test = [draw(name, rng) for name in list(FRUIT) * 2]
-batch = preprocess.normalize(torch.from_numpy(np.stack([preprocess.frame(image)[0] for image, _ in test])))
+frames = np.stack([preprocess.frame(image)[0] for image, _ in test])
+batch = preprocess.normalize(torch.from_numpy(frames))
 labels = [0, 1, 2] * 2
 candidates = {
     "CAM": fastcam.CAM(model)(batch, labels),
@@ -245,7 +248,8 @@ for name, candidate in candidates.items():
     hits = metrics.pointing_game(candidate, boxes, tolerance=0).double().mean()
     areas = f"{insertion.auc.mean():9.2f} {deletion.auc.mean():9.2f}"
     print(f"{name:18s}{areas} {drop:11.1f} % {hits:12.0%}")
-    for place, curve, kind in zip(axes, (insertion, deletion), ("insertion", "deletion"), strict=True):
+    curves = {"insertion": insertion, "deletion": deletion}
+    for place, (kind, curve) in zip(axes, curves.items(), strict=True):
         place.plot(curve.fractions, curve.scores.mean(0), label=name)
         place.set(xlabel=f"share of pixels, {kind}", ylim=(0, 1.02))
 axes[0].set_ylabel("probability of the class")

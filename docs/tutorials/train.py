@@ -88,7 +88,8 @@ import matplotlib.pyplot as plt
 
 def show(pictures, titles, columns=6):
     rows = -(-len(pictures) // columns)
-    _, axes = plt.subplots(rows, columns, figsize=(1.75 * columns, 2 * rows), layout="constrained")
+    size = 1.75 * columns, 2 * rows
+    _, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
     for place in np.ravel(axes):
         place.axis("off")
     for place, image, title in zip(np.ravel(axes), pictures, titles, strict=False):
@@ -114,7 +115,8 @@ show([Image.open(path) for path in paths], [path.parent.name for path in paths])
 # 240 pictures do.
 
 # %% language="bash"
-# fastcam train fruit --arch resnet18 --output-stride 16 --size 96 --batch-size 16 --epochs 2 --out model
+# fastcam train fruit --arch resnet18 --output-stride 16 --size 96 \
+#     --batch-size 16 --epochs 2 --out model
 
 # %%
 from IPython.display import display
@@ -152,8 +154,8 @@ def boxed(run, folder):
     rows = pq.read_table(f"{run}/boxes.parquet").to_pylist()
     boxes = [[row[edge] for edge in ("x0", "y0", "x1", "y1")] for row in rows]
     images = [Image.open(Path(folder, row["image_id"])) for row in rows]
-    titles = [f"{row['class_name']} {row['score']:.0%}" for row in rows]
-    return [drawing.draw_boxes(image, box) for image, box in zip(images, boxes, strict=True)], titles
+    drawn = [drawing.draw_boxes(image, box) for image, box in zip(images, boxes, strict=True)]
+    return drawn, [f"{row['class_name']} {row['score']:.0%}" for row in rows]
 
 
 pictures, titles = [], []

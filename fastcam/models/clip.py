@@ -137,7 +137,8 @@ def clip(
         ValueError: there are none, or one has no direction.
 
     Example:
-        >>> model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", "laion2b_s34b_b79k")
+        >>> create = open_clip.create_model_and_transforms
+        >>> model, _, preprocess = create("ViT-B-32", "laion2b_s34b_b79k")
         >>> tokenizer = open_clip.get_tokenizer("ViT-B-32")
         >>> texts = fastcam.models.text_features(model, tokenizer, ["cat", "dog"])
         >>> maps = fastcam.LeGrad(fastcam.models.clip(model, texts))(images, targets=0)

@@ -16,6 +16,10 @@ SITE = Path(__file__).resolve().parents[2] / "build/docs"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+# Lines of code of which a part is hidden until one scrolls: the first words of each.
+LONG_LINES = """return [...document.querySelectorAll('article pre')]
+    .filter(pre => pre.clientWidth && pre.scrollWidth > pre.clientWidth + 1)
+    .map(pre => pre.innerText.slice(0, 80))"""
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="needs the documentation in build/docs: make docs"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
@@ -27,7 +31,7 @@ def window(tmp_path_factory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     # The sandbox does not work for root, as whom containers run.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(flag)
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -53,6 +57,7 @@ def test_no_page_complains_or_is_wider_than_the_window(window, theme):
         assert window.execute_script("return document.body.dataset.theme") == theme
         wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert window.execute_script(wide) <= 0, page
+        assert window.execute_script(LONG_LINES) == [], page
         broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth && i.loading != 'lazy').length"
         assert window.execute_script(broken) == 0, page
 

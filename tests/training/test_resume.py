@@ -28,8 +28,9 @@ def killed(request, tmp_path_factory) -> Path:
     tests = [item for item in request.session.items if "killed" in getattr(item, "fixturenames", ())]
     points = [item.callspec.params["point"] for item in tests if item.path == request.path]
     out = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-m", "tests.support.killing", str(out), *points]
+    warnings = "error,ignore:fastcam runs without:RuntimeWarning"  # as in pyproject.toml
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": warnings}
+    command = [sys.executable, "-m", "tests.support.killing", str(out), *points]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr
     return out
