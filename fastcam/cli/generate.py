@@ -10,6 +10,7 @@ dataclass has defaults and checks.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -70,19 +71,20 @@ def _kinds(record: type) -> Mapping[str, tuple[Any, ...]]:
 def _parameters(record: Any) -> list[inspect.Parameter]:
     defaults = {field.name: field.default for field in dataclasses.fields(record)}
     known = _options.options(record)
+    flags = {name: flag(name, known[name]) for name in _kinds(record)}
     return [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=_default(name, kinds[0], defaults[name]),
-            annotation=_annotation(name, kinds, defaults[name], known[name]),
+            annotation=_annotation(name, kinds, defaults[name], known[name], flags),
         )
         for name, kinds in _kinds(record).items()
     ]
 
 
-def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option) -> Any:
-    """The type and help of an option as typer takes them."""
+def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option, all_flags: Mapping[str, str]) -> Any:
+    """The type and help of an option as typer takes them; help names other options as the user writes them."""
     kind, flags = kinds[0], known.flags or f"--{name.replace('_', '-')}"
     shown: Any = _text(default) if isinstance(default, tuple) and default else default is not False
     taken: Any = kind
@@ -101,7 +103,9 @@ def _annotation(name: str, kinds: tuple[Any, ...], default: Any, known: Option) 
         taken = str
     if known.metavar:
         facts["metavar"] = known.metavar
-    return Annotated[taken | None, typer.Option(flags, help=_sentence(known.help), show_default=shown, **facts)]
+    return Annotated[
+        taken | None, typer.Option(flags, help=_sentence(known.help, all_flags), show_default=shown, **facts)
+    ]
 
 
 def _choices(name: str, kind: Any) -> Any:
@@ -145,8 +149,8 @@ def _read(name: str, kinds: tuple[Any, ...], value: Any, commas: bool) -> Any:
     return numbers
 
 
-def _sentence(text: str) -> str:
-    text = text.replace("`", "")
+def _sentence(text: str, flags: Mapping[str, str]) -> str:
+    text = re.sub(r"`([^`]*)`", lambda name: flags.get(name[1], name[1]), text)
     return f"{text[:1].upper()}{text[1:]}."
 
 

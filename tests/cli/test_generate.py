@@ -22,7 +22,7 @@ class Settings:
     milestones: tuple[int, ...] = option((), "epochs")
     last: bool = option(True, "memory format", flags="--last/--first", decides=False)
     relu: bool | None = option(None, "clip the map")
-    maps: bool = option(False, "keep the `maps`")
+    maps: bool = option(False, "keep `map.npy`, of `target_layers` for `top_k` classes")
     layer: Any = option(None, "a module", cli=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +70,15 @@ def test_a_command_gets_records_and_values_of_what_was_given():
 def test_help_of_a_command_has_each_option_once():
     text = command("--help")[0].output
     for name in ("--top-k", "--target-layer", "--threshold", "--mode", "--mean", "--last", "--relu", "--device"):
-        assert text.count(f"{name} ") == 1, name
+        assert sum(line.lstrip("│ ").startswith(f"{name} ") for line in text.splitlines()) == 1, name
     assert "--layer" not in text.replace("--target-layer", "")
     assert "default: bilinear" in text
     assert "--maps" in text
     assert "--no-maps" not in text
+
+
+def test_help_names_other_options_as_one_writes_them():
+    assert "Keep map.npy, of --target-layer for --top-k classes." in command("--help")[0].output
 
 
 @pytest.mark.parametrize("words", [["--mode", "area"], ["--top-k", "0"], ["--top-k", "x"], ["--engine", "here"]])
