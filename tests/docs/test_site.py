@@ -19,7 +19,7 @@ DRIVER = shutil.which("chromedriver")
 # Lines of code of which a part is hidden until one scrolls: the first words of each.
 LONG_LINES = """return [...document.querySelectorAll('article pre')]
     .filter(pre => pre.clientWidth && pre.scrollWidth > pre.clientWidth + 1)
-    .map(pre => pre.innerText.slice(0, 80))"""
+    .map(pre => pre.textContent.slice(0, 80))"""
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="needs the documentation in build/docs: make docs"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
@@ -31,7 +31,7 @@ def window(tmp_path_factory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     # The sandbox does not work for root, as whom containers run.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
         options.add_argument(flag)
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
