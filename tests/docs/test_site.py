@@ -16,10 +16,10 @@ SITE = Path(__file__).resolve().parents[2] / "build/docs"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-# Lines of code of which a part is hidden until one scrolls: the first words of each.
+# Blocks of code that have to be scrolled to be read, by their first words; what is folded has no inner text.
 LONG_LINES = """return [...document.querySelectorAll('article pre')]
-    .filter(pre => pre.clientWidth && pre.scrollWidth > pre.clientWidth + 1)
-    .map(pre => pre.textContent.slice(0, 80))"""
+    .filter(pre => pre.innerText && pre.scrollWidth > pre.clientWidth + 1)
+    .map(pre => pre.innerText.slice(0, 80))"""
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="needs the documentation in build/docs: make docs"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
